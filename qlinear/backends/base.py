@@ -1,0 +1,31 @@
+"""What a target has to do. Nothing else in the program asks which hardware it runs on."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from qlinear.packing import PackedWeight
+
+
+class Backend(Protocol):
+    """One way to multiply by a grouped 3- or 4-bit weight.
+
+    name: what results call it, precise enough to tell which code ran ("cpu/torch", "aie (emulated on cpu)").
+    device: where the activations and the rest of the model have to be.
+    """
+
+    name: str
+    device: torch.device
+
+    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> Any:
+        """Lay the weight out for the hardware, once; what it returns belongs to `matmul` alone.
+
+        `bias` is `(N,)` of any float dtype, or None.
+        """
+
+    def matmul(self, x: Tensor, prepared: Any) -> Tensor:
+        """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, both of the dtype of `x`.
+
+        Exact products of bfloat16 activations, accumulated in float32; any leading shape, empty ones included.
+        """

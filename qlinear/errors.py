@@ -1,0 +1,37 @@
+"""What a user can cause, as exceptions: the lowest floor of the house, which every package may import.
+
+A message names the value, the limit it broke and what to do next, in one line; `awq_cli.main` prints it and
+exits with status 2.
+"""
+
+
+class AwqError(Exception):
+    """Anything the user can cause and mend."""
+
+
+class GridError(AwqError):
+    """A bit width or group size that a weight cannot be put on."""
+
+
+class ModelError(AwqError):
+    """A float model that cannot be found, opened or understood."""
+
+
+class CheckpointError(AwqError):
+    """A quantized checkpoint that is missing, damaged or in the way."""
+
+
+class ScalesError(AwqError):
+    """A scales file that cannot be read or does not belong to the model."""
+
+
+class CalibrationError(AwqError):
+    """Calibration text that is missing, unreadable or too short."""
+
+
+class TargetError(AwqError):
+    """A target that this machine does not have."""
+
+
+class OptionError(AwqError):
+    """Options that contradict each other or the task."""

@@ -1,0 +1,72 @@
+"""Dense bit packing: consecutive values fill int32 words from the low bits up, across word boundaries.
+
+This is the layout of the compressed-tensors `pack-quantized` format (version 0.18 and later), in which 32 three-bit
+values fill exactly three words. Rows are padded with zero bits to whole words.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qlinear.grid import GridWeight
+
+
+def pack(values: Tensor, bits: int) -> Tensor:
+    """Pack `(R, C)` uint8 values below `2**bits` into `(R, ceil(C * bits / 32))` int32 words."""
+    rows, cols = values.shape
+    words = -(-cols * bits // 32)
+    padded = torch.zeros(rows, -(-cols // 32) * 32, dtype=torch.uint8, device=values.device)
+    padded[:, :cols] = values
+    octets = padded.view(rows, -1, 8)
+    # Eight values make `bits` bytes: gather them in one int32, then keep its low bytes (little-endian).
+    joined = torch.zeros(octets.shape[:2], dtype=torch.int32, device=values.device)
+    for i in range(8):
+        joined |= octets[..., i].to(torch.int32) << (bits * i)
+    low_bytes = joined.view(torch.uint8).view(rows, -1, 4)[..., :bits].contiguous()
+    return low_bytes.view(rows, -1).view(torch.int32)[:, :words].contiguous()
+
+
+def unpack(words: Tensor, bits: int, cols: int) -> Tensor:
+    """The `(R, cols)` uint8 values that `pack` was given."""
+    rows = words.shape[0]
+    octets = -(-cols // 8)
+    spread = torch.zeros(rows, octets * bits, dtype=torch.uint8, device=words.device)
+    stored = words.contiguous().view(torch.uint8).view(rows, -1)[:, : octets * bits]
+    spread[:, : stored.shape[1]] = stored
+    joined = torch.zeros(rows, octets, 4, dtype=torch.uint8, device=words.device)
+    joined[..., :bits] = spread.view(rows, octets, bits)
+    joined = joined.view(torch.int32)
+    values = torch.empty(rows, octets, 8, dtype=torch.uint8, device=words.device)
+    for i in range(8):
+        values[..., i] = ((joined.view(rows, octets) >> (bits * i)) & (2**bits - 1)).to(torch.uint8)
+    return values.view(rows, -1)[:, :cols].contiguous()
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A `GridWeight` as it lies on disk.
+
+    words: `(N, ceil(K * bits / 32))` int32, packed along K; zeros: `(ceil(N * bits / 32), K / group_size)` int32,
+    packed along N; scales: `(N, K / group_size)` bfloat16; shape: `(N, K)`.
+    """
+
+    words: Tensor
+    zeros: Tensor
+    scales: Tensor
+    shape: tuple[int, int]
+    bits: int
+
+    @property
+    def group_size(self) -> int:
+        return self.shape[1] // self.scales.shape[1]
+
+    @classmethod
+    def pack(cls, weight: GridWeight) -> "PackedWeight":
+        zeros = pack(weight.zeros.t(), weight.bits).t().contiguous()
+        return cls(pack(weight.codes, weight.bits), zeros, weight.scales, tuple(weight.codes.shape), weight.bits)
+
+    def unpack(self) -> GridWeight:
+        n, k = self.shape
+        zeros = unpack(self.zeros.t().contiguous(), self.bits, n).t().contiguous()
+        return GridWeight(unpack(self.words, self.bits, k), zeros, self.scales, self.bits)

@@ -1,0 +1,3 @@
+from awq_cli.main import main
+
+main()
