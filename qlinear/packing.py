@@ -70,3 +70,16 @@ class PackedWeight:
         n, k = self.shape
         zeros = unpack(self.zeros.t().contiguous(), self.bits, n).t().contiguous()
         return GridWeight(unpack(self.words, self.bits, k), zeros, self.scales, self.bits)
+
+    @classmethod
+    def concat(cls, parts: "list[PackedWeight]") -> "PackedWeight":
+        """One weight with the rows of all parts in order; they share in_features, bits and group size."""
+        first = parts[0]
+        zeros = torch.cat([unpack(p.zeros.t().contiguous(), p.bits, p.shape[0]) for p in parts], dim=1)
+        return cls(
+            torch.cat([p.words for p in parts]),
+            pack(zeros, first.bits).t().contiguous(),
+            torch.cat([p.scales for p in parts]),
+            (sum(p.shape[0] for p in parts), first.shape[1]),
+            first.bits,
+        )

@@ -1,0 +1,115 @@
+"""Every option of the command, defined once. A task takes the options that its request has a field for."""
+
+import click
+
+TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity")
+
+task = click.option("--task", type=click.Choice(TASKS), required=True, help="What to do.")
+
+model_name = click.option(
+    "--model_name",
+    default="smollm2-135m-instruct",
+    show_default=True,
+    metavar="NAME",
+    help="Embedded name, local directory, .gguf file or hub id of the float model.",
+)
+w_bit = click.option(
+    "--w_bit", type=click.Choice([3, 4]), default=4, show_default=True, help="Bits per weight."
+)
+group_size = click.option(
+    "--group_size",
+    type=click.Choice([32, 64, 128, 256]),
+    help="Weights that share a scale.  [default: the largest of 128, 64, 32 that divides every layer]",
+)
+awq = click.option(
+    "--awq",
+    type=click.Choice(["auto", "load", "run", "none"]),
+    default="auto",
+    show_default=True,
+    help="Load AWQ scales from a file, run the search, round plainly, or load if there is a file, else run.",
+)
+scales = click.option(
+    "--scales",
+    type=click.Path(),
+    help="MIT-Han-Lab result file to load or to write.  [default: $AWQ_CACHE/<model>-w<bits>-g<group>.pt]",
+)
+lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head too, per group.")
+lm_head_group_size = click.option(
+    "--lm_head_group_size",
+    type=click.Choice([32, 64, 128, 256]),
+    default=32,
+    show_default=True,
+    help="Group size of the head; needs --lm_head.",
+)
+calib_data = click.option(
+    "--calib_data",
+    default="builtin",
+    show_default=True,
+    metavar="SOURCE",
+    help="Calibration text: builtin, a UTF-8 file, or pileval, wikitext2, c4 from the hub.",
+)
+n_samples = click.option(
+    "--n_samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration samples."
+)
+seqlen = click.option(
+    "--seqlen", type=click.IntRange(8), default=512, show_default=True, help="Tokens per calibration sample."
+)
+seed = click.option("--seed", type=int, default=42, show_default=True, help="Draws the calibration samples.")
+precision = click.option(
+    "--precision",
+    type=click.Choice(["bf16", "w4abf16"]),
+    default="w4abf16",
+    show_default=True,
+    help="Run the quantized checkpoint (w4abf16, at 3 bits too) or the float model (bf16).",
+)
+target = click.option(
+    "--target",
+    type=click.Choice(["cpu", "aie", "aie_emu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where it runs. aie without an NPU, and aie_emu, emulate the NPU's arithmetic on the CPU.",
+)
+flash_attention = click.option(
+    "--flash_attention/--no_flash_attention",
+    default=None,
+    help="Join q/k/v and gate/up into one matmul each, and keep a static KV cache.  [default: as quantized]",
+)
+prompt = click.option("--prompt", multiple=True, metavar="TEXT", help="Prompt to decode; may be given again.")
+chat = click.option("--chat", is_flag=True, help="Put each prompt through the model's chat template.")
+max_new_tokens = click.option(
+    "--max_new_tokens", type=click.IntRange(1), default=11, show_default=True, help="Tokens to write per prompt."
+)
+dataset = click.option(
+    "--dataset",
+    metavar="SOURCE",
+    help="Text to score, or to cut benchmark prompts from: raw or non-raw (wikitext-2 from the hub), or a UTF-8 file."
+    "  [default: raw for perplexity, built-in text for benchmarks]",
+)
+window = click.option(
+    "--window", type=click.IntRange(2), default=2048, show_default=True, help="Tokens scored together."
+)
+n_windows = click.option("--n_windows", type=click.IntRange(1), help="Windows to score.  [default: all]")
+output = click.option("--output", type=click.Path(), help="Where to save the checkpoint.")
+checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
+num_torch_threads = click.option(
+    "--num_torch_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: torch's own choice]"
+)
+json_file = click.option("--json", "json_file", type=click.Path(), help="Write the result to a JSON file.")
+csv_file = click.option("--csv", "csv_file", type=click.Path(), help="Write the benchmark's rows to a CSV file.")
+trust_remote_code = click.option(
+    "--trust_remote_code", is_flag=True, help="Let the model's own Python code run."
+)
+
+ALL = (
+    task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen, seed,
+    precision, target, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows, output, checkpoint,
+    overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
+)  # fmt: skip
+
+
+def every_option(command):
+    """Decorate a function with all options, in the order of `--help`."""
+    for option in reversed(ALL):
+        command = option(command)
+    return command

@@ -1,0 +1,117 @@
+"""Time prompts of growing length: time to first token, then time per token."""
+
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from awq_cli.memory import peak_rss_bytes
+from awq_cli.tasks.progress import Progress
+from awq_cli.tasks.runner import ModelRequest, Runnable, open_runnable
+from awq_cli.tasks.texts import benchmark_text, encode
+from qlinear.decoder import Decoder, generate
+from qlinear.errors import OptionError
+
+# Those of the original command.
+PROMPT_LENGTHS = {
+    "benchmark": (4, 8, 16, 32, 64, 128, 256),
+    "benchmark_long": (512, 1024, 1536, 2048, 3000, 4096),
+}
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Request(ModelRequest):
+    task: str
+    max_new_tokens: int
+    dataset: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians over the repeats; decode figures are None where only one token is written."""
+
+    prompt_tokens: int
+    new_tokens: int
+    ttft_ms: float
+    prefill_tok_s: float
+    ms_per_token: float | None
+    decode_tok_s: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    task: str
+    target: str
+    backend: str
+    precision: str
+    flash_attention: bool
+    checkpoint: str | None
+    threads: int
+    dataset: str
+    rows: list[Row]
+    peak_rss_bytes: int
+    model_bytes: int
+
+
+def run(request: Request, progress: Progress) -> Result:
+    runnable = open_runnable(request)
+    for note in runnable.notes:
+        progress.note(note)
+    text, note = benchmark_text(request.dataset)
+    if note:
+        progress.note(note)
+    tokens = encode(runnable.tokenizer, text.text)
+    lengths = _fitting_lengths(request, runnable, len(tokens), progress)
+    decoder = runnable.decoder(max(lengths) + request.max_new_tokens)
+    generate(decoder, tokens[: min(lengths)], 2)  # first calls allocate and load; they are nobody's speed
+    rows = [
+        _time(decoder, tokens[:length], request.max_new_tokens)
+        for length in progress.track(lengths, len(lengths), "prompt lengths")
+    ]
+    return Result(
+        request.task,
+        request.target,
+        runnable.backend,
+        request.precision,
+        runnable.flash_attention,
+        runnable.checkpoint,
+        torch.get_num_threads(),
+        text.name,
+        rows,
+        peak_rss_bytes(),
+        runnable.model_bytes,
+    )
+
+
+def _fitting_lengths(request: Request, runnable: Runnable, available: int, progress: Progress) -> list[int]:
+    wanted = PROMPT_LENGTHS[request.task]
+    limit = (runnable.max_positions or 2**31) - request.max_new_tokens
+    fitting = [length for length in wanted if length <= min(limit, available)]
+    if not fitting:
+        raise OptionError(
+            f"no prompt length of --task {request.task} fits: the text has {available} tokens, the model's context "
+            f"room for {limit}"
+        )
+    if len(fitting) < len(wanted):
+        left_out = ", ".join(str(length) for length in wanted if length not in fitting)
+        progress.note(
+            f"left out prompt lengths {left_out}: the model's context has room for {limit} prompt tokens, the text "
+            f"has {available}"
+        )
+    return fitting
+
+
+def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int) -> Row:
+    runs = [generate(decoder, prompt, max_new_tokens) for _ in range(REPEATS)]
+    ttft = median(run.ttft_s for run in runs)
+    steps = [seconds for run in runs for seconds in run.step_s]
+    step = median(steps) if steps else None
+    return Row(
+        len(prompt),
+        len(runs[0].tokens),
+        ttft * 1e3,
+        len(prompt) / ttft,
+        step * 1e3 if step else None,
+        1 / step if step else None,
+    )

@@ -1,0 +1,89 @@
+"""Token perplexity of a text, in windows that do not overlap, as llm-awq and GPTQ report it."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from awq_cli.tasks.progress import Progress
+from awq_cli.tasks.runner import ModelRequest, open_runnable
+from awq_cli.tasks.texts import encode, open_text
+from qlinear.errors import OptionError
+
+# Logits widened to float32 at a time; the whole window's would be window x vocabulary.
+ROWS_PER_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Request(ModelRequest):
+    dataset: str | None
+    window: int
+    n_windows: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """tokens: how many were predicted, that is all but the first of each window."""
+
+    task: str
+    target: str
+    backend: str
+    precision: str
+    flash_attention: bool
+    checkpoint: str | None
+    perplexity: float
+    window: int
+    n_windows: int
+    tokens: int
+    dataset: str
+    seconds: float
+
+
+def run(request: Request, progress: Progress) -> Result:
+    text = open_text(request.dataset or "raw")
+    runnable = open_runnable(request)
+    for note in runnable.notes:
+        progress.note(note)
+    runnable.check_fits(request.window, f"--window {request.window}")
+    windows = _windows(encode(runnable.tokenizer, text.text), request.window, request.n_windows, text.name)
+    start = time.perf_counter()
+    total = 0.0
+    for window in progress.track(windows, len(windows), "windows"):
+        total += negative_log_likelihood(runnable.model, window)
+    tokens = len(windows) * (request.window - 1)
+    return Result(
+        "perplexity",
+        request.target,
+        runnable.backend,
+        request.precision,
+        runnable.flash_attention,
+        runnable.checkpoint,
+        math.exp(total / tokens),
+        request.window,
+        len(windows),
+        tokens,
+        text.name,
+        time.perf_counter() - start,
+    )
+
+
+def _windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> Tensor:
+    available = len(tokens) // window
+    if available == 0:
+        raise OptionError(f"{name} has {len(tokens)} tokens, less than one --window of {window}; use a smaller one")
+    if n_windows is not None and n_windows > available:
+        raise OptionError(f"--n_windows {n_windows}: {name} has {available} windows of {window} tokens")
+    count = n_windows or available
+    return tokens[: count * window].view(count, window)
+
+
+def negative_log_likelihood(model: torch.nn.Module, window: Tensor) -> float:
+    """Summed over the tokens of one window `(length,)` after its first; log-softmax in float32."""
+    ids = window.to(model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0]
+        parts = zip(logits[:-1].split(ROWS_PER_CHUNK), ids[1:].split(ROWS_PER_CHUNK), strict=True)
+        return sum(F.cross_entropy(rows.float(), targets, reduction="sum").item() for rows, targets in parts)

@@ -1,0 +1,256 @@
+"""Make a 3- or 4-bit checkpoint of a float model, one decoder block at a time."""
+
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from awq_cli import paths
+from awq_cli.memory import peak_rss_bytes
+from awq_cli.tasks.plan import Plan, full_name, make_plan, unit_linears
+from awq_cli.tasks.progress import Progress
+from awq_cli.tasks.scaling import Scaling, open_scaling
+from checkpoints.pretrained import PretrainedModel, open_pretrained
+from checkpoints.writer import CheckpointWriter, quantization_section
+from qlinear.layer import QLinearPerGrp
+from qlinear.packing import PackedWeight
+from qlinear.solvers import SOLVERS
+
+SOLVER = "rtn"
+
+
+@dataclass(frozen=True)
+class Request:
+    model_name: str
+    w_bit: int
+    group_size: int | None
+    awq: str
+    scales: str | None
+    lm_head: bool
+    lm_head_group_size: int
+    calib_data: str
+    n_samples: int
+    seqlen: int
+    seed: int
+    flash_attention: bool | None
+    output: str | None
+    overwrite: bool
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """load: opening the model and the first block's inputs; search: all blocks; total: until the checkpoint is there."""
+
+    load: float
+    search: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bits per weight count scales and zero points; the first figure is of the quantized layers, the last of all."""
+
+    float_bytes: int
+    quantized_bytes: int
+    bits_per_weight: float
+    bits_per_weight_with_embeddings: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Relative squared output errors on the calibration text, None where none was read; ratio: AWQ's exponent."""
+
+    name: str
+    group_size: int
+    loss_rtn: float | None
+    loss_awq: float | None
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    task: str
+    model: str
+    w_bit: int
+    group_size: int
+    lm_head: bool
+    awq: str
+    solver: str
+    flash_attention: bool
+    calibration: dict | None
+    scales: str | None
+    fallback_blocks: list[str]
+    seconds: Seconds
+    size: Size
+    peak_rss_bytes: int
+    checkpoint: str
+    layers: list[Layer]
+
+
+def run(request: Request, progress: Progress) -> Result:
+    start = time.perf_counter()
+    source = open_pretrained(request.model_name, request.trust_remote_code)
+    plan = make_plan(
+        source, request.awq, request.group_size, request.lm_head_group_size if request.lm_head else None
+    )
+    if request.group_size is None:
+        progress.note(f"group size {plan.group_size}: the largest of {paths.DEFAULT_GROUP_SIZES} that fits every layer")
+    with CheckpointWriter(_directory(source.name, request, plan), request.overwrite) as writer:
+        scaling = open_scaling(request, source, plan, _quantizer(request.w_bit, plan.group_size), progress)
+        opened = time.perf_counter()
+        work = _Work(source, plan, request.w_bit, writer)
+        for index, unit in progress.track(enumerate(plan.units), len(plan.units), "blocks"):
+            work.quantize_unit(index, unit, scaling)
+        searched = time.perf_counter()
+        work.write_rest()
+        scaling.save()
+        work.check_replaced()
+        result = Result(
+            "quantize",
+            source.name,
+            request.w_bit,
+            plan.group_size,
+            request.lm_head,
+            scaling.mode,
+            SOLVER,
+            bool(request.flash_attention),
+            scaling.calibration,
+            str(scaling.path) if scaling.path else None,
+            scaling.fallback_blocks,
+            Seconds(opened - start, searched - opened, time.perf_counter() - start),
+            work.size(),
+            peak_rss_bytes(),
+            str(writer.directory),
+            work.layers,
+        )
+        _finish(writer, source, plan, work, request, result)
+    return result
+
+
+def _directory(model: str, request: Request, plan: Plan) -> Path:
+    if request.output is not None:
+        return Path(request.output)
+    return paths.MODELS / paths.checkpoint_name(
+        model,
+        request.w_bit,
+        plan.group_size,
+        request.awq != "none",
+        request.lm_head,
+        bool(request.flash_attention),
+    )
+
+
+def _quantizer(bits: int, group_size: int):
+    def quantize(weight: Tensor) -> Tensor:
+        return SOLVERS[SOLVER](weight, bits, group_size).decode()
+
+    return quantize
+
+
+class _Work:
+    """Turns modules into tensors of the checkpoint, and keeps count."""
+
+    def __init__(self, source: PretrainedModel, plan: Plan, bits: int, writer: CheckpointWriter):
+        self.source, self.plan, self.bits, self.writer = source, plan, bits, writer
+        self.layers: list[Layer] = []
+        self.quantized_names: set[str] = set()
+        self._written: set[str] = set()
+        self._quantized_bytes = self._quantized_weights = self._bytes = 0
+
+    def quantize_unit(self, index: int, unit: str, scaling: Scaling) -> None:
+        """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
+        self.source.materialize(unit, scaling.dtype)
+        block = self.source.model.get_submodule(unit)
+        losses = scaling.apply(index, block)
+        for local, linear in unit_linears(self.source.model, unit).items():
+            name, loss = full_name(unit, local), losses.get(local)
+            self._add_quantized(name, linear, self.plan.group_size)
+            figures = (loss.loss_rtn, loss.loss_awq, loss.ratio) if loss else (None, None, None)
+            self.layers.append(Layer(name, self.plan.group_size, *figures))
+        self._add_float(unit, block)
+        self.source.release(unit)
+
+    def write_rest(self) -> None:
+        """The output head, if it is to be quantized, and every tensor outside the units."""
+        model = self.source.model
+        if self.plan.head_group_size is not None:
+            self.source.materialize(self.plan.head, torch.float32)
+            self._add_quantized(self.plan.head, model.get_submodule(self.plan.head), self.plan.head_group_size)
+            self.layers.append(Layer(self.plan.head, self.plan.head_group_size, None, None, None))
+            self.source.release(self.plan.head)
+        for name in _owners(model, self._written):
+            self.source.materialize(name, torch.bfloat16)
+            self._add_float(name, model.get_submodule(name), recurse=False)
+            self.source.release(name)
+
+    def _add_quantized(self, name: str, linear: nn.Linear, group_size: int) -> None:
+        grid = SOLVERS[SOLVER](linear.weight.data, self.bits, group_size)
+        bias = None if linear.bias is None else linear.bias.data.to(torch.bfloat16)
+        tensors = QLinearPerGrp(PackedWeight.pack(grid), bias).state_dict()
+        for part, tensor in tensors.items():
+            self._add(f"{name}.{part}", tensor)
+        self._quantized_bytes += sum(tensor.nbytes for part, tensor in tensors.items() if part != "bias")
+        self._quantized_weights += linear.weight.numel()
+        self.quantized_names.add(name)
+        self._written.update({f"{name}.weight", f"{name}.bias"})
+
+    def _add_float(self, prefix: str, module: nn.Module, recurse: bool = True) -> None:
+        for local, tensor in module.state_dict().items():
+            name = full_name(prefix, local)
+            if name not in self._written and (recurse or "." not in local):
+                self._add(name, tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
+                self._written.add(name)
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        self.writer.add(name, tensor)
+        self._bytes += tensor.nbytes
+
+    def check_replaced(self) -> None:
+        """A checkpoint in which nothing was quantized would be a float model by another name."""
+        assert self._quantized_weights, "make_plan lets no model without linears through"
+
+    def size(self) -> Size:
+        weights = self.source.float_bytes // 2  # bfloat16
+        return Size(
+            self.source.float_bytes,
+            self._bytes,
+            8 * self._quantized_bytes / self._quantized_weights,
+            8 * self._bytes / weights,
+        )
+
+
+def _owners(model: nn.Module, written: set[str]) -> list[str]:
+    """Modules that own a tensor not yet written; a tied tensor counts for the first module that has it."""
+    owners: dict[str, None] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in written and id(tensor) not in seen:
+            owners[name.rpartition(".")[0]] = None
+        seen.add(id(tensor))
+    return list(owners)
+
+
+def _finish(
+    writer: CheckpointWriter, source: PretrainedModel, plan: Plan, work: _Work, request: Request, result: Result
+) -> None:
+    head = (plan.head, plan.head_group_size) if plan.head_group_size else None
+    if head is not None:
+        source.config.tie_word_embeddings = False
+    kept = [
+        name
+        for name, module in source.model.named_modules()
+        if isinstance(module, nn.Linear) and name not in work.quantized_names
+    ]
+    section = quantization_section(request.w_bit, plan.group_size, head, kept)
+    packages = ("run-awq", "torch", "transformers", "compressed-tensors")
+    recipe = {
+        **asdict(result),
+        "fingerprint": source.fingerprint,
+        "options": asdict(request),
+        "versions": {name: version(name) for name in packages},
+    }
+    writer.finish(source.config, source.generation_config, source.tokenizer, section, recipe)

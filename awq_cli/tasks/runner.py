@@ -1,0 +1,102 @@
+"""What decode, benchmark and perplexity share: a model, float or quantized, ready to run on a target."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from awq_cli import paths
+from checkpoints import store
+from checkpoints.pretrained import model_slug, open_pretrained
+from qlinear.backends.registry import create_backend
+from qlinear.decoder import Decoder, ModuleDecoder
+from qlinear.errors import OptionError
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """The fields of a request that say which model runs, and where."""
+
+    model_name: str
+    w_bit: int
+    group_size: int | None
+    awq: str
+    lm_head: bool
+    checkpoint: str | None
+    precision: str
+    target: str
+    flash_attention: bool | None
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """backend: which code runs the quantized layers; model_bytes: weights and buffers as stored."""
+
+    model: torch.nn.Module
+    tokenizer: object
+    backend: str
+    flash_attention: bool
+    model_bytes: int
+    checkpoint: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence the model was made for, or None if its config does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def decoder(self, max_tokens: int) -> Decoder:
+        return ModuleDecoder(self.model, max_tokens, static_cache=self.flash_attention)
+
+    def end_tokens(self) -> frozenset[int]:
+        given = self.model.generation_config.eos_token_id
+        ids = given if isinstance(given, list) else [given]
+        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    def check_fits(self, tokens: int, what: str) -> None:
+        if self.max_positions is not None and tokens > self.max_positions:
+            raise OptionError(f"{what} needs {tokens} tokens, more than the model's context of {self.max_positions}")
+
+
+def open_runnable(request: ModelRequest) -> Runnable:
+    """Load the float model or the quantized checkpoint that the request names onto its target."""
+    if request.precision == "bf16":
+        return _open_float(request)
+    backend, note = create_backend(request.target)
+    directory = _checkpoint(request)
+    loaded = store.load(directory, backend, request.flash_attention, request.trust_remote_code)
+    return Runnable(
+        loaded.model,
+        loaded.tokenizer,
+        backend.name,
+        loaded.flash_attention,
+        loaded.model_bytes,
+        str(directory),
+        (note,) if note else (),
+    )
+
+
+def _open_float(request: ModelRequest) -> Runnable:
+    if request.target.startswith("aie"):
+        raise OptionError(f"--precision bf16 runs the float model, which --target {request.target} cannot; use cpu")
+    if request.checkpoint is not None:
+        raise OptionError("--checkpoint is a quantized model, --precision bf16 the float one; give one of them")
+    backend, _ = create_backend(request.target)
+    source = open_pretrained(request.model_name, request.trust_remote_code)
+    model = source.load().to(backend.device)
+    name = f"{request.target}/torch bf16"
+    return Runnable(model, source.tokenizer, name, bool(request.flash_attention), source.float_bytes, None)
+
+
+def _checkpoint(request: ModelRequest) -> Path:
+    if request.checkpoint is not None:
+        return Path(request.checkpoint)
+    return paths.find_checkpoint(
+        model_slug(request.model_name),
+        request.w_bit,
+        request.group_size,
+        request.awq != "none",
+        request.lm_head,
+        request.flash_attention,
+    )

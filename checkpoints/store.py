@@ -1,0 +1,197 @@
+"""Load a quantized checkpoint: a compressed-tensors `pack-quantized` directory, checked before it is believed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.pretrained import empty_model, load_tokenizer
+from checkpoints.sources import TensorSource, open_directory
+from qlinear.backends.base import Backend
+from qlinear.errors import CheckpointError, ModelError
+from qlinear.grid import BITS, GROUP_SIZES
+from qlinear.layer import QLinearPerGrp
+from qlinear.packing import PackedWeight
+from qlinear.replace import join_groups, prepare, replace_linear
+from scales.mappings import architecture_of
+
+RECIPE = "awq_recipe.json"
+PACKED = ".weight_packed"
+PARTS = ("weight_packed", "weight_zero_point", "weight_scale", "weight_shape", "bias")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """model: prepared for its backend; model_bytes: all tensors as stored; recipe: how it was made, {} if unknown."""
+
+    model: nn.Module
+    tokenizer: Any
+    flash_attention: bool
+    model_bytes: int
+    recipe: dict
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What a checkpoint's config says of its weights."""
+
+    bits: int
+    group_sizes: frozenset[int]
+
+
+def load(
+    directory: Path, backend: Backend, flash_attention: bool | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a checkpoint onto a backend. Raises `CheckpointError` or `ModelError` in one line.
+
+    flash_attention: join the linears that read one input; None: as the checkpoint was made.
+    """
+    config = _read_config(directory)
+    quantization = read_quantization(config.pop("quantization_config", None), directory)
+    source = open_directory(directory)
+    model = empty_model(config, trust_remote_code, directory)
+    load_weights(model, source, quantization)
+    recipe = _read_recipe(directory)
+    flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
+    if flash:
+        join_groups(model, groups_of(model))
+    prepare(model, backend)
+    model.to(backend.device)
+    return LoadedModel(model.eval(), load_tokenizer(directory), flash, _stored_bytes(source), recipe)
+
+
+def _read_config(directory: Path) -> dict:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return config
+
+
+def _read_recipe(directory: Path) -> dict:
+    try:
+        recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def read_quantization(section: Any, directory: Path) -> Quantization:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`."""
+    where = f"{directory}/config.json"
+    if not isinstance(section, dict) or section.get("format") != "pack-quantized":
+        raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
+    groups = section.get("config_groups")
+    weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
+    if not weights or not all(isinstance(entry, dict) for entry in weights):
+        raise CheckpointError(f"{where} has no config_groups with weights")
+    for entry in weights:
+        if entry.get("num_bits") not in BITS:
+            raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
+        if entry.get("group_size") not in GROUP_SIZES:
+            raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
+        if entry.get("symmetric") is not False or entry.get("strategy") != "group":
+            raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
+    bits = {entry["num_bits"] for entry in weights}
+    if len(bits) > 1:
+        raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
+    return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
+
+
+def load_weights(model: nn.Module, source: TensorSource, quantization: Quantization) -> None:
+    """Fill a model on the meta device from a checkpoint's tensors, replacing the linears that are quantized."""
+    quantized = {name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED)}
+    if not quantized:
+        raise CheckpointError("the checkpoint holds no quantized layer")
+    for name in quantized:
+        replace_linear(model, name, _read_layer(model, name, source, quantization))
+    wanted = {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if name.rpartition(".")[0] not in quantized
+    }
+    for name, tensor in wanted.items():
+        if name in source.shapes:
+            value = _read(source, name)
+            if value.shape != tensor.shape:
+                raise CheckpointError(f"{name} is {tuple(value.shape)} on disk, {tuple(tensor.shape)} by the config")
+            _assign(model, name, value)
+    model.tie_weights()
+    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if missing:
+        raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
+
+
+def _read(source: TensorSource, name: str) -> Tensor:
+    with source.borrow(name) as tensor:
+        return tensor.clone()
+
+
+def _assign(model: nn.Module, name: str, value: Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if leaf in owner._parameters:
+        value = nn.Parameter(value, requires_grad=False)
+    setattr(owner, leaf, value)
+
+
+def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization: Quantization) -> QLinearPerGrp:
+    """Check a layer's tensors against each other and the model before reading them."""
+    try:
+        linear = model.get_submodule(name)
+        n, k = linear.out_features, linear.in_features
+    except AttributeError as error:
+        raise CheckpointError(f"the checkpoint quantizes {name}, which the model of its config does not have") from error
+    shapes = {part: source.shapes.get(f"{name}.{part}") for part in PARTS}
+    scale = shapes["weight_scale"]
+    group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
+    if group_size not in quantization.group_sizes or k % group_size:
+        raise CheckpointError(
+            f"{name}: scales {scale} do not make groups of {sorted(quantization.group_sizes)} over {k} inputs; the "
+            f"config does not belong to these weights"
+        )
+    bits, groups = quantization.bits, k // group_size
+    expected = {
+        "weight_packed": (n, -(-k * bits // 32)),
+        "weight_zero_point": (-(-n * bits // 32), groups),
+        "weight_scale": (n, groups),
+    }
+    for part, shape in expected.items():
+        if shapes[part] != shape:
+            raise CheckpointError(
+                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
+            )
+    words, zeros, scales = (_read(source, f"{name}.{part}") for part in expected)
+    if words.dtype != torch.int32 or zeros.dtype != torch.int32:
+        raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")
+    if not torch.isfinite(scales).all():
+        raise CheckpointError(f"{name}.weight_scale holds a value that is not finite")
+    bias = _read(source, f"{name}.bias") if shapes["bias"] else None
+    return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), (n, k), bits), bias)
+
+
+def groups_of(model: nn.Module) -> list[tuple[str, ...]]:
+    """Names of the linears that one norm feeds within one module (q, k and v; gate and up), block by block."""
+    try:
+        architecture = architecture_of(model.config)
+    except ModelError:
+        return []
+    together = [
+        edge.layers
+        for edge in architecture.edges
+        if len(edge.layers) > 1 and len({name.rpartition(".")[0] for name in edge.layers}) == 1
+    ]
+    blocks = [f"{architecture.blocks}.{i}" for i in range(len(model.get_submodule(architecture.blocks)))]
+    return [tuple(f"{block}.{name}" for name in layers) for block in blocks for layers in together]
+
+
+def _stored_bytes(source: TensorSource) -> int:
+    return sum(file.stat().st_size for file in source.files)

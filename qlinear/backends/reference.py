@@ -1,0 +1,46 @@
+"""The grid's arithmetic in plain torch: what every other backend is compared with, and what runs where none fits."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qlinear.grid import GridWeight
+from qlinear.packing import PackedWeight
+
+# Rows decoded at a time: 2**21 float32 weights are 8 MiB, so that a decoded block is still in cache when it is used.
+BLOCK_WEIGHTS = 2**21
+
+
+@dataclass(frozen=True)
+class Prepared:
+    weight: GridWeight
+    bias: Tensor | None  # float32
+
+
+class ReferenceBackend:
+    """Keeps one byte a weight and decodes to float32 a block of rows at a time, on any torch device."""
+
+    def __init__(self, name: str, device: str = "cpu"):
+        self.name = name
+        self.device = torch.device(device)
+
+    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> Prepared:
+        grid = weight.unpack()
+        moved = GridWeight(
+            grid.codes.to(self.device), grid.zeros.to(self.device), grid.scales.to(self.device), grid.bits
+        )
+        return Prepared(moved, None if bias is None else bias.to(self.device, torch.float32))
+
+    def matmul(self, x: Tensor, prepared: Prepared) -> Tensor:
+        weight, bias = prepared.weight, prepared.bias
+        n, k = weight.codes.shape
+        inputs = x.to(torch.float32)
+        y = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
+        rows = max(1, BLOCK_WEIGHTS // k)
+        for start in range(0, n, rows):
+            part = slice(start, start + rows)
+            decoded = GridWeight(weight.codes[part], weight.zeros[part], weight.scales[part], weight.bits).decode()
+            y[..., part] = F.linear(inputs, decoded, None if bias is None else bias[part])
+        return y

@@ -1,0 +1,89 @@
+"""The token loop: a prompt goes in at once, then one token at a time, with the time of each step."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Decoder(Protocol):
+    """Something that has read a prefix and can read on. Logits are float32 `(vocabulary,)`."""
+
+    def prefill(self, tokens: Tensor) -> Tensor:
+        """Read a prompt `(length,)` from the start and return the logits after it."""
+
+    def step(self, token: int) -> Tensor:
+        """Read one more token and return the logits after it."""
+
+
+class ModuleDecoder:
+    """Runs the model's own modules, one forward a step.
+
+    static_cache: keep keys and values in buffers of `max_tokens` positions, allocated once and used again for every
+    prompt, instead of a cache that grows.
+    """
+
+    def __init__(self, model: torch.nn.Module, max_tokens: int, static_cache: bool):
+        self.model = model
+        self.max_tokens = max_tokens
+        self.cache = None
+        self.static = static_cache
+
+    def prefill(self, tokens: Tensor) -> Tensor:
+        self._start()
+        return self._forward(tokens.unsqueeze(0))
+
+    def step(self, token: int) -> Tensor:
+        return self._forward(torch.tensor([[token]], device=self.model.device))
+
+    def _start(self) -> None:
+        from transformers import DynamicCache, StaticCache
+
+        if not self.static:
+            self.cache = DynamicCache(config=self.model.config)
+        elif self.cache is None:
+            self.cache = StaticCache(config=self.model.config, max_cache_len=self.max_tokens)
+        else:
+            self.cache.reset()
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        with torch.inference_mode():
+            out = self.model(
+                input_ids=tokens.to(self.model.device), past_key_values=self.cache, use_cache=True, logits_to_keep=1
+            )
+        return out.logits[0, -1].float()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """tokens: the new ones, an end token included; ttft_s: prompt in to first token out; step_s: each token after."""
+
+    tokens: list[int]
+    ttft_s: float
+    step_s: list[float]
+
+
+def greedy(logits: Tensor) -> int:
+    return int(logits.argmax())
+
+
+def generate(
+    decoder: Decoder,
+    prompt: Tensor,
+    max_new_tokens: int,
+    end_tokens: frozenset[int] = frozenset(),
+    choose: Callable[[Tensor], int] = greedy,
+) -> Generation:
+    """Read `prompt` `(length,)` and write up to `max_new_tokens`, stopping after an end token."""
+    start = time.perf_counter()
+    tokens = [choose(decoder.prefill(prompt))]
+    ttft = time.perf_counter() - start
+    steps = []
+    while len(tokens) < max_new_tokens and tokens[-1] not in end_tokens:
+        start = time.perf_counter()
+        tokens.append(choose(decoder.step(tokens[-1])))
+        steps.append(time.perf_counter() - start)
+    return Generation(tokens, ttft, steps)

@@ -1,0 +1,195 @@
+"""What the layers of a block see on calibration text: inputs of the block, of its linears, and their statistics.
+
+The model runs block by block. `record_calls` lets the model itself prepare what each block is called with (masks,
+rotary tables); `observe_block` then runs one block on every sample, so only one block needs its weights at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a module was called: everything but the hidden states, which are always the first argument."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
+        """The module's hidden states, whether it returns them alone or first in a tuple."""
+        return _hidden(module(hidden, *self.args, **self.kwargs))
+
+
+def _hidden(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    if args:
+        return args[0], Call(args[1:], kwargs)
+    rest = dict(kwargs)
+    return rest.pop("hidden_states"), Call((), rest)
+
+
+class _Done(Exception):
+    """Raised at the last block: what follows it has nothing to tell."""
+
+
+def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
+    """Run the model's own forward on each row of `tokens` `(samples, seqlen)` up to and through its first block.
+
+    Returns the first block's input for each row, `(1, seqlen, hidden)`, and each block's call (the same for every
+    row, as all have the same length). The first block and everything before it must hold weights; the others may be
+    on the meta device: they pass their input through, in the form in which the first one returned its output.
+    """
+    inputs: list[Tensor] = []
+    calls: dict[int, Call] = {}
+    shape: list[type] = []
+
+    def first_in(_, args, kwargs):
+        hidden, calls[0] = _split(args, kwargs)
+        inputs.append(hidden.detach())
+        if len(calls) == len(blocks):
+            raise _Done
+
+    def first_out(_, args, output):
+        shape.append(type(output))
+
+    def pass_through(index: int):
+        def forward(*args, **kwargs):
+            hidden, calls[index] = _split(args, kwargs)
+            if index == len(blocks) - 1:
+                raise _Done
+            return (hidden,) if shape[0] is tuple else hidden
+
+        return forward
+
+    handles = [
+        blocks[0].register_forward_pre_hook(first_in, with_kwargs=True),
+        blocks[0].register_forward_hook(first_out),
+    ]
+    with _forwards(blocks[1:], [pass_through(i) for i in range(1, len(blocks))]), torch.no_grad():
+        for row in tokens:
+            try:
+                model(input_ids=row.unsqueeze(0), use_cache=False)
+            except _Done:
+                pass
+    for handle in handles:
+        handle.remove()
+    return inputs, [calls[i] for i in range(len(blocks))]
+
+
+@contextmanager
+def _forwards(modules: Sequence[nn.Module], forwards: Sequence) -> Iterator[None]:
+    for module, forward in zip(modules, forwards, strict=True):
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+@dataclass
+class InputStatistics:
+    """Of one linear's input x over all tokens: the sum of |x| `(K,)`, the Gram matrix x^T x `(K, K)`, the token count.
+
+    float32 throughout: half precision overflows on the outlier channels that AWQ is about.
+    """
+
+    sum_abs: Tensor
+    gram: Tensor
+    tokens: int = 0
+
+    @classmethod
+    def empty(cls, in_features: int) -> "InputStatistics":
+        return cls(torch.zeros(in_features), torch.zeros(in_features, in_features))
+
+    def add(self, x: Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1]).float()
+        self.sum_abs += rows.abs().sum(0)
+        self.gram.addmm_(rows.t(), rows)
+        self.tokens += rows.shape[0]
+
+    @property
+    def mean_abs(self) -> Tensor:
+        return self.sum_abs / max(self.tokens, 1)
+
+    def rescaled(self, scale: Tensor) -> "InputStatistics":
+        """The statistics of x / scale, which is what the linear sees once `scale` `(K,)` has been folded in."""
+        return InputStatistics(self.sum_abs / scale, self.gram / scale.outer(scale), self.tokens)
+
+
+@dataclass
+class Observation:
+    """What one block showed.
+
+    statistics: by the local name of each linear; linears that read the same tensor share one object.
+    samples: by the local name of each watched module, its calls on the first samples: (hidden, call, output).
+    outputs: the block's output for each sample, the next block's input.
+    """
+
+    statistics: dict[str, InputStatistics] = field(default_factory=dict)
+    samples: dict[str, list[tuple[Tensor, Call, Tensor]]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+def observe_block(
+    block: nn.Module,
+    linears: dict[str, nn.Linear],
+    watched: Sequence[str],
+    hidden: Sequence[Tensor],
+    call: Call,
+    n_samples: int,
+) -> Observation:
+    """Run the block on every sample, gathering the statistics of its linears' inputs.
+
+    watched: local names of the modules ("" is the block) whose calls on the first `n_samples` samples are kept.
+    `hidden` may be of a lower precision than the block; outputs come back in the dtype of `hidden`.
+    """
+    seen = Observation()
+    inputs: dict[int, tuple[Tensor, str]] = {}  # by id; the tensor is held so that its id stays its own
+    handles = [
+        linear.register_forward_pre_hook(_statistics_hook(name, seen.statistics, inputs))
+        for name, linear in linears.items()
+    ]
+    dtype = next(block.parameters()).dtype
+    watching = [_watch(block, name, seen.samples.setdefault(name, [])) for name in watched]
+    with torch.no_grad():
+        for index, x in enumerate(hidden):
+            if index == n_samples:
+                _remove(watching)
+            inputs.clear()
+            seen.outputs.append(call(block, x.to(dtype)).to(x.dtype))
+    _remove(handles + watching)
+    return seen
+
+
+def _statistics_hook(name: str, statistics: dict[str, InputStatistics], inputs: dict[int, tuple[Tensor, str]]):
+    def hook(linear, args):
+        x = args[0]
+        _, owner = inputs.setdefault(id(x), (x, name))
+        if owner != name:
+            statistics[name] = statistics[owner]
+            return
+        statistics.setdefault(name, InputStatistics.empty(x.shape[-1])).add(x)
+
+    return hook
+
+
+def _watch(block: nn.Module, name: str, samples: list):
+    def hook(_, args, kwargs, output):
+        hidden, call = _split(args, kwargs)
+        samples.append((hidden, call, _hidden(output)))
+
+    return block.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
+
+
+def _remove(handles: Sequence) -> None:
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,148 @@
+"""MIT-Han-Lab result files: `{"scale": [(prev, (layer, ...), tensor)], "clip": [(layer, tensor)]}`, names global.
+
+The one legacy format that is a pickle. It is read with torch's restricted unpickler only, which builds containers and
+tensors and nothing else, and what it says is checked against the model before anything is changed. Files written here
+carry a third entry, `"meta"`, which readers of the format pass over: it tells for which model, bits, group size and
+calibration the file was made.
+"""
+
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qlinear.errors import ScalesError
+from scales.mappings import Architecture, Edge
+
+
+@dataclass
+class ScaleFile:
+    """scales: (prev, layers, vector); clips: (layer, `(N, K / group_size, 1)`); names are the model's own."""
+
+    scales: list[tuple[str, tuple[str, ...], Tensor]] = field(default_factory=list)
+    clips: list[tuple[str, Tensor]] = field(default_factory=list)
+    meta: dict = field(default_factory=dict)
+
+
+def write(path: Path, file: ScaleFile) -> None:
+    """Write beside `path`, then rename: a file of that name is always complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"scale": file.scales, "clip": file.clips, "meta": file.meta}, partial)
+    partial.rename(path)
+
+
+def read(path: Path) -> ScaleFile:
+    """Raises `ScalesError` if the file is missing, is not of this format, or would run code when unpickled."""
+    if not path.is_file():
+        raise ScalesError(f"no scales file {path}; make one with --awq run, or go without: --awq none")
+    try:
+        raw = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise ScalesError(
+            f"scales file {path} is refused: it holds more than tensors and plain containers, or is damaged"
+        ) from error
+    except Exception as error:  # a torn zip archive, an empty file: torch raises many kinds
+        raise ScalesError(f"scales file {path} cannot be read: {type(error).__name__}") from error
+    try:
+        file = ScaleFile(
+            [(str(prev), tuple(map(str, layers)), vector) for prev, layers, vector in raw["scale"]],
+            [(str(layer), limits) for layer, limits in raw["clip"]],
+            dict(raw.get("meta", {})),
+        )
+        tensors = [vector for _, _, vector in file.scales] + [limits for _, limits in file.clips]
+        if not all(torch.is_tensor(tensor) and tensor.is_floating_point() for tensor in tensors):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ScalesError(f"scales file {path} is not an AWQ result file (entries 'scale' and 'clip')") from error
+    return file
+
+
+@dataclass(frozen=True)
+class BlockScales:
+    """One block's part of a file, names local: what `scales.awq` would have found."""
+
+    scales: list[tuple[Edge, Tensor]]
+    clips: dict[str, Tensor]
+
+
+def by_block(
+    file: ScaleFile,
+    architecture: Architecture,
+    block_names: list[str],
+    linear_shape: Callable[[str], tuple[int, int]],
+    scale_length: Callable[[Edge], int],
+    group_size: int,
+) -> list[BlockScales]:
+    """Sort a file's entries by block, checking each against the model; raises `ScalesError`, changes nothing.
+
+    linear_shape: global name -> (N, K) of a linear of the blocks, `KeyError` if there is none;
+    scale_length: edge -> length of the vector that is searched for it.
+    """
+    blocks = [BlockScales([], {}) for _ in block_names]
+    edges = {(edge.prev, edge.layers): edge for edge in architecture.edges}
+    for prev, layers, vector in file.scales:
+        index, (local_prev, *local_layers) = _localize(block_names, (prev, *layers))
+        edge = edges.get((local_prev, tuple(local_layers)))
+        if edge is None:
+            raise ScalesError(f"the scales file scales {prev} -> {', '.join(layers)}, which this model does not have")
+        expected = scale_length(edge)
+        if vector.shape != (expected,):
+            raise ScalesError(
+                f"the scales file has {tuple(vector.shape)} scales for {prev}, the model needs ({expected},): "
+                f"it was made for another model"
+            )
+        if not (torch.isfinite(vector).all() and (vector > 0).all()):
+            raise ScalesError(f"the scales file has a scale for {prev} that is not a positive finite number")
+        blocks[index].scales.append((edge, vector.float()))
+    for layer, limits in file.clips:
+        index, (local,) = _localize(block_names, (layer,))
+        try:
+            n, k = linear_shape(layer)
+        except KeyError as error:
+            raise ScalesError(f"the scales file clips {layer}, which this model does not have") from error
+        _check_clip_shape(layer, limits, n, k, group_size)
+        if not (torch.isfinite(limits).all() and (limits >= 0).all()):
+            raise ScalesError(f"the scales file has a clip for {layer} that is negative or not finite")
+        blocks[index].clips[local] = limits.float()
+    return blocks
+
+
+def _localize(block_names: list[str], names: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    for index, block in enumerate(block_names):
+        if all(name.startswith(block + ".") for name in names):
+            return index, tuple(name[len(block) + 1 :] for name in names)
+    raise ScalesError(f"the scales file names {names[0]}, which is in no decoder block of this model")
+
+
+def _check_clip_shape(layer: str, limits: Tensor, n: int, k: int, group_size: int) -> None:
+    if limits.dim() == 3 and limits.shape[0] == n and limits.shape[2] == 1:
+        if limits.shape[1] == k // group_size:
+            return
+        if limits.shape[1] and k % limits.shape[1] == 0:
+            made_for = k // limits.shape[1]
+            raise ScalesError(f"the scales file was made for group size {made_for}, not {group_size} (layer {layer})")
+    raise ScalesError(
+        f"the scales file has clips {tuple(limits.shape)} for {layer}, the model needs ({n}, {k // group_size}, 1): "
+        f"it was made for another model"
+    )
+
+
+def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
+    """Raise `ScalesError` if the file says, in its entry or its name, that it was made for other options.
+
+    `expected` holds `w_bit`, `group_size` and, for files written here, `fingerprint` of the float model.
+    """
+    said = dict(file.meta)
+    named = re.search(r"-w(\d+)-g(\d+)", path.name)
+    if named:
+        said.setdefault("w_bit", int(named.group(1)))
+        said.setdefault("group_size", int(named.group(2)))
+    words = {"w_bit": "bits", "group_size": "group size", "fingerprint": "model fingerprint"}
+    for key, word in words.items():
+        if key in said and said[key] != expected[key]:
+            raise ScalesError(f"scales file {path} was made for {word} {said[key]}, not {expected[key]}")
