@@ -1,0 +1,94 @@
+"""Apply scales and clips to a block, in place.
+
+Folding along an edge multiplies the consumers' input columns by `s` and divides the producer's output rows by `s`,
+which leaves the float function as it is (AWQ, Lin et al., arXiv 2306.00978, section 3.2). The arithmetic is
+float32; results are rounded once, to the parameter's own dtype.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from qlinear.errors import ScalesError
+from scales.mappings import Edge, Index
+
+
+def scale_length(block: nn.Module, edge: Edge, config: PreTrainedConfig) -> int:
+    """How many entries the vector of scales of this edge has."""
+    rows = _index(edge.kind.rows, config)
+    return block.get_submodule(edge.prev).weight.shape[0] if rows is None else len(rows)
+
+
+def consumer_scale(edge: Edge, scale: Tensor, config: PreTrainedConfig) -> Tensor:
+    """The vector of scales spread over the consumers' input channels: `(in_features,)`."""
+    channels = _index(edge.kind.channels, config)
+    return scale if channels is None else scale[channels.to(scale.device)]
+
+
+def reduce_statistic(edge: Edge, mean_abs: Tensor, config: PreTrainedConfig) -> Tensor:
+    """The opposite way: a statistic per input channel, `(in_features,)`, averaged per entry of the vector.
+
+    Only grouped-query attention repeats an entry: the heads that share a value head are averaged.
+    """
+    channels = _index(edge.kind.channels, config)
+    if channels is None:
+        return mean_abs
+    channels = channels.to(mean_abs.device)
+    repeats = torch.bincount(channels)
+    return mean_abs.new_zeros(len(repeats)).index_add_(0, channels, mean_abs) / repeats
+
+
+@torch.no_grad()
+def apply_scale(block: nn.Module, edge: Edge, scale: Tensor, config: PreTrainedConfig) -> None:
+    """Fold `scale`, float32 of `scale_length` positive entries, along `edge`.
+
+    Raises `ScalesError`, before anything is changed, if the length is another.
+    """
+    expected = scale_length(block, edge, config)
+    if scale.shape != (expected,):
+        raise ScalesError(
+            f"scales of shape {tuple(scale.shape)} for {edge.prev} -> {', '.join(edge.layers)}, which needs"
+            f" ({expected},); they belong to another model"
+        )
+    rows = _index(edge.kind.rows, config)
+    producer = block.get_submodule(edge.prev)
+    scale = scale.to(producer.weight.device, torch.float32)
+    _divide_rows(producer.weight, rows, scale, edge.kind.offset)
+    # Gemma's norms, the only producers with an offset, have no bias; RMS norms have no such attribute at all.
+    bias = getattr(producer, "bias", None)
+    if bias is not None:
+        _divide_rows(bias, rows, scale, offset=0.0)
+    columns = consumer_scale(edge, scale, config)
+    for name in edge.layers:
+        weight = block.get_submodule(name).weight
+        weight.copy_(weight.to(torch.float32) * columns.to(weight.device))
+
+
+@torch.no_grad()
+def apply_clip(linear: nn.Linear, clip_max: Tensor) -> None:
+    """Clamp every group of a `(N, K)` weight to `[-clip_max, clip_max]`; `clip_max` is `(N, K / group_size, 1)`.
+
+    Raises `ScalesError` if that shape does not fit the weight.
+    """
+    weight = linear.weight
+    n, k = weight.shape
+    groups = clip_max.shape[1] if clip_max.dim() == 3 else 0
+    if groups == 0 or clip_max.shape != (n, groups, 1) or k % groups:
+        raise ScalesError(
+            f"clips of shape {tuple(clip_max.shape)} for a weight of shape ({n}, {k}), which needs"
+            f" ({n}, {k} / group_size, 1); they belong to another model"
+        )
+    limit = clip_max.to(weight.device, torch.float32)
+    grouped = weight.to(torch.float32).view(n, groups, -1)
+    weight.copy_(grouped.clamp(-limit, limit).view(n, k))
+
+
+def _index(of: Index | None, config: PreTrainedConfig) -> Tensor | None:
+    return None if of is None else of(config.get_text_config())
+
+
+def _divide_rows(parameter: Tensor, rows: Tensor | None, divisor: Tensor, offset: float) -> None:
+    """`parameter[rows] = (parameter[rows] + offset) / divisor - offset` for a `(N, K)` weight or a `(N,)` vector."""
+    index = slice(None) if rows is None else rows.to(parameter.device)
+    divisor = divisor.view(-1, *[1] * (parameter.dim() - 1))
+    parameter[index] = ((parameter[index].to(torch.float32) + offset) / divisor - offset).to(parameter.dtype)

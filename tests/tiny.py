@@ -1,0 +1,103 @@
+"""Tiny random models of every supported architecture, for tests that need a real one of `transformers`' classes."""
+
+from copy import deepcopy
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+HIDDEN, FFN, HEADS, LAYERS, VOCAB, CONTEXT = 64, 128, 4, 2, 128, 256
+
+_COMMON = dict(
+    vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+    max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+)  # fmt: skip
+_GROUPED = dict(_COMMON, intermediate_size=FFN, num_key_value_heads=2)
+_GEMMA = dict(_GROUPED, head_dim=16)
+_GEMMA_WINDOW = dict(_GEMMA, query_pre_attn_scalar=16, sliding_window=8)
+_VISION = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+
+_SIZES = {
+    "llama": _GROUPED,
+    "mistral": dict(_GROUPED, sliding_window=8),
+    "qwen2": _GROUPED,
+    "qwen3": dict(_GROUPED, head_dim=16),
+    "phi3": _GROUPED,
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA_WINDOW,
+    "gemma3_text": _GEMMA_WINDOW,
+    "gemma3": dict(text_config=_GEMMA_WINDOW, vision_config=_VISION, mm_tokens_per_image=4),
+    "opt": dict(_COMMON, ffn_dim=FFN),
+    "gpt_neox": dict(_COMMON, intermediate_size=FFN),
+    "falcon": dict(_COMMON, ffn_hidden_size=FFN),
+    "bloom": {name: size for name, size in _COMMON.items() if name != "max_position_embeddings"},
+    "starcoder2": _GROUPED,
+}
+
+MODEL_TYPES = tuple(_SIZES)
+
+# Every shape of a block that a config can ask for and that the foldings tell apart.
+VARIANTS = (
+    ("llama", {}),
+    ("llama", dict(num_key_value_heads=HEADS)),
+    ("llama", dict(num_key_value_heads=1)),
+    ("llama", dict(head_dim=24, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    ("mistral", {}),
+    ("mistral", dict(head_dim=24)),
+    ("qwen2", {}),
+    ("qwen2", dict(tie_word_embeddings=True)),
+    ("qwen3", {}),
+    ("qwen3", dict(head_dim=32, attention_bias=True)),
+    ("phi3", {}),
+    ("phi3", dict(num_key_value_heads=HEADS)),
+    ("phi3", dict(num_key_value_heads=1, rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5))),
+    ("gemma", {}),
+    ("gemma", dict(num_key_value_heads=1, head_dim=32)),
+    ("gemma2", {}),
+    ("gemma2", dict(num_key_value_heads=HEADS, head_dim=32, attention_bias=True)),
+    ("gemma3_text", {}),
+    ("gemma3_text", dict(num_key_value_heads=1, head_dim=24)),
+    ("gemma3", {}),
+    ("opt", {}),
+    ("opt", dict(enable_bias=False, tie_word_embeddings=False)),
+    ("opt", dict(do_layer_norm_before=False, word_embed_proj_dim=32)),
+    ("opt", dict(layer_norm_elementwise_affine=False)),
+    ("opt", dict(activation_function="gelu")),
+    ("gpt_neox", {}),
+    ("gpt_neox", dict(use_parallel_residual=False, attention_bias=False)),
+    ("falcon", {}),
+    ("falcon", dict(bias=True, num_kv_heads=2)),
+    ("falcon", dict(multi_query=False, alibi=True, parallel_attn=False, bias=True)),
+    ("falcon", dict(multi_query=True, parallel_attn=False)),
+    ("falcon", dict(new_decoder_architecture=True, num_kv_heads=2, bias=True)),
+    ("falcon", dict(new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1)),
+    ("falcon", dict(new_decoder_architecture=True, num_kv_heads=1, tie_word_embeddings=False)),
+    ("bloom", {}),
+    ("bloom", dict(apply_residual_connection_post_layernorm=True)),
+    ("starcoder2", {}),
+    ("starcoder2", dict(use_bias=False, num_key_value_heads=HEADS, tie_word_embeddings=False)),
+)
+
+
+def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
+    """A causal LM with two blocks in float32 and eval mode; `overrides` go to its config.
+
+    Nothing in it is special: norm weights are not one, biases not zero, and a linear's output is about as large as
+    its input, so that no part can be wrong without showing in the logits. The same arguments give the same model.
+    """
+    # Configs write into the dictionaries they are given.
+    config = AutoConfig.for_model(model_type, **deepcopy({**_SIZES[model_type], **overrides}))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * noise)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    return model.eval()
+
+
+def tiny_tokens(batch: int = 2, length: int = 12) -> torch.Tensor:
+    """Token ids `(batch, length)` that any tiny model reads."""
+    return torch.randint(3, VOCAB, (batch, length), generator=torch.Generator().manual_seed(1))
