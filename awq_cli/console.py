@@ -1,0 +1,192 @@
+"""The terminal and the result files: the only module that prints a result."""
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any, TypeVar
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+T = TypeVar("T")
+
+
+class Console:
+    """Shows what a task reports while it runs (see `tasks.progress.Progress`) and, at the end, its result.
+
+    Results go to standard output; notes and progress bars to standard error, so that output can be piped.
+    """
+
+    def __init__(self) -> None:
+        self.out = Terminal(highlight=False, soft_wrap=False)
+        self.err = Terminal(stderr=True, highlight=False)
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.err.print(f"note: {text}", markup=False, soft_wrap=True)
+
+    def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            for item in items:
+                yield item
+                bar.advance(task)
+
+    def partial(self, item: Any) -> None:
+        """A response, in the original command's layout."""
+        self.out.print("*" * 40)
+        self.out.print(f"prompt: {item.prompt}", markup=False, soft_wrap=True)
+        self.out.print(f"response: {item.response}", markup=False, soft_wrap=True)
+
+    def show(self, result: Any) -> None:
+        SHOW[result.task](self.out, result)
+
+
+def _heading(out: Terminal, result: Any) -> None:
+    mode = ", flash attention" if result.flash_attention else ""
+    out.print(f"\n{result.checkpoint or 'float model'} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("layer", "prompt") else "right")
+    return table
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _show_quantize(out: Terminal, result: Any) -> None:
+    if any(layer.loss_awq is not None for layer in result.layers):
+        out.print(_loss_table(result))
+    if result.fallback_blocks:
+        out.print(
+            f"AWQ was worse than plain rounding in {len(result.fallback_blocks)} blocks, which are rounded plainly: "
+            + ", ".join(result.fallback_blocks),
+            soft_wrap=True,
+        )
+    size, seconds = result.size, result.seconds
+    out.print(
+        f"\n{result.model}: {_size(size.float_bytes)} in bfloat16 -> {_size(size.quantized_bytes)}, "
+        f"{size.bits_per_weight:.2f} bits a weight ({size.bits_per_weight_with_embeddings:.2f} with embeddings)",
+        soft_wrap=True,
+    )
+    out.print(
+        f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}), "
+        f"peak memory {_size(result.peak_rss_bytes)}"
+    )
+    if result.scales and result.awq == "run":
+        out.print(f"scales saved in {result.scales}", soft_wrap=True)
+    out.print(f"saved in [bold]{result.checkpoint}[/bold]", soft_wrap=True)
+
+
+def _loss_table(result: Any) -> Table:
+    """Per kind of layer (the name without its block), as geometric means over the blocks."""
+    kinds = defaultdict(list)
+    for layer in result.layers:
+        if layer.loss_awq is not None:
+            kinds[".".join(part for part in layer.name.split(".")[2:] if not part.isdigit())].append(layer)
+    table = _table("layer", "loss rounded", "loss AWQ", "AWQ / rounded", "ratio")
+    for kind, layers in kinds.items():
+        rtn = geometric_mean([max(layer.loss_rtn, 1e-30) for layer in layers])
+        awq = geometric_mean([max(layer.loss_awq, 1e-30) for layer in layers])
+        ratios = [layer.ratio for layer in layers if layer.ratio is not None]
+        mean = f"{sum(ratios) / len(ratios):.2f}" if ratios else "-"
+        table.add_row(kind, f"{rtn:.2e}", f"{awq:.2e}", f"{awq / rtn:.2f}", mean)
+    return table
+
+
+def _show_decode(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    table = _table("prompt", "prompt tokens", "new tokens", "first token ms", "ms/token", "tokens/s")
+    for row in result.responses:
+        rate = 1e3 / row.ms_per_token if row.ms_per_token else None
+        prompt = row.prompt if len(row.prompt) <= 40 else row.prompt[:37] + "..."
+        table.add_row(
+            prompt.replace("[", "\\["),
+            str(row.prompt_tokens),
+            str(row.new_tokens),
+            _number(row.ttft_ms),
+            _number(row.ms_per_token),
+            _number(rate),
+        )
+    out.print(table)
+
+
+def _show_benchmark(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    table = _table("prompt tokens", "first token ms", "prefill tokens/s", "ms/token", "decode tokens/s")
+    for row in result.rows:
+        table.add_row(
+            str(row.prompt_tokens),
+            _number(row.ttft_ms),
+            _number(row.prefill_tok_s),
+            _number(row.ms_per_token),
+            _number(row.decode_tok_s),
+        )
+    out.print(table)
+    out.print(
+        f"{result.threads} threads, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}"
+    )
+
+
+def _show_perplexity(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    out.print(
+        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {result.dataset}: {result.n_windows} windows of "
+        f"{result.window} tokens, {result.tokens} predicted, {result.seconds:.1f} s",
+        soft_wrap=True,
+    )
+
+
+SHOW = {
+    "quantize": _show_quantize,
+    "decode": _show_decode,
+    "benchmark": _show_benchmark,
+    "benchmark_long": _show_benchmark,
+    "perplexity": _show_perplexity,
+}
+
+
+def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
+    """The whole result as JSON, a benchmark's rows as CSV; each complete or not there."""
+    if json_file is not None:
+        _write(Path(json_file), json.dumps(asdict(result), indent=2) + "\n")
+    if csv_file is not None:
+        partial = Path(csv_file + ".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(result.rows[0]))
+            writer.writerows(asdict(row).values() for row in result.rows)
+        os.replace(partial, csv_file)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
