@@ -81,13 +81,13 @@ class PretrainedModel:
     def _read(self, stored_name: str, dtype: torch.dtype) -> Tensor:
         """A copy of one stored tensor in `dtype`, its values checked."""
         with self._source.borrow(stored_name) as stored:
-            if dtype.is_floating_point:
-                if stored.dtype not in FLOATS:
-                    raise ModelError(f"{self.name}: {stored_name} is stored as {stored.dtype}, not as floats")
-                # One vectorized pass; a NaN anywhere makes both ends NaN.
-                if stored.numel() and not all(end.isfinite() for end in torch.aminmax(stored)):
-                    raise ModelError(f"{self.name}: {stored_name} holds NaN or infinite weights")
-            return stored.to(dtype, copy=True, memory_format=torch.contiguous_format)
+            if dtype.is_floating_point and stored.dtype not in FLOATS:
+                raise ModelError(f"{self.name}: {stored_name} is stored as {stored.dtype}, not as floats")
+            tensor = stored.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        # One vectorized pass; a NaN anywhere makes both ends NaN.
+        if dtype.is_floating_point and not all(end.isfinite() for end in torch.aminmax(tensor)):
+            raise ModelError(f"{self.name}: {stored_name} holds NaN or infinite weights (as {dtype})")
+        return tensor
 
 
 def embedded_names() -> tuple[str, ...]:
@@ -100,17 +100,20 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False) -> Pretrai
 
     Raises `ModelError` with one line that says what was tried or what is wrong.
     """
-    path = Path(model_name).expanduser()
     if model_name in EMBEDDED:
         return _open_gguf(_embedded_file(model_name), model_name)
-    if path.is_dir():
+    with one_line_errors(f"no model {model_name!r}"):  # a name may be too long for a path, or have no such home
+        path = Path(model_name).expanduser()
+        is_directory, is_file, is_gguf = path.is_dir(), path.is_file(), path.suffix.lower() == ".gguf"
+    if is_directory:
         return _open_directory(path, path.resolve().name, trust_remote_code)
-    if path.is_file() and path.suffix.lower() == ".gguf":
+    if is_file and is_gguf:
         return _open_gguf(path, path.stem)
-    if path.is_file():
+    if is_file:
         raise ModelError(f"{model_name} is neither a model directory nor a .gguf file")
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name) or path.suffix.lower() == ".gguf":
-        raise ModelError(f"no model {model_name!r}: not one of {', '.join(EMBEDDED)}, no such directory or .gguf file")
+    if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
+        embedded = ", ".join(EMBEDDED)
+        raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
     return _open_directory(_download(model_name, trust_remote_code), model_name.split("/")[-1], trust_remote_code)
 
 
@@ -132,8 +135,8 @@ def _download(repository: str, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     small = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.py"] if trust_remote_code else [])
-    what = f"no model {repository!r}: not one of {', '.join(EMBEDDED)}, no such directory or .gguf file, and the hub"
-    with one_line_errors(f"{what} or its local cache did not give it"):
+    tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
+    with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
         folder = Path(snapshot_download(repository, allow_patterns=[*small, "model*.safetensors"], etag_timeout=5))
         if not any(folder.glob("*.safetensors")):
             snapshot_download(repository, allow_patterns=["pytorch_model*.bin"], etag_timeout=5)
@@ -143,6 +146,8 @@ def _download(repository: str, trust_remote_code: bool) -> Path:
 def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> PretrainedModel:
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory} is not a model directory: it holds no config.json")
     described = read_json(directory / "config.json")
     if "quantization_config" in described:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")

@@ -6,7 +6,7 @@ as long as it stays mapped, and a 13.5 GB model is read here within a few hundre
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -57,18 +57,29 @@ def read_json(path: Path) -> dict:
     return value
 
 
-class SafetensorsSource:
-    """The shards of a safetensors checkpoint, through the official reader, which checks their headers."""
+class Shards:
+    """What the formats of a model directory share. file_of: stored name -> the shard that holds it."""
 
     def __init__(self, files: tuple[Path, ...]):
         self.files = files
-        self._file_of: dict[str, Path] = {}
-        self.shapes = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.file_of: dict[str, Path] = {}
         for file in files:
-            with self._open(file) as shard:
-                names = list(shard.keys())
-                _claim(self._file_of, names, file)
-                self.shapes |= {name: tuple(shard.get_slice(name).get_shape()) for name in names}
+            for name, shape in self._list(file).items():
+                if name in self.file_of:
+                    raise ModelError(f"{name} is stored twice: in {self.file_of[name].name} and in {file}")
+                self.file_of[name], self.shapes[name] = file, shape
+
+    def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what one shard holds."""
+        raise NotImplementedError
+
+    def places(self, model: torch.nn.Module) -> dict[str, str]:
+        return checkpoint_places(model, self.shapes)
+
+
+class SafetensorsShards(Shards):
+    """A safetensors checkpoint, through the official reader, which checks the headers."""
 
     @staticmethod
     @contextmanager
@@ -80,27 +91,19 @@ class SafetensorsSource:
         with shard:
             yield shard
 
+    def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
+        with self._open(file) as shard:
+            return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}
+
     @contextmanager
     def borrow(self, name: str) -> Iterator[Tensor]:
         # Opening anew for each tensor costs tens of microseconds and gives its pages back at once.
-        with self._open(self._file_of[name]) as shard:
+        with self._open(self.file_of[name]) as shard:
             yield shard.get_tensor(name)
 
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
-        return checkpoint_places(model, self.shapes)
 
-
-class PickleSource:
-    """The parts of an old `pytorch_model.bin` checkpoint: tensors only, nothing else in a pickle is ever run."""
-
-    def __init__(self, files: tuple[Path, ...]):
-        self.files = files
-        self._file_of: dict[str, Path] = {}
-        self.shapes = {}
-        for file in files:
-            tensors = self._load(file)
-            _claim(self._file_of, tensors, file)
-            self.shapes |= {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+class PickleShards(Shards):
+    """An old `pytorch_model.bin` checkpoint: tensors only, nothing else in a pickle is ever run."""
 
     @staticmethod
     def _load(file: Path) -> dict[str, Tensor]:
@@ -110,18 +113,18 @@ class PickleSource:
             raise ModelError(f"{file} is not a table of tensors; save the model as safetensors")
         return tensors
 
+    def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self._load(file).items()}
+
     @contextmanager
     def borrow(self, name: str) -> Iterator[Tensor]:
-        yield self._load(self._file_of[name])[name]
-
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
-        return checkpoint_places(model, self.shapes)
+        yield self._load(self.file_of[name])[name]
 
 
 # (file of an unsharded checkpoint, index of a sharded one, its reader), the preferred format first.
-FORMATS: tuple[tuple[str, str, Callable[[tuple[Path, ...]], TensorSource]], ...] = (
-    ("model.safetensors", "model.safetensors.index.json", SafetensorsSource),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", PickleSource),
+FORMATS: tuple[tuple[str, str, type[Shards]], ...] = (
+    ("model.safetensors", "model.safetensors.index.json", SafetensorsShards),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", PickleShards),
 )
 
 
@@ -138,7 +141,7 @@ def open_directory(directory: Path) -> TensorSource:
             file_of = _read_index(directory / index)
             source = reader(tuple(directory / file for file in sorted(set(file_of.values()))))
             for name, file in file_of.items():
-                if name not in source.shapes:
+                if source.file_of.get(name) != directory / file:
                     raise ModelError(f"{directory / index} places {name} in {file}, which does not hold it")
             return source
     tried = ", ".join(name for single, index, _ in FORMATS for name in (single, index))
@@ -157,14 +160,6 @@ def _read_index(path: Path) -> dict[str, str]:
         if not (path.parent / file).is_file():
             raise ModelError(f"{path} names {file}, which is not there; the checkpoint is incomplete")
     return {name: str(file) for name, file in file_of.items()}
-
-
-def _claim(file_of: dict[str, Path], names, file: Path) -> None:
-    """Record that `file` holds `names`, each of which no other file may hold."""
-    for name in names:
-        if name in file_of:
-            raise ModelError(f"{name} is stored twice: in {file_of[name].name} and in {file}")
-        file_of[name] = file
 
 
 def checkpoint_places(model: torch.nn.Module, stored) -> dict[str, str]:
