@@ -4,6 +4,8 @@
 then bring single modules in and out, so that a model far larger than memory can be worked on block by block.
 """
 
+import ctypes
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,9 +71,8 @@ class PretrainedModel:
 
         What was changed in them is lost: `materialize` reads the file again.
         """
-        homes = _homes(self.model)
-        for tensor in {tensor for _, tensor in _tensors(self.model.get_submodule(module), module)}:
-            _replace(homes[tensor], tensor, torch.empty_like(tensor, device="meta"))
+        _move_to_meta(self.model, module)
+        _trim_heap()
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
@@ -194,17 +195,9 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     stored = _match(name, model, source)
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in _tensors(model)})
     return PretrainedModel(
-        name=_slug(name),
-        config=model.config,
-        generation_config=model.generation_config,
-        model=model,
-        dtype=dtype,
-        fingerprint=fingerprint(config, source.files),
-        float_bytes=values * torch.bfloat16.itemsize,
-        _source=source,
-        _stored=stored,
-        _open_tokenizer=tokenizer,
-    )
+        _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
+        values * torch.bfloat16.itemsize, source, stored, tokenizer,
+    )  # fmt: skip
 
 
 def _build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
@@ -215,9 +208,7 @@ def _build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Modu
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
-    homes = _homes(model)
-    for tensor in {tensor for _, tensor in _tensors(model)}:  # persistent buffers are not on meta yet
-        _replace(homes[tensor], tensor, torch.empty_like(tensor, device="meta"))
+    _move_to_meta(model, "")  # persistent buffers are not there yet
     model.config.architectures = [type(model).__name__]  # a GGUF file names none
     return model.eval().requires_grad_(False)
 
@@ -288,6 +279,19 @@ def _replace(homes: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
         new = nn.Parameter(new, requires_grad=False)
     for slots, leaf in homes:
         slots[leaf] = new
+
+
+def _move_to_meta(model: nn.Module, module: str) -> None:
+    homes = _homes(model)
+    for tensor in {tensor for _, tensor in _tensors(model.get_submodule(module), module)}:
+        _replace(homes[tensor], tensor, torch.empty_like(tensor, device="meta"))
+
+
+def _trim_heap() -> None:
+    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _slug(name: str) -> str:
