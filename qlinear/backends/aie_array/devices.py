@@ -68,8 +68,8 @@ class Kernel(NamedTuple):
 class SubVolume(NamedTuple):
     """The unit in which a weight reaches a core: `k` x `n` weights of one group size, in `size` bytes.
 
-    `zeros_at`, `scales_at` and `codes_at` are byte offsets. Codes lie in strips of `strip` columns, row-major within a
-    strip; `strip == n` is plain row-major.
+    `zeros_at`, `scales_at` and `codes_at` are byte offsets. Codes lie in strips of `strip` columns, row-major within
+    one; `strip == n` is plain row-major.
     """
 
     k: int

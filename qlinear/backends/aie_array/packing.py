@@ -32,53 +32,40 @@ class SubVolumes:
 def pack(weight: GridWeight, bias: Tensor | None, plan: Plan) -> SubVolumes:
     """Lay a weight `(N, K)` and its bias `(N,)` (any float dtype, rounded to bfloat16) out in sub-volumes."""
     volume = plan.sub_volume
-    rows, columns = -(-plan.k // volume.k), -(-plan.n // volume.n)
+    rows, columns = _live_grid(plan)
+    height, width = rows * volume.groups, columns * volume.n
+    zeros = _pad(weight.zeros.t().repeat_interleave(plan.replication, 0), height, width)
+    scales = _pad(weight.scales.t().repeat_interleave(plan.replication, 0), height, width)
+    codes = _pad(weight.codes.t(), rows * volume.k, width)
     packed = torch.zeros(rows, columns, volume.size, dtype=torch.uint8)
-
-    def write(values: Tensor, at: int) -> None:
-        # (rows * r, columns * n) -> (rows, columns, bytes of r x n)
-        tiles = values.view(rows, -1, columns, values.shape[1] // columns).transpose(1, 2)
-        tiles = tiles.reshape(rows, columns, -1)
-        packed[..., at : at + tiles.shape[-1]] = tiles
-
-    repeat = plan.replication
-    zeros = weight.zeros.t().repeat_interleave(repeat, 0)
-    scales = weight.scales.t().repeat_interleave(repeat, 0)
-    write(_join_nibbles(_pad(zeros, rows * volume.groups, columns * volume.n)), volume.zeros_at)
-    write(_pad(scales, rows * volume.groups, columns * volume.n).view(torch.uint8), volume.scales_at)
-    codes = _join_nibbles(_pad(weight.codes.t(), rows * volume.k, columns * volume.n))
-    # (rows, k, columns, strips, strip bytes) -> (rows, columns, strips, k, strip bytes)
-    strips = codes.view(rows, volume.k, columns, volume.n // volume.strip, volume.strip // 2)
-    strips = strips.permute(0, 2, 3, 1, 4).reshape(rows, columns, -1)
-    packed[..., volume.codes_at : volume.codes_at + strips.shape[-1]] = strips
+    for at, field in (
+        (volume.zeros_at, _tile(_join_nibbles(zeros), rows, columns)),
+        (volume.scales_at, _tile(scales.view(torch.uint8), rows, columns)),
+        (volume.codes_at, _tile(_join_nibbles(codes), rows, columns, volume.n // volume.strip)),
+    ):
+        packed[..., at : at + field.shape[-1]] = field
     return SubVolumes(packed, _pack_bias(bias, plan.n, columns, volume))
 
 
 def unpack(packed: SubVolumes, plan: Plan) -> tuple[GridWeight, Tensor]:
     """The weight and the bias that `pack` was given, in groups of the kernel; codes and zeros as 4-bit fields."""
     volume = plan.sub_volume
-    rows, columns, _ = packed.weights.shape
+    groups = volume.groups
 
-    def read(at: int, count: int) -> Tensor:
-        # (rows, columns, bytes of r x n) -> (rows * r, columns * n)
-        field = packed.weights[..., at : at + volume.groups * count].view(rows, columns, volume.groups, count)
-        return field.transpose(1, 2).reshape(rows * volume.groups, columns * count)
+    def field(at: int, size: int) -> Tensor:
+        return packed.weights[..., at : at + size]
 
-    zeros = _split_nibbles(read(volume.zeros_at, volume.n // 2))
-    scales = read(volume.scales_at, volume.n * 2).view(torch.bfloat16)
-    field = packed.weights[..., volume.codes_at : volume.codes_at + volume.k * volume.n // 2]
-    # (rows, columns, strips, k, strip bytes) -> (rows, k, columns, strips, strip bytes)
-    strips = field.view(rows, columns, volume.n // volume.strip, volume.k, volume.strip // 2)
-    codes = _split_nibbles(strips.permute(0, 3, 1, 2, 4).reshape(rows * volume.k, -1))
-    bias = packed.bias[:, : volume.n * 2].reshape(-1).view(torch.bfloat16)[: plan.n]
-    groups = plan.k // volume.group
+    zeros = _split_nibbles(_untile(field(volume.zeros_at, groups * volume.n // 2), groups))
+    scales = _untile(field(volume.scales_at, groups * volume.n * 2), groups).view(torch.bfloat16)
+    codes = field(volume.codes_at, volume.k * volume.n // 2)
+    codes = _split_nibbles(_untile(codes, volume.k, volume.n // volume.strip))
     weight = GridWeight(
         codes[: plan.k, : plan.n].t().contiguous(),
-        zeros[:groups, : plan.n].t().contiguous(),
-        scales[:groups, : plan.n].t().contiguous(),
+        zeros[: plan.k // volume.group, : plan.n].t().contiguous(),
+        scales[: plan.k // volume.group, : plan.n].t().contiguous(),
         plan.bits,
     )
-    return weight, bias
+    return weight, packed.bias[:, : volume.n * 2].reshape(-1).view(torch.bfloat16)[: plan.n]
 
 
 def write_buffers(packed: SubVolumes, plan: Plan) -> list[Tensor]:
@@ -100,7 +87,7 @@ def write_buffers(packed: SubVolumes, plan: Plan) -> list[Tensor]:
 def read_buffers(buffers: list[Tensor], plan: Plan) -> SubVolumes:
     """The sub-volumes that `write_buffers` was given."""
     volume, (rows, columns) = plan.sub_volume, plan.grid
-    weights = torch.empty(-(-plan.k // volume.k), -(-plan.n // volume.n), volume.size, dtype=torch.uint8)
+    weights = torch.empty(*_live_grid(plan), volume.size, dtype=torch.uint8)
     packed = SubVolumes(weights, torch.empty_like(weights[0]))
     for (k_block, n_block), buffer in zip(_blocks(plan), buffers, strict=True):
         grid = buffer.view(-1, rows, ZIG_ZAG, volume.size).transpose(0, 1).reshape(rows, columns, -1)
@@ -135,6 +122,23 @@ def _pack_bias(bias: Tensor | None, n: int, columns: int, volume: SubVolume) -> 
     packed = torch.zeros(columns, volume.size, dtype=torch.uint8)
     packed[:, : volume.n * 2] = values.view(torch.uint8).view(columns, -1)
     return packed
+
+
+def _live_grid(plan: Plan) -> tuple[int, int]:
+    """Rows and columns of the sub-volumes that hold any of the weight."""
+    return -(-plan.k // plan.sub_volume.k), -(-plan.n // plan.sub_volume.n)
+
+
+def _tile(values: Tensor, rows: int, columns: int, strips: int = 1) -> Tensor:
+    """Bytes `(rows * r, columns * strips * b)` -> `(rows, columns, strips * r * b)`."""
+    tiles = values.view(rows, values.shape[0] // rows, columns, strips, -1)
+    return tiles.permute(0, 2, 3, 1, 4).reshape(rows, columns, -1)
+
+
+def _untile(tiles: Tensor, height: int, strips: int = 1) -> Tensor:
+    """What `_tile` was given, for `r = height`."""
+    rows, columns, _ = tiles.shape
+    return tiles.view(rows, columns, strips, height, -1).permute(0, 3, 1, 2, 4).reshape(rows * height, -1)
 
 
 def _blocks(plan: Plan) -> list[tuple[int, int]]:

@@ -111,7 +111,7 @@ class Plan:
 def plan_matmul(device: Device, m: int, k: int, n: int, bits: int, group_size: int) -> Plan:
     """The plan for `m` rows times a weight of `k` x `n`; `TargetError` for what no kernel of `device` can run."""
     if bits not in (3, 4):
-        raise TargetError(f"{bits}-bit weights cannot run on {device.name}: its kernels hold 4-bit fields; use 3 or 4")
+        raise TargetError(f"{bits}-bit weights cannot run on {device.name}: its kernels read 4-bit codes; use 3 or 4")
     if m < 0 or k < 1 or n < 1:
         raise TargetError(f"a matmul of M={m}, K={k}, N={n} cannot be planned on {device.name}")
     group = _group_of(device, group_size)
