@@ -118,6 +118,16 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False) -> Pretrai
     return _open_directory(_download(model_name, trust_remote_code), model_name.split("/")[-1], trust_remote_code)
 
 
+def model_slug(model_name: str) -> str:
+    """The `name` that `open_pretrained` gives a model, without opening it."""
+    path = Path(model_name).expanduser()
+    if model_name in EMBEDDED:
+        return model_name
+    if path.is_dir():
+        return _slug(path.resolve().name)
+    return _slug(path.stem if path.suffix.lower() == ".gguf" else path.name)
+
+
 def _embedded_file(name: str) -> Path:
     """The embedded model's file, found in its package's record: importing it would need an inference runtime."""
     package, file = EMBEDDED[name]
@@ -191,7 +201,7 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
         raise ModelError(f"{name}: the configuration names {layers} layers but the weights hold {held} tensors")
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
-        model = _build_empty(config, dtype, trust_remote_code)
+        model = build_empty(config, dtype, trust_remote_code)
     stored = _match(name, model, source)
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in _tensors(model)})
     return PretrainedModel(
@@ -200,7 +210,7 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     )  # fmt: skip
 
 
-def _build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
     """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
