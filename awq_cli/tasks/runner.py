@@ -8,7 +8,7 @@ import torch
 from awq_cli import paths
 from checkpoints import store
 from checkpoints.pretrained import model_slug, open_pretrained
-from qlinear.backends.registry import create_backend
+from qlinear.backends.registry import open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
 
@@ -63,17 +63,17 @@ def open_runnable(request: ModelRequest) -> Runnable:
     """Load the float model or the quantized checkpoint that the request names onto its target."""
     if request.precision == "bf16":
         return _open_float(request)
-    backend, note = create_backend(request.target)
+    target = open_target(request.target)
     directory = _checkpoint(request)
-    loaded = store.load(directory, backend, request.flash_attention, request.trust_remote_code)
+    loaded = store.load(directory, target.backend, request.flash_attention, request.trust_remote_code)
     return Runnable(
         loaded.model,
         loaded.tokenizer,
-        backend.name,
+        target.backend.name,
         loaded.flash_attention,
         loaded.model_bytes,
         str(directory),
-        (note,) if note else (),
+        (target.note,) if target.note else (),
     )
 
 
@@ -82,9 +82,9 @@ def _open_float(request: ModelRequest) -> Runnable:
         raise OptionError(f"--precision bf16 runs the float model, which --target {request.target} cannot; use cpu")
     if request.checkpoint is not None:
         raise OptionError("--checkpoint is a quantized model, --precision bf16 the float one; give one of them")
-    backend, _ = create_backend(request.target)
+    device = open_target(request.target).backend.device
     source = open_pretrained(request.model_name, request.trust_remote_code)
-    model = source.load().to(backend.device)
+    model = source.load().to(device)
     name = f"{request.target}/torch bf16"
     return Runnable(model, source.tokenizer, name, bool(request.flash_attention), source.float_bytes, None)
 

@@ -10,6 +10,10 @@ import torch
 from qlinear.errors import TargetError
 
 LIBRARY = Path(__file__).parent.parent / "_kernels.so"
+HOW_TO_BUILD = (
+    "the native kernels are not built (they need x86-64 and a C++17 compiler when the package is installed); install "
+    "again with g++ or clang++ present"
+)
 ISA_VARIABLE = "RUN_AWQ_ISA"
 ISAS = ("scalar", "avx2", "avx512", "avx512bf16")
 DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
@@ -40,17 +44,18 @@ _SIGNATURES = {
 }
 
 
+def is_built() -> bool:
+    return LIBRARY.exists()
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The library, loaded once, its parallel loops on torch's own threads.
 
     Raises `TargetError` where it was not built.
     """
-    if not LIBRARY.exists():
-        raise TargetError(
-            "the native kernels are not built (they need x86-64 and a C++17 compiler when the package is installed); "
-            "install again with g++ or clang++ present"
-        )
+    if not is_built():
+        raise TargetError(HOW_TO_BUILD)
     loaded = ctypes.CDLL(str(LIBRARY))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
