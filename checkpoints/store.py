@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.pretrained import build_empty
+from checkpoints.pretrained import build_empty, check_depth
 from checkpoints.sources import TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, ModelError
@@ -52,7 +52,7 @@ def load(
     config = _read_config(directory)
     quantization = read_quantization(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
-    model = _empty_model(directory, trust_remote_code)
+    model = _empty_model(directory, len(source.shapes), trust_remote_code)
     load_weights(model, source, quantization)
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
@@ -76,12 +76,13 @@ def _read_config(directory: Path) -> dict:
     return config
 
 
-def _empty_model(directory: Path, trust_remote_code: bool) -> nn.Module:
+def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoConfig, GenerationConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
+        check_depth(str(directory), opened, n_tensors)
         model = build_empty(opened, torch.bfloat16, trust_remote_code)
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
@@ -110,9 +111,12 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
     if not isinstance(section, dict) or section.get("format") != "pack-quantized":
         raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
     groups = section.get("config_groups")
-    weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
-    if not weights or not all(isinstance(entry, dict) for entry in weights):
+    schemes = list(groups.values()) if isinstance(groups, dict) else []
+    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
+    if not schemes or not all(isinstance(entry, dict) for entry in weights) or len(weights) < len(schemes):
         raise CheckpointError(f"{where} has no config_groups with weights")
+    if any(scheme.get("input_activations") or scheme.get("output_activations") for scheme in schemes):
+        raise CheckpointError(f"{where} quantizes activations too; this program runs quantized weights only")
     for entry in weights:
         if entry.get("num_bits") not in BITS:
             raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
@@ -120,6 +124,8 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
             raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
         if entry.get("symmetric") is not False or entry.get("strategy") != "group":
             raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
+        if entry.get("actorder") in ("group", "dynamic", True):
+            raise CheckpointError(f"{where} permutes channels between groups (actorder); this program does not run that")
     bits = {entry["num_bits"] for entry in weights}
     if len(bits) > 1:
         raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
@@ -183,18 +189,20 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
         "weight_packed": (n, -(-k * bits // 32)),
         "weight_zero_point": (-(-n * bits // 32), groups),
         "weight_scale": (n, groups),
+        "bias": None if linear.bias is None else (n,),
     }
     for part, shape in expected.items():
         if shapes[part] != shape:
             raise CheckpointError(
                 f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
             )
-    words, zeros, scales = (_read(source, f"{name}.{part}") for part in expected)
+    words, zeros, scales, bias = (
+        None if shape is None else _read(source, f"{name}.{part}") for part, shape in expected.items()
+    )
     if words.dtype != torch.int32 or zeros.dtype != torch.int32:
         raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")
     if not torch.isfinite(scales).all():
         raise CheckpointError(f"{name}.weight_scale holds a value that is not finite")
-    bias = _read(source, f"{name}.bias") if shapes["bias"] else None
     return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), (n, k), bits), bias)
 
 
