@@ -98,7 +98,8 @@ def run(request: Request, progress: Progress) -> Result:
         source, request.awq, request.group_size, request.lm_head_group_size if request.lm_head else None
     )
     if request.group_size is None:
-        progress.note(f"group size {plan.group_size}: the largest of {paths.DEFAULT_GROUP_SIZES} that fits every layer")
+        sizes = ", ".join(map(str, paths.DEFAULT_GROUP_SIZES))
+        progress.note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer")
     with CheckpointWriter(_directory(source.name, request, plan), request.overwrite) as writer:
         scaling = open_scaling(request, source, plan, _quantizer(request.w_bit, plan.group_size), progress)
         opened = time.perf_counter()
