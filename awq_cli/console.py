@@ -1,8 +1,10 @@
 """The terminal and the result files: the only module that prints a result."""
 
 import csv
+import io
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
@@ -11,11 +13,18 @@ from statistics import geometric_mean
 from typing import Any, TypeVar
 
 from rich.console import Console as Terminal
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
+
+from qlinear.errors import OptionError
 
 T = TypeVar("T")
+
+# Seconds between two lines of progress where there is no terminal to move a bar on.
+LOG_EVERY = 30
 
 
 class Console:
@@ -25,8 +34,8 @@ class Console:
     """
 
     def __init__(self) -> None:
-        self.out = Terminal(highlight=False, soft_wrap=False)
-        self.err = Terminal(stderr=True, highlight=False)
+        self.out = Terminal(highlight=False, emoji=False)
+        self.err = Terminal(stderr=True, highlight=False, emoji=False)
 
     def __enter__(self) -> "Console":
         return self
@@ -37,6 +46,9 @@ class Console:
         self.err.print(f"note: {text}", markup=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        if not self.err.is_terminal:
+            yield from self._log(items, total, what)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,6 +63,15 @@ class Console:
                 yield item
                 bar.advance(task)
 
+    def _log(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        start = last = time.monotonic()
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if done and now - last >= LOG_EVERY:
+                elapsed, last = now - start, now
+                self.note(f"{what} {done}/{total} after {elapsed:.0f} s, {elapsed / done * (total - done):.0f} s left")
+            yield item
+
     def partial(self, item: Any) -> None:
         """A response, in the original command's layout."""
         self.out.print("*" * 40)
@@ -63,14 +84,26 @@ class Console:
 
 def _heading(out: Terminal, result: Any) -> None:
     mode = ", flash attention" if result.flash_attention else ""
-    out.print(f"\n{result.checkpoint or 'float model'} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
+    out.print(f"\n{_plain(result.checkpoint or result.model)} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """The user's text, in which brackets are brackets and not markup."""
+    return escape(text)
 
 
 def _table(*columns: str) -> Table:
+    """Names to the left, figures to the right; where there is no room, names give way (see `_name`)."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("layer", "prompt") else "right")
+    table.add_column(columns[0], vertical="bottom")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def _name(text: str) -> Text:
+    """A cell of the first column: one line, cut where there is no room."""
+    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -101,8 +134,8 @@ def _show_quantize(out: Terminal, result: Any) -> None:
         f"peak memory {_size(result.peak_rss_bytes)}"
     )
     if result.scales and result.awq == "run":
-        out.print(f"scales saved in {result.scales}", soft_wrap=True)
-    out.print(f"saved in [bold]{result.checkpoint}[/bold]", soft_wrap=True)
+        out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
+    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]", soft_wrap=True)
 
 
 def _loss_table(result: Any) -> Table:
@@ -123,12 +156,11 @@ def _loss_table(result: Any) -> Table:
 
 def _show_decode(out: Terminal, result: Any) -> None:
     _heading(out, result)
-    table = _table("prompt", "prompt tokens", "new tokens", "first token ms", "ms/token", "tokens/s")
+    table = _table("prompt", "prompt\ntokens", "new\ntokens", "first\ntoken ms", "ms per\ntoken", "tokens\nper s")
     for row in result.responses:
         rate = 1e3 / row.ms_per_token if row.ms_per_token else None
-        prompt = row.prompt if len(row.prompt) <= 40 else row.prompt[:37] + "..."
         table.add_row(
-            prompt.replace("[", "\\["),
+            _name(row.prompt),
             str(row.prompt_tokens),
             str(row.new_tokens),
             _number(row.ttft_ms),
@@ -150,15 +182,16 @@ def _show_benchmark(out: Terminal, result: Any) -> None:
             _number(row.decode_tok_s),
         )
     out.print(table)
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     out.print(
-        f"{result.threads} threads, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}"
+        f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}"
     )
 
 
 def _show_perplexity(out: Terminal, result: Any) -> None:
     _heading(out, result)
     out.print(
-        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {result.dataset}: {result.n_windows} windows of "
+        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {_plain(result.dataset)}: {result.n_windows} x "
         f"{result.window} tokens, {result.tokens} predicted, {result.seconds:.1f} s",
         soft_wrap=True,
     )
@@ -173,20 +206,40 @@ SHOW = {
 }
 
 
+def check_writable(option: str, path: str | None) -> None:
+    """Before hours of work: whether a result can be written where `option` asks for it."""
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir():
+        raise OptionError(f"{option} {path} is a directory; name a file")
+    if not folder.is_dir():
+        raise OptionError(f"{option} {path}: there is no directory {folder}")
+    if not os.access(path if _is_written_through(Path(path)) else folder, os.W_OK):
+        raise OptionError(f"{option} {path} cannot be written: no permission")
+
+
+def _is_written_through(path: Path) -> bool:
+    """Whether `path` is a link, a pipe or a terminal (/dev/stdout is one): no file may be put in its place."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
 def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
     """The whole result as JSON, a benchmark's rows as CSV; each complete or not there."""
     if json_file is not None:
         _write(Path(json_file), json.dumps(asdict(result), indent=2) + "\n")
     if csv_file is not None:
-        partial = Path(csv_file + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(result.rows[0]))
-            writer.writerows(asdict(row).values() for row in result.rows)
-        os.replace(partial, csv_file)
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(field.name for field in fields(result.rows[0]))
+        writer.writerows(asdict(row).values() for row in result.rows)
+        _write(Path(csv_file), table.getvalue())
 
 
 def _write(path: Path, text: str) -> None:
+    if _is_written_through(path):
+        path.write_text(text, encoding="utf-8", newline="")
+        return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 from dataclasses import fields
-from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -36,12 +36,18 @@ def command(context: click.Context, **values) -> None:
     """
     _quiet_libraries()
     module = importlib.import_module(MODULES[values["task"]])
-    _refuse_foreign_options(context, values["task"], {field.name for field in fields(module.Request)})
-    for name in ("json_file", "csv_file"):
-        _check_writable(name, values[name])
-    _set_threads(values["num_torch_threads"])
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+    _refuse_foreign_options(given, values["task"], {field.name for field in fields(module.Request)})
+    _refuse_idle_options(given, values)
     from awq_cli import console
 
+    for name in ("json_file", "csv_file"):
+        console.check_writable("--" + name.removesuffix("_file"), values[name])
+    _set_threads(values["num_torch_threads"])
     request = module.Request(**{field.name: values[field.name] for field in fields(module.Request)})
     with console.Console() as screen:
         result = module.run(request, screen)
@@ -53,27 +59,20 @@ def command(context: click.Context, **values) -> None:
 OF_THE_COMMAND = {"task", "num_torch_threads", "json_file"}
 
 
-def _refuse_foreign_options(context: click.Context, task: str, understood: set[str]) -> None:
+def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[str]) -> None:
+    """given: the parameters on the command line, each with its option as it is spelled there."""
     if task.startswith("benchmark"):
         understood = understood | {"csv_file"}
-    for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-        if given and parameter.name not in understood | OF_THE_COMMAND:
-            raise OptionError(f"{parameter.opts[0]} means nothing for --task {task}; leave it out")
+    for name, option in given.items():
+        if name not in understood | OF_THE_COMMAND:
+            raise OptionError(f"{option} means nothing for --task {task}; leave it out")
 
 
-def _check_writable(name: str, path: str | None) -> None:
-    """Before hours of work: whether the result can be written where it was asked for."""
-    if path is None:
-        return
-    option = "--" + name.removesuffix("_file")
-    if Path(path).is_dir():
-        raise OptionError(f"{option} {path} is a directory; name a file")
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise OptionError(f"{option} {path}: there is no directory {folder}")
-    if not os.access(path if Path(path).exists() else folder, os.W_OK):
-        raise OptionError(f"{option} {path} cannot be written: no permission")
+def _refuse_idle_options(given: dict[str, str], values: dict[str, Any]) -> None:
+    for holds, when, names in options.IDLE:
+        for name in names:
+            if name in given and holds(values):
+                raise OptionError(f"{given[name]} means nothing {when}; leave it out")
 
 
 def _set_threads(threads: int | None) -> None:
@@ -87,18 +86,26 @@ def _quiet_libraries() -> None:
     """What goes wrong is said once, by us: not by a library's warning before it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal may lack a letter of what a model writes
     try:
         command.main(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        _fail(error.format_message())
     except AwqError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    """One line, whatever is in it: click lists choices on lines of their own, a file's name may hold anything."""
+    click.echo("error: " + " ".join(line.strip() for line in message.splitlines()), err=True)
+    sys.exit(2)

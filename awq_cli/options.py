@@ -26,7 +26,8 @@ awq = click.option(
     type=click.Choice(["auto", "load", "run", "none"]),
     default="auto",
     show_default=True,
-    help="Load AWQ scales from a file, run the search, round plainly, or load if there is a file, else run.",
+    help="Load AWQ scales from a file, run the search for them, or round plainly (none); auto loads if a fitting file is "
+    "there, else runs.",
 )
 scales = click.option(
     "--scales",
@@ -54,7 +55,7 @@ n_samples = click.option(
 seqlen = click.option(
     "--seqlen", type=click.IntRange(8), default=512, show_default=True, help="Tokens per calibration sample."
 )
-seed = click.option("--seed", type=int, default=42, show_default=True, help="Draws the calibration samples.")
+seed = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Draws the calibration samples.")
 precision = click.option(
     "--precision",
     type=click.Choice(["bf16", "w4abf16"]),
@@ -106,6 +107,18 @@ ALL = (
     precision, target, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows, output, checkpoint,
     overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
 )  # fmt: skip
+
+_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "lm_head")
+_CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed")
+
+# Which options mean nothing beside which: (test of all values, in words, the idle ones).
+IDLE = (
+    (lambda values: not values["lm_head"], "without --lm_head", ("lm_head_group_size",)),
+    (lambda values: values["awq"] == "none", "with --awq none", ("scales", *_CALIBRATION)),
+    (lambda values: values["awq"] == "load", "with --awq load", _CALIBRATION),
+    (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
+    (lambda values: values["precision"] == "bf16", "with --precision bf16", ("checkpoint", *_WHICH_CHECKPOINT[1:])),
+)
 
 
 def every_option(command):

@@ -1,8 +1,10 @@
 """Where checkpoints and scales files lie, and how a checkpoint is found again from the options that made it."""
 
 import os
+import shlex
 from pathlib import Path
 
+from checkpoints.pretrained import model_slug
 from qlinear.errors import CheckpointError
 
 MODELS = Path("quantized_models")
@@ -22,25 +24,26 @@ def scales_path(model: str, w_bit: int, group_size: int) -> Path:
 
 
 def find_checkpoint(
-    model: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool, flash_attention: bool | None
+    model_name: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool, flash_attention: bool | None
 ) -> Path:
     """The checkpoint that `quantize` makes of the same options; raises `CheckpointError` naming those that exist.
 
     A checkpoint made with `--flash_attention` differs only in its default, so either kind serves; the one made with
     the same flag is preferred.
     """
+    model = model_slug(model_name)
     for size in (group_size,) if group_size else DEFAULT_GROUP_SIZES:
         for flash in (True, False) if flash_attention else (False, True):
             path = MODELS / checkpoint_name(model, w_bit, size, awq, lm_head, flash)
             if (path / "config.json").is_file():
                 return path
-    raise CheckpointError(_missing(model, w_bit, group_size, awq, lm_head))
+    raise CheckpointError(_missing(model_name, w_bit, group_size, awq, lm_head))
 
 
-def _missing(model: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool) -> str:
-    there = sorted(path.parent.name for path in MODELS.glob("*/config.json")) if MODELS.is_dir() else []
+def _missing(model_name: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool) -> str:
+    there = sorted(path.parent.name for path in MODELS.glob("[!.]*/config.json"))
     have = f"{MODELS}/ has {', '.join(there)}" if there else f"{MODELS}/ has none"
-    wanted = checkpoint_name(model, w_bit, group_size or 0, awq, lm_head, False).replace("-g0-", "-g*-")
-    make = f"run_awq.py --task quantize --model_name {model} --w_bit {w_bit}"
+    wanted = checkpoint_name(model_slug(model_name), w_bit, group_size or 0, awq, lm_head, False).replace("-g0-", "-g*-")
+    make = f"run_awq.py --task quantize --model_name {shlex.quote(model_name)} --w_bit {w_bit}"
     make += f" --group_size {group_size}" * bool(group_size) + " --awq none" * (not awq) + " --lm_head" * lm_head
     return f"no checkpoint {MODELS / wanted}; {have}; make it with: {make}"

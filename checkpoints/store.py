@@ -159,7 +159,11 @@ def load_weights(model: nn.Module, source: TensorSource, quantization: Quantizat
 
 def _read(source: TensorSource, name: str) -> Tensor:
     with source.borrow(name) as tensor:
-        return tensor.clone()
+        value = tensor.clone()
+    # One vectorized pass; a NaN anywhere makes both ends NaN.
+    if value.is_floating_point() and not all(end.isfinite() for end in torch.aminmax(value)):
+        raise CheckpointError(f"{name} holds a value that is not finite; quantize the model again")
+    return value
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:
@@ -202,8 +206,6 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
     )
     if words.dtype != torch.int32 or zeros.dtype != torch.int32:
         raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")
-    if not torch.isfinite(scales).all():
-        raise CheckpointError(f"{name}.weight_scale holds a value that is not finite")
     return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), (n, k), bits), bias)
 
 

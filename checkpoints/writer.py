@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,13 +25,14 @@ class CheckpointWriter:
 
     def __init__(self, directory: Path, overwrite: bool = False):
         """Raises `CheckpointError` if something is there already and `overwrite` is not given."""
+        if directory.exists() and not (directory / "config.json").is_file():
+            raise CheckpointError(f"{directory} is there already and no checkpoint; give another --output")
         if directory.exists() and not overwrite:
             raise CheckpointError(f"{directory} exists already; give --overwrite to replace it, or another --output")
-        if directory.exists() and not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory} is not a checkpoint, so --overwrite does not replace it")
         self.directory = directory
         self._place = directory.resolve()  # "." has no name to put another beside
         self.partial = self._place.with_name(f".{self._place.name}.partial")
+        self._made = [folder for folder in self._place.parents if not folder.exists()]
         self.bytes = 0
         self._pending: dict[str, Tensor] = {}
         self._shards: list[list[str]] = []
@@ -45,6 +47,9 @@ class CheckpointWriter:
 
     def __exit__(self, *_) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
+        for folder in self._made:  # the innermost first
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
     def add(self, name: str, tensor: Tensor) -> None:
         self._pending[name] = tensor.detach().contiguous()
@@ -63,6 +68,11 @@ class CheckpointWriter:
         self._shards.append(list(self._pending))
         self._pending = {}
 
+    def _as_readable_as(self, other: Path) -> None:
+        """Give the shards the permissions of a file written the usual way: safetensors lets only the owner read."""
+        for index in range(len(self._shards)):
+            shutil.copymode(other, self.partial / f"shard-{index}")
+
     def finish(self, config, generation_config, tokenizer, quantization: dict, recipe: dict) -> None:
         """Write what is not a weight, and give the directory its name."""
         self._flush()
@@ -70,13 +80,14 @@ class CheckpointWriter:
         config.quantization_config = quantization
         config.dtype = torch.bfloat16
         try:
-            self._name_shards()
             config.save_pretrained(self.partial)
             if generation_config is not None:
                 # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
                 generation_config.to_json_file(self.partial / "generation_config.json")
             tokenizer.save_pretrained(self.partial)
             (self.partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            self._as_readable_as(self.partial / RECIPE)
+            self._name_shards()
             self._publish()
         except OSError as error:
             raise CheckpointError(f"cannot write {self.directory}: {error}") from error

@@ -42,6 +42,7 @@ class Row:
 @dataclass(frozen=True)
 class Result:
     task: str
+    model: str
     target: str
     backend: str
     precision: str
@@ -71,6 +72,7 @@ def run(request: Request, progress: Progress) -> Result:
     ]
     return Result(
         request.task,
+        runnable.name,
         request.target,
         runnable.backend,
         request.precision,

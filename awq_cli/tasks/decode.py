@@ -46,6 +46,7 @@ class Response:
 @dataclass(frozen=True)
 class Result:
     task: str
+    model: str
     target: str
     backend: str
     flash_attention: bool
@@ -77,12 +78,20 @@ def run(request: Request, progress: Progress) -> Result:
         )
         progress.partial(responses[-1])
     return Result(
-        "decode", request.target, runnable.backend, runnable.flash_attention, runnable.checkpoint, responses
+        "decode",
+        runnable.name,
+        request.target,
+        runnable.backend,
+        runnable.flash_attention,
+        runnable.checkpoint,
+        responses,
     )
 
 
 def _encode(runnable: Runnable, prompt: str, chat: bool):
     tokenizer = runnable.tokenizer
+    if not prompt.strip():
+        raise OptionError(f"--prompt {prompt!r} is empty; give some text")
     if chat:
         if not tokenizer.chat_template:
             raise OptionError("--chat: this model's tokenizer has no chat template; leave --chat out")

@@ -29,6 +29,7 @@ class Result:
     """tokens: how many were predicted, that is all but the first of each window."""
 
     task: str
+    model: str
     target: str
     backend: str
     precision: str
@@ -56,6 +57,7 @@ def run(request: Request, progress: Progress) -> Result:
     tokens = len(windows) * (request.window - 1)
     return Result(
         "perplexity",
+        runnable.name,
         request.target,
         runnable.backend,
         request.precision,
@@ -75,7 +77,7 @@ def _windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> T
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one --window of {window}; use a smaller one")
     if n_windows is not None and n_windows > available:
-        raise OptionError(f"--n_windows {n_windows}: {name} has {available} windows of {window} tokens")
+        raise OptionError(f"--n_windows {n_windows}: {name} has only {available} windows of {window} tokens; use fewer")
     count = n_windows or available
     return tokens[: count * window].view(count, window)
 

@@ -7,8 +7,8 @@ import torch
 
 from awq_cli import paths
 from checkpoints import store
-from checkpoints.pretrained import model_slug, open_pretrained
-from qlinear.backends.registry import create_backend
+from checkpoints.pretrained import open_pretrained
+from qlinear.backends.registry import open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
 
@@ -31,8 +31,9 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class Runnable:
-    """backend: which code runs the quantized layers; model_bytes: weights and buffers as stored."""
+    """name: of the model or of its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored."""
 
+    name: str
     model: torch.nn.Module
     tokenizer: object
     backend: str
@@ -63,37 +64,36 @@ def open_runnable(request: ModelRequest) -> Runnable:
     """Load the float model or the quantized checkpoint that the request names onto its target."""
     if request.precision == "bf16":
         return _open_float(request)
-    backend, note = create_backend(request.target)
+    target = open_target(request.target)
     directory = _checkpoint(request)
-    loaded = store.load(directory, backend, request.flash_attention, request.trust_remote_code)
+    loaded = store.load(directory, target.backend, request.flash_attention, request.trust_remote_code)
     return Runnable(
+        directory.resolve().name,
         loaded.model,
         loaded.tokenizer,
-        backend.name,
+        target.backend.name,
         loaded.flash_attention,
         loaded.model_bytes,
         str(directory),
-        (note,) if note else (),
+        (target.note,) if target.note else (),
     )
 
 
 def _open_float(request: ModelRequest) -> Runnable:
     if request.target.startswith("aie"):
         raise OptionError(f"--precision bf16 runs the float model, which --target {request.target} cannot; use cpu")
-    if request.checkpoint is not None:
-        raise OptionError("--checkpoint is a quantized model, --precision bf16 the float one; give one of them")
-    backend, _ = create_backend(request.target)
+    device = open_target(request.target).backend.device
     source = open_pretrained(request.model_name, request.trust_remote_code)
-    model = source.load().to(backend.device)
-    name = f"{request.target}/torch bf16"
-    return Runnable(model, source.tokenizer, name, bool(request.flash_attention), source.float_bytes, None)
+    model = source.load().to(device)
+    code = f"{request.target}/torch bf16"
+    return Runnable(source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None)
 
 
 def _checkpoint(request: ModelRequest) -> Path:
     if request.checkpoint is not None:
         return Path(request.checkpoint)
     return paths.find_checkpoint(
-        model_slug(request.model_name),
+        request.model_name,
         request.w_bit,
         request.group_size,
         request.awq != "none",

@@ -17,6 +17,7 @@ from scales import calibration, fold, zoo
 from scales.awq import LayerLoss, quantize_block, watched_modules
 from scales.calibration import CalibrationBlocks
 from scales.observe import Call, observe_block, record_calls
+from scales.precision import onednn_float32
 from scales.search import Quantizer
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
@@ -98,13 +99,14 @@ class SearchedScaling:
     def apply(self, index: int, block: nn.Module) -> dict[str, LayerLoss]:
         unit, architecture = self.plan.units[index], self.plan.architecture
         linears = unit_linears(self.source.model, unit)
-        seen = observe_block(
-            block, linears, watched_modules(architecture), self.hidden, self.calls[index], N_CONFIRM_SAMPLES
-        )
+        with onednn_float32():
+            seen = observe_block(
+                block, linears, watched_modules(architecture), self.hidden, self.calls[index], N_CONFIRM_SAMPLES
+            )
+            found = quantize_block(
+                block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
+            )
         self.hidden = seen.outputs
-        found = quantize_block(
-            block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
-        )
         if found.fell_back:
             self.fallback_blocks.append(unit)
         for edge, vector in found.scales:
@@ -122,8 +124,6 @@ def open_scaling(
 ) -> Scaling:
     """Decide between the three by `request.awq`; `auto` loads a file that fits exactly, and searches otherwise."""
     if request.awq == "none":
-        if request.scales is not None:
-            raise OptionError("--scales means nothing with --awq none; leave one of them out")
         return NoScaling()
     default = paths.scales_path(source.name, request.w_bit, plan.group_size)
     path = Path(request.scales) if request.scales else default
@@ -134,7 +134,10 @@ def open_scaling(
         if _fits(file, request, source):
             progress.note(f"loading AWQ scales from {path}")
             return _load(path, file, request, source, plan)
-        progress.note(f"{path} was made from other calibration data or another model; searching anew")
+        made = f"{path} was made from other calibration data or another model"
+        if request.scales:
+            raise OptionError(f"{made}; --awq load takes it as it is, --awq run replaces it")
+        progress.note(f"{made}; searching anew and replacing it")
     return _search(path, request, source, plan, quantize, progress)
 
 
@@ -177,6 +180,10 @@ def _fits(file: zoo.ScaleFile, request, source: PretrainedModel) -> bool:
 def _search(
     path: Path, request, source: PretrainedModel, plan: Plan, quantize: Quantizer, progress: Progress
 ) -> SearchedScaling:
+    context = getattr(source.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and request.seqlen > context:
+        raise OptionError(f"--seqlen {request.seqlen} is more than the model's context of {context} tokens")
+    _check_writable(path)
     text = calibration.read_text(request.calib_data)
     blocks = calibration.token_blocks(source.tokenizer, text, request.n_samples, request.seqlen, request.seed)
     drawn = len(blocks.tokens)
@@ -197,6 +204,16 @@ def _search(
     }
     hidden, calls = _first_inputs(source, plan, blocks.tokens)
     return SearchedScaling(path, source, plan, quantize, blocks, zoo.ScaleFile(meta=meta), hidden, calls)
+
+
+def _check_writable(path: Path) -> None:
+    """Before hours of search: whether its scales can be kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"scales cannot be saved in {path}: {error.strerror}; give another --scales") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OptionError(f"scales cannot be saved in {path}: it is no file that can be written; give another --scales")
 
 
 def _first_inputs(source: PretrainedModel, plan: Plan, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:

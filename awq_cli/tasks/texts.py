@@ -27,8 +27,10 @@ def open_text(source: str) -> Text:
         return Text(Path(source).name, Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise OptionError(f"--dataset {source}: no such file, and neither raw nor non-raw") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--dataset {source} cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise OptionError(f"--dataset {source} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise OptionError(f"--dataset {source} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def _wikitext_rows(config: str) -> list[str]:

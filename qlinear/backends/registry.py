@@ -1,36 +1,62 @@
-"""Target name -> backend, imported only when asked for. A new target is one file and one line in `TARGETS`."""
+"""Target name -> backend, imported only when asked for. A new target is one function and one line in `TARGETS`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from qlinear.backends.base import Backend
+from qlinear.errors import TargetError
 
 
-def _cpu() -> tuple[Backend, str | None]:
+@dataclass(frozen=True)
+class Target:
+    """backend: what runs; note: what the user should know of it, where it is not what the name promises."""
+
+    backend: Backend
+    note: str | None = None
+
+
+def _cpu() -> Target:
+    from qlinear.backends import native
+
+    if native.is_built():
+        from qlinear.backends.cpu import CpuBackend
+
+        return Target(CpuBackend())
     from qlinear.backends.reference import ReferenceBackend
 
-    return ReferenceBackend("cpu/torch"), None
+    return Target(ReferenceBackend("cpu/torch"), f"running in plain torch, many times slower: {native.HOW_TO_BUILD}")
 
 
-def _cuda() -> tuple[Backend, str | None]:
+def _cuda() -> Target:
     import torch
 
     from qlinear.backends.reference import ReferenceBackend
-    from qlinear.errors import TargetError
 
     if not torch.cuda.is_available():
         raise TargetError("--target cuda: torch finds no CUDA device on this machine; use --target cpu")
-    return ReferenceBackend("cuda/torch", "cuda"), None
+    return Target(ReferenceBackend("cuda/torch", "cuda"))
 
 
-TARGETS: dict[str, Callable[[], tuple[Backend, str | None]]] = {
+def _aie_emu() -> Target:
+    from qlinear.backends.aie import AieBackend
+
+    return Target(AieBackend())
+
+
+def _aie() -> Target:
+    from qlinear.backends.aie import AieBackend, find_npu
+
+    return Target(AieBackend(), f"--target aie: {find_npu()}")
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
     "cpu": _cpu,
     "cuda": _cuda,
+    "aie": _aie,
+    "aie_emu": _aie_emu,
 }
 
 
-def create_backend(target: str) -> tuple[Backend, str | None]:
-    """The backend that runs `target` on this machine, and what the user should know of it, if anything.
-
-    Raises `TargetError` with the reason if none does.
-    """
-    return TARGETS[target]()
+def open_target(name: str) -> Target:
+    """The backend that runs `--target name` on this machine; raises `TargetError` with the reason if none does."""
+    return TARGETS[name]()
