@@ -125,7 +125,7 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
         if entry.get("symmetric") is not False or entry.get("strategy") != "group":
             raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
         if entry.get("actorder") in ("group", "dynamic", True):
-            raise CheckpointError(f"{where} permutes channels between groups (actorder); this program does not run that")
+            raise CheckpointError(f"{where} permutes channels between groups (actorder), which does not run here")
     bits = {entry["num_bits"] for entry in weights}
     if len(bits) > 1:
         raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
