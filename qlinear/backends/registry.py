@@ -15,7 +15,7 @@ class Target:
     note: str | None = None
 
 
-def _cpu() -> Target:
+def _cpu(device: str) -> Target:
     from qlinear.backends import native
 
     if native.is_built():
@@ -27,7 +27,7 @@ def _cpu() -> Target:
     return Target(ReferenceBackend("cpu/torch"), f"running in plain torch, many times slower: {native.HOW_TO_BUILD}")
 
 
-def _cuda() -> Target:
+def _cuda(device: str) -> Target:
     import torch
 
     from qlinear.backends.reference import ReferenceBackend
@@ -37,19 +37,19 @@ def _cuda() -> Target:
     return Target(ReferenceBackend("cuda/torch", "cuda"))
 
 
-def _aie_emu() -> Target:
+def _aie_emu(device: str) -> Target:
     from qlinear.backends.aie import AieBackend
 
-    return Target(AieBackend())
+    return Target(AieBackend(device))
 
 
-def _aie() -> Target:
+def _aie(device: str) -> Target:
     from qlinear.backends.aie import AieBackend, find_npu
 
-    return Target(AieBackend(), f"--target aie: {find_npu()}")
+    return Target(AieBackend(device), f"--target aie: {find_npu()}")
 
 
-TARGETS: dict[str, Callable[[], Target]] = {
+TARGETS: dict[str, Callable[[str], Target]] = {
     "cpu": _cpu,
     "cuda": _cuda,
     "aie": _aie,
@@ -57,6 +57,9 @@ TARGETS: dict[str, Callable[[], Target]] = {
 }
 
 
-def open_target(name: str) -> Target:
-    """The backend that runs `--target name` on this machine; raises `TargetError` with the reason if none does."""
-    return TARGETS[name]()
+def open_target(name: str, device: str = "phx") -> Target:
+    """The backend that runs `--target name` on this machine; raises `TargetError` with the reason if none does.
+
+    device: which NPU, for the targets that are one.
+    """
+    return TARGETS[name](device)
