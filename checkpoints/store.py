@@ -134,7 +134,8 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
 
 def load_weights(model: nn.Module, source: TensorSource, quantization: Quantization) -> None:
     """Fill a model on the meta device from a checkpoint's tensors, replacing the linears that are quantized."""
-    quantized = {name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED)}
+    # A dict for its order: the same damage is told in the same words every time.
+    quantized = dict.fromkeys(name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED))
     if not quantized:
         raise CheckpointError("the checkpoint holds no quantized layer")
     for name in quantized:
