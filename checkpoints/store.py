@@ -57,7 +57,7 @@ def load(
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
     if flash:
-        join_groups(model, groups_of(model))
+        join_groups(model, groups_of(model, backend.joins_gate_up))
     prepare(model, backend)
     model.to(backend.device)
     return LoadedModel(model, _tokenizer(directory, trust_remote_code), flash, _stored_bytes(source), recipe)
@@ -209,8 +209,8 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
     return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), (n, k), bits), bias)
 
 
-def groups_of(model: nn.Module) -> list[tuple[str, ...]]:
-    """Names of the linears that one norm feeds within one module (q, k and v; gate and up), block by block."""
+def groups_of(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
+    """Names of the linears that one norm feeds within one module, block by block: q, k and v; gate and up if asked."""
     try:
         architecture = architecture_of(model.config)
     except ModelError:
@@ -218,7 +218,8 @@ def groups_of(model: nn.Module) -> list[tuple[str, ...]]:
     together = [
         edge.layers
         for edge in architecture.edges
-        if len(edge.layers) > 1 and len({name.rpartition(".")[0] for name in edge.layers}) == 1
+        if len(edge.layers) == 3 or (len(edge.layers) == 2 and gate_up)
+        if len({name.rpartition(".")[0] for name in edge.layers}) == 1
     ]
     blocks = [f"{architecture.blocks}.{i}" for i in range(len(model.get_submodule(architecture.blocks)))]
     return [tuple(f"{block}.{name}" for name in layers) for block in blocks for layers in together]

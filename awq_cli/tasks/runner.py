@@ -8,7 +8,8 @@ import torch
 from awq_cli import paths
 from checkpoints import store
 from checkpoints.pretrained import open_pretrained
-from qlinear.backends.registry import open_target
+from qlinear.backends.base import Metered
+from qlinear.backends.registry import Npu, open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
 
@@ -25,13 +26,19 @@ class ModelRequest:
     checkpoint: str | None
     precision: str
     target: str
+    device: str
+    latency: tuple[str, ...]
     flash_attention: bool | None
     trust_remote_code: bool
 
 
 @dataclass(frozen=True)
 class Runnable:
-    """name: of the model or of its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored."""
+    """A model and what is known of it.
+
+    name: of the model or of its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored;
+    meter: counts what hardware that is only emulated would have done.
+    """
 
     name: str
     model: torch.nn.Module
@@ -41,6 +48,7 @@ class Runnable:
     model_bytes: int
     checkpoint: str | None
     notes: tuple[str, ...] = ()
+    meter: Metered | None = None
 
     @property
     def max_positions(self) -> int | None:
@@ -64,7 +72,7 @@ def open_runnable(request: ModelRequest) -> Runnable:
     """Load the float model or the quantized checkpoint that the request names onto its target."""
     if request.precision == "bf16":
         return _open_float(request)
-    target = open_target(request.target)
+    target = open_target(request.target, Npu(request.device, _figures(request.latency)))
     directory = _checkpoint(request)
     loaded = store.load(directory, target.backend, request.flash_attention, request.trust_remote_code)
     return Runnable(
@@ -76,7 +84,20 @@ def open_runnable(request: ModelRequest) -> Runnable:
         loaded.model_bytes,
         str(directory),
         (target.note,) if target.note else (),
+        target.backend if hasattr(target.backend, "counters") else None,
     )
+
+
+def _figures(given: tuple[str, ...]) -> dict[str, float]:
+    """NAME=VALUE pairs of `--latency`; whether there is such a name is the latency model's to say."""
+    figures = {}
+    for pair in given:
+        name, _, value = pair.partition("=")
+        try:
+            figures[name] = float(value)
+        except ValueError as error:
+            raise OptionError(f"--latency {pair}: has to be NAME=VALUE with a number") from error
+    return figures
 
 
 def _open_float(request: ModelRequest) -> Runnable:

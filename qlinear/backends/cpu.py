@@ -40,6 +40,7 @@ class CpuBackend:
     """
 
     device = torch.device("cpu")
+    joins_gate_up = True
 
     def __init__(self) -> None:
         self.name = f"cpu/{native.select_isa()}"
