@@ -59,7 +59,7 @@ def observe_all(model, tokens):
 def assert_close(found, expected) -> None:
     """To float32's rounding of sums that may be in another order."""
     assert found.shape == expected.shape
-    assert (found.double() - expected.double()).abs().max() <= 2e-6 * expected.double().abs().max()
+    assert (found.double() - expected.double()).abs().max() <= 5e-6 * expected.double().abs().max()
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
