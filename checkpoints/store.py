@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.pretrained import build_empty
+from checkpoints.pretrained import TOKENIZER_FILES, build_empty
 from checkpoints.sources import TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, ModelError
@@ -52,8 +52,11 @@ def load(
     config = _read_config(directory)
     quantization = read_quantization(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
-    model = _empty_model(directory, trust_remote_code)
-    load_weights(model, source, quantization)
+    model = _empty_model(directory, trust_remote_code, len(source.shapes))
+    try:
+        load_weights(model, source, quantization)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
     if flash:
@@ -66,7 +69,9 @@ def load(
 def _read_config(directory: Path) -> dict:
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize")
+        raise CheckpointError(
+            f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -76,12 +81,15 @@ def _read_config(directory: Path) -> dict:
     return config
 
 
-def _empty_model(directory: Path, trust_remote_code: bool) -> nn.Module:
+def _empty_model(directory: Path, trust_remote_code: bool, stored: int) -> nn.Module:
     from transformers import AutoConfig, GenerationConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
+        layers = opened.get_text_config().num_hidden_layers
+        if layers > stored:  # building them first could take forever
+            raise CheckpointError(f"{directory}/config.json names {layers} layers, the weights hold {stored} tensors")
         model = build_empty(opened, torch.bfloat16, trust_remote_code)
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
@@ -92,6 +100,8 @@ def _empty_model(directory: Path, trust_remote_code: bool) -> nn.Module:
 def _tokenizer(directory: Path, trust_remote_code: bool):
     from transformers import AutoTokenizer
 
+    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
+        raise CheckpointError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
     with one_line_errors(f"the tokenizer in {directory} cannot be opened"):
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
@@ -110,14 +120,13 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
     if not isinstance(section, dict) or section.get("format") != "pack-quantized":
         raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
     groups = section.get("config_groups")
-    weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
+    schemes = list(groups.values()) if isinstance(groups, dict) else []
+    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
     if not weights or not all(isinstance(entry, dict) for entry in weights):
         raise CheckpointError(f"{where} has no config_groups with weights")
     for entry in weights:
-        if entry.get("num_bits") not in BITS:
-            raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
-        if entry.get("group_size") not in GROUP_SIZES:
-            raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
+        _require_one_of(entry, "num_bits", BITS, where)
+        _require_one_of(entry, "group_size", GROUP_SIZES, where)
         if entry.get("symmetric") is not False or entry.get("strategy") != "group":
             raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
     bits = {entry["num_bits"] for entry in weights}
@@ -126,12 +135,18 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
     return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
 
 
+def _require_one_of(entry: dict, key: str, run_here: tuple[int, ...], where: str) -> None:
+    value = entry.get(key)
+    if type(value) is not int or value not in run_here:  # 4.0 is in (3, 4)
+        raise CheckpointError(f"{where} says {key} {value}; this program runs {', '.join(map(str, run_here))}")
+
+
 def load_weights(model: nn.Module, source: TensorSource, quantization: Quantization) -> None:
     """Fill a model on the meta device from a checkpoint's tensors, replacing the linears that are quantized."""
     quantized = {name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED)}
     if not quantized:
-        raise CheckpointError("the checkpoint holds no quantized layer")
-    for name in quantized:
+        raise CheckpointError("there is no quantized layer in it")
+    for name in sorted(quantized):  # so that of several faults always the same one is told
         replace_linear(model, name, _read_layer(model, name, source, quantization))
     wanted = {
         name: tensor
@@ -147,7 +162,7 @@ def load_weights(model: nn.Module, source: TensorSource, quantization: Quantizat
     model.tie_weights()
     missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if missing:
-        raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
+        raise CheckpointError(f"{missing[0]} is missing ({len(missing)} tensors are)")
 
 
 def _read(source: TensorSource, name: str) -> Tensor:
@@ -173,7 +188,7 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
         linear = model.get_submodule(name)
         n, k = linear.out_features, linear.in_features
     except AttributeError as error:
-        raise CheckpointError(f"the checkpoint quantizes {name}, which the model of its config does not have") from error
+        raise CheckpointError(f"{name} is quantized, but the model of its config has no such layer") from error
     shapes = {part: source.shapes.get(f"{name}.{part}") for part in PARTS}
     scale = shapes["weight_scale"]
     group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
