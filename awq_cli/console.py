@@ -7,7 +7,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, TypeVar
@@ -174,6 +174,8 @@ def _show_decode(out: Terminal, result: Any) -> None:
 
 def _show_benchmark(out: Terminal, result: Any) -> None:
     _heading(out, result)
+    if result.latency_model is not None:
+        out.print("times below are those of the emulation on this machine's CPU, not of an NPU")
     table = _table("prompt tokens", "first token ms", "prefill tokens/s", "ms/token", "decode tokens/s")
     for row in result.rows:
         table.add_row(
@@ -184,8 +186,36 @@ def _show_benchmark(out: Terminal, result: Any) -> None:
             _number(row.decode_tok_s),
         )
     out.print(table)
+    if result.latency_model is not None:
+        _show_modelled(out, result)
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     out.print(f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}")
+
+
+def _show_modelled(out: Terminal, result: Any) -> None:
+    """Beside the emulation's wall time, never in one table with it."""
+    out.print("\n[bold]modelled[/bold], not measured: the matmuls alone on the NPU, without the host's part")
+    table = _table(
+        "prompt tokens", "modelled\nfirst ms", "modelled\nms/token", "dispatches\nprompt", "dispatches\ntoken",
+        "MB moved\ntoken", "padding",
+    )  # fmt: skip
+    for row in result.rows:
+        modelled = row.modelled
+        table.add_row(
+            str(row.prompt_tokens),
+            _number(modelled.ttft_ms),
+            _number(modelled.ms_per_token),
+            str(modelled.dispatches_per_prompt),
+            str(modelled.dispatches_per_token),
+            _number(modelled.bytes_per_token / 1e6, 0),
+            f"{modelled.padding_waste:.1%}",
+        )
+    out.print(table)
+    out.print("by these figures (docs/aie.md):")
+    for name, figure in result.latency_model.items():
+        out.print(
+            f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True
+        )
 
 
 def _show_perplexity(out: Terminal, result: Any) -> None:
@@ -231,9 +261,16 @@ def write_files(result: Any, json_file: str | None, csv_file: str | None) -> Non
     if csv_file is not None:
         table = io.StringIO(newline="")
         writer = csv.writer(table)
-        writer.writerow(field.name for field in fields(result.rows[0]))
-        writer.writerows(asdict(row).values() for row in result.rows)
+        rows = [_flat(asdict(row)) for row in result.rows]
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
         _write(Path(csv_file), table.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's own fields, then those of its modelled part, if it has one, under their names with `modelled_` before."""
+    modelled = row.pop("modelled", None) or {}
+    return row | {f"modelled_{name}": value for name, value in modelled.items()}
 
 
 def _write(path: Path, text: str) -> None:

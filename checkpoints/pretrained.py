@@ -195,10 +195,7 @@ def _require_causal(directory: Path, config, trust_remote_code: bool) -> None:
 
 def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_remote_code: bool) -> PretrainedModel:
     """Build the model on meta and find each of its tensors in the source."""
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
-    if layers > len(source.shapes):  # building them first could take forever
-        held = len(source.shapes)
-        raise ModelError(f"{name}: the configuration names {layers} layers but the weights hold {held} tensors")
+    check_depth(name, config, len(source.shapes))
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
         model = build_empty(config, dtype, trust_remote_code)
@@ -208,6 +205,13 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
         values * torch.bfloat16.itemsize, source, stored, tokenizer,
     )  # fmt: skip
+
+
+def check_depth(label: str, config, n_tensors: int) -> None:
+    """Raise `ModelError` for more layers than there are stored tensors: building them first could take forever."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers > n_tensors:
+        raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
 
 
 def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.pretrained import TOKENIZER_FILES, build_empty
+from checkpoints.pretrained import TOKENIZER_FILES, build_empty, check_depth
 from checkpoints.sources import TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, ModelError
@@ -52,7 +52,7 @@ def load(
     config = _read_config(directory)
     quantization = read_quantization(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
-    model = _empty_model(directory, trust_remote_code, len(source.shapes))
+    model = _empty_model(directory, len(source.shapes), trust_remote_code)
     try:
         load_weights(model, source, quantization)
     except CheckpointError as error:
@@ -60,7 +60,7 @@ def load(
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
     if flash:
-        join_groups(model, groups_of(model))
+        join_groups(model, groups_of(model, backend.joins_gate_up))
     prepare(model, backend)
     model.to(backend.device)
     return LoadedModel(model, _tokenizer(directory, trust_remote_code), flash, _stored_bytes(source), recipe)
@@ -81,15 +81,13 @@ def _read_config(directory: Path) -> dict:
     return config
 
 
-def _empty_model(directory: Path, trust_remote_code: bool, stored: int) -> nn.Module:
+def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoConfig, GenerationConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
-        layers = opened.get_text_config().num_hidden_layers
-        if layers > stored:  # building them first could take forever
-            raise CheckpointError(f"{directory}/config.json names {layers} layers, the weights hold {stored} tensors")
+        check_depth(str(directory), opened, n_tensors)
         model = build_empty(opened, torch.bfloat16, trust_remote_code)
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
@@ -122,31 +120,34 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
     groups = section.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, dict) else []
     weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
-    if not weights or not all(isinstance(entry, dict) for entry in weights):
+    if not schemes or not all(isinstance(entry, dict) for entry in weights) or len(weights) < len(schemes):
         raise CheckpointError(f"{where} has no config_groups with weights")
+    if any(scheme.get("input_activations") or scheme.get("output_activations") for scheme in schemes):
+        raise CheckpointError(f"{where} quantizes activations too; this program runs quantized weights only")
     for entry in weights:
-        _require_one_of(entry, "num_bits", BITS, where)
-        _require_one_of(entry, "group_size", GROUP_SIZES, where)
+        if type(entry.get("num_bits")) is not int or entry["num_bits"] not in BITS:  # 4.0 is in (3, 4)
+            raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
+        if entry.get("group_size") not in GROUP_SIZES:
+            raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
         if entry.get("symmetric") is not False or entry.get("strategy") != "group":
             raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
+        if entry.get("actorder") in ("group", "dynamic", True):
+            raise CheckpointError(
+                f"{where} permutes channels between groups (actorder); this program does not run that"
+            )
     bits = {entry["num_bits"] for entry in weights}
     if len(bits) > 1:
         raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
     return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
 
 
-def _require_one_of(entry: dict, key: str, run_here: tuple[int, ...], where: str) -> None:
-    value = entry.get(key)
-    if type(value) is not int or value not in run_here:  # 4.0 is in (3, 4)
-        raise CheckpointError(f"{where} says {key} {value}; this program runs {', '.join(map(str, run_here))}")
-
-
 def load_weights(model: nn.Module, source: TensorSource, quantization: Quantization) -> None:
     """Fill a model on the meta device from a checkpoint's tensors, replacing the linears that are quantized."""
-    quantized = {name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED)}
+    # A dict for its order: the same damage is told in the same words every time.
+    quantized = dict.fromkeys(name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED))
     if not quantized:
-        raise CheckpointError("there is no quantized layer in it")
-    for name in sorted(quantized):  # so that of several faults always the same one is told
+        raise CheckpointError("the checkpoint holds no quantized layer")
+    for name in quantized:
         replace_linear(model, name, _read_layer(model, name, source, quantization))
     wanted = {
         name: tensor
@@ -162,7 +163,7 @@ def load_weights(model: nn.Module, source: TensorSource, quantization: Quantizat
     model.tie_weights()
     missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if missing:
-        raise CheckpointError(f"{missing[0]} is missing ({len(missing)} tensors are)")
+        raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
 
 
 def _read(source: TensorSource, name: str) -> Tensor:
@@ -188,7 +189,9 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
         linear = model.get_submodule(name)
         n, k = linear.out_features, linear.in_features
     except AttributeError as error:
-        raise CheckpointError(f"{name} is quantized, but the model of its config has no such layer") from error
+        raise CheckpointError(
+            f"the checkpoint quantizes {name}, which the model of its config does not have"
+        ) from error
     shapes = {part: source.shapes.get(f"{name}.{part}") for part in PARTS}
     scale = shapes["weight_scale"]
     group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
@@ -202,21 +205,24 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
         "weight_packed": (n, -(-k * bits // 32)),
         "weight_zero_point": (-(-n * bits // 32), groups),
         "weight_scale": (n, groups),
+        "bias": None if linear.bias is None else (n,),
     }
     for part, shape in expected.items():
         if shapes[part] != shape:
             raise CheckpointError(
-                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
+                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size "
+                f"{group_size})"
             )
-    words, zeros, scales = (_read(source, f"{name}.{part}") for part in expected)
+    words, zeros, scales, bias = (
+        None if shape is None else _read(source, f"{name}.{part}") for part, shape in expected.items()
+    )
     if words.dtype != torch.int32 or zeros.dtype != torch.int32:
         raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")
-    bias = _read(source, f"{name}.bias") if shapes["bias"] else None
     return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), (n, k), bits), bias)
 
 
-def groups_of(model: nn.Module) -> list[tuple[str, ...]]:
-    """Names of the linears that one norm feeds within one module (q, k and v; gate and up), block by block."""
+def groups_of(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
+    """Names of the linears that one norm feeds within one module, block by block: q, k and v; gate and up if asked."""
     try:
         architecture = architecture_of(model.config)
     except ModelError:
@@ -224,7 +230,8 @@ def groups_of(model: nn.Module) -> list[tuple[str, ...]]:
     together = [
         edge.layers
         for edge in architecture.edges
-        if len(edge.layers) > 1 and len({name.rpartition(".")[0] for name in edge.layers}) == 1
+        if len(edge.layers) == 3 or (len(edge.layers) == 2 and gate_up)
+        if len({name.rpartition(".")[0] for name in edge.layers}) == 1
     ]
     blocks = [f"{architecture.blocks}.{i}" for i in range(len(model.get_submodule(architecture.blocks)))]
     return [tuple(f"{block}.{name}" for name in layers) for block in blocks for layers in together]

@@ -30,8 +30,9 @@ class CheckpointWriter:
         if directory.exists() and not overwrite:
             raise CheckpointError(f"{directory} exists already; give --overwrite to replace it, or another --output")
         self.directory = directory
-        self.partial = directory.with_name(f".{directory.name}.partial")
-        self._made = [folder for folder in directory.absolute().parents if not folder.exists()]
+        self._place = directory.resolve()  # "." has no name to put another beside
+        self.partial = self._place.with_name(f".{self._place.name}.partial")
+        self._made = [folder for folder in self._place.parents if not folder.exists()]
         self.bytes = 0
         self._pending: dict[str, Tensor] = {}
         self._shards: list[list[str]] = []
@@ -56,6 +57,8 @@ class CheckpointWriter:
             self._flush()
 
     def _flush(self) -> None:
+        if not self._pending:
+            return
         path = self.partial / f"shard-{len(self._shards)}"
         try:
             save_file(self._pending, path, metadata={"format": "pt"})
@@ -76,14 +79,18 @@ class CheckpointWriter:
         config = copy.deepcopy(config)
         config.quantization_config = quantization
         config.dtype = torch.bfloat16
-        config.save_pretrained(self.partial)
-        if generation_config is not None:
-            generation_config.save_pretrained(self.partial)
-        tokenizer.save_pretrained(self.partial)
-        (self.partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-        self._as_readable_as(self.partial / RECIPE)
-        self._name_shards()
-        self._publish()
+        try:
+            config.save_pretrained(self.partial)
+            if generation_config is not None:
+                # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
+                generation_config.to_json_file(self.partial / "generation_config.json")
+            tokenizer.save_pretrained(self.partial)
+            (self.partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            self._as_readable_as(self.partial / RECIPE)
+            self._name_shards()
+            self._publish()
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.directory}: {error}") from error
 
     def _name_shards(self) -> None:
         count = len(self._shards)
@@ -99,13 +106,17 @@ class CheckpointWriter:
         (self.partial / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     def _publish(self) -> None:
-        if not self.directory.exists():
-            self.partial.rename(self.directory)
+        if not self._place.exists():
+            self.partial.rename(self._place)
             return
-        replaced = self.directory.with_name(f".{self.directory.name}.replaced")
+        replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
-        self.directory.rename(replaced)
-        self.partial.rename(self.directory)
+        self._place.rename(replaced)
+        try:
+            self.partial.rename(self._place)
+        except BaseException:  # an interrupt too: what was there goes back to its place
+            replaced.rename(self._place)
+            raise
         shutil.rmtree(replaced)
 
 

@@ -23,17 +23,19 @@ class ModuleDecoder:
     """Runs the model's own modules, one forward a step.
 
     static_cache: keep keys and values in buffers of `max_tokens` positions, allocated once and used again for every
-    prompt, instead of a cache that grows.
+    prompt, instead of a cache that grows. Falcons with ALiBi, whose biases `transformers` makes as long as what has
+    been read and not as long as the buffers, have one that grows all the same.
     """
 
     def __init__(self, model: torch.nn.Module, max_tokens: int, static_cache: bool):
         self.model = model
         self.max_tokens = max_tokens
         self.cache = None
-        self.static = static_cache
+        self.static = static_cache and not getattr(model.config, "alibi", False)
 
     def prefill(self, tokens: Tensor) -> Tensor:
-        self._start()
+        with torch.inference_mode():  # in which the cache was filled, and without which it cannot be cleared
+            self._start()
         return self._forward(tokens.unsqueeze(0))
 
     def step(self, token: int) -> Tensor:

@@ -60,7 +60,7 @@ def fit(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
     groups = weight.to(torch.float32).view(weight.shape[0], -1, group_size)
     low = groups.amin(-1).clamp(max=0)
     high = groups.amax(-1).clamp(min=0)
-    scales = ((high - low) / levels).to(torch.bfloat16)
+    scales = (high / levels - low / levels).to(torch.bfloat16)  # high - low may overflow
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
     zeros = (-low / scales.to(torch.float32)).round_().clamp_(0, levels).to(torch.uint8)
     return scales, zeros

@@ -23,6 +23,7 @@ class QLinearPerGrp(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.w_bit = weight.bits
         self.group_size = weight.group_size
+        self.has_bias = bias is not None
         self.register_buffer("weight_packed", weight.words)
         self.register_buffer("weight_zero_point", weight.zeros)
         self.register_buffer("weight_scale", weight.scales)
@@ -58,7 +59,7 @@ class QLinearPerGrp(nn.Module):
 
     def extra_repr(self) -> str:
         device = self.backend.name if self.is_prepared else "cpu"
-        bias = "None" if self.bias is None else f"({self.out_features},)"
+        bias = f"({self.out_features},)" if self.has_bias else "None"
         return (
             f"in_features:{self.in_features}, out_features:{self.out_features}, bias:{bias}, device:{device}, "
             f"w_bit:{self.w_bit} group_size:{self.group_size}"

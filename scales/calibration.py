@@ -70,7 +70,7 @@ def read_text(source: str) -> CalibrationText:
     except FileNotFoundError as error:
         names = ", ".join(SOURCES)
         raise CalibrationError(f"--calib_data {source}: no such file, and not one of {names}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or not even a path
         raise CalibrationError(f"--calib_data {source} cannot be read as UTF-8 text: {error}") from error
 
 

@@ -5,7 +5,7 @@ rotary tables); `observe_block` then runs one block on every sample, so only one
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,18 +69,15 @@ def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) 
 
         return forward
 
-    handles = [
+    with (
         blocks[0].register_forward_pre_hook(first_in, with_kwargs=True),
         blocks[0].register_forward_hook(first_out),
-    ]
-    with _forwards(blocks[1:], [pass_through(i) for i in range(1, len(blocks))]), torch.no_grad():
+        _forwards(blocks[1:], [pass_through(i) for i in range(1, len(blocks))]),
+        torch.no_grad(),
+    ):
         for row in tokens:
-            try:
+            with suppress(_Done):
                 model(input_ids=row.unsqueeze(0), use_cache=False)
-            except _Done:
-                pass
-    for handle in handles:
-        handle.remove()
     return inputs, [calls[i] for i in range(len(blocks))]
 
 
@@ -154,19 +151,18 @@ def observe_block(
     """
     seen = Observation()
     inputs: dict[int, tuple[Tensor, str]] = {}  # by id; the tensor is held so that its id stays its own
-    handles = [
-        linear.register_forward_pre_hook(_statistics_hook(name, seen.statistics, inputs))
-        for name, linear in linears.items()
-    ]
     dtype = next(block.parameters()).dtype
-    watching = [_watch(block, name, seen.samples.setdefault(name, [])) for name in watched]
-    with torch.no_grad():
+    with ExitStack() as hooks, ExitStack() as watching, torch.no_grad():
+        for name, linear in linears.items():
+            hook = _statistics_hook(name, seen.statistics, inputs)
+            hooks.enter_context(linear.register_forward_pre_hook(hook))
+        for name in watched:
+            watching.enter_context(_watch(block, name, seen.samples.setdefault(name, [])))
         for index, x in enumerate(hidden):
             if index == n_samples:
-                _remove(watching)
+                watching.close()
             inputs.clear()
             seen.outputs.append(call(block, x.to(dtype)).to(x.dtype))
-    _remove(handles + watching)
     return seen
 
 
@@ -185,11 +181,6 @@ def _statistics_hook(name: str, statistics: dict[str, InputStatistics], inputs: 
 def _watch(block: nn.Module, name: str, samples: list):
     def hook(_, args, kwargs, output):
         hidden, call = _split(args, kwargs)
-        samples.append((hidden, call, _hidden(output)))
+        samples.append((hidden, call, _hidden(output).clone()))  # falcon's block adds to its mlp's output in place
 
     return block.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
-
-
-def _remove(handles: Sequence) -> None:
-    for handle in handles:
-        handle.remove()

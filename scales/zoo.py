@@ -19,6 +19,10 @@ from qlinear.errors import ScalesError
 from scales.mappings import Architecture, Edge
 
 
+# What `meta` may hold that is compared with what is wanted.
+META_KINDS = {"w_bit": int, "group_size": int, "fingerprint": str, "calibration": dict}
+
+
 @dataclass
 class ScaleFile:
     """scales: (prev, layers, vector); clips: (layer, `(N, K / group_size, 1)`); names are the model's own."""
@@ -49,6 +53,8 @@ def read(path: Path) -> ScaleFile:
     except Exception as error:  # a torn zip archive, an empty file: torch raises many kinds
         raise ScalesError(f"scales file {path} cannot be read: {type(error).__name__}") from error
     try:
+        if not isinstance(raw, dict):
+            raise TypeError
         file = ScaleFile(
             [(str(prev), tuple(map(str, layers)), vector) for prev, layers, vector in raw["scale"]],
             [(str(layer), limits) for layer, limits in raw["clip"]],
@@ -56,6 +62,8 @@ def read(path: Path) -> ScaleFile:
         )
         tensors = [vector for _, _, vector in file.scales] + [limits for _, limits in file.clips]
         if not all(torch.is_tensor(tensor) and tensor.is_floating_point() for tensor in tensors):
+            raise TypeError
+        if not all(isinstance(file.meta[key], kind) for key, kind in META_KINDS.items() if key in file.meta):
             raise TypeError
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScalesError(f"scales file {path} is not an AWQ result file (entries 'scale' and 'clip')") from error
@@ -89,7 +97,13 @@ def by_block(
         index, (local_prev, *local_layers) = _localize(block_names, (prev, *layers))
         edge = edges.get((local_prev, tuple(local_layers)))
         if edge is None:
-            raise ScalesError(f"the scales file scales {prev} -> {', '.join(layers)}, which this model does not have")
+            # llm-awq scales bloom's and falcon's GELU, which it replaces by a module of its own.
+            raise ScalesError(
+                f"the scales file scales {prev} -> {', '.join(layers)}, which cannot be folded into this model: "
+                f"{local_prev} is no norm or linear of it that feeds them; use --awq run"
+            )
+        if any(edge == known for known, _ in blocks[index].scales):
+            raise ScalesError(f"the scales file scales {prev} -> {', '.join(layers)} twice")
         expected = scale_length(edge)
         if vector.shape != (expected,):
             raise ScalesError(
@@ -109,6 +123,10 @@ def by_block(
         if not (torch.isfinite(limits).all() and (limits >= 0).all()):
             raise ScalesError(f"the scales file has a clip for {layer} that is negative or not finite")
         blocks[index].clips[local] = limits.float()
+    for name, block in zip(block_names, blocks, strict=True):
+        # Files written here leave out a block that fell back; they are known by their fingerprint.
+        if not file.meta and not block.scales and not block.clips:
+            raise ScalesError(f"the scales file has nothing for {name}: it was made for a model with fewer blocks")
     return blocks
 
 

@@ -9,6 +9,7 @@ from awq_cli.memory import peak_rss_bytes
 from awq_cli.tasks.progress import Progress
 from awq_cli.tasks.runner import ModelRequest, Runnable, open_runnable
 from awq_cli.tasks.texts import benchmark_text, encode
+from qlinear.backends.base import Metered
 from qlinear.decoder import Decoder, generate
 from qlinear.errors import OptionError
 
@@ -28,8 +29,25 @@ class Request(ModelRequest):
 
 
 @dataclass(frozen=True)
+class Modelled:
+    """What the matmuls would take on hardware that is only emulated, by its backend's model; nothing here is measured.
+
+    The host's part (attention, norms, the cache) is left out. padding_waste: the part of the multiply-accumulates of
+    a token that is spent on padding.
+    """
+
+    ttft_ms: float
+    ms_per_token: float
+    dispatches_per_prompt: int
+    dispatches_per_token: int
+    bytes_per_prompt: int
+    bytes_per_token: int
+    padding_waste: float
+
+
+@dataclass(frozen=True)
 class Row:
-    """Medians over the repeats; decode figures are None where only one token is written."""
+    """Medians over the repeats of measured time; decode figures are None where only one token is written."""
 
     prompt_tokens: int
     new_tokens: int
@@ -37,6 +55,7 @@ class Row:
     prefill_tok_s: float
     ms_per_token: float | None
     decode_tok_s: float | None
+    modelled: Modelled | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,7 @@ class Result:
     rows: list[Row]
     peak_rss_bytes: int
     model_bytes: int
+    latency_model: dict[str, dict] | None
 
 
 def run(request: Request, progress: Progress) -> Result:
@@ -67,7 +87,7 @@ def run(request: Request, progress: Progress) -> Result:
     decoder = runnable.decoder(max(lengths) + request.max_new_tokens)
     generate(decoder, tokens[: min(lengths)], 2)  # first calls allocate and load; they are nobody's speed
     rows = [
-        _time(decoder, tokens[:length], request.max_new_tokens)
+        _time(decoder, tokens[:length], request.max_new_tokens, runnable.meter)
         for length in progress.track(lengths, len(lengths), "prompt lengths")
     ]
     return Result(
@@ -83,6 +103,7 @@ def run(request: Request, progress: Progress) -> Result:
         rows,
         peak_rss_bytes(),
         runnable.model_bytes,
+        runnable.meter and {name: figure._asdict() for name, figure in runnable.meter.latency.rows()},
     )
 
 
@@ -104,7 +125,7 @@ def _fitting_lengths(request: Request, runnable: Runnable, available: int, progr
     return fitting
 
 
-def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int) -> Row:
+def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Metered | None) -> Row:
     runs = [generate(decoder, prompt, max_new_tokens) for _ in range(REPEATS)]
     ttft = median(run.ttft_s for run in runs)
     steps = [seconds for run in runs for seconds in run.step_s]
@@ -116,4 +137,23 @@ def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int) -> Row:
         len(prompt) / ttft,
         step * 1e3 if step else None,
         1 / step if step else None,
+        None if meter is None else _model(decoder, prompt, meter),
+    )
+
+
+def _model(decoder: Decoder, prompt: torch.Tensor, meter: Metered) -> Modelled:
+    """Read the prompt and one token once more, counting."""
+    before = meter.counters
+    decoder.prefill(prompt)
+    between = meter.counters
+    decoder.step(int(prompt[-1]))
+    whole, token = between - before, meter.counters - between
+    return Modelled(
+        whole.modelled_seconds * 1e3,
+        token.modelled_seconds * 1e3,
+        whole.dispatches,
+        token.dispatches,
+        whole.bytes_moved,
+        token.bytes_moved,
+        token.padding_waste,
     )

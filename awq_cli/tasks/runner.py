@@ -8,7 +8,8 @@ import torch
 from awq_cli import paths
 from checkpoints import store
 from checkpoints.pretrained import open_pretrained
-from qlinear.backends.registry import create_backend
+from qlinear.backends.base import Metered
+from qlinear.backends.registry import open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
 
@@ -25,13 +26,18 @@ class ModelRequest:
     checkpoint: str | None
     precision: str
     target: str
+    device: str
     flash_attention: bool | None
     trust_remote_code: bool
 
 
 @dataclass(frozen=True)
 class Runnable:
-    """name: of the model or its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored."""
+    """A model and what is known of it.
+
+    name: of the model or of its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored;
+    meter: counts what hardware that is only emulated would have done.
+    """
 
     name: str
     model: torch.nn.Module
@@ -41,6 +47,7 @@ class Runnable:
     model_bytes: int
     checkpoint: str | None
     notes: tuple[str, ...] = ()
+    meter: Metered | None = None
 
     @property
     def max_positions(self) -> int | None:
@@ -68,27 +75,28 @@ def open_runnable(request: ModelRequest) -> Runnable:
     """Load the float model or the quantized checkpoint that the request names onto its target."""
     if request.precision == "bf16":
         return _open_float(request)
-    backend, note = create_backend(request.target)
+    target = open_target(request.target, request.device)
     directory = _checkpoint(request)
-    loaded = store.load(directory, backend, request.flash_attention, request.trust_remote_code)
+    loaded = store.load(directory, target.backend, request.flash_attention, request.trust_remote_code)
     return Runnable(
         directory.resolve().name,
         loaded.model,
         loaded.tokenizer,
-        backend.name,
+        target.backend.name,
         loaded.flash_attention,
         loaded.model_bytes,
         str(directory),
-        (note,) if note else (),
+        (target.note,) if target.note else (),
+        target.backend if hasattr(target.backend, "counters") else None,
     )
 
 
 def _open_float(request: ModelRequest) -> Runnable:
     if request.target.startswith("aie"):
         raise OptionError(f"--precision bf16 runs the float model, which --target {request.target} cannot; use cpu")
-    backend, _ = create_backend(request.target)
+    device = open_target(request.target).backend.device
     source = open_pretrained(request.model_name, request.trust_remote_code)
-    model = source.load().to(backend.device)
+    model = source.load().to(device)
     code = f"{request.target}/torch bf16"
     return Runnable(
         source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None

@@ -17,6 +17,7 @@ from scales import calibration, fold, zoo
 from scales.awq import LayerLoss, quantize_block, watched_modules
 from scales.calibration import CalibrationBlocks
 from scales.observe import Call, observe_block, record_calls
+from scales.precision import onednn_float32
 from scales.search import Quantizer
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
@@ -98,13 +99,14 @@ class SearchedScaling:
     def apply(self, index: int, block: nn.Module) -> dict[str, LayerLoss]:
         unit, architecture = self.plan.units[index], self.plan.architecture
         linears = unit_linears(self.source.model, unit)
-        seen = observe_block(
-            block, linears, watched_modules(architecture), self.hidden, self.calls[index], N_CONFIRM_SAMPLES
-        )
+        with onednn_float32():
+            seen = observe_block(
+                block, linears, watched_modules(architecture), self.hidden, self.calls[index], N_CONFIRM_SAMPLES
+            )
+            found = quantize_block(
+                block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
+            )
         self.hidden = seen.outputs
-        found = quantize_block(
-            block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
-        )
         if found.fell_back:
             self.fallback_blocks.append(unit)
         for edge, vector in found.scales:

@@ -26,6 +26,9 @@ class AieBackend:
     unknown device, here, and for a weight its kernels cannot run, in `prepare`.
     """
 
+    # As in AMD's flow: joined, they fit no kernel of phx and are padded by half (docs/aie.md has the figures).
+    joins_gate_up = False
+
     def __init__(self, device: str = "phx", latency: LatencyModel | None = None):
         self.array = find_device(device)
         self.latency = latency or self.array.latency

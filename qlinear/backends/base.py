@@ -13,10 +13,12 @@ class Backend(Protocol):
 
     name: what results call it, precise enough to tell which code ran ("cpu/torch", "aie (emulated on cpu)").
     device: where the activations and the rest of the model have to be.
+    joins_gate_up: whether one matmul for gate and up is faster than two; for q, k and v it always is.
     """
 
     name: str
     device: torch.device
+    joins_gate_up: bool
 
     def prepare(self, weight: PackedWeight, bias: Tensor | None) -> Any:
         """Lay the weight out for the hardware, once; what it returns belongs to `matmul` alone.
@@ -29,3 +31,14 @@ class Backend(Protocol):
 
         Exact products of bfloat16 activations, accumulated in float32; any leading shape, empty ones included.
         """
+
+
+class Metered(Protocol):
+    """A backend that stands for hardware which is not there, and keeps count of what that would have done.
+
+    counters: totals so far; an earlier value subtracted from a later one tells what came in between.
+    latency: the figures behind `counters.modelled_seconds`; `rows()` lists them with their units and sources.
+    """
+
+    counters: Any
+    latency: Any

@@ -22,6 +22,8 @@ class Prepared:
 class ReferenceBackend:
     """Keeps one byte a weight and decodes to float32 a block of rows at a time, on any torch device."""
 
+    joins_gate_up = True
+
     def __init__(self, name: str, device: str = "cpu"):
         self.name = name
         self.device = torch.device(device)

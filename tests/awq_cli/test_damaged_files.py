@@ -186,10 +186,10 @@ WEIGHTS = ("quantization_config", "config_groups", "group_0", "weights")
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("num_bits", 5, "/config.json says num_bits 5; this program runs 3, 4"),
-        ("num_bits", 4.0, "/config.json says num_bits 4.0; this program runs 3, 4"),
+        ("num_bits", 5, "/config.json says 5 bits; this program runs (3, 4)"),
+        ("num_bits", 4.0, "/config.json says 4.0 bits; this program runs (3, 4)"),
         ("num_bits", 3, "weight_packed is (64, 16) on disk, (64, 12) by the config (3 bits, group size 64)"),
-        ("group_size", 2**40, "/config.json says group_size 1099511627776; this program runs 32, 64, 128, 256"),
+        ("group_size", 2**40, "/config.json says group size 1099511627776; it has to be in (32, 64, 128, 256)"),
         ("group_size", 32, "scales (64, 2) do not make groups of [32] over 128 inputs"),
     ],
 )
@@ -203,8 +203,8 @@ def test_a_config_that_does_not_tell_the_truth(run, checkpoint, key, value, word
     ("key", "value", "words"),
     [
         ("intermediate_size", 256, "scales (64, 2) do not make groups of [64] over 256 inputs"),
-        ("num_hidden_layers", 10**9, "names 1000000000 layers, the weights hold "),
-        ("num_hidden_layers", 1, "is quantized, but the model of its config has no such layer"),
+        ("num_hidden_layers", 10**9, "names 1000000000 layers but the weights hold 63 tensors"),
+        ("num_hidden_layers", 1, ", which the model of its config does not have"),
         ("vocab_size", 1024, "embed_tokens.weight is (512, 64) on disk, (1024, 64) by the config"),
         (
             "quantization_config",
@@ -252,7 +252,7 @@ def test_a_checkpoint_without_a_tensor(run, checkpoint):
     del tensors["model.layers.1.self_attn.k_proj.weight_packed"]
     save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     assert decode_error(run, checkpoint) == (
-        f"{checkpoint}: model.layers.1.self_attn.k_proj.weight is missing (1 tensors are)"
+        f"{checkpoint}: the checkpoint has no tensor model.layers.1.self_attn.k_proj.weight (1 missing)"
     )
 
 

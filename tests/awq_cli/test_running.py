@@ -148,6 +148,20 @@ def test_chat_uses_the_models_template(run, rounded, tokenizer, tmp_path):
 FIGURES = ["prompt_tokens", "new_tokens", "ttft_ms", "prefill_tok_s", "ms_per_token", "decode_tok_s"]
 
 
+@pytest.mark.parametrize("target", ["aie", "aie_emu"])
+def test_an_npu_that_is_not_there_is_emulated_and_called_so(run, rounded, target, text_file):
+    shared = ("--checkpoint", rounded, "--target", target)
+    outcome = run("--task", "decode", *shared, "--prompt", PROMPT, "--max_new_tokens", 2, "--json", "result.json")
+    result = json.loads((run.folder / "result.json").read_text())
+    assert result["target"] == target and "emulated" in result["backend"]
+    assert f"{rounded} on {result['backend']}" in outcome.out.splitlines()
+    assert [line.split(":")[1] for line in outcome.notes] == ([" --target aie"] if target == "aie" else [])
+    scored = run.result("--task", "perplexity", *shared, "--dataset", text_file, "--window", 64, "--n_windows", 2)
+    on_cpu = ("--checkpoint", rounded, "--dataset", text_file, "--window", 64, "--n_windows", 2)
+    # The array's weights are rounded to bfloat16 once they are decoded.
+    assert scored["perplexity"] == pytest.approx(run.result("--task", "perplexity", *on_cpu)["perplexity"], rel=0.01)
+
+
 def test_benchmark_rows_in_json_csv_and_table(run, rounded):
     files = ("--json", "result.json", "--csv", "rows.csv")
     outcome = run(
@@ -168,6 +182,7 @@ def test_benchmark_rows_in_json_csv_and_table(run, rounded):
     assert result["model_bytes"] == (rounded / "model.safetensors").stat().st_size
     assert [row["prompt_tokens"] for row in result["rows"]] == [4, 8, 16, 32, 64, 128, 256]
     for row in result["rows"]:
+        assert row.pop("modelled") is None  # it was measured
         assert list(row) == FIGURES and row["new_tokens"] == 3
         assert row["prefill_tok_s"] == pytest.approx(row["prompt_tokens"] / row["ttft_ms"] * 1e3)
         assert row["decode_tok_s"] == pytest.approx(1e3 / row["ms_per_token"])

@@ -1,0 +1,135 @@
+"""Quantized layers in a model, alone and joined."""
+
+import weakref
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from qlinear.backends.reference import ReferenceBackend
+from qlinear.layer import QLinearPerGrp
+from qlinear.packing import PackedWeight
+from qlinear.replace import join_groups, prepare, quantized_layers, replace_linear
+from qlinear.solvers import rtn
+
+BACKEND = ReferenceBackend("cpu/torch")
+SIZES = {"q": 48, "k": 7, "v": 33}
+GROUP = tuple(SIZES)
+
+
+def quantized(linear: nn.Linear, bits: int = 4, group_size: int = 32) -> QLinearPerGrp:
+    bias = None if linear.bias is None else linear.bias.data.to(torch.bfloat16)
+    return QLinearPerGrp(PackedWeight.pack(rtn(linear.weight.data, bits, group_size)), bias)
+
+
+def attention(biased: tuple[str, ...] = (), **group_sizes: int) -> nn.Module:
+    """Three unprepared quantized linears of different size over the same 64 inputs."""
+    torch.manual_seed(0)
+    module = nn.Module()
+    for name, size in SIZES.items():
+        linear = nn.Linear(64, size, bias=name in biased)
+        module.add_module(name, quantized(linear, group_size=group_sizes.get(name, 32)))
+    return module
+
+
+def separate_and_joined(**options) -> tuple[nn.Module, nn.Module]:
+    separate = attention(**options)
+    joined = deepcopy(separate)
+    assert join_groups(joined, [GROUP]) == 1
+    prepare(separate, BACKEND)
+    prepare(joined, BACKEND)
+    return separate, joined
+
+
+def assert_same(separate: nn.Module, joined: nn.Module, name: str, x: torch.Tensor) -> None:
+    """The same arithmetic; only the order of the float32 sums is the matmul library's own."""
+    expected, found = separate.get_submodule(name)(x), joined.get_submodule(name)(x)
+    assert found.shape == expected.shape == (*x.shape[:-1], SIZES[name])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def count_matmuls(joined: nn.Module) -> list:
+    calls = []
+    (layer,) = quantized_layers(joined).values()
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (0,)])
+@pytest.mark.parametrize("biased", [(), GROUP, ("k",)])
+def test_joined_layers_give_what_separate_ones_give(biased, leading):
+    separate, joined = separate_and_joined(biased=biased)
+    calls = count_matmuls(joined)
+    x = torch.randn(*leading, 64)
+    for name in GROUP:
+        assert_same(separate, joined, name, x)
+    assert len(calls) == 1
+
+
+# What is called, in which order, on which input.
+CALLS = {
+    "interleaved": "q0 q1 k0 k1 v1 v0",
+    "another input in between": "q0 k1 v1 q1 k0 v0",
+    "one never called": "q0 k0 q1 k1 q0 k0",
+    "any first": "v0 q0 k0 k1 v1 q1",
+    "one called again": "q0 q0 k0 q0 v0 k0",
+}
+
+
+@pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
+def test_calls_in_any_order(calls):
+    separate, joined = separate_and_joined(biased=("v",))
+    inputs = [torch.randn(2, 64), torch.randn(3, 64)]
+    for call in calls.split():
+        assert_same(separate, joined, call[0], inputs[int(call[1])])
+
+
+def test_one_buffer_written_anew_for_each_step():
+    """Its identity stays, its content does not: a result left from the step before must not come back."""
+    separate, joined = separate_and_joined()
+    x = torch.empty(1, 64)
+    for step in range(3):
+        x.copy_(torch.randn(1, 64, generator=torch.Generator().manual_seed(step)))
+        for name in GROUP:
+            assert_same(separate, joined, name, x)
+
+
+def test_results_are_let_go_of_when_all_are_taken():
+    _, joined = separate_and_joined()
+    x = torch.randn(2, 64)
+    alive = [weakref.ref(x)]
+    alive += [weakref.ref(joined.get_submodule(name)(x)) for name in GROUP]
+    del x
+    assert [ref() for ref in alive] == [None] * 4
+
+
+def test_members_keep_their_sizes_and_one_layer_holds_the_weight():
+    _, joined = separate_and_joined()
+    assert [(m.in_features, m.out_features) for m in joined.children()] == [(64, size) for size in SIZES.values()]
+    (layer,) = quantized_layers(joined).values()
+    assert (layer.in_features, layer.out_features) == (64, sum(SIZES.values()))
+
+
+def test_unequal_group_sizes_are_left_alone():
+    module = attention(k=64)
+    before = dict(module.named_children())
+    assert join_groups(module, [GROUP]) == 0
+    assert dict(module.named_children()) == before
+
+
+def test_unequal_bits_and_float_members_are_left_alone():
+    module = attention()
+    module.k = quantized(nn.Linear(64, 7, bias=False), bits=3)
+    assert join_groups(module, [GROUP]) == 0
+    module.k = nn.Linear(64, 7)
+    assert join_groups(module, [GROUP, ("q", "v")]) == 1
+
+
+def test_replacing_by_another_shape():
+    model = nn.Sequential(nn.Linear(64, 8, bias=False))
+    with pytest.raises(ValueError, match="0 is 8x64, its quantized form 9x64"):
+        replace_linear(model, "0", quantized(nn.Linear(64, 9)))
+    layer = quantized(model[0])
+    replace_linear(model, "0", layer)
+    assert model[0] is layer and quantized_layers(model) == {"0": layer}

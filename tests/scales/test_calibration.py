@@ -1,0 +1,101 @@
+"""Calibration text and the blocks cut from it."""
+
+import hashlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qlinear.errors import CalibrationError
+from scales import calibration
+from scales.calibration import CalibrationText, read_text, token_blocks
+
+
+def tokenizer(text, add_special_tokens, verbose):
+    """One token a word: its number. Special tokens have no place in calibration blocks."""
+    assert not add_special_tokens
+    return {"input_ids": [int(word) for word in text.split()]}
+
+
+def numbers(count: int) -> CalibrationText:
+    return CalibrationText("numbers", " ".join(map(str, range(count))))
+
+
+def test_the_builtin_text_is_long_english_and_the_same_every_time():
+    text = read_text("builtin")
+    assert text.name == "builtin" and len(text.text) > 200_000
+    assert text.text.count(" the ") > 2000
+    assert text.sha256 == read_text("builtin").sha256 == hashlib.sha256(text.text.encode()).hexdigest()
+
+
+def test_a_file_is_named_without_its_folder(tmp_path):
+    path = tmp_path / "prose.txt"
+    path.write_text("Grüße, 世界\n", encoding="utf-8")
+    assert read_text(str(path)) == CalibrationText("prose.txt", "Grüße, 世界\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.txt", "no such file, and not one of builtin, pileval, wikitext2, c4$"),
+        ("", "cannot be read as UTF-8 text"),  # the folder itself
+        ("latin1.txt", "cannot be read as UTF-8 text"),
+        ("with\0zero", "cannot be read as UTF-8 text"),
+        ("x" * 5000, "cannot be read as UTF-8 text"),
+    ],
+)
+def test_text_that_cannot_be_read(tmp_path, name, message):
+    (tmp_path / "latin1.txt").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(CalibrationError, match=message) as error:
+        read_text(f"{tmp_path}/{name}")
+    assert "\n" not in str(error.value) and "--calib_data" in str(error.value)
+
+
+def test_a_hub_text_without_a_network(monkeypatch):
+    def unreachable():
+        raise ConnectionError("https://...")
+
+    monkeypatch.setitem(calibration.SOURCES, "c4", unreachable)
+    with pytest.raises(CalibrationError, match=r"c4 could not be fetched \(ConnectionError\).*use builtin or a text file"):
+        read_text("c4")
+
+
+def test_hub_rows_are_joined_and_limited(monkeypatch):
+    rows = [{"text": f"row {index}"} for index in range(5)]
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        return SimpleNamespace(take=lambda limit: rows[:limit])
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert calibration._hub("some/set", "part", "train", limit=3)() == "row 0\n\nrow 1\n\nrow 2"
+    assert asked == [(("some/set", "part"), {"split": "train", "streaming": True})]
+
+
+def test_blocks_are_whole_consecutive_pieces_in_the_order_of_the_text():
+    found = token_blocks(tokenizer, numbers(1000), n_samples=7, seqlen=30, seed=42)
+    assert found.tokens.shape == (7, 30) and found.tokens.dtype == torch.int64
+    starts = found.tokens[:, 0]
+    assert torch.equal(found.tokens, starts.unsqueeze(1) + torch.arange(30))
+    assert (starts % 30 == 0).all() and (starts.diff() > 0).all()
+    assert (found.source, found.sha256) == ("numbers", numbers(1000).sha256)
+
+
+def test_the_seed_draws_the_blocks_and_touches_no_global_state():
+    state = torch.get_rng_state()
+    draws = [token_blocks(tokenizer, numbers(1000), 5, 10, seed).tokens for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_text_with_fewer_blocks_than_samples_gives_all_it_has():
+    found = token_blocks(tokenizer, numbers(59), n_samples=128, seqlen=20, seed=0)
+    assert torch.equal(found.tokens, torch.arange(40).view(2, 20))
+
+
+@pytest.mark.parametrize("count", [0, 1, 19])
+def test_a_text_shorter_than_one_block(count):
+    with pytest.raises(CalibrationError, match=f"numbers has {count} tokens, less than one block of --seqlen 20"):
+        token_blocks(tokenizer, numbers(count), n_samples=1, seqlen=20, seed=0)
+    assert token_blocks(tokenizer, numbers(20), 1, 20, 0).tokens.shape == (1, 20)
