@@ -69,7 +69,9 @@ class Console:
             now = time.monotonic()
             if done and now - last >= LOG_EVERY:
                 elapsed, last = now - start, now
-                self.note(f"{what} {done}/{total} after {elapsed:.0f} s, {elapsed / done * (total - done):.0f} s left")
+                self.note(
+                    f"{what} {done}/{total} after {elapsed:.0f} s, {elapsed / done * (total - done):.0f} s left"
+                )
             yield item
 
     def partial(self, item: Any) -> None:
@@ -187,9 +189,7 @@ def _show_benchmark(out: Terminal, result: Any) -> None:
     if result.latency_model is not None:
         _show_modelled(out, result)
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    out.print(
-        f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}"
-    )
+    out.print(f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}")
 
 
 def _show_modelled(out: Terminal, result: Any) -> None:
@@ -213,7 +213,9 @@ def _show_modelled(out: Terminal, result: Any) -> None:
     out.print(table)
     out.print("by these figures (docs/aie.md):")
     for name, figure in result.latency_model.items():
-        out.print(f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True)
+        out.print(
+            f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True
+        )
 
 
 def _show_perplexity(out: Terminal, result: Any) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import warnings
 from dataclasses import fields
 from typing import Any
 
@@ -29,10 +30,10 @@ def command(context: click.Context, **values) -> None:
     """Quantize a causal language model to 3 or 4 bits with AWQ, and run it.
 
     \b
-    run_awq.py --task quantize --w_bit 4      make a checkpoint under quantized_models/
-    run_awq.py --task decode --w_bit 4        answer prompts with it
-    run_awq.py --task benchmark --w_bit 4     time it
-    run_awq.py --task perplexity --w_bit 4 --dataset text.txt
+    run_awq.py --task quantize --w_bit 4   make a checkpoint in quantized_models/
+    run_awq.py --task decode --w_bit 4     answer prompts with it
+    run_awq.py --task benchmark --w_bit 4  time it
+    run_awq.py --task perplexity --dataset text.txt
     """
     _quiet_libraries()
     module = importlib.import_module(MODULES[values["task"]])
@@ -84,6 +85,8 @@ def _set_threads(threads: int | None) -> None:
 
 def _quiet_libraries() -> None:
     """What goes wrong is said once, by us: not by a library's warning before it."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -13,9 +13,7 @@ model_name = click.option(
     metavar="NAME",
     help="Embedded name, local directory, .gguf file or hub id of the float model.",
 )
-w_bit = click.option(
-    "--w_bit", type=click.Choice([3, 4]), default=4, show_default=True, help="Bits per weight."
-)
+w_bit = click.option("--w_bit", type=click.Choice([3, 4]), default=4, show_default=True, help="Bits per weight.")
 group_size = click.option(
     "--group_size",
     type=click.Choice([32, 64, 128, 256]),
@@ -26,8 +24,8 @@ awq = click.option(
     type=click.Choice(["auto", "load", "run", "none"]),
     default="auto",
     show_default=True,
-    help="Load AWQ scales from a file, run the search for them, or round plainly (none); auto loads if a fitting file is "
-    "there, else runs.",
+    help="Load AWQ scales from a file, run the search for them, or round plainly (none); auto loads if a file that "
+    "fits is there, else runs.",
 )
 scales = click.option(
     "--scales",
@@ -55,7 +53,9 @@ n_samples = click.option(
 seqlen = click.option(
     "--seqlen", type=click.IntRange(8), default=512, show_default=True, help="Tokens per calibration sample."
 )
-seed = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Draws the calibration samples.")
+seed = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Draws the calibration samples."
+)
 precision = click.option(
     "--precision",
     type=click.Choice(["bf16", "w4abf16"]),
@@ -111,14 +111,18 @@ num_torch_threads = click.option(
 )
 json_file = click.option("--json", "json_file", type=click.Path(), help="Write the result to a JSON file.")
 csv_file = click.option("--csv", "csv_file", type=click.Path(), help="Write the benchmark's rows to a CSV file.")
-trust_remote_code = click.option(
-    "--trust_remote_code", is_flag=True, help="Let the model's own Python code run."
-)
+trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let the model's own Python code run.")
 
 ALL = (
+<<<<<<< HEAD
     task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen, seed,
     precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows, output, checkpoint,
     overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
+=======
+    task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
+    seed, precision, target, device, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows,
+    output, checkpoint, overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
+>>>>>>> clitests
 )  # fmt: skip
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "lm_head")

@@ -13,7 +13,9 @@ MODELS = Path("quantized_models")
 DEFAULT_GROUP_SIZES = (128, 64, 32)
 
 
-def checkpoint_name(model: str, w_bit: int, group_size: int, awq: bool, lm_head: bool, flash_attention: bool) -> str:
+def checkpoint_name(
+    model: str, w_bit: int, group_size: int | str, awq: bool, lm_head: bool, flash_attention: bool
+) -> str:
     parts = [model, f"w{w_bit}", f"g{group_size}", "awq" if awq else "rtn"]
     return "-".join(parts + ["lm_head"] * lm_head + ["flash_attention"] * flash_attention)
 
@@ -43,7 +45,7 @@ def find_checkpoint(
 def _missing(model_name: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool) -> str:
     there = sorted(path.parent.name for path in MODELS.glob("[!.]*/config.json"))
     have = f"{MODELS}/ has {', '.join(there)}" if there else f"{MODELS}/ has none"
-    wanted = checkpoint_name(model_slug(model_name), w_bit, group_size or 0, awq, lm_head, False).replace("-g0-", "-g*-")
+    wanted = checkpoint_name(model_slug(model_name), w_bit, group_size or "*", awq, lm_head, False)
     make = f"run_awq.py --task quantize --model_name {shlex.quote(model_name)} --w_bit {w_bit}"
     make += f" --group_size {group_size}" * bool(group_size) + " --awq none" * (not awq) + " --lm_head" * lm_head
     return f"no checkpoint {MODELS / wanted}; {have}; make it with: {make}"

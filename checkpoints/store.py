@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.pretrained import build_empty, check_depth
+from checkpoints.pretrained import TOKENIZER_FILES, build_empty, check_depth
 from checkpoints.sources import TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, ModelError
@@ -16,7 +16,7 @@ from qlinear.grid import BITS, GROUP_SIZES
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
 from qlinear.replace import join_groups, prepare, replace_linear
-from scales.mappings import architecture_of
+from scales.mappings import GATE_UP, architecture_of
 
 RECIPE = "awq_recipe.json"
 PACKED = ".weight_packed"
@@ -53,7 +53,10 @@ def load(
     quantization = read_quantization(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
     model = _empty_model(directory, len(source.shapes), trust_remote_code)
-    load_weights(model, source, quantization)
+    try:
+        load_weights(model, source, quantization)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
     if flash:
@@ -66,7 +69,9 @@ def load(
 def _read_config(directory: Path) -> dict:
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize")
+        raise CheckpointError(
+            f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -93,6 +98,8 @@ def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn
 def _tokenizer(directory: Path, trust_remote_code: bool):
     from transformers import AutoTokenizer
 
+    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
+        raise CheckpointError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
     with one_line_errors(f"the tokenizer in {directory} cannot be opened"):
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
@@ -118,7 +125,7 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
     if any(scheme.get("input_activations") or scheme.get("output_activations") for scheme in schemes):
         raise CheckpointError(f"{where} quantizes activations too; this program runs quantized weights only")
     for entry in weights:
-        if entry.get("num_bits") not in BITS:
+        if type(entry.get("num_bits")) is not int or entry["num_bits"] not in BITS:  # 4.0 is in (3, 4)
             raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
         if entry.get("group_size") not in GROUP_SIZES:
             raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
@@ -180,7 +187,9 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
         linear = model.get_submodule(name)
         n, k = linear.out_features, linear.in_features
     except AttributeError as error:
-        raise CheckpointError(f"the checkpoint quantizes {name}, which the model of its config does not have") from error
+        raise CheckpointError(
+            f"the checkpoint quantizes {name}, which the model of its config does not have"
+        ) from error
     shapes = {part: source.shapes.get(f"{name}.{part}") for part in PARTS}
     scale = shapes["weight_scale"]
     group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
@@ -199,7 +208,8 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
     for part, shape in expected.items():
         if shapes[part] != shape:
             raise CheckpointError(
-                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
+                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size "
+                f"{group_size})"
             )
     words, zeros, scales, bias = (
         None if shape is None else _read(source, f"{name}.{part}") for part, shape in expected.items()
@@ -218,7 +228,7 @@ def groups_of(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
     together = [
         edge.layers
         for edge in architecture.edges
-        if len(edge.layers) == 3 or (len(edge.layers) == 2 and gate_up)
+        if len(edge.layers) > 1 and (gate_up or edge.layers != GATE_UP)
         if len({name.rpartition(".")[0] for name in edge.layers}) == 1
     ]
     blocks = [f"{architecture.blocks}.{i}" for i in range(len(model.get_submodule(architecture.blocks)))]

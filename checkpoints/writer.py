@@ -120,9 +120,7 @@ class CheckpointWriter:
         shutil.rmtree(replaced)
 
 
-def quantization_section(
-    bits: int, group_size: int, head: tuple[str, int] | None, kept: list[str]
-) -> dict:
+def quantization_section(bits: int, group_size: int, head: tuple[str, int] | None, kept: list[str]) -> dict:
     """The `quantization_config` of `config.json`.
 
     head: name and group size of the output head if it is quantized; kept: names of linears left in bfloat16.

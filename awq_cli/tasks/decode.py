@@ -61,7 +61,9 @@ def run(request: Request, progress: Progress) -> Result:
     prompts = request.prompt or PROMPTS
     encoded = [_encode(runnable, prompt, request.chat) for prompt in prompts]
     longest = max(len(tokens) for tokens in encoded)
-    runnable.check_fits(longest + request.max_new_tokens, f"a prompt of {longest} tokens and its answer")
+    runnable.check_fits(
+        longest + request.max_new_tokens, f"a --prompt of {longest} and --max_new_tokens {request.max_new_tokens}"
+    )
     decoder = runnable.decoder(longest + request.max_new_tokens)
     responses = []
     for prompt, tokens in zip(prompts, encoded, strict=True):

@@ -48,7 +48,7 @@ def run(request: Request, progress: Progress) -> Result:
     runnable = open_runnable(request)
     for note in runnable.notes:
         progress.note(note)
-    runnable.check_fits(request.window, f"--window {request.window}")
+    runnable.check_fits(request.window, "windows of --window")
     windows = _windows(encode(runnable.tokenizer, text.text), request.window, request.n_windows, text.name)
     start = time.perf_counter()
     total = 0.0
@@ -77,7 +77,9 @@ def _windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> T
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one --window of {window}; use a smaller one")
     if n_windows is not None and n_windows > available:
-        raise OptionError(f"--n_windows {n_windows}: {name} has only {available} windows of {window} tokens; use fewer")
+        raise OptionError(
+            f"--n_windows {n_windows}: {name} has only {available} windows of {window} tokens; use fewer"
+        )
     count = n_windows or available
     return tokens[: count * window].view(count, window)
 

@@ -32,10 +32,8 @@ def full_name(unit: str, local: str) -> str:
     return f"{unit}.{local}" if local else unit
 
 
-def make_plan(
-    source: PretrainedModel, awq: str, group_size: int | None, head_group_size: int | None
-) -> Plan:
-    """Raises `ModelError` for an architecture without mappings (unless `awq` is "none"), `GridError` for a group size.
+def make_plan(source: PretrainedModel, awq: str, group_size: int | None, head_group_size: int | None) -> Plan:
+    """Raises `ModelError` for an architecture without mappings (unless `awq` is "none"), `GridError` for a size.
 
     group_size: None picks the largest of 128, 64, 32 that divides every layer.
     """
@@ -80,5 +78,6 @@ def _default_group_size(widths: dict[str, int]) -> int:
             return size
     name, in_features = next((n, k) for n, k in widths.items() if k % min(GROUP_SIZES))
     raise GridError(
-        f"no group size of {GROUP_SIZES} divides {name} (in_features {in_features}), so this model cannot be quantized"
+        f"no group size ({', '.join(map(str, GROUP_SIZES))}) divides {name} (in_features {in_features}), so this "
+        f"model cannot be quantized"
     )

@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Seconds:
-    """load: opening the model and the first block's inputs; search: all blocks; total: until the checkpoint is there."""
+    """load: opening the model and the first block's inputs; search: all blocks; total: up to the checkpoint."""
 
     load: float
     search: float
@@ -94,9 +94,7 @@ class Result:
 def run(request: Request, progress: Progress) -> Result:
     start = time.perf_counter()
     source = open_pretrained(request.model_name, request.trust_remote_code)
-    plan = make_plan(
-        source, request.awq, request.group_size, request.lm_head_group_size if request.lm_head else None
-    )
+    plan = make_plan(source, request.awq, request.group_size, request.lm_head_group_size if request.lm_head else None)
     if request.group_size is None:
         sizes = ", ".join(map(str, paths.DEFAULT_GROUP_SIZES))
         progress.note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer")

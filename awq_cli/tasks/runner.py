@@ -63,9 +63,13 @@ class Runnable:
         ids = given if isinstance(given, list) else [given]
         return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
-    def check_fits(self, tokens: int, what: str) -> None:
+    def check_fits(self, tokens: int, options: str) -> None:
+        """Raise `OptionError` if what `options` ask for is longer than the model's context."""
         if self.max_positions is not None and tokens > self.max_positions:
-            raise OptionError(f"{what} needs {tokens} tokens, more than the model's context of {self.max_positions}")
+            raise OptionError(
+                f"{options} need {tokens} tokens, more than the model's context of {self.max_positions}; "
+                f"ask for fewer"
+            )
 
 
 def open_runnable(request: ModelRequest) -> Runnable:
@@ -107,7 +111,9 @@ def _open_float(request: ModelRequest) -> Runnable:
     source = open_pretrained(request.model_name, request.trust_remote_code)
     model = source.load().to(device)
     code = f"{request.target}/torch bf16"
-    return Runnable(source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None)
+    return Runnable(
+        source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None
+    )
 
 
 def _checkpoint(request: ModelRequest) -> Path:

@@ -119,9 +119,7 @@ class SearchedScaling:
         zoo.write(self.path, self.file)
 
 
-def open_scaling(
-    request, source: PretrainedModel, plan: Plan, quantize: Quantizer, progress: Progress
-) -> Scaling:
+def open_scaling(request, source: PretrainedModel, plan: Plan, quantize: Quantizer, progress: Progress) -> Scaling:
     """Decide between the three by `request.awq`; `auto` loads a file that fits exactly, and searches otherwise."""
     if request.awq == "none":
         return NoScaling()
@@ -183,9 +181,9 @@ def _search(
     context = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and request.seqlen > context:
         raise OptionError(f"--seqlen {request.seqlen} is more than the model's context of {context} tokens")
-    _check_writable(path)
     text = calibration.read_text(request.calib_data)
     blocks = calibration.token_blocks(source.tokenizer, text, request.n_samples, request.seqlen, request.seed)
+    _check_writable(path)
     drawn = len(blocks.tokens)
     if drawn < request.n_samples:
         progress.note(f"calibration text {text.name} has {drawn} blocks of {request.seqlen} tokens; using them all")
@@ -208,12 +206,11 @@ def _search(
 
 def _check_writable(path: Path) -> None:
     """Before hours of search: whether its scales can be kept."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"scales cannot be saved in {path}: {error.strerror}; give another --scales") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OptionError(f"scales cannot be saved in {path}: it is no file that can be written; give another --scales")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir():
+        raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with --scales")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another --scales")
 
 
 def _first_inputs(source: PretrainedModel, plan: Plan, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
@@ -228,4 +225,4 @@ def _first_inputs(source: PretrainedModel, plan: Plan, tokens: Tensor) -> tuple[
     hidden, calls = record_calls(source.model, blocks, tokens)
     for name in front:
         source.release(name)
-    return [x.to(source.dtype) for x in hidden], calls
+    return [x.to(torch.bfloat16) for x in hidden], calls  # half the memory, and none of float16's overflow

@@ -1,0 +1,191 @@
+"""Every mistake on the command line: one line that names the value, the limit and what to do; status 2; no trace."""
+
+import pytest
+import torch
+
+from tests.awq_cli.conftest import CALIBRATION
+
+IDLE = [
+    ("quantize", ["--lm_head_group_size", "64"], "--lm_head_group_size means nothing without --lm_head"),
+    ("quantize", ["--awq", "none", "--scales", "x.pt"], "--scales means nothing with --awq none"),
+    ("quantize", ["--awq", "none", "--n_samples", "8"], "--n_samples means nothing with --awq none"),
+    ("quantize", ["--awq", "load", "--seed", "1"], "--seed means nothing with --awq load"),
+    ("quantize", ["--csv", "rows.csv"], "--csv means nothing for --task quantize"),
+    ("quantize", ["--target", "cpu"], "--target means nothing for --task quantize"),
+    ("quantize", ["--prompt", "hello"], "--prompt means nothing for --task quantize"),
+    ("decode", ["--csv", "rows.csv"], "--csv means nothing for --task decode"),
+    ("decode", ["--n_samples", "8"], "--n_samples means nothing for --task decode"),
+    ("decode", ["--dataset", "x.txt"], "--dataset means nothing for --task decode"),
+    ("decode", ["--checkpoint", "x", "--w_bit", "4"], "--w_bit means nothing with --checkpoint"),
+    ("decode", ["--checkpoint", "x", "--lm_head"], "--lm_head means nothing with --checkpoint"),
+    ("decode", ["--precision", "bf16", "--checkpoint", "x"], "--checkpoint means nothing with --precision bf16"),
+    ("decode", ["--precision", "bf16", "--w_bit", "3"], "--w_bit means nothing with --precision bf16"),
+    ("benchmark", ["--window", "64"], "--window means nothing for --task benchmark"),
+    ("benchmark_long", ["--chat"], "--chat means nothing for --task benchmark_long"),
+    ("perplexity", ["--max_new_tokens", "3"], "--max_new_tokens means nothing for --task perplexity"),
+    ("perplexity", ["--overwrite"], "--overwrite means nothing for --task perplexity"),
+]
+
+
+@pytest.mark.parametrize(("task", "options", "message"), IDLE)
+def test_an_option_that_means_nothing_is_refused(run, task, options, message):
+    assert run("--task", task, *options).error == f"{message}; leave it out"
+    assert run.left() == []
+
+
+MALFORMED = [
+    ([], "Missing option '--task'. Choose from: quantize, decode, benchmark, benchmark_long, perplexity"),
+    (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'benchmark', "
+     "'benchmark_long', 'perplexity'."),
+    (["--task", "quantize", "--w_bit", "5"], "Invalid value for '--w_bit': '5' is not one of '3', '4'."),
+    (["--task", "quantize", "--group_size", "96"],
+     "Invalid value for '--group_size': '96' is not one of '32', '64', '128', '256'."),
+    (["--task", "quantize", "--n_samples", "0"], "Invalid value for '--n_samples': 0 is not in the range x>=1."),
+    (["--task", "quantize", "--seed", "-1"], "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295."),
+    (["--task", "decode", "--json", "no/such/result.json"],
+     "--json no/such/result.json: there is no directory {}/no/such"),
+    (["--task", "decode", "--json", "."], "--json . is a directory; name a file"),
+    (["--task", "benchmark", "--csv", "/"], "--csv / is a directory; name a file"),
+    (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq; "
+     "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
+    (["--task", "decode", "--checkpoint", "nowhere"],
+     "nowhere is not a checkpoint: it has no config.json; make one with --task quantize"),
+    (["--task", "decode", "--precision", "bf16", "--target", "aie"],
+     "--precision bf16 runs the float model, which --target aie cannot; use cpu"),
+    (["--task", "decode", "--precision", "bf16", "--model_name", "./no/model"],
+     "no model './no/model': it is not one of smollm2-135m-instruct, nor a directory or .gguf file here"),
+    (["--task", "quantize", "--model_name", "lost.gguf"],
+     "no model 'lost.gguf': it is not one of smollm2-135m-instruct, nor a directory or .gguf file here"),
+    (["--task", "perplexity", "--dataset", "lost.txt"],
+     "--dataset lost.txt: no such file, and neither raw nor non-raw"),
+    (["--task", "perplexity", "--dataset", "."], "--dataset . cannot be read: Is a directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MALFORMED)
+def test_a_wrong_value_is_named(run, arguments, message):
+    assert run(*arguments).error == message.format(run.folder.resolve())
+    assert run.left() == []
+
+
+def test_a_cuda_target_needs_a_gpu(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    error = "--target cuda: torch finds no CUDA device on this machine; use --target cpu"
+    assert run("--task", "decode", "--target", "cuda").error == error
+
+
+def test_a_missing_checkpoint_lists_those_that_exist(run, model):
+    run.result("--task", "quantize", "--model_name", model, "--awq", "none")
+    (run.folder / "quantized_models" / ".other.partial").mkdir()
+    (run.folder / "quantized_models" / ".other.partial" / "config.json").write_text("{}")  # of a run that was killed
+    spaced = model.with_name("its name")
+    spaced.symlink_to(model)
+    options = ("--w_bit", "3", "--group_size", "32", "--awq", "none", "--lm_head")
+    assert run("--task", "decode", "--model_name", spaced, *options).error == (
+        "no checkpoint quantized_models/tiny-w3-g32-rtn-lm_head; quantized_models/ has tiny-w4-g64-rtn; make it "
+        f"with: run_awq.py --task quantize --model_name '{spaced}' --w_bit 3 --group_size 32 --awq none --lm_head"
+    )
+
+
+def test_a_group_size_that_does_not_divide(run, model, make_model, tmp_path):
+    quantize = ("--task", "quantize", "--awq", "none", "--model_name")
+    assert run(*quantize, model, "--group_size", "128").error == (
+        "group size 128 does not divide model.layers.0.self_attn.q_proj (in_features 64); use --group_size 32 or 64"
+    )
+    assert run(*quantize, model, "--lm_head", "--lm_head_group_size", "256").error.startswith(
+        "group size 256 does not divide lm_head (in_features 64)"
+    )
+    odd = make_model(tmp_path / "odd", intermediate_size=72)
+    assert run(*quantize, odd).error == (
+        "no group size (32, 64, 128, 256) divides model.layers.0.mlp.down_proj (in_features 72), so this model "
+        "cannot be quantized"
+    )
+    assert run.left() == []
+
+
+def test_an_existing_directory_is_not_replaced_unasked(run, model):
+    quantize = ("--task", "quantize", "--awq", "none", "--model_name", model, "--output")
+    run.result(*quantize, "made")
+    before = (run.folder / "made" / "model.safetensors").stat().st_mtime_ns
+    exists = "made exists already; give --overwrite to replace it, or another --output"
+    assert run(*quantize, "made").error == exists
+    assert (run.folder / "made" / "model.safetensors").stat().st_mtime_ns == before
+    assert run(*quantize, "made", "--overwrite").code == 0
+    assert (run.folder / "made" / "model.safetensors").stat().st_mtime_ns > before
+
+    (run.folder / "photos").mkdir()
+    (run.folder / "photos" / "cat.png").touch()
+    for taken in ("photos", "result.json"):
+        error = run(*quantize, taken, "--overwrite").error
+        assert error == f"{taken} is there already and no checkpoint; give another --output"
+    assert (run.folder / "photos" / "cat.png").exists()
+    assert run(*quantize, "result.json/below").error == "cannot write to result.json: Not a directory"
+
+
+def test_calibration_text(run, model, tmp_path):
+    quantize = ("--task", "quantize", "--model_name", model, "--output", "new/made", *CALIBRATION)
+    text = tmp_path / "text.txt"
+    text.write_text("")
+    too_short = "tokens, less than one block of --seqlen 32; use a longer text or a smaller --seqlen"
+    assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 0 {too_short}"
+    text.write_text("a word " * 10)
+    assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 20 {too_short}"
+    text.write_bytes(b"caf\xe9")
+    assert f"--calib_data {text} cannot be read as UTF-8 text" in run(*quantize, "--calib_data", text).error
+    missing = "--calib_data lost.txt: no such file, and not one of builtin, pileval, wikitext2, c4"
+    assert run(*quantize, "--calib_data", "lost.txt").error == missing
+    error = run(*quantize, "--seqlen", "601").error
+    assert error == "--seqlen 601 is more than the model's context of 600 tokens"
+    assert run.left() == []
+
+
+def test_scales_that_could_not_be_saved_are_not_searched(run, model, text_file):
+    (run.folder / "cache").touch()  # where the folder should be
+    quantize = ("--task", "quantize", "--model_name", model, "--calib_data", text_file, *CALIBRATION)
+    path = run.folder / "cache" / "tiny-w4-g64.pt"
+    assert run(*quantize).error == (
+        f"scales cannot be saved in {path}: no writing in {run.folder}/cache; give another --scales"
+    )
+    assert run.left() == ["cache"]
+
+
+def test_text_to_score(run, rounded, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("a word " * 50)
+    score = ("--task", "perplexity", "--checkpoint", rounded, "--dataset", text)
+    assert run(*score, "--window", "601").error == (
+        "windows of --window need 601 tokens, more than the model's context of 600; ask for fewer"
+    )
+    assert run(*score, "--window", "101").error == (
+        "text.txt has 100 tokens, less than one --window of 101; use a smaller one"
+    )
+    assert run(*score, "--window", "30", "--n_windows", "4").error == (
+        "--n_windows 4: text.txt has only 3 windows of 30 tokens; use fewer"
+    )
+    text.write_bytes(b"caf\xe9")
+    assert run(*score).error == f"--dataset {text} is not UTF-8 text: unexpected end of data at byte 3"
+
+
+def test_prompts(run, rounded, text_file):
+    decode = ("--task", "decode", "--checkpoint", rounded)
+    assert run(*decode, "--prompt", " ").error == "--prompt ' ' is empty; give some text"
+    assert run(*decode, "--prompt", "x", "--chat").error == (
+        "--chat: this model's tokenizer has no chat template; leave --chat out"
+    )
+    assert run(*decode, "--prompt", "a word " * 300).error == (
+        "a --prompt of 600 and --max_new_tokens 11 need 611 tokens, more than the model's context of 600; "
+        "ask for fewer"
+    )
+    assert run(*decode, "--prompt", "a word", "--max_new_tokens", "599").error == (
+        "a --prompt of 2 and --max_new_tokens 599 need 601 tokens, more than the model's context of 600; "
+        "ask for fewer"
+    )
+    assert run.left() == []
+
+
+def test_no_benchmark_length_fits(run, make_model, tmp_path):
+    short = make_model(tmp_path / "short", max_position_embeddings=14)
+    float_model = ("--model_name", short, "--precision", "bf16")
+    error = run("--task", "benchmark_long", *float_model).error
+    assert error.startswith("no prompt length of --task benchmark_long fits: the text has ")
+    assert error.endswith(" tokens, the model's context room for 3")

@@ -1,0 +1,99 @@
+"""The command as its own process: what it imports, what else is printed, how it ends when it is ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.awq_cli.conftest import CALIBRATION, SLOW
+
+SCRIPT = Path(__file__).parents[2] / "run_awq.py"
+
+
+def start(folder: Path, *arguments, python: tuple[str, ...] = (), **streams) -> subprocess.Popen:
+    environment = {**os.environ, "AWQ_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, *python, SCRIPT, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, encoding="utf-8", **pipes)
+
+
+def unexpected(err: str) -> list[str]:
+    return [line for line in err.splitlines() if not line.startswith(SLOW)]
+
+
+def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
+    def helped(*python: str) -> tuple[float, str, str]:
+        began = time.perf_counter()
+        process = start(tmp_path, "--help", python=python)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0
+        return time.perf_counter() - began, out, err
+
+    _, out, imported = helped("-X", "importtime")
+    assert "--flash_attention" in out
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in imported.splitlines()}
+    assert "click" in modules
+    assert modules.isdisjoint({"torch", "numpy", "transformers", "datasets", "safetensors", "rich"})
+    assert min(helped()[0] for _ in range(3)) < 1  # seconds; the best of three, as other processes run too
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_nothing_but_the_result_is_printed(tmp_path, model, text_file):
+    """No warning, progress bar or log line of a library, whatever it is that they want to say."""
+    shared = ("--model_name", model, "--w_bit", "3")
+    process = start(tmp_path, "--task", "quantize", *shared, "--calib_data", text_file, *CALIBRATION)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert err == "note: group size 64: the largest of 128, 64, 32 that divides every layer\n"
+    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+    names += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:8]] == ["layer", *names] and all(len(line) <= 80 for line in lines[:8])
+    summary = [line for line in lines[8:] if not line.startswith("AWQ was worse")]
+    assert len(summary) == 5 and summary[1].startswith("tiny: 0.3 MB in bfloat16 -> ")
+    assert summary[-2:] == [
+        f"scales saved in {tmp_path}/cache/tiny-w3-g64.pt",
+        "saved in quantized_models/tiny-w3-g64-awq",
+    ]
+    process = start(tmp_path, "--task", "decode", *shared, "--prompt", "the value", "--max_new_tokens", "3")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and unexpected(err) == []
+    assert out.startswith(f"{'*' * 40}\nprompt: the value\nresponse: ")
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    process = start(tmp_path, "--task", "decode", "--w_bit", "2")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err == "error: Invalid value for '--w_bit': '2' is not one of '3', '4'.\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_an_interrupted_search_leaves_nothing(tmp_path, model):
+    """The half-made checkpoint and the folder made for it are gone; the built-in text keeps the search busy."""
+    process = start(tmp_path, "--task", "quantize", "--model_name", model, "--n_samples", "400", "--seqlen", "500")
+    hidden = tmp_path / "quantized_models" / ".tiny-w4-g64-awq.partial"
+    deadline = time.monotonic() + 60
+    while not hidden.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert hidden.exists() and process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="no such link on this system")
+def test_json_may_go_to_a_pipe(tmp_path, rounded):
+    options = ("--checkpoint", rounded, "--prompt", "the value", "--max_new_tokens", "2", "--json", "/dev/stdout")
+    process = start(tmp_path, "--task", "decode", *options)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and unexpected(err) == []
+    assert '"task": "decode"' in out and out.endswith("}\n")
+    assert Path("/dev/stdout").is_symlink()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,173 @@
+"""Quantizing from the command line: what is made, told and found again."""
+
+import json
+import os
+
+import pytest
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.awq_cli.conftest import CALIBRATION
+
+FIELDS = {"task", "model", "w_bit", "group_size", "lm_head", "awq", "solver", "seconds", "size", "peak_rss_bytes"}
+FIELDS |= {"checkpoint", "layers"}
+LINEARS_A_BLOCK = 7
+
+
+def quantize(model, *more) -> tuple:
+    return ("--task", "quantize", "--model_name", model, *more)
+
+
+def weights(run, name: str) -> bytes:
+    return (run.folder / "quantized_models" / name / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("flash", [False, True])
+def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, flash):
+    """Quantize, then every task on what was made, found by the same options."""
+    chosen = ("--model_name", model, "--w_bit", bits, *["--lm_head"] * head, *["--flash_attention"] * flash)
+    made = run.result("--task", "quantize", *chosen, "--calib_data", text_file, *CALIBRATION)
+    assert FIELDS <= made.keys()
+    assert (made["task"], made["model"], made["w_bit"], made["group_size"]) == ("quantize", "tiny", bits, 64)
+    assert (made["lm_head"], made["awq"], made["solver"]) == (head, "run", "rtn")
+    assert made["seconds"].keys() == {"load", "search", "total"}
+    assert 0 < made["seconds"]["load"] + made["seconds"]["search"] <= made["seconds"]["total"]
+    name = f"tiny-w{bits}-g64-awq" + "-lm_head" * head + "-flash_attention" * flash
+    assert made["checkpoint"] == f"quantized_models/{name}"
+
+    assert len(made["layers"]) == 2 * LINEARS_A_BLOCK + head
+    for layer in made["layers"]:
+        assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "ratio"}
+        if layer["name"] == "lm_head":
+            assert layer == {"name": "lm_head", "group_size": 32, "loss_rtn": None, "loss_awq": None, "ratio": None}
+        else:
+            assert layer["group_size"] == 64 and 0 < layer["loss_rtn"] < 0.2 and 0 < layer["loss_awq"] < 0.2
+    assert_sizes(made, run.folder / made["checkpoint"], bits, head)
+
+    decoded = run.result("--task", "decode", *chosen, "--prompt", "the value of this", "--max_new_tokens", 3)
+    assert (decoded["checkpoint"], decoded["flash_attention"]) == (made["checkpoint"], flash)
+    assert 1 <= decoded["responses"][0]["new_tokens"] <= 3
+    timed = run.result("--task", "benchmark", *chosen, "--max_new_tokens", 2)
+    assert [row["prompt_tokens"] for row in timed["rows"]] == [4, 8, 16, 32, 64, 128, 256]
+    scored = run.result("--task", "perplexity", *chosen, "--dataset", text_file, "--window", 64, "--n_windows", 2)
+    assert scored["tokens"] == 2 * 63 and scored["perplexity"] > 1
+
+
+def assert_sizes(made: dict, folder, bits: int, head: bool) -> None:
+    """Bytes are those of the file; bits a weight follow from the format's own layout."""
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    size = made["size"]
+    assert size["quantized_bytes"] == sum(tensor.nbytes for tensor in tensors.values())
+    block = 64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3  # q and o, k and v, gate up and down
+    embedding = 512 * 64
+    assert size["float_bytes"] == 2 * (2 * (block + 2 * 64) + 64 + 2 * embedding)
+    # Codes, then a bf16 scale and a packed zero point for each group of 64 (32 in the head), then two int64 of shape.
+    stored = 2 * block * (bits + (16 + bits) / 64) + (2 * LINEARS_A_BLOCK + head) * 128
+    stored += head * embedding * (bits + (16 + bits) / 32)
+    assert size["bits_per_weight"] == pytest.approx(stored / (2 * block + head * embedding), rel=1e-3)
+
+
+def test_a_checkpoint_stands_alone_and_records_how_it_was_made(run, model):
+    made = run.result(*quantize(model, "--awq", "none", "--flash_attention"))
+    folder = run.folder / made["checkpoint"]
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert {"model.safetensors", "awq_recipe.json"} <= names
+    recipe = json.loads((folder / "awq_recipe.json").read_text())
+    assert recipe["options"]["seed"] == 42 and recipe["flash_attention"] is True
+    assert recipe["versions"].keys() == {"run-awq", "torch", "transformers", "compressed-tensors"}
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~os.umask(os.umask(0o022))}
+    assert sorted(path.name for path in (run.folder / "quantized_models").iterdir()) == [folder.name]
+
+
+def test_group_sizes(run, model, make_model, tmp_path):
+    chosen = run(*quantize(model, "--awq", "none"))
+    assert chosen.notes == ["note: group size 64: the largest of 128, 64, 32 that divides every layer"]
+    assert "quantized_models/tiny-w4-g64-rtn" in chosen.out
+    asked = run(*quantize(model, "--awq", "none", "--group_size", "32"))
+    assert asked.notes == [] and "quantized_models/tiny-w4-g32-rtn" in asked.out
+    wide = make_model(tmp_path / "Wide Model", hidden_size=128, num_attention_heads=2, intermediate_size=256)
+    assert run.result(*quantize(wide, "--awq", "none"))["checkpoint"] == "quantized_models/wide-model-w4-g128-rtn"
+    head = run.result(*quantize(wide, "--awq", "none", "--lm_head", "--lm_head_group_size", "64"))
+    assert head["layers"][-1]["name"] == "lm_head" and head["layers"][-1]["group_size"] == 64
+
+
+def test_scales_are_searched_once_and_loaded_afterwards(run, model, text_file):
+    """`run` saves its file; `auto` and `load` make the same bytes of it; so does a second search."""
+    calibration = ("--calib_data", text_file, *CALIBRATION)
+    found = run.result(*quantize(model, "--awq", "run", *calibration))
+    scales = run.folder / "cache" / "tiny-w4-g64.pt"
+    assert (found["awq"], found["scales"]) == ("run", str(scales))
+    kept, searched = scales.read_bytes(), weights(run, "tiny-w4-g64-awq")
+
+    again = run(*quantize(model, *calibration, "--overwrite", "--json", "again.json"))
+    assert f"note: loading AWQ scales from {scales}" in again.notes
+    again = json.loads((run.folder / "again.json").read_text())
+    assert again["awq"] == "load" and again["calibration"] == found["calibration"]
+    assert weights(run, "tiny-w4-g64-awq") == searched
+
+    run.result(*quantize(model, "--awq", "load", "--scales", scales, "--output", "quantized_models/loaded"))
+    assert weights(run, "loaded") == searched
+    run.result(*quantize(model, "--awq", "run", *calibration, "--output", "quantized_models/rerun"))
+    assert weights(run, "rerun") == searched and scales.read_bytes() == kept
+    run.result(*quantize(model, "--awq", "none", "--output", "quantized_models/rounded"))
+    assert weights(run, "rounded") != searched
+
+
+def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp_path):
+    calibration = ("--calib_data", text_file, *CALIBRATION)
+    run.result(*quantize(model, *calibration))
+    scales = run.folder / "cache" / "tiny-w4-g64.pt"
+    refused = f"{scales} was made from other calibration data or another model"
+    searching = f"note: {refused}; searching anew and replacing it"
+
+    for other in (("--seed", "7"), ("--n_samples", "3"), ("--seqlen", "16")):
+        outcome = run(*quantize(model, *calibration, *other, "--overwrite"))
+        assert outcome.code == 0 and searching in outcome.notes
+    other_text = tmp_path / "prose.txt"
+    other_text.write_text(text_file.read_text()[:20_000])
+    assert searching in run(*quantize(model, "--calib_data", other_text, *CALIBRATION, "--overwrite")).notes
+    namesake = make_model(tmp_path / "tiny", rms_norm_eps=1e-4)
+    assert searching in run(*quantize(namesake, "--calib_data", other_text, *CALIBRATION, "--overwrite")).notes
+
+    named = run(*quantize(model, *calibration, "--overwrite", "--scales", scales))
+    assert named.error == f"{refused}; --awq load takes it as it is, --awq run replaces it"
+
+
+def test_flash_attention_is_the_checkpoints_default(run, model):
+    run.result(*quantize(model, "--awq", "none", "--flash_attention"))
+    decode = (
+        "--task",
+        "decode",
+        "--model_name",
+        model,
+        "--awq",
+        "none",
+        "--prompt",
+        "the value",
+        "--max_new_tokens",
+        2,
+    )
+    assert run.result(*decode)["flash_attention"] is True
+    assert run.result(*decode, "--no_flash_attention")["flash_attention"] is False
+
+
+def test_an_unknown_architecture_is_rounded_plainly_or_refused(run, model, tokenizer, tmp_path):
+    sizes = AutoConfig.from_pretrained(model).to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = AutoConfig.for_model("olmo", pad_token_id=0, **{name: sizes[name] for name in names})
+    unknown = tmp_path / "olmo"
+    AutoModelForCausalLM.from_config(config).save_pretrained(unknown)
+    tokenizer.save_pretrained(unknown)
+    error = run(*quantize(unknown, *CALIBRATION)).error
+    assert "'olmo'" in error and "llama" in error and "starcoder2" in error and "--awq none" in error
+    assert run.left() == []
+    made = run.result(*quantize(unknown, "--awq", "none"))
+    assert len(made["layers"]) == 2 * LINEARS_A_BLOCK
+    answer = run.result(
+        "--task", "decode", "--checkpoint", made["checkpoint"], "--prompt", "the", "--max_new_tokens", 2
+    )
+    assert answer["responses"][0]["prompt_tokens"] == 1
