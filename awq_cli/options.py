@@ -114,15 +114,9 @@ csv_file = click.option("--csv", "csv_file", type=click.Path(), help="Write the 
 trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let the model's own Python code run.")
 
 ALL = (
-<<<<<<< HEAD
-    task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen, seed,
-    precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows, output, checkpoint,
-    overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
-=======
     task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
-    seed, precision, target, device, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows,
-    output, checkpoint, overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
->>>>>>> clitests
+    seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, dataset, window,
+    n_windows, output, checkpoint, overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
 )  # fmt: skip
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "lm_head")
