@@ -1,0 +1,110 @@
+"""The cpu target on native kernels: bfloat16 or float32 activations, packed 3- or 4-bit weights, torch's threads."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from qlinear.backends import native
+from qlinear.errors import TargetError
+from qlinear.packing import PackedWeight
+
+
+class CpuWeight:
+    """A weight in the kernels' layout (qlinear/csrc/layout.h).
+
+    packed: uint8, the padded weight with its scales and zeros; bias: `(N,)` float32 or None. Copies and pickles as
+    the tensors it holds.
+    """
+
+    def __init__(self, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int) -> None:
+        self.packed, self.bias = packed, bias
+        self.n, self.k, self.bits, self.group_size = n, k, bits, group_size
+        bias_address = None if bias is None else bias.data_ptr()
+        self.native = native.Weight(packed.data_ptr(), bias_address, n, k, bits, group_size)
+        self.address = ctypes.addressof(self.native)
+
+    def __reduce__(self) -> tuple:
+        return CpuWeight, (self.packed, self.bias, self.n, self.k, self.bits, self.group_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a matmul reads: codes, scales, zeros and bias."""
+        return self.packed.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+
+class CpuBackend:
+    """`qlinear.backends.base.Backend` on the native kernels; `name` says which instruction set they use.
+
+    Raises `TargetError` where the kernels are not built or RUN_AWQ_ISA names an instruction set that is not there.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.name = f"cpu/{native.select_isa()}"
+        self._library = native.library()
+        self._linear = self._library.awq_linear
+
+    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> CpuWeight:
+        """Lay the weight out for the kernels, at the speed of memory; `weight` is not needed afterwards."""
+        n, k = weight.shape
+        size = self._library.awq_packed_bytes(n, k, weight.bits, weight.group_size)
+        packed = torch.empty(size, dtype=torch.uint8)
+        words, zeros, scales = weight.words.contiguous(), weight.zeros.contiguous(), weight.scales.contiguous()
+        self._library.awq_pack(
+            words.data_ptr(),
+            zeros.data_ptr(),
+            scales.data_ptr(),
+            n,
+            k,
+            weight.bits,
+            weight.group_size,
+            packed.data_ptr(),
+        )
+        bias = None if bias is None else bias.detach().to(torch.float32).contiguous()
+        return CpuWeight(packed, bias, n, k, weight.bits, weight.group_size)
+
+    def matmul(self, x: Tensor, prepared: CpuWeight) -> Tensor:
+        """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, bfloat16 or float32; inference only, no gradient.
+
+        Raises `TargetError` for another dtype.
+        """
+        if torch.compiler.is_compiling():
+            w = prepared
+            return torch.ops.run_awq.qlinear(x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size)
+        return _linear(self._linear, x, prepared.address, prepared.n, prepared.k)
+
+
+def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: int, n: int, k: int) -> Tensor:
+    """One call of awq_linear; `weight` is the address of a `native.Weight`. Lean: decoding calls it 200 times a token."""
+    dtype = native.DTYPES.get(x.dtype)
+    if dtype is None:
+        raise TargetError(f"the cpu kernels take bfloat16 or float32 activations, not {x.dtype}; use --precision")
+    shape = x.shape
+    if shape[-1] != k:
+        raise ValueError(f"activations have {shape[-1]} features, the weight has {k}")
+    y = x.new_empty(shape[:-1] + (n,))
+    stride = k
+    if not x.is_contiguous():
+        x = x.reshape(-1, k)
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        stride = x.stride(0)
+    function(weight, x.data_ptr(), x.numel() // k, stride, dtype, y.data_ptr())
+    return y
+
+
+@torch.library.custom_op("run_awq::qlinear", mutates_args=(), device_types="cpu")
+def qlinear(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int) -> Tensor:
+    """The matmul as a torch operator, which torch.compile and torch.export keep as one node.
+
+    x: `(..., K)` bfloat16 or float32; packed, bias and the numbers: the fields of a `CpuWeight`.
+    """
+    weight = CpuWeight(packed, bias, n, k, bits, group_size)
+    return _linear(native.library().awq_linear, x, weight.address, n, k)
+
+
+@qlinear.register_fake
+def _(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], n))

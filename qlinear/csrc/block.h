@@ -1,0 +1,110 @@
+// The block kernel, written once: a tile of weights, decoded in registers, times 1 to MAX_ROWS rows of activations.
+//
+// An instruction set brings a `Simd` type with the vector types and four operations:
+//   Vec, LANES         fp32 accumulators of LANES tile rows
+//   VECTORS            accumulators side by side; VECTORS * LANES rows of the tile are one slice
+//   ACCUMULATORS       how many may be live at once
+//   Pair               two columns of weights, decoded
+//   Input              a column pair of one activation row
+//   Decoder<BITS>      .pair<P>(codes): pair P of a chunk, for LANES rows
+//   multiply_add       acc + pair . input
+// The decoded weights never reach memory; with 12 rows decoding is about a tenth of the work, so the same kernel
+// serves decode (1 row) and prefill (blocks of 12).
+#pragma once
+
+#include "rows.h"
+
+#define AWQ_INLINE __attribute__((always_inline)) inline
+
+namespace awq {
+namespace {
+
+template <int N> struct Index { static constexpr int value = N; };
+template <int... N> struct Sequence {};
+using ChunkPairs = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+
+template <class Body, int... P>
+AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
+  (body(Index<P>{}), ...);
+}
+
+template <class Simd, int BITS, int ROWS>
+void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* activations, const float* sums,
+           float* y) {
+  using Vec = typename Simd::Vec;
+  constexpr int VECTORS = Simd::VECTORS, SLICE = Simd::LANES * VECTORS;
+  // Few rows leave too few independent sums to hide the latency of a multiply-add: spread the pairs over several.
+  constexpr int MOST = Simd::ACCUMULATORS / (ROWS * VECTORS);
+  constexpr int SETS = MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
+  const typename Simd::template Decoder<BITS> decoder;
+  const auto* x = static_cast<const typename Simd::Input*>(activations);
+
+  for (int64_t g = 0; g < groups; ++g, x += group_size / 2 * ROWS, sums += ROWS) {
+    const uint8_t* codes = record + HEADER_BYTES;
+    for (int slice = 0; slice < TILE; slice += SLICE) {
+      Vec acc[SETS][ROWS][VECTORS];
+#pragma GCC unroll 4
+      for (int s = 0; s < SETS; ++s)
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = Simd::zero();
+
+      for (int64_t c = 0; c < group_size / CHUNK; ++c) {
+        const uint8_t* chunk = codes + c * chunk_bytes(BITS);
+        const auto* inputs = x + c * PAIRS * ROWS;
+        if (slice == 0) {
+          for (int line = 0; line < chunk_bytes(BITS); line += 64) Simd::prefetch(chunk + line + Simd::PREFETCH);
+        }
+        for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+          constexpr int P = decltype(p)::value;
+          typename Simd::Pair weights[VECTORS];
+#pragma GCC unroll 4
+          for (int v = 0; v < VECTORS; ++v) {
+            const int row = slice + v * Simd::LANES;
+            weights[v] = decoder.template pair<P>(chunk + row / LANES * BITS * 64 + row % LANES * 4);
+          }
+#pragma GCC unroll 12
+          for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v)
+              acc[P % SETS][r][v] = Simd::multiply_add(acc[P % SETS][r][v], weights[v], inputs + P * ROWS + r);
+        });
+      }
+
+      // y += scale * (acc - zero * sum), once a group
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) {
+        const int row = slice + v * Simd::LANES;
+        const Vec scale = Simd::load_bf16(record + 2 * row), zero = Simd::load_int8(record + SCALE_BYTES + row);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+          Vec total = acc[0][r][v];
+#pragma GCC unroll 4
+          for (int s = 1; s < SETS; ++s) total = Simd::add(total, acc[s][r][v]);
+          total = Simd::subtract_product(total, zero, Simd::broadcast(sums + r));
+          float* out = y + r * TILE + row;
+          Simd::store(out, Simd::fma(scale, total, Simd::load(out)));
+        }
+      }
+    }
+    record = codes + group_size / CHUNK * chunk_bytes(BITS);
+  }
+}
+
+template <class Simd, int BITS, int ROWS>
+void set_blocks_to(Route& route) {
+  if constexpr (ROWS > 0) {
+    route.block[BITS - 3][ROWS] = block<Simd, BITS, ROWS>;
+    set_blocks_to<Simd, BITS, ROWS - 1>(route);
+  }
+}
+
+template <class Simd>
+void set_blocks(Route& route) {
+  set_blocks_to<Simd, 3, Simd::ROWS>(route);
+  set_blocks_to<Simd, 4, Simd::ROWS>(route);
+}
+
+}  // namespace
+}  // namespace awq

@@ -1,0 +1,89 @@
+// Which instruction sets this machine has, and the ladder that fills the table in.
+#include <cpuid.h>
+
+#include "kernels.h"
+#include "layout.h"
+#include "table.h"
+
+namespace awq {
+namespace {
+
+struct Cpu {
+  bool avx2, avx512, avx512bf16;
+};
+
+// The registers that the operating system saves: without it, an instruction set that cpuid shows cannot be used.
+uint64_t xgetbv() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t(high) << 32 | low;
+}
+
+Cpu detect() {
+  constexpr uint32_t FMA = 1u << 12, OSXSAVE = 1u << 27;                                     // leaf 1, ecx
+  constexpr uint32_t AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;  // leaf 7, ebx
+  constexpr uint32_t BF16 = 1u << 5;                                                         // leaf 7.1, eax
+  constexpr uint64_t YMM_STATE = 0x06, ZMM_STATE = 0xe6;
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & OSXSAVE) == 0) return {};
+  const bool fma = (c & FMA) != 0;
+  const uint64_t state = xgetbv();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return {};
+  const uint32_t features = b, wanted = F | DQ | BW | VL;
+  uint32_t sub_a = 0;
+  if (a >= 1) __get_cpuid_count(7, 1, &sub_a, &b, &c, &d);
+  Cpu cpu;
+  cpu.avx2 = fma && (features & AVX2) != 0 && (state & YMM_STATE) == YMM_STATE;
+  cpu.avx512 = cpu.avx2 && (features & wanted) == wanted && (state & ZMM_STATE) == ZMM_STATE;
+  cpu.avx512bf16 = cpu.avx512 && (sub_a & BF16) != 0;
+  return cpu;
+}
+
+struct Rung {
+  const char* name;
+  bool available;
+  void (*fill)(Table&);
+};
+
+// Climb from the scalar floor up to `last`; false where `last` is unknown or out of reach.
+bool climb(const char* last, Table& result) {
+  const Cpu cpu = detect();
+  const Rung ladder[] = {
+      {"scalar", true, fill_scalar},
+      {"avx2", cpu.avx2, fill_avx2},
+      {"avx512", cpu.avx512, fill_avx512},
+      {"avx512bf16", cpu.avx512bf16, fill_avx512bf16},
+  };
+  for (const Rung& rung : ladder) {
+    if (!rung.available) return *last == '\0';
+    rung.fill(result);
+    if (strcmp(rung.name, last) == 0) return true;
+  }
+  return *last == '\0';
+}
+
+Table best() {
+  Table result{};
+  climb("", result);
+  return result;
+}
+
+Table& current() {
+  static Table chosen = best();
+  return chosen;
+}
+
+}  // namespace
+
+const Table& table() { return current(); }
+
+}  // namespace awq
+
+const char* awq_isa(void) { return awq::table().name; }
+
+int32_t awq_select_isa(const char* name) {
+  awq::Table chosen{};
+  if (!awq::climb(name, chosen)) return -1;
+  awq::current() = chosen;
+  return 0;
+}

@@ -1,0 +1,60 @@
+// Linear layers with grouped 3- or 4-bit weights on x86-64: the whole interface of the library, in plain C.
+//
+// A weight is (n, k) = (out_features, in_features); w = (code - zero) * scale with one scale (bf16) and one zero point
+// per row and group of `group_size` columns. group_size is 32, 64, 128 or 256 and divides k; bits is 3 or 4.
+// Products are exact, sums are fp32, and the result has the same bits at any number of threads.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define AWQ_EXPORT __attribute__((visibility("default")))
+
+// Activations and results: both of the same type.
+enum awq_dtype { AWQ_BF16 = 0, AWQ_F32 = 1 };
+
+// A weight in the kernels' layout (layout.h). Memory is the caller's; `packed` needs no alignment, 64 bytes is fastest.
+typedef struct awq_weight {
+  const uint8_t* packed;  // awq_packed_bytes() bytes, written by awq_pack
+  const float* bias;      // n values, or null
+  int64_t n;
+  int64_t k;
+  int32_t bits;
+  int32_t group_size;
+} awq_weight;
+
+// The instruction set in use: "scalar", "avx2", "avx512" or "avx512bf16". The first call of any function picks the
+// best that the processor and the operating system allow.
+AWQ_EXPORT const char* awq_isa(void);
+
+// Use `name` from now on; "" means the best there is. Returns 0, or -1 (and changes nothing) where it is unknown or this
+// machine lacks it. Not to be called while another thread is inside the library.
+AWQ_EXPORT int32_t awq_select_isa(const char* name);
+
+// Where parallel work runs: the host's pool (torch_parallel_for and torch_get_num_threads of torch's stable C interface),
+// or, with null pointers, threads of our own, `own_threads` in all.
+typedef void (*awq_range)(int64_t begin, int64_t end, void* context);
+typedef int32_t (*awq_parallel_for)(int64_t begin, int64_t end, int64_t grain, awq_range body, void* context);
+typedef int32_t (*awq_get_num_threads)(uint32_t* count);
+AWQ_EXPORT void awq_set_threads(awq_parallel_for parallel_for, awq_get_num_threads num_threads, int32_t own_threads);
+
+// Bytes of a packed weight: rows are padded to a multiple of 32.
+AWQ_EXPORT int64_t awq_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t group_size);
+
+// Checkpoint layout to kernel layout. words: (n, k * bits / 32), codes packed along k; zeros: (ceil(n * bits / 32),
+// k / group_size), packed along n; scales: (n, k / group_size) bf16. All dense and row-major.
+AWQ_EXPORT void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scales, int64_t n, int64_t k,
+                         int32_t bits, int32_t group_size, uint8_t* packed);
+
+// The way back, one byte a value: codes (n, k), zeros (n, k / group_size), scales (n, k / group_size) bf16.
+AWQ_EXPORT void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales);
+
+// y = x @ weight.T + bias. x: (m, k), rows `x_stride` elements apart; y: (m, n), dense.
+AWQ_EXPORT void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype, void* y);
+
+#ifdef __cplusplus
+}
+#endif

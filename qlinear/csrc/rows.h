@@ -1,0 +1,140 @@
+// Activation rows in and out, and the packing of a tile: plain loops that each instruction set compiles with its own
+// flags. Everything is in an anonymous namespace and nothing comes from the standard library's templates: the linker
+// must never merge a copy compiled for a newer processor into code that runs on an older one.
+#pragma once
+
+#include "layout.h"
+#include "table.h"
+
+namespace awq {
+namespace {
+
+struct Bf16 { uint16_t bits; };
+
+inline float to_float(Bf16 value) { return bf16_to_float(value.bits); }
+inline float to_float(float value) { return value; }
+
+inline void convert(Bf16 from, Bf16& to) { to = from; }
+inline void convert(Bf16 from, float& to) { to = to_float(from); }
+inline void convert(float from, float& to) { to = from; }
+// Round to nearest, ties to even; a NaN stays one.
+inline void convert(float from, Bf16& to) {
+  uint32_t word;
+  memcpy(&word, &from, sizeof word);
+  const uint32_t rounded = (word + 0x7fff + (word >> 16 & 1)) >> 16;
+  const uint32_t quiet_nan = word >> 16 | 0x40;
+  to.bits = uint16_t((word & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
+}
+
+// Sixteen partial sums, then a tree: a fixed order that vectorises.
+template <class In>
+float sum(const In* x, int64_t count) {
+  float part[16] = {};
+  for (int64_t i = 0; i < count; i += 16)
+    for (int lane = 0; lane < 16; ++lane) part[lane] += to_float(x[i + lane]);
+  for (int width = 8; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
+  return part[0];
+}
+
+template <class In, class Out>
+void lay_out(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out, float* sums) {
+  const In* row = static_cast<const In*>(x);
+  for (int64_t r = 0; r < rows; ++r, row += stride) {
+    // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
+    Out* pairs = static_cast<Out*>(out) + 2 * r;
+    for (int64_t p = 0; p < k / 2; ++p) {
+      convert(row[2 * p], pairs[2 * p * rows]);
+      convert(row[2 * p + 1], pairs[2 * p * rows + 1]);
+    }
+    for (int64_t g = 0; g < k / group_size; ++g) sums[g * rows + r] = sum(row + g * group_size, group_size);
+  }
+}
+
+template <class Out>
+void store(const float* y, int64_t rows, int64_t columns, void* out, int64_t stride) {
+  Out* row = static_cast<Out*>(out);
+  for (int64_t r = 0; r < rows; ++r, y += TILE, row += stride) {
+    if (columns >= TILE) {
+      for (int c = 0; c < TILE; ++c) convert(y[c], row[c]);
+    } else {
+      for (int64_t c = 0; c < columns; ++c) convert(y[c], row[c]);
+    }
+  }
+}
+
+// Sixteen rows side by side. The compiler makes of it whatever vectors it may use.
+typedef uint32_t Lanes __attribute__((vector_size(4 * LANES)));
+
+// Column `column` of sixteen rows, centred, from the dense words of a chunk; the bits above the code are 0.
+template <int BITS>
+__attribute__((always_inline)) inline Lanes dense_code(const Lanes* words, int column) {
+  const int word = column * BITS / 32, shift = column * BITS % 32;
+  Lanes code = words[word] >> shift;
+  if (shift + BITS > 32) code |= words[word + 1] << (32 - shift);
+  return (code & ((1u << BITS) - 1)) ^ (1u << (BITS - 1));
+}
+
+// Dense words of sixteen rows to the vectors of a chunk (layout.h).
+template <int BITS>
+__attribute__((always_inline)) inline void pack_chunk(const Lanes* words, uint8_t* out) {
+  constexpr int FIELDS = 16 / BITS;
+  Lanes packed[BITS] = {};
+#pragma GCC unroll 32
+  for (int column = 0; column < CHUNK; ++column) {
+    const int pair = column / 2, odd = column % 2 * 16;
+    const Lanes code = dense_code<BITS>(words, column);
+    if (pair < FIELDS * BITS) {
+      packed[pair / FIELDS] |= code << (pair % FIELDS * BITS + odd);
+    } else {
+#pragma GCC unroll 4
+      for (int j = 0; j < BITS; ++j) packed[j] |= (code >> j & 1) << (15 + odd);
+    }
+  }
+  memcpy(out, packed, sizeof packed);
+}
+
+template <int BITS>
+void pack_tile(const PackJob& job, int64_t tile, uint8_t* out) {
+  const int64_t groups = job.k / job.group_size, row_words = job.k * BITS / 32;
+  const int64_t zero_rows = (job.n * BITS + 31) / 32;
+  const int64_t first = tile * TILE, rows = job.n - first < TILE ? job.n - first : TILE;
+  const int chunks = int(job.group_size / CHUNK), words = chunks * BITS;
+  Lanes turned[2][MAX_GROUP * BITS / 32] = {};  // [half of the rows][word]: rows past n stay 0
+
+  for (int64_t g = 0; g < groups; ++g, out += record_bytes(BITS, job.group_size)) {
+    uint16_t scales[TILE] = {};
+    for (int64_t r = 0; r < rows; ++r) scales[r] = job.scales[(first + r) * groups + g];
+    memcpy(out, scales, sizeof scales);
+
+    // 32 zeros are exactly BITS words of this group's column; the last tile may have fewer
+    uint32_t dense[BITS + 1] = {};
+    for (int64_t w = 0; w < BITS && tile * BITS + w < zero_rows; ++w)
+      dense[w] = job.zeros[(tile * BITS + w) * groups + g];
+    for (int r = 0; r < TILE; ++r) {
+      const uint64_t window = dense[r * BITS / 32] | uint64_t(dense[r * BITS / 32 + 1]) << 32;
+      const int zero = int(window >> (r * BITS % 32) & ((1u << BITS) - 1));
+      out[SCALE_BYTES + r] = uint8_t(zero - (1 << (BITS - 1)));
+    }
+
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint32_t* row = job.words + (first + r) * row_words + g * words;
+      for (int w = 0; w < words; ++w) turned[r / LANES][w][r % LANES] = row[w];
+    }
+    for (int c = 0; c < chunks; ++c)
+      for (int half = 0; half < 2; ++half)
+        pack_chunk<BITS>(turned[half] + c * BITS,
+                         out + HEADER_BYTES + c * chunk_bytes(BITS) + half * chunk_bytes(BITS) / 2);
+  }
+}
+
+template <class In, class Laid>
+void set_rows(Route& route, int64_t rows) {
+  route.rows = rows;
+  route.element_bytes = sizeof(Laid);
+  route.lay_out = lay_out<In, Laid>;
+  route.store = store<In>;
+}
+
+}  // namespace
+}  // namespace awq

@@ -1,0 +1,125 @@
+#include "threads.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace awq {
+namespace {
+
+// Threads for hosts without a pool: they sleep between jobs. The caller works too, so `count` threads are count - 1 here.
+class Pool {
+ public:
+  explicit Pool(int64_t count) {
+    for (int64_t i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+  }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  int64_t size() const { return int64_t(workers_.size()) + 1; }
+
+  // Run body(context) on every thread at once; one job at a time, a second caller waits its turn.
+  void run(void (*body)(void*), void* context) {
+    std::lock_guard<std::mutex> turn(turn_);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      body_ = body;
+      context_ = context;
+      running_ = workers_.size();
+      ++job_;
+    }
+    wake_.notify_all();
+    body(context);
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return running_ == 0; });
+  }
+
+ private:
+  void work() {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [&] { return stopping_ || job_ != seen; });
+      if (stopping_) return;
+      seen = job_;
+      lock.unlock();
+      body_(context_);
+      lock.lock();
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex turn_, mutex_;
+  std::condition_variable wake_, done_;
+  void (*body_)(void*) = nullptr;
+  void* context_ = nullptr;
+  size_t running_ = 0;
+  uint64_t job_ = 0;
+  bool stopping_ = false;
+};
+
+struct Host {
+  awq_parallel_for parallel_for = nullptr;
+  awq_get_num_threads num_threads = nullptr;
+  Pool* pool = nullptr;
+} host;
+
+// Pieces are taken from a counter, so a thread that is held up leaves its share to the others.
+struct Queue {
+  std::atomic<int64_t> next{0};
+  int64_t units, grain;
+  awq_range body;
+  void* context;
+
+  void drain() {
+    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < units;)
+      body(begin, begin + grain < units ? begin + grain : units, context);
+  }
+};
+
+}  // namespace
+
+int64_t num_threads() {
+  uint32_t count = 1;
+  if (host.num_threads != nullptr) {
+    host.num_threads(&count);
+    return count;
+  }
+  return host.pool != nullptr ? host.pool->size() : 1;
+}
+
+void for_range(int64_t units, int64_t grain, awq_range body, void* context) {
+  if (units <= grain || num_threads() == 1) {
+    if (units > 0) body(0, units, context);
+    return;
+  }
+  Queue queue;
+  queue.units = units;
+  queue.grain = grain;
+  queue.body = body;
+  queue.context = context;
+  if (host.parallel_for != nullptr) {
+    host.parallel_for(
+        0, num_threads(), 1, [](int64_t, int64_t, void* q) { static_cast<Queue*>(q)->drain(); }, &queue);
+  } else {
+    host.pool->run([](void* q) { static_cast<Queue*>(q)->drain(); }, &queue);
+  }
+}
+
+}  // namespace awq
+
+void awq_set_threads(awq_parallel_for parallel_for, awq_get_num_threads num_threads, int32_t own_threads) {
+  delete awq::host.pool;
+  awq::host = {parallel_for, num_threads, nullptr};
+  if (parallel_for == nullptr && own_threads > 1) awq::host.pool = new awq::Pool(own_threads);
+}

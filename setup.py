@@ -1,0 +1,54 @@
+"""The native library is the only thing setup.cfg cannot say: one object per instruction set, each with its own flags."""
+
+import os
+import platform
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = "qlinear/csrc"
+HEADERS = ["block.h", "avx512.h", "kernels.h", "layout.h", "linear.h", "rows.h", "table.h", "threads.h"]
+BASELINE = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+# gcc's own AVX-512 headers trip its uninitialized-variable warnings.
+QUIET = ["-Wno-uninitialized"] + ["-Wno-maybe-uninitialized"] * ("clang" not in os.environ.get("CXX", ""))
+FLAGS = {
+    "dispatch.cpp": [],
+    "linear.cpp": [],
+    "pack.cpp": [],
+    "threads.cpp": [],
+    "scalar.cpp": [],
+    "avx2.cpp": ["-mavx2", "-mfma"],
+    "avx512.cpp": [*AVX512, *QUIET],
+    "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
+}
+X86_64 = ("x86_64", "amd64")
+
+
+class BuildKernels(build_ext):
+    """A plain shared library, not a Python module: it is loaded by path, with ctypes."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", "/") + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        objects = []
+        for source in ext.sources:
+            flags = BASELINE + FLAGS[os.path.basename(source)]
+            objects += self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
+        target = self.get_ext_fullpath(ext.name)
+        self.compiler.link_shared_object(objects, target, extra_postargs=["-pthread"], target_lang="c++")
+
+
+# `optional`: without a compiler the install succeeds with a warning, and the cpu target runs on torch alone.
+kernels = Extension(
+    "qlinear._kernels",
+    sources=[f"{CSRC}/{name}" for name in FLAGS],
+    depends=[f"{CSRC}/{name}" for name in HEADERS],
+    language="c++",
+    optional=True,
+)
+setup(
+    ext_modules=[kernels] if platform.machine().lower() in X86_64 else [],
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,304 @@
+"""The native kernels against float64, on every instruction set this machine has."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qlinear.backends import native
+from qlinear.errors import TargetError
+from qlinear.grid import GridWeight
+from qlinear.packing import PackedWeight
+
+try:
+    AVAILABLE = native.available_isas()
+except TargetError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+from qlinear.backends.cpu import CpuBackend, CpuWeight  # noqa: E402
+
+BITS, GROUPS = (3, 4), (32, 64, 128, 256)
+ROWS = (1, 2, 3, 5, 8, 17, 64, 130)
+SHAPES = ((1, 1), (7, 3), (33, 2), (100, 5), (257, 3))  # (N, groups along K)
+
+
+@pytest.fixture(params=native.ISAS)
+def backend(request, monkeypatch):
+    if request.param not in AVAILABLE:
+        pytest.skip(f"this machine has no {request.param}")
+    monkeypatch.setenv(native.ISA_VARIABLE, request.param)
+    yield CpuBackend()
+    native.select_isa("")
+
+
+@pytest.fixture
+def best():
+    return CpuBackend()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    yield lambda count: torch.set_num_threads(count)
+    torch.set_num_threads(before)
+
+
+def random_weight(n, k, bits, group, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, (n, k), generator=generator, dtype=torch.uint8)
+    zeros = torch.randint(0, 2**bits, (n, k // group), generator=generator, dtype=torch.uint8)
+    scales = (torch.rand(n, k // group, generator=generator) * 0.02 + 0.001).bfloat16()
+    return GridWeight(codes, zeros, scales, bits)
+
+
+def reference(x, weight, bias=None):
+    """`(y, size)` in float64: the exact result, and the sum of |x| * scale * levels that errors are measured by."""
+    n, k = weight.codes.shape
+    group = k // weight.scales.shape[1]
+    scales = weight.scales.double().repeat_interleave(group, 1)
+    dense = (weight.codes.double() - weight.zeros.double().repeat_interleave(group, 1)) * scales
+    y = x.double() @ dense.t()
+    if bias is not None:
+        y += bias.double()
+    return y, x.double().abs() @ (scales * (2**weight.bits - 1)).t()
+
+
+def assert_close(y, x, weight, bias=None):
+    """Within float32 rounding of the sum, and one rounding of the result to its own type."""
+    exact, size = reference(x, weight, bias)
+    rounding = 2**-8 if y.dtype == torch.bfloat16 else 2**-23
+    assert y.dtype == x.dtype and y.shape == exact.shape
+    excess = (y.double() - exact).abs() - rounding * exact.abs() - 5e-7 * size
+    assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("bits", BITS)
+def test_equals_float64(backend, bits, group, dtype):
+    generator = torch.Generator().manual_seed(1)
+    for n, groups in SHAPES:
+        weight = random_weight(n, groups * group, bits, group)
+        prepared = backend.prepare(PackedWeight.pack(weight), None)
+        for rows in ROWS:
+            x = torch.randn(rows, groups * group, generator=generator).to(dtype)
+            assert_close(backend.matmul(x, prepared), x, weight)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_every_block_size(backend, bits):
+    weight = random_weight(40, 96, bits, 32)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    for rows in range(1, 26):
+        x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows)).bfloat16()
+        assert_close(backend.matmul(x, prepared), x, weight)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("code, zero", [("low", "high"), ("high", "low"), ("high", "high"), ("low", "low")])
+def test_extreme_codes_and_zeros(backend, bits, code, zero):
+    value = {"low": 0, "high": 2**bits - 1}
+    weight = random_weight(33, 128, bits, 64)
+    weight = GridWeight(
+        torch.full_like(weight.codes, value[code]), torch.full_like(weight.zeros, value[zero]), weight.scales, bits
+    )
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    for rows in (1, 13):
+        x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(2)) + 1
+        assert_close(backend.matmul(x, prepared), x, weight)
+
+
+@pytest.mark.parametrize("bias_dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_bias(backend, bias_dtype):
+    weight = random_weight(45, 256, 4, 128)
+    bias = torch.linspace(-3, 3, 45).to(bias_dtype)
+    prepared = backend.prepare(PackedWeight.pack(weight), bias)
+    for rows in (1, 15):
+        x = torch.randn(rows, 256, generator=torch.Generator().manual_seed(3))
+        assert_close(backend.matmul(x, prepared), x, weight, bias)
+
+
+def test_more_rows_than_a_panel_and_more_than_a_superblock(backend):
+    weight = random_weight(33, 1024, 3, 256)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    x = torch.randn(1030, 1024, generator=torch.Generator().manual_seed(4)).bfloat16()
+    assert_close(backend.matmul(x, prepared), x, weight)
+
+
+def test_float32_activations_are_not_rounded_to_bfloat16(backend):
+    weight = random_weight(32, 64, 4, 64)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    x = torch.full((1, 64), 1 + 2**-20)
+    exact, _ = reference(x, weight)
+    assert ((backend.matmul(x, prepared) - exact).abs() <= 4e-7 * exact.abs() + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, ::2],
+        lambda x: x[::2, :128],
+        lambda x: x.t()[:128].t(),
+        lambda x: x[:1, :128].expand(5, 128),
+        lambda x: x[3, :128],
+        lambda x: x[:, :128].reshape(2, 1, 4, 128).transpose(0, 2),
+    ],
+    ids=["strided columns", "strided rows", "transposed", "expanded", "one row", "four dimensions"],
+)
+def test_any_strides_and_leading_shape(backend, view):
+    weight = random_weight(35, 128, 4, 64)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    x = view(torch.randn(8, 256, generator=torch.Generator().manual_seed(5)))
+    y = backend.matmul(x, prepared)
+    assert y.shape == (*x.shape[:-1], 35)
+    assert_close(y.reshape(-1, 35), x.reshape(-1, 128), weight)
+
+
+@pytest.mark.parametrize("shape", [(0, 128), (2, 0, 128)])
+def test_no_rows(backend, shape):
+    prepared = backend.prepare(PackedWeight.pack(random_weight(9, 128, 4, 64)), None)
+    assert backend.matmul(torch.empty(shape), prepared).shape == (*shape[:-1], 9)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_packing_round_trip_and_size(backend, bits, group):
+    for n, groups in SHAPES:
+        k = groups * group
+        weight = random_weight(n, k, bits, group)
+        prepared = backend.prepare(PackedWeight.pack(weight), None)
+        padded = -(-n // 32) * 32
+        assert prepared.nbytes == padded * k * bits // 8 + padded * groups * 3  # 16-bit scale, 8-bit zero
+        back = [torch.empty_like(t) for t in (weight.codes, weight.zeros, weight.scales)]
+        native.library().awq_unpack(prepared.address, *(t.data_ptr() for t in back))
+        for got, put in zip(back, (weight.codes, weight.zeros, weight.scales), strict=True):
+            assert torch.equal(got, put)
+
+
+def test_every_instruction_set_packs_the_same_bytes(monkeypatch):
+    weight = PackedWeight.pack(random_weight(70, 384, 3, 128))
+    packed = []
+    for isa in AVAILABLE:
+        monkeypatch.setenv(native.ISA_VARIABLE, isa)
+        packed.append(CpuBackend().prepare(weight, None).packed)
+    native.select_isa("")
+    assert all(torch.equal(packed[0], other) for other in packed[1:])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40, 600])
+def test_same_bits_at_any_thread_count(backend, two_threads, rows):
+    weight = random_weight(515, 512, 3, 64)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    x = torch.randn(rows, 512, generator=torch.Generator().manual_seed(6))
+    results = []
+    for count in (1, 2, 3):
+        two_threads(count)
+        results.append(backend.matmul(x, prepared))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_threads_of_our_own_give_the_same_bits(best):
+    prepared = best.prepare(PackedWeight.pack(random_weight(515, 512, 4, 64)), None)
+    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(7)).bfloat16()
+    on_torch = best.matmul(x, prepared)
+    library = native.library()
+    library.awq_set_threads(None, None, 3)
+    try:
+        assert torch.equal(best.matmul(x, prepared), on_torch)
+    finally:
+        library.awq_set_threads(*native.torch_threads(), 1)
+
+
+def test_a_copied_or_pickled_weight_owns_its_memory(best):
+    weight = random_weight(33, 128, 4, 64)
+    prepared = best.prepare(PackedWeight.pack(weight), torch.ones(33))
+    x = torch.randn(2, 128, generator=torch.Generator().manual_seed(8))
+    expected = best.matmul(x, prepared)
+    twins = copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))
+    prepared.packed.zero_()
+    for twin in twins:
+        assert isinstance(twin, CpuWeight) and torch.equal(best.matmul(x, twin), expected)
+
+
+def test_backend_is_named_after_the_instruction_set(monkeypatch):
+    for isa in AVAILABLE:
+        monkeypatch.setenv(native.ISA_VARIABLE, isa)
+        assert CpuBackend().name == f"cpu/{isa}"
+    monkeypatch.delenv(native.ISA_VARIABLE)
+    assert CpuBackend().name == f"cpu/{AVAILABLE[-1]}"
+
+
+def test_unknown_instruction_set(monkeypatch):
+    monkeypatch.setenv(native.ISA_VARIABLE, "sse9")
+    with pytest.raises(TargetError, match="RUN_AWQ_ISA=sse9 is not an instruction set; use one of scalar, avx2"):
+        CpuBackend()
+
+
+def test_missing_instruction_set(monkeypatch):
+    best_only_scalar = SimpleNamespace(
+        awq_select_isa=lambda name: 0 if name == b"scalar" else -1, awq_isa=lambda: b"scalar"
+    )
+    monkeypatch.setattr(native, "library", lambda: best_only_scalar)
+    with pytest.raises(TargetError, match="RUN_AWQ_ISA=avx512 is not available on this machine; the best here is scalar"):
+        native.select_isa("avx512")
+
+
+def test_missing_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_kernels.so")
+    with pytest.raises(TargetError, match="not built .* install again with g\\+\\+ or clang\\+\\+"):
+        native.library.__wrapped__()
+
+
+def test_other_dtypes_and_widths_are_refused(best):
+    prepared = best.prepare(PackedWeight.pack(random_weight(9, 128, 4, 64)), None)
+    with pytest.raises(TargetError, match="bfloat16 or float32 activations, not torch.float16"):
+        best.matmul(torch.zeros(1, 128, dtype=torch.float16), prepared)
+    with pytest.raises(ValueError, match="64 features, the weight has 128"):
+        best.matmul(torch.zeros(1, 64), prepared)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, backend, prepared):
+        super().__init__()
+        self.backend, self.prepared = backend, prepared
+
+    def forward(self, x):
+        return torch.relu(self.backend.matmul(x * 2, self.prepared))
+
+
+@pytest.fixture
+def layer(best):
+    weight = random_weight(35, 128, 4, 64)
+    return Layer(best, best.prepare(PackedWeight.pack(weight), torch.linspace(-1, 1, 35)))
+
+
+def test_torch_compile_keeps_the_operator(layer):
+    graphs = []
+
+    def keep(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(9))
+    compiled = torch.compile(layer, backend=keep, fullgraph=True)(x)
+    assert torch.equal(compiled, layer(x))
+    targets = [node.target for node in graphs[0].graph.nodes]
+    assert torch.ops.run_awq.qlinear in targets or torch.ops.run_awq.qlinear.default in targets
+
+
+def test_torch_export_passes_through(layer):
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(10))
+    exported = torch.export.export(layer, (x,))
+    assert any(node.target is torch.ops.run_awq.qlinear.default for node in exported.graph.nodes)
+    assert torch.equal(exported.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("bias", [None, torch.ones(35)])
+def test_operator_and_its_fake_agree(best, bias):
+    w = best.prepare(PackedWeight.pack(random_weight(35, 128, 4, 64)), bias)
+    x = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(11)).bfloat16()
+    torch.library.opcheck(
+        torch.ops.run_awq.qlinear.default, (x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size)
+    )
