@@ -9,7 +9,6 @@ namespace {
 struct Avx2 {
   using Vec = __m256;
   static constexpr int LANES = 8, VECTORS = 2, ACCUMULATORS = 8, ROWS = 4;
-  static constexpr int PREFETCH = 4096;  // bytes ahead in the stream of codes
   struct Pair { __m256 even, odd; };
   struct Input { float even, odd; };
 

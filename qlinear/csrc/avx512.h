@@ -11,7 +11,6 @@ namespace {
 struct Avx512Base {
   using Vec = __m512;
   static constexpr int LANES = 16, VECTORS = 2, ACCUMULATORS = 24;
-  static constexpr int PREFETCH = 4096;  // bytes ahead in the stream of codes
 
   static AWQ_INLINE Vec zero() { return _mm512_setzero_ps(); }
   static AWQ_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }

@@ -41,11 +41,15 @@ template <class In, class Out>
 void lay_out(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out, float* sums) {
   const In* row = static_cast<const In*>(x);
   for (int64_t r = 0; r < rows; ++r, row += stride) {
-    // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
     Out* pairs = static_cast<Out*>(out) + 2 * r;
-    for (int64_t p = 0; p < k / 2; ++p) {
-      convert(row[2 * p], pairs[2 * p * rows]);
-      convert(row[2 * p + 1], pairs[2 * p * rows + 1]);
+    if (rows == 1) {
+      for (int64_t i = 0; i < k; ++i) convert(row[i], pairs[i]);
+    } else {
+      // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
+      for (int64_t p = 0; p < k / 2; ++p) {
+        convert(row[2 * p], pairs[2 * p * rows]);
+        convert(row[2 * p + 1], pairs[2 * p * rows + 1]);
+      }
     }
     for (int64_t g = 0; g < k / group_size; ++g) sums[g * rows + r] = sum(row + g * group_size, group_size);
   }
