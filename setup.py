@@ -8,6 +8,8 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = "qlinear/csrc"
 HEADERS = ["block.h", "avx512.h", "kernels.h", "layout.h", "linear.h", "rows.h", "table.h", "threads.h"]
+DECODER = ["attention", "dense", "fill", "input", "lanes", "pieces", "rowwise", "step", "team"]
+HEADERS += ["decoder.h"] + [f"decoder_{name}.h" for name in DECODER]
 BASELINE = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 # gcc's own AVX-512 headers trip its uninitialized-variable warnings.
@@ -21,6 +23,13 @@ FLAGS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
     "avx512.cpp": [*AVX512, *QUIET],
     "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
+    "decoder.cpp": [],
+    "decoder_cache.cpp": [],
+    "decoder_step.cpp": [],
+    "decoder_scalar.cpp": [],
+    "decoder_avx2.cpp": ["-mavx2", "-mfma"],
+    "decoder_avx512.cpp": [*AVX512, *QUIET],
+    "decoder_avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
 }
 X86_64 = ("x86_64", "amd64")
 
