@@ -43,7 +43,7 @@ class Member {
   int64_t even(int64_t units) const { return units > threads_ * PIECES ? units / (threads_ * PIECES) : 1; }
 
  private:
-  static constexpr int64_t SPINS = 4096, PIECES = 4;
+  static constexpr int64_t SPINS = 256, PIECES = 4;
   Phase* at_;
   int64_t threads_;
 };
