@@ -49,12 +49,35 @@ class Model(ctypes.Structure):
     ]
 
 
+class HeadJob(ctypes.Structure):
+    """struct awq_head_job"""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("norm", "cosines", "sines")),
+        ("epsilon", _FLOAT),
+        *((name, _INT64) for name in ("head_dim", "rotary_dim")),
+    ]
+
+
+class AttentionJob(ctypes.Structure):
+    """struct awq_attention_job"""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("q", "keys", "values")),
+        *((name, _INT64) for name in ("rows", "group", "first", "window", "begin", "end", "width")),
+        *((name, _FLOAT) for name in ("scale", "cap")),
+        *((name, _POINTER) for name in ("maxima", "sums", "out")),
+    ]
+
+
 _SIGNATURES = {
     "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
     "awq_decoder_free": (None, [_POINTER]),
     "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
     "awq_decode": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER, _POINTER, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
+    "awq_head": (None, [ctypes.POINTER(HeadJob), _POINTER, _POINTER]),
+    "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
     "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),
     "awq_dense": (None, [ctypes.POINTER(Matrix), _POINTER, _INT64, _POINTER]),
 }

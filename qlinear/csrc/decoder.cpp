@@ -99,6 +99,10 @@ void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n,
   awq::pieces().norm(x, weight, epsilon, n, out);
 }
 
+void awq_head(const awq_head_job* job, const uint16_t* in, uint16_t* out) { awq::pieces().head(*job, in, out); }
+
+void awq_attend(const awq_attention_job* job) { awq::pieces().attend(*job); }
+
 void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out) {
   awq::pieces().gate(gate, up, n, activation, out);
 }

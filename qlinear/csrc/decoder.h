@@ -74,8 +74,36 @@ AWQ_EXPORT int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int6
 AWQ_EXPORT void awq_decode(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
                            float* logits, const int64_t* targets, float* losses);
 
-// The pieces one by one, as the instruction set in use computes them; for tests.
+// The pieces that a step is made of, as the instruction set in use computes them: for tests.
+
+// One head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out.
+typedef struct awq_head_job {
+  const float* norm;      // (head_dim) or null
+  const float* cosines;  // (rotary_dim / 2): those of the head's position
+  const float* sines;
+  float epsilon;
+  int64_t head_dim, rotary_dim;
+} awq_head_job;
+
+// Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands at
+// position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16, with
+// `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
+//   keys    tile by tile (width / 2, 16 positions, 2 features): a lane a position, pairs of features
+//   values  (positions / 2, width, 2 positions): a lane a feature, pairs of positions
+typedef struct awq_attention_job {
+  const uint16_t* q;  // (rows, width) bf16
+  const uint16_t* keys;
+  const uint16_t* values;
+  int64_t rows, group, first, window, begin, end, width;
+  float scale, cap;
+  float* maxima;  // (rows) out: the largest score,
+  float* sums;    // (rows) out: the sum of exp(score - largest),
+  float* out;     // (rows, width) out: the sum of exp(score - largest) * value
+} awq_attention_job;
+
 AWQ_EXPORT void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
+AWQ_EXPORT void awq_head(const awq_head_job* job, const uint16_t* in, uint16_t* out);
+AWQ_EXPORT void awq_attend(const awq_attention_job* job);
 AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
 AWQ_EXPORT void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y);
 

@@ -74,7 +74,7 @@ AWQ_LANES_INLINE void add_all_values(const uint16_t* weights, const uint16_t* va
 }
 
 // One row's scores of positions [first, first + positions) to softmax weights; returns what to scale the past by.
-AWQ_LANES_INLINE float soften(const AttentionJob& job, int64_t row, int64_t first, int64_t positions, float* scores,
+AWQ_LANES_INLINE float soften(const awq_attention_job& job, int64_t row, int64_t first, int64_t positions, float* scores,
                               uint16_t* weights) {
   const int64_t position = job.first + row / job.group;
   const int64_t last = position < job.end ? position : job.end - 1;
@@ -107,7 +107,7 @@ AWQ_LANES_INLINE float soften(const AttentionJob& job, int64_t row, int64_t firs
 }
 
 template <class Pairs>
-void score_rows(const AttentionJob& job, const uint16_t* keys, int64_t positions, float* scores) {
+void score_rows(const awq_attention_job& job, const uint16_t* keys, int64_t positions, float* scores) {
   for (int64_t t = 0; t < positions; t += KEY_TILES * CACHE_TILE) {
     const uint16_t* tiles = keys + t * job.width;
     int64_t r = 0;
@@ -122,7 +122,7 @@ void score_rows(const AttentionJob& job, const uint16_t* keys, int64_t positions
 }
 
 template <class Pairs>
-void value_rows(const AttentionJob& job, const uint16_t* values, int64_t positions, const uint16_t* weights) {
+void value_rows(const awq_attention_job& job, const uint16_t* values, int64_t positions, const uint16_t* weights) {
   int64_t r = 0;
   if constexpr (Pairs::ROWS >= 4)
     for (; r + 4 <= job.rows; r += 4)
@@ -134,7 +134,7 @@ void value_rows(const AttentionJob& job, const uint16_t* values, int64_t positio
 }
 
 template <class Pairs>
-void attend(const AttentionJob& job) {
+void attend(const awq_attention_job& job) {
   alignas(64) float scores[ATTENTION_ROWS * CACHE_STEP];
   alignas(64) uint16_t weights[ATTENTION_ROWS * CACHE_STEP];
   constexpr int64_t TILES = KEY_TILES * CACHE_TILE;

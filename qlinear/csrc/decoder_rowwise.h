@@ -42,7 +42,7 @@ void embed(const uint16_t* row, float scale, int64_t n, float* residual) {
   for (int64_t i = 0; i < n; i += WIDTH) store(load(row + i, n - i) * scale, residual + i, n - i);
 }
 
-void head(const HeadJob& job, const uint16_t* in, uint16_t* out) {
+void head(const awq_head_job& job, const uint16_t* in, uint16_t* out) {
   float x[MAX_HEAD];
   const int64_t n = job.head_dim, half = job.rotary_dim / 2;
   const float scale = job.norm == nullptr ? 1.0f : inverse_rms(in, job.epsilon, n);
