@@ -26,32 +26,59 @@ inline void convert(float from, Bf16& to) {
   to.bits = uint16_t((word & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
 }
 
-// Sixteen partial sums, then a tree: a fixed order that vectorises.
+// Sixteen values side by side. The compiler makes of them whatever vectors it may use.
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Lanes __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+
+__attribute__((always_inline)) inline Floats load_floats(const float* from) {
+  Floats values;
+  memcpy(&values, from, sizeof values);
+  return values;
+}
+__attribute__((always_inline)) inline Floats load_floats(const Bf16* from) {
+  Halves halves;
+  memcpy(&halves, from, sizeof halves);
+  return (Floats)(__builtin_convertvector(halves, Lanes) << 16);
+}
+
+// Sixteen partial sums, then a tree: an order that does not depend on the instruction set.
 template <class In>
 float sum(const In* x, int64_t count) {
-  float part[16] = {};
-  for (int64_t i = 0; i < count; i += 16)
-    for (int lane = 0; lane < 16; ++lane) part[lane] += to_float(x[i + lane]);
-  for (int width = 8; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
-  return part[0];
+  Floats total = {};
+  for (int64_t i = 0; i < count; i += LANES) total += load_floats(x + i);
+  float part[LANES];
+  memcpy(part, &total, sizeof part);
+  float quarter[4];
+  for (int i = 0; i < 4; ++i) quarter[i] = (part[i] + part[i + 4]) + (part[i + 8] + part[i + 12]);
+  return (quarter[0] + quarter[1]) + (quarter[2] + quarter[3]);
 }
 
 template <class In, class Out>
+void convert_pair(const In* from, Out* to) {
+  convert(from[0], to[0]);
+  convert(from[1], to[1]);
+}
+// one 32-bit move
+inline void convert_pair(const Bf16* from, Bf16* to) { memcpy(to, from, 2 * sizeof *to); }
+
+// Group by group, so that what is written stays in L1 while the rows take their turns.
+template <class In, class Out>
 void lay_out(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out, float* sums) {
-  const In* row = static_cast<const In*>(x);
-  for (int64_t r = 0; r < rows; ++r, row += stride) {
-    Out* pairs = static_cast<Out*>(out) + 2 * r;
+  const In* group = static_cast<const In*>(x);
+  Out* pairs = static_cast<Out*>(out);
+  for (int64_t g = 0; g < k / group_size; ++g, group += group_size, pairs += group_size * rows, sums += rows) {
     if (rows == 1) {
-      for (int64_t i = 0; i < k; ++i) convert(row[i], pairs[i]);
-    } else {
-      // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
-      for (int64_t p = 0; p < k / 2; ++p) {
-        convert(row[2 * p], pairs[2 * p * rows]);
-        convert(row[2 * p + 1], pairs[2 * p * rows + 1]);
-      }
+      for (int64_t i = 0; i < group_size; ++i) convert(group[i], pairs[i]);
+      sums[0] = sum(group, group_size);
+      continue;
     }
-    for (int64_t g = 0; g < k / group_size; ++g) sums[g * rows + r] = sum(row + g * group_size, group_size);
+    for (int64_t r = 0; r < rows; ++r) {
+      // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
+      const In* row = group + r * stride;
+      for (int64_t p = 0; p < group_size / 2; ++p) convert_pair(row + 2 * p, pairs + 2 * (p * rows + r));
+      sums[r] = sum(row, group_size);
+    }
   }
 }
 
@@ -66,9 +93,6 @@ void store(const float* y, int64_t rows, int64_t columns, void* out, int64_t str
     }
   }
 }
-
-// Sixteen rows side by side. The compiler makes of it whatever vectors it may use.
-typedef uint32_t Lanes __attribute__((vector_size(4 * LANES)));
 
 // Column `column` of sixteen rows, centred, from the dense words of a chunk; the bits above the code are 0.
 template <int BITS>
