@@ -1,4 +1,4 @@
-"""The native library is the only thing setup.cfg cannot say: one object per instruction set, each with its own flags."""
+"""What setup.cfg cannot say: the native library, one object per instruction set, each with its own flags."""
 
 import os
 import platform
