@@ -1,4 +1,4 @@
-"""The native library is the only thing setup.cfg cannot say: one object per instruction set, each with its own flags."""
+"""What setup.cfg cannot say: the native library, one object per instruction set, each with its own flags."""
 
 import os
 import platform
@@ -9,6 +9,8 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = "qlinear/csrc"
 HEADERS = ["block.h", "avx512.h", "kernels.h", "layout.h", "linear.h", "rows.h", "table.h", "threads.h"]
+DECODER = ["attention", "dense", "fill", "input", "lanes", "pieces", "rowwise", "step", "team"]
+HEADERS += ["decoder.h"] + [f"decoder_{name}.h" for name in DECODER]
 # The kernels need -O3, but an explicit level wins: a sanitizer build at -O3 takes ten times as long.
 OPTIMIZE = [] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O3"]
 BASELINE = ["-std=c++17", *OPTIMIZE, "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
@@ -24,6 +26,13 @@ FLAGS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
     "avx512.cpp": [*AVX512, *QUIET],
     "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
+    "decoder.cpp": [],
+    "decoder_cache.cpp": [],
+    "decoder_step.cpp": [],
+    "decoder_scalar.cpp": [],
+    "decoder_avx2.cpp": ["-mavx2", "-mfma"],
+    "decoder_avx512.cpp": [*AVX512, *QUIET],
+    "decoder_avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
 }
 X86_64 = ("x86_64", "amd64")
 

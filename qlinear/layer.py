@@ -37,6 +37,11 @@ class QLinearPerGrp(nn.Module):
     def is_prepared(self) -> bool:
         return self.backend is not None
 
+    @property
+    def prepared(self) -> Any:
+        """What the backend made of the weight; None before `prepare`."""
+        return self._prepared
+
     def packed(self) -> PackedWeight:
         """The weight in the checkpoint's layout. Raises `RuntimeError` once the layer has been prepared."""
         if self.is_prepared:

@@ -78,7 +78,7 @@ class CpuBackend:
 
 
 def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: int, n: int, k: int) -> Tensor:
-    """One call of awq_linear; `weight` is the address of a `native.Weight`. Lean: decoding calls it 200 times a token."""
+    """One call of awq_linear; `weight` is the address of a `native.Weight`. Lean: a token takes 200 of these."""
     dtype = native.DTYPES.get(x.dtype)
     if dtype is None:
         raise TargetError(f"the cpu kernels take bfloat16 or float32 activations, not {x.dtype}; use --precision")

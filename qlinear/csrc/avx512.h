@@ -33,7 +33,7 @@ struct Avx512Base {
     return _mm512_loadu_si512(codes + 64 * vector);
   }
 
-  // Pair P of a chunk for 16 rows: the code of the even column at bit 0, of the odd one at bit 16, other bits whatever.
+  // Pair P of a chunk for 16 rows: the even column's code at bit 0, the odd one's at bit 16, other bits whatever.
   template <int BITS, int P>
   static AWQ_INLINE __m512i field(const uint8_t* codes) {
     constexpr int FIELDS = 16 / BITS;

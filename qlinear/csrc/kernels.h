@@ -1,7 +1,7 @@
 // Linear layers with grouped 3- or 4-bit weights on x86-64: the whole interface of the library, in plain C.
 //
-// A weight is (n, k) = (out_features, in_features); w = (code - zero) * scale with one scale (bf16) and one zero point
-// per row and group of `group_size` columns. group_size is 32, 64, 128 or 256 and divides k; bits is 3 or 4.
+// A weight is (n, k) = (out_features, in_features); w = (code - zero) * scale with one scale (bf16) and one zero
+// point per row and group of `group_size` columns. group_size is 32, 64, 128 or 256 and divides k; bits is 3 or 4.
 // Products are exact, sums are fp32, and the result has the same bits at any number of threads.
 #pragma once
 
@@ -16,7 +16,7 @@ extern "C" {
 // Activations and results: both of the same type.
 enum awq_dtype { AWQ_BF16 = 0, AWQ_F32 = 1 };
 
-// A weight in the kernels' layout (layout.h). Memory is the caller's; `packed` needs no alignment, 64 bytes is fastest.
+// A weight in the kernels' layout (layout.h). Memory is the caller's; no alignment is needed.
 typedef struct awq_weight {
   const uint8_t* packed;  // awq_packed_bytes() bytes, written by awq_pack
   const float* bias;      // n values, or null
@@ -30,12 +30,12 @@ typedef struct awq_weight {
 // best that the processor and the operating system allow.
 AWQ_EXPORT const char* awq_isa(void);
 
-// Use `name` from now on; "" means the best there is. Returns 0, or -1 (and changes nothing) where it is unknown or this
-// machine lacks it. Not to be called while another thread is inside the library.
+// Use `name` from now on; "" means the best there is. Returns 0, or -1 (and changes nothing) where it is unknown or
+// this machine lacks it. Not to be called while another thread is inside the library.
 AWQ_EXPORT int32_t awq_select_isa(const char* name);
 
-// Where parallel work runs: the host's pool (torch_parallel_for and torch_get_num_threads of torch's stable C interface),
-// or, with null pointers, threads of our own, `own_threads` in all.
+// Where parallel work runs: the host's pool (torch_parallel_for and torch_get_num_threads of torch's stable C
+// interface), or, with null pointers, threads of our own, `own_threads` in all.
 typedef void (*awq_range)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*awq_parallel_for)(int64_t begin, int64_t end, int64_t grain, awq_range body, void* context);
 typedef int32_t (*awq_get_num_threads)(uint32_t* count);
@@ -53,7 +53,8 @@ AWQ_EXPORT void awq_pack(const uint32_t* words, const uint32_t* zeros, const uin
 AWQ_EXPORT void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales);
 
 // y = x @ weight.T + bias. x: (m, k), rows `x_stride` elements apart; y: (m, n), dense.
-AWQ_EXPORT void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype, void* y);
+AWQ_EXPORT void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype,
+                           void* y);
 
 #ifdef __cplusplus
 }

@@ -5,8 +5,8 @@
 //   [32 scales, bf16] [32 zeros, int8] [codes: group_size / 32 chunks]
 //
 // so a core that works on a tile reads ascending addresses only, and a weight costs bits + 24 / group_size bits.
-// Codes and zeros are stored less 2^(bits-1), in two's complement: values centred on 0 lose less in `acc - zero * sum`,
-// and any field can be sign-extended or looked up in a table without a mask.
+// Codes and zeros are stored less 2^(bits-1), in two's complement: values centred on 0 lose less in
+// `acc - zero * sum`, and any field can be sign-extended or looked up in a table without a mask.
 //
 // A chunk is 32 rows x 32 columns: for each half of 16 rows, `bits` vectors of sixteen 32-bit lanes, a lane a row.
 // The low 16 bits of a lane hold codes of even columns, the high 16 bits those of odd columns at the same places, so

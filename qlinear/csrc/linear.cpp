@@ -9,7 +9,7 @@ namespace awq {
 namespace {
 
 constexpr int64_t PANEL_ROWS = 512;       // rows laid out at a time: bounds the scratch memory
-constexpr int64_t CACHED_BYTES = 384 << 10;  // activations that stay in L2 while the tiles stream past them
+constexpr int64_t CACHED_BYTES = 640 << 10;  // activations that stay in L2 while the tiles stream past them
 constexpr int64_t PIECES_PER_THREAD = 4;  // enough for the counter to even out unequal cores
 constexpr int64_t SERIAL_WORK = 1 << 17;  // products below which waking other threads costs more than it saves
 

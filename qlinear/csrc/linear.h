@@ -1,7 +1,8 @@
 // The pieces of awq_linear, for C++ code that brings its own parallel region (a fused decoder, say).
 //
 // Lay the activations out once, then let each thread multiply a range of units; units are independent, and what one
-// computes does not depend on who computes it. With up to `Route::rows` activation rows a unit is one tile of 32 outputs.
+// computes does not depend on who computes it. With up to `Route::rows` activation rows a unit is one tile, and
+// there are tiles_of(n) units.
 #pragma once
 
 #include <stdint.h>

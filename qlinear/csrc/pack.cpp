@@ -36,7 +36,9 @@ void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scal
     PackTile pack_tile;
     int64_t bytes;
     uint8_t* packed;
-  } job{{words, zeros, scales, n, k, group_size}, table().pack_tile[bits - 3], tile_bytes(bits, k, group_size), packed};
+  };
+  const int64_t bytes = tile_bytes(bits, k, group_size);
+  Job job{{words, zeros, scales, n, k, group_size}, table().pack_tile[bits - 3], bytes, packed};
   for_range(
       tiles_of(n), 4,
       [](int64_t begin, int64_t end, void* context) {

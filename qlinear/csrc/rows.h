@@ -26,32 +26,59 @@ inline void convert(float from, Bf16& to) {
   to.bits = uint16_t((word & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
 }
 
-// Sixteen partial sums, then a tree: a fixed order that vectorises.
+// Sixteen values side by side. The compiler makes of them whatever vectors it may use.
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Lanes __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+
+__attribute__((always_inline)) inline Floats load_floats(const float* from) {
+  Floats values;
+  memcpy(&values, from, sizeof values);
+  return values;
+}
+__attribute__((always_inline)) inline Floats load_floats(const Bf16* from) {
+  Halves halves;
+  memcpy(&halves, from, sizeof halves);
+  return (Floats)(__builtin_convertvector(halves, Lanes) << 16);
+}
+
+// Sixteen partial sums, then a tree: an order that does not depend on the instruction set.
 template <class In>
 float sum(const In* x, int64_t count) {
-  float part[16] = {};
-  for (int64_t i = 0; i < count; i += 16)
-    for (int lane = 0; lane < 16; ++lane) part[lane] += to_float(x[i + lane]);
-  for (int width = 8; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
-  return part[0];
+  Floats total = {};
+  for (int64_t i = 0; i < count; i += LANES) total += load_floats(x + i);
+  float part[LANES];
+  memcpy(part, &total, sizeof part);
+  float quarter[4];
+  for (int i = 0; i < 4; ++i) quarter[i] = (part[i] + part[i + 4]) + (part[i + 8] + part[i + 12]);
+  return (quarter[0] + quarter[1]) + (quarter[2] + quarter[3]);
 }
 
 template <class In, class Out>
+void convert_pair(const In* from, Out* to) {
+  convert(from[0], to[0]);
+  convert(from[1], to[1]);
+}
+// one 32-bit move
+inline void convert_pair(const Bf16* from, Bf16* to) { memcpy(to, from, 2 * sizeof *to); }
+
+// Group by group, so that what is written stays in L1 while the rows take their turns.
+template <class In, class Out>
 void lay_out(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out, float* sums) {
-  const In* row = static_cast<const In*>(x);
-  for (int64_t r = 0; r < rows; ++r, row += stride) {
-    Out* pairs = static_cast<Out*>(out) + 2 * r;
+  const In* group = static_cast<const In*>(x);
+  Out* pairs = static_cast<Out*>(out);
+  for (int64_t g = 0; g < k / group_size; ++g, group += group_size, pairs += group_size * rows, sums += rows) {
     if (rows == 1) {
-      for (int64_t i = 0; i < k; ++i) convert(row[i], pairs[i]);
-    } else {
-      // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
-      for (int64_t p = 0; p < k / 2; ++p) {
-        convert(row[2 * p], pairs[2 * p * rows]);
-        convert(row[2 * p + 1], pairs[2 * p * rows + 1]);
-      }
+      for (int64_t i = 0; i < group_size; ++i) convert(group[i], pairs[i]);
+      sums[0] = sum(group, group_size);
+      continue;
     }
-    for (int64_t g = 0; g < k / group_size; ++g) sums[g * rows + r] = sum(row + g * group_size, group_size);
+    for (int64_t r = 0; r < rows; ++r) {
+      // (k) -> (k / 2, rows, 2): pairs of this row, `rows` pairs apart
+      const In* row = group + r * stride;
+      for (int64_t p = 0; p < group_size / 2; ++p) convert_pair(row + 2 * p, pairs + 2 * (p * rows + r));
+      sums[r] = sum(row, group_size);
+    }
   }
 }
 
@@ -67,9 +94,6 @@ void store(const float* y, int64_t rows, int64_t columns, void* out, int64_t str
   }
 }
 
-// Sixteen rows side by side. The compiler makes of it whatever vectors it may use.
-typedef uint32_t Lanes __attribute__((vector_size(4 * LANES)));
-
 // Column `column` of sixteen rows, centred, from the dense words of a chunk; the bits above the code are 0.
 template <int BITS>
 __attribute__((always_inline)) inline Lanes dense_code(const Lanes* words, int column) {
@@ -79,11 +103,13 @@ __attribute__((always_inline)) inline Lanes dense_code(const Lanes* words, int c
   return (code & ((1u << BITS) - 1)) ^ (1u << (BITS - 1));
 }
 
-// Dense words of sixteen rows to the vectors of a chunk (layout.h).
+// Dense words of sixteen rows, TILE lanes from word to word, to the vectors of a chunk (layout.h).
 template <int BITS>
-__attribute__((always_inline)) inline void pack_chunk(const Lanes* words, uint8_t* out) {
+__attribute__((always_inline)) inline void pack_chunk(const uint32_t* turned, uint8_t* out) {
   constexpr int FIELDS = 16 / BITS;
-  Lanes packed[BITS] = {};
+  Lanes words[BITS], packed[BITS] = {};
+#pragma GCC unroll 4
+  for (int w = 0; w < BITS; ++w) memcpy(&words[w], turned + w * TILE, sizeof words[w]);
 #pragma GCC unroll 32
   for (int column = 0; column < CHUNK; ++column) {
     const int pair = column / 2, odd = column % 2 * 16;
@@ -98,37 +124,49 @@ __attribute__((always_inline)) inline void pack_chunk(const Lanes* words, uint8_
   memcpy(out, packed, sizeof packed);
 }
 
+// Scales and zeros of one group: 32 zeros are exactly BITS words of the group's column; the last tile may have fewer.
+template <int BITS>
+void pack_header(const PackJob& job, int64_t tile, int64_t rows, int64_t group, uint8_t* out) {
+  const int64_t groups = job.k / job.group_size, zero_rows = (job.n * BITS + 31) / 32;
+  const uint16_t* scale = job.scales + tile * TILE * groups + group;
+  uint16_t scales[TILE] = {};
+  for (int64_t r = 0; r < rows; ++r) scales[r] = scale[r * groups];
+  memcpy(out, scales, sizeof scales);
+
+  uint32_t dense[BITS + 1] = {};
+  for (int64_t w = 0; w < BITS && tile * BITS + w < zero_rows; ++w)
+    dense[w] = job.zeros[(tile * BITS + w) * groups + group];
+#pragma GCC unroll 32
+  for (int r = 0; r < TILE; ++r) {
+    const int word = r * BITS / 32, shift = r * BITS % 32;
+    uint32_t zero = dense[word] >> shift;
+    if (shift + BITS > 32) zero |= dense[word + 1] << (32 - shift);
+    out[SCALE_BYTES + r] = uint8_t((zero & ((1u << BITS) - 1)) - (1u << (BITS - 1)));
+  }
+}
+
 template <int BITS>
 void pack_tile(const PackJob& job, int64_t tile, uint8_t* out) {
   const int64_t groups = job.k / job.group_size, row_words = job.k * BITS / 32;
-  const int64_t zero_rows = (job.n * BITS + 31) / 32;
   const int64_t first = tile * TILE, rows = job.n - first < TILE ? job.n - first : TILE;
-  const int chunks = int(job.group_size / CHUNK), words = chunks * BITS;
-  Lanes turned[2][MAX_GROUP * BITS / 32] = {};  // [half of the rows][word]: rows past n stay 0
+  const int64_t chunks = job.group_size / CHUNK;
+  alignas(64) uint32_t turned[MAX_GROUP * BITS / 32][TILE] = {};  // rows past n stay 0
+  const uint32_t* words = job.words + first * row_words;
 
-  for (int64_t g = 0; g < groups; ++g, out += record_bytes(BITS, job.group_size)) {
-    uint16_t scales[TILE] = {};
-    for (int64_t r = 0; r < rows; ++r) scales[r] = job.scales[(first + r) * groups + g];
-    memcpy(out, scales, sizeof scales);
-
-    // 32 zeros are exactly BITS words of this group's column; the last tile may have fewer
-    uint32_t dense[BITS + 1] = {};
-    for (int64_t w = 0; w < BITS && tile * BITS + w < zero_rows; ++w)
-      dense[w] = job.zeros[(tile * BITS + w) * groups + g];
-    for (int r = 0; r < TILE; ++r) {
-      const uint64_t window = dense[r * BITS / 32] | uint64_t(dense[r * BITS / 32 + 1]) << 32;
-      const int zero = int(window >> (r * BITS % 32) & ((1u << BITS) - 1));
-      out[SCALE_BYTES + r] = uint8_t(zero - (1 << (BITS - 1)));
-    }
-
+  for (int64_t g = 0; g < groups; ++g, words += chunks * BITS, out += record_bytes(BITS, job.group_size)) {
+    pack_header<BITS>(job, tile, rows, g, out);
+    // (row, word) -> (word, row): a group of a row is read at once, while its cache line is there
     for (int64_t r = 0; r < rows; ++r) {
-      const uint32_t* row = job.words + (first + r) * row_words + g * words;
-      for (int w = 0; w < words; ++w) turned[r / LANES][w][r % LANES] = row[w];
+      const uint32_t* row = words + r * row_words;
+      for (int64_t c = 0; c < chunks; ++c, row += BITS)
+#pragma GCC unroll 4
+        for (int w = 0; w < BITS; ++w) turned[c * BITS + w][r] = row[w];
     }
-    for (int c = 0; c < chunks; ++c)
-      for (int half = 0; half < 2; ++half)
-        pack_chunk<BITS>(turned[half] + c * BITS,
-                         out + HEADER_BYTES + c * chunk_bytes(BITS) + half * chunk_bytes(BITS) / 2);
+    uint8_t* chunk = out + HEADER_BYTES;
+    for (int64_t c = 0; c < chunks; ++c, chunk += chunk_bytes(BITS)) {
+      pack_chunk<BITS>(turned[c * BITS], chunk);
+      pack_chunk<BITS>(turned[c * BITS] + LANES, chunk + BITS * 64);
+    }
   }
 }
 

@@ -8,8 +8,8 @@ namespace awq {
 constexpr int MAX_ROWS = 12;  // activation rows that a block kernel handles at most
 
 // One tile times a block of activation rows: y (rows, 32) += x @ tile.T.
-// records: the tile's records; x: the block as laid out by the same route; sums: (groups, rows), each the sum of x over
-// a group; y: fp32.
+// records: the tile's records; x: the block as laid out by the same route; sums: (groups, rows), each the sum of x
+// over a group; y: fp32.
 using BlockKernel = void (*)(const uint8_t* records, int64_t groups, int64_t group_size, const void* x,
                              const float* sums, float* y);
 

@@ -9,7 +9,7 @@
 namespace awq {
 namespace {
 
-// Threads for hosts without a pool: they sleep between jobs. The caller works too, so `count` threads are count - 1 here.
+// Threads for hosts without a pool; they sleep between jobs. The caller is one of the `count`.
 class Pool {
  public:
   explicit Pool(int64_t count) {

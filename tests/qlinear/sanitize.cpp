@@ -1,5 +1,5 @@
-// The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: every instruction set, odd sizes, buffers of exactly
-// the promised length, on threads of the library's own. The arithmetic is checked too, against double precision.
+// The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: every instruction set, odd sizes, buffers of
+// exactly the promised length, on threads of the library's own. The arithmetic is checked too, in double precision.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

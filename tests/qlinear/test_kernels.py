@@ -241,7 +241,7 @@ def test_missing_instruction_set(monkeypatch):
         awq_select_isa=lambda name: 0 if name == b"scalar" else -1, awq_isa=lambda: b"scalar"
     )
     monkeypatch.setattr(native, "library", lambda: best_only_scalar)
-    with pytest.raises(TargetError, match="RUN_AWQ_ISA=avx512 is not available on this machine; the best here is scalar"):
+    with pytest.raises(TargetError, match="RUN_AWQ_ISA=avx512 is not available .* the best here is scalar"):
         native.select_isa("avx512")
 
 

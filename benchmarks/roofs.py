@@ -1,0 +1,76 @@
+"""The machine's limits at the thread count in use: bytes read and multiply-adds done a second, by roofs.cpp."""
+
+import ctypes
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qlinear.backends.native import torch_threads
+
+PIECES, ROUNDS, CHAINS = 64, 100_000, 16
+FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-mavx512f", "-mavx512bf16"]
+
+
+class Memory(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_void_p), ("piece", ctypes.c_int64)]
+
+
+@dataclass(frozen=True)
+class Roof:
+    """One limit: `run()` does `amount` of work, in bytes or floating-point operations."""
+
+    name: str
+    amount: float
+    run: object
+
+
+def build(compiler: str = "c++") -> ctypes.CDLL:
+    """Compile roofs.cpp (AVX-512 BF16 machines only) and load it."""
+    source = Path(__file__).with_name("roofs.cpp")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "roofs.so"
+        subprocess.run([compiler, *FLAGS, str(source), "-o", str(target)], check=True)
+        return ctypes.CDLL(str(target))
+
+
+def roofs(size: int = 256 << 20) -> list[Roof]:
+    """Two ways to read memory (the better one counts), fp32 multiply-add and bf16 pair products."""
+    native = build()
+    parallel_type = ctypes.CFUNCTYPE(
+        ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
+    )
+    parallel_for = parallel_type(torch_threads()[0])
+    store = huge_pages(size)
+    memory = Memory(store.data_ptr(), size // PIECES)
+    rounds = ctypes.c_int64(ROUNDS)
+
+    def roof(name: str, body: str, amount: float, count: int, context: object) -> Roof:
+        function = ctypes.cast(getattr(native, body), ctypes.c_void_p)
+
+        def run(keep: object = (native, store)) -> None:
+            parallel_for(0, count, 1, function, ctypes.byref(context))
+
+        return Roof(name, amount, run)
+
+    threads = torch.get_num_threads()
+    steps = threads * ROUNDS * CHAINS
+    return [
+        roof("read", "roof_read", size, PIECES, memory),
+        roof("read", "roof_read_prefetched", size, PIECES, memory),
+        roof("fp32", "roof_fma", steps * 32.0, threads, rounds),
+        roof("bf16", "roof_bf16", steps * 64.0, threads, rounds),
+    ]
+
+
+def huge_pages(size: int) -> torch.Tensor:
+    """`size` bytes, written once, on huge pages where the system grants them, as the packed weights are."""
+    page = 2 << 20
+    store = torch.empty(size + page, dtype=torch.uint8)
+    start = -store.data_ptr() % page
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.madvise(store.data_ptr() + start, size, 14)  # MADV_HUGEPAGE
+    return store[start : start + size].fill_(1)

@@ -1,0 +1,17 @@
+// Every piece, compiled for the instruction set of the file that includes this.
+#pragma once
+
+#include "decoder_attention.h"
+#include "decoder_dense.h"
+#include "decoder_rowwise.h"
+
+namespace awq {
+namespace {
+
+template <class Pairs>
+constexpr Pieces pieces_with() {
+  return {norm, add, embed, head, gate, attend<Pairs>, merge, scale, dense<Pairs>, logits, log_sum_exp};
+}
+
+}  // namespace
+}  // namespace awq

@@ -1,0 +1,114 @@
+"""The fused decoder: a whole block stack as one native call, behind the protocol of `qlinear.decoder`."""
+
+import ctypes
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from qlinear.backends import native_decoder as native
+from qlinear.errors import TargetError
+from qlinear.fused_model import Described, NotFusable, describe
+
+# Tokens of a prompt read at a time: bounds the memory for their activations. A multiple of the 12 rows of the widest
+# matmul kernel.
+CHUNK = 264
+
+
+def fused_decoder(model: nn.Module, max_tokens: int, chunk: int = CHUNK) -> tuple["FusedDecoder | None", str | None]:
+    """A fused decoder with a cache of `max_tokens` positions; or None and the reason why there is none.
+
+    model: a causal LM of `transformers` whose quantized layers are prepared on the native cpu backend. It keeps its
+    weights, which the decoder reads in place.
+    """
+    try:
+        return FusedDecoder(describe(model, max_tokens, min(chunk, max_tokens))), None
+    except (NotFusable, TargetError) as reason:
+        return None, str(reason)
+
+
+class FusedDecoder:
+    """One native call per token, and one per chunk of a prompt. Not for use from two threads at once."""
+
+    def __init__(self, described: Described):
+        self._library = native.decoder_library()
+        self._described = described
+        self._handle = self._library.awq_decoder_create(ctypes.byref(described.model))
+        weakref.finalize(self, self._library.awq_decoder_free, self._handle)
+        self.max_tokens, self.vocabulary = described.model.max_tokens, described.model.vocabulary
+        self.chunk = described.model.chunk
+        self.position = 0
+        self._logits = torch.empty(self.vocabulary)
+        self._token = (ctypes.c_int64 * 1)()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the key/value cache."""
+        return self._described.cache.nbytes
+
+    def prefill(self, tokens: Tensor) -> Tensor:
+        """Read a prompt `(length,)` from the start; logits `(vocabulary,)` after it, good until the next call.
+
+        Raises `ValueError` if it is empty, longer than the cache, or holds an id that is no token.
+        """
+        self.position = 0
+        for part in self._chunks(tokens):
+            last = self.position + len(part) == len(tokens)
+            self._read(part, 1 if last else 0, self._logits)
+        return self._logits
+
+    def step(self, token: int) -> Tensor:
+        """Read one more token; logits `(vocabulary,)` float32, good until the next call."""
+        if self.position >= self.max_tokens:
+            raise ValueError(f"the decoder's cache is full: it has room for {self.max_tokens} tokens")
+        if not 0 <= token < self.vocabulary:
+            raise ValueError(f"{token} is not a token: the vocabulary has {self.vocabulary}")
+        self._token[0] = token
+        self._library.awq_decode(
+            self._handle, ctypes.addressof(self._token), 1, self.position, 1, self._logits.data_ptr(), None, None
+        )
+        self.position += 1
+        return self._logits
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits `(length, vocabulary)` after every token of a text `(length,)`, read from the start."""
+        out = torch.empty(len(tokens), self.vocabulary)
+        self.position = 0
+        for part in self._chunks(tokens):
+            self._read(part, len(part), out[self.position :])
+        return out
+
+    def negative_log_likelihood(self, tokens: Tensor) -> float:
+        """Of a text `(length,)` read from the start, summed over the tokens after its first.
+
+        No more than 48 rows of logits exist at a time.
+        """
+        self.position = 0
+        total = 0.0
+        for part in self._chunks(tokens):
+            targets = tokens[self.position + 1 : self.position + len(part) + 1].to(torch.int64)
+            losses = torch.zeros(len(part))
+            padded = torch.zeros(len(part), dtype=torch.int64)  # the last token of the text has no target
+            padded[: len(targets)] = targets
+            self._read(part, len(part), None, padded, losses)
+            total += losses[: len(targets)].double().sum().item()
+        return total
+
+    def _chunks(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        if not 0 < len(tokens) <= self.max_tokens:
+            raise ValueError(f"{len(tokens)} tokens: the decoder reads 1 to {self.max_tokens}")
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary:
+            raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
+        return tokens.to(torch.int64).contiguous().split(self.chunk)
+
+    def _read(
+        self,
+        tokens: Tensor,
+        rows: int,
+        logits: Tensor | None,
+        targets: Tensor | None = None,
+        losses: Tensor | None = None,
+    ) -> None:
+        addresses = (None if tensor is None else tensor.data_ptr() for tensor in (logits, targets, losses))
+        self._library.awq_decode(self._handle, tokens.data_ptr(), len(tokens), self.position, rows, *addresses)
+        self.position += len(tokens)

@@ -1,0 +1,247 @@
+"""The fused decoder against the model's own modules, for every architecture it knows."""
+
+import copy
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qlinear import solvers
+from qlinear.backends import native
+from qlinear.backends.reference import ReferenceBackend
+from qlinear.decoder import generate
+from qlinear.errors import TargetError
+from qlinear.fused_model import ARCHITECTURES
+from qlinear.layer import QLinearPerGrp
+from qlinear.packing import PackedWeight
+from qlinear.replace import join_groups, prepare
+from tests.tiny import VARIANTS, VOCAB, tiny_model
+
+try:
+    AVAILABLE = native.available_isas()
+except TargetError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+from qlinear.backends.cpu import CpuBackend  # noqa: E402
+from qlinear.fused import fused_decoder  # noqa: E402
+
+GROUP = 32
+KNOWN = [(model_type, options) for model_type, options in VARIANTS if model_type in ARCHITECTURES]
+LONG = dict(max_position_embeddings=1024)
+
+
+def tokens_of(length, seed=0):
+    return torch.randint(0, VOCAB, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+def quantized(model_type, bits=4, head=True, join=True, backend=None, **options):
+    """A tiny bfloat16 model with its linears on the grid, on a backend; and one in float32 of the same weights."""
+    model = tiny_model(model_type, **options).to(torch.bfloat16)
+    exact = copy.deepcopy(model).float()
+    for name, linear in list(model.named_modules()):
+        if not isinstance(linear, nn.Linear) or linear.in_features % GROUP or (name == "lm_head" and not head):
+            continue
+        grid = solvers.rtn(linear.weight, bits, GROUP)
+        float_linear = exact.get_submodule(name)
+        float_linear.weight = nn.Parameter(grid.decode())  # lets go of a tied embedding
+        model.set_submodule(name, QLinearPerGrp(PackedWeight.pack(grid), linear.bias))
+    if join:
+        attention, mlp = ARCHITECTURES[model_type].qkv, ARCHITECTURES[model_type].gate_up
+        names = [[f"self_attn.{name}" for name in attention], [f"mlp.{name}" for name in mlp]]
+        layers = range(len(model.model.layers))
+        join_groups(
+            model, [tuple(f"model.layers.{i}.{n}" for n in group) for i in layers for group in names if len(group) > 1]
+        )
+    prepare(model, backend or CpuBackend())
+    return model, exact
+
+
+def fused(model, max_tokens=128, chunk=32):
+    decoder, reason = fused_decoder(model, max_tokens, chunk)
+    assert decoder is not None, reason
+    return decoder
+
+
+def float_logits(exact, tokens):
+    with torch.inference_mode():
+        return exact(input_ids=tokens.unsqueeze(0)).logits[0]
+
+
+def distance(logits, expected):
+    """Root mean square, relative."""
+    return ((logits - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
+def assert_as_good_as_modules(logits, module_logits, expected):
+    """No further from float32 than bfloat16 modules are; a wrong operation is off by 10% and more."""
+    assert distance(logits, expected) < 1.15 * distance(module_logits, expected) + 1e-3 < 0.04
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("model_type, options", KNOWN, ids=lambda value: str(value)[:60])
+def test_logits_of_every_architecture(model_type, options, bits):
+    tokens = tokens_of(70)
+    modules, exact = quantized(model_type, bits, join=False, backend=ReferenceBackend("cpu/torch"), **options)
+    expected = float_logits(exact, tokens)
+    module_logits = float_logits(modules, tokens).float()
+    decoder = fused(quantized(model_type, bits, **options)[0])
+    assert_as_good_as_modules(decoder.logits(tokens), module_logits, expected)
+    stepped = [decoder.prefill(tokens[:30]).clone(), *(decoder.step(int(t)).clone() for t in tokens[30:])]
+    assert_as_good_as_modules(torch.stack(stepped), module_logits[29:], expected[29:])
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_greedy_tokens_are_those_of_the_model(model_type):
+    """Where float32 is sure of a token, that is the token; 5% of the logits' spread is far above bfloat16's noise."""
+    model, exact = quantized(model_type)
+    prompt = tokens_of(12)
+    out = generate(fused(model), prompt, 40)
+    text = torch.cat([prompt, torch.tensor(out.tokens)])
+    expected = float_logits(exact, text)[len(prompt) - 1 : -1]
+    best = expected.topk(2)
+    sure = (best.values[:, 0] - best.values[:, 1]) > 0.05 * expected.std()
+    assert sure.sum() > 20
+    assert torch.equal(best.indices[sure, 0], torch.tensor(out.tokens)[sure])
+
+
+@pytest.mark.parametrize("isa", native.ISAS)
+@pytest.mark.parametrize("head", [True, False], ids=["head", "dense-head"])
+def test_every_instruction_set(isa, head):
+    if isa not in AVAILABLE:
+        pytest.skip(f"this machine has no {isa}")
+    native.select_isa(isa)
+    try:
+        model, exact = quantized("llama", head=head, tie_word_embeddings=not head)
+        tokens = tokens_of(50)
+        expected = float_logits(exact, tokens)
+        decoder = fused(model)
+        stepped = [decoder.prefill(tokens[:9]).clone(), *(decoder.step(int(t)).clone() for t in tokens[9:])]
+        assert distance(decoder.logits(tokens), expected) < 0.012
+        assert distance(torch.stack(stepped), expected[8:]) < 0.012
+    finally:
+        native.select_isa("")
+
+
+@pytest.mark.parametrize("model_type, window", [("llama", 0), ("mistral", 100), ("gemma3_text", 300)])
+def test_long_pasts_and_windows(model_type, window):
+    """A token's attention is computed in pieces of 256 positions, a prompt's in steps of 128 and chunks."""
+    options = dict(LONG, sliding_window=window) if window else LONG
+    model, exact = quantized(model_type, **options)
+    tokens = tokens_of(560)
+    expected = float_logits(exact, tokens)
+    decoder = fused(model, 560, chunk=200)
+    assert distance(decoder.logits(tokens), expected) < 0.012
+    for start in (250, 505):
+        decoder.prefill(tokens[:start])
+        stepped = torch.stack([decoder.step(int(t)).clone() for t in tokens[start : start + 20]])
+        assert distance(stepped, expected[start : start + 20]) < 0.012
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 13, 31, 64])
+def test_chunks_do_not_show(chunk):
+    model, _ = quantized("qwen3")
+    tokens = tokens_of(64)
+    whole = fused(model, chunk=128).logits(tokens)
+    assert distance(fused(model, chunk=chunk).logits(tokens), whole) < 0.01
+
+
+def test_a_new_prompt_forgets_the_last():
+    decoder = fused(quantized("llama")[0])
+    first = decoder.prefill(tokens_of(20)).clone()
+    decoder.prefill(tokens_of(90, seed=1))
+    assert torch.equal(decoder.prefill(tokens_of(20)), first)
+
+
+def test_same_bits_at_any_number_of_threads():
+    model, _ = quantized("gemma2", **LONG)
+    tokens = tokens_of(300)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            decoder = fused(model, 400, chunk=128)
+            results.append([decoder.logits(tokens), *(decoder.step(int(t)).clone() for t in tokens[:8])])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("length", [2, 32, 33, 100])
+def test_negative_log_likelihood(length):
+    model, _ = quantized("gemma2", **LONG)  # its logits are capped
+    tokens = tokens_of(length)
+    decoder = fused(model)
+    logits = decoder.logits(tokens).double()
+    expected = F.cross_entropy(logits[:-1], tokens[1:], reduction="sum").item()
+    assert decoder.negative_log_likelihood(tokens) == pytest.approx(expected, rel=1e-5)
+
+
+def test_layers_need_be_neither_joined_nor_quantized():
+    tokens = tokens_of(40)
+    separate, exact = quantized("qwen2", join=False)
+    assert distance(fused(separate).logits(tokens), float_logits(exact, tokens)) < 0.012
+    plain = tiny_model("qwen2").to(torch.bfloat16)
+    assert distance(fused(plain).logits(tokens), float_logits(copy.deepcopy(plain).float(), tokens)) < 0.012
+
+
+def test_scaled_rotations_are_those_of_the_model():
+    scaled = dict(
+        rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=32,
+    )  # fmt: skip
+    model, exact = quantized("llama", rope_parameters=scaled)
+    tokens = tokens_of(100)
+    assert distance(fused(model).logits(tokens), float_logits(exact, tokens)) < 0.012
+
+
+@pytest.mark.parametrize(
+    "model, reason",
+    [
+        (lambda: tiny_model("opt").to(torch.bfloat16), "does not know opt models"),
+        (lambda: tiny_model("llama"), "runs bfloat16 on the cpu; .* torch.float32"),
+        (lambda: tiny_model("llama", hidden_act="relu").to(torch.bfloat16), "activation relu"),
+        (lambda: tiny_model("llama", head_dim=288).to(torch.bfloat16), "up to 256 features"),
+        (lambda: quantized("llama", backend=ReferenceBackend("cpu/torch"))[0], "native cpu kernels"),
+        (
+            lambda: tiny_model(
+                "llama", max_position_embeddings=64, rope_parameters=dict(rope_type="dynamic", factor=2.0)
+            ).to(torch.bfloat16),
+            "dynamic rotation changes beyond 64 tokens",
+        ),
+    ],
+)
+def test_what_it_cannot_run_it_says(model, reason):
+    decoder, why = fused_decoder(model(), 128)
+    assert decoder is None
+    assert re.search(reason, why)
+
+
+def test_refuses_tokens_it_cannot_read():
+    decoder = fused(quantized("llama")[0], 16)
+    with pytest.raises(ValueError, match="17 tokens: the decoder reads 1 to 16"):
+        decoder.prefill(tokens_of(17))
+    with pytest.raises(ValueError, match="1 to 16"):
+        decoder.prefill(tokens_of(0))
+    for wrong in (-1, VOCAB):
+        with pytest.raises(ValueError, match="token"):
+            decoder.prefill(torch.tensor([1, wrong]))
+        with pytest.raises(ValueError, match=f"{wrong} is not a token"):
+            decoder.step(wrong)
+    decoder.prefill(tokens_of(15))
+    decoder.step(1)
+    with pytest.raises(ValueError, match="room for 16 tokens"):
+        decoder.step(1)
+
+
+def test_weights_are_held_once():
+    """The decoder reads the layers' own memory."""
+    model, _ = quantized("llama")
+    decoder = fused(model)
+    packed = model.model.layers[0].mlp.down_proj.prepared.packed
+    before = decoder.prefill(tokens_of(8)).clone()
+    packed[:64] = 0  # the scales of 32 outputs
+    assert not torch.equal(decoder.prefill(tokens_of(8)), before)
+    assert decoder.nbytes == 2 * 2 * 2 * 128 * 16 * 2  # layers, keys and values, heads, positions, features, bytes
