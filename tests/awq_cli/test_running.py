@@ -128,7 +128,8 @@ def test_one_new_token_has_no_time_per_token(run, rounded):
 
 
 def test_chat_uses_the_models_template_and_adds_nothing_to_it(run, rounded, tokenizer, tmp_path):
-    template = "{{ bos_token }}{% for m in messages %}value {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}this{% endif %}"
+    template = "{{ bos_token }}{% for m in messages %}value {{ m['content'] }} {% endfor %}"
+    template += "{% if add_generation_prompt %}this{% endif %}"
     copy = tmp_path / "chatty"
     copy.mkdir()
     for path in rounded.iterdir():
