@@ -77,6 +77,12 @@ device = click.option(
     show_default=True,
     help="Which NPU --target aie is: phx (XDNA 1) or stx (XDNA 2).",
 )
+latency = click.option(
+    "--latency",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Replace a figure of the NPU's latency model, dispatch_overhead=45e-6 say; benchmarks print them all.",
+)
 flash_attention = click.option(
     "--flash_attention/--no_flash_attention",
     default=None,
@@ -109,8 +115,8 @@ trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let 
 
 ALL = (
     task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
-    seed, precision, target, device, flash_attention, prompt, chat, max_new_tokens, dataset, window, n_windows,
-    output, checkpoint, overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
+    seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, dataset, window,
+    n_windows, output, checkpoint, overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
 )  # fmt: skip
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "lm_head")
@@ -122,7 +128,7 @@ IDLE = (
     (lambda values: values["awq"] == "none", "with --awq none", ("scales", *_CALIBRATION)),
     (lambda values: values["awq"] == "load", "with --awq load", _CALIBRATION),
     (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
-    (lambda values: not values["target"].startswith("aie"), "without --target aie", ("device",)),
+    (lambda values: not values["target"].startswith("aie"), "without --target aie", ("device", "latency")),
     (lambda values: values["precision"] == "bf16", "with --precision bf16", ("checkpoint", *_WHICH_CHECKPOINT[1:])),
 )
 

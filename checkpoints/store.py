@@ -16,7 +16,7 @@ from qlinear.grid import BITS, GROUP_SIZES
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
 from qlinear.replace import join_groups, prepare, replace_linear
-from scales.mappings import architecture_of
+from scales.mappings import GATE_UP, architecture_of
 
 RECIPE = "awq_recipe.json"
 PACKED = ".weight_packed"
@@ -132,9 +132,7 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
         if entry.get("symmetric") is not False or entry.get("strategy") != "group":
             raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
         if entry.get("actorder") in ("group", "dynamic", True):
-            raise CheckpointError(
-                f"{where} permutes channels between groups (actorder); this program does not run that"
-            )
+            raise CheckpointError(f"{where} permutes channels between groups (actorder), which does not run here")
     bits = {entry["num_bits"] for entry in weights}
     if len(bits) > 1:
         raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
@@ -230,7 +228,7 @@ def groups_of(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
     together = [
         edge.layers
         for edge in architecture.edges
-        if len(edge.layers) == 3 or (len(edge.layers) == 2 and gate_up)
+        if len(edge.layers) > 1 and (gate_up or edge.layers != GATE_UP)
         if len({name.rpartition(".")[0] for name in edge.layers}) == 1
     ]
     blocks = [f"{architecture.blocks}.{i}" for i in range(len(model.get_submodule(architecture.blocks)))]

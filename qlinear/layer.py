@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qlinear.backends.base import Backend
+from qlinear.errors import TargetError
 from qlinear.packing import PackedWeight
 
 
@@ -56,6 +57,16 @@ class QLinearPerGrp(nn.Module):
         if not self.is_prepared:
             raise RuntimeError("QLinearPerGrp.prepare(backend) has to be called before the layer can run")
         return self.backend.matmul(x, self._prepared)
+
+    def plan(self, rows: int) -> Any:
+        """How a prepared layer's hardware would run on `rows` rows of activations; `str()` reads well.
+
+        Raises `TargetError` on a backend that has nothing to plan: only the NPU's cuts and pads a matmul.
+        """
+        if not hasattr(self.backend, "plan"):
+            name = self.backend.name if self.is_prepared else "an unprepared layer"
+            raise TargetError(f"{name} runs a matmul as it is and has no plan of it; use the target aie_emu")
+        return self.backend.plan(rows, self._prepared)
 
     def extra_repr(self) -> str:
         device = self.backend.name if self.is_prepared else "cpu"

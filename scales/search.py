@@ -34,13 +34,13 @@ class ScaleChoice:
 def candidate(mean_abs: Tensor, ratio: float) -> Tensor:
     """`mean_abs ** ratio`, centred so that the extremes of the live channels lie evenly around 1; dead channels get 1.
 
-    Computed in float32: `max * min` overflows in half precision.
+    Computed in float32, each root by itself: in half precision, `max * min` overflows.
     """
     live = mean_abs > 0
     if ratio == 0 or not live.any():
         return torch.ones_like(mean_abs)
     scale = mean_abs.pow(ratio).clamp(min=1e-4)
-    centre = (scale[live].max() * scale[live].min()).sqrt()
+    centre = scale[live].max().sqrt() * scale[live].min().sqrt()
     return torch.where(live, scale / centre, torch.ones_like(scale))
 
 
@@ -101,9 +101,9 @@ def module_error(module: nn.Module, samples: Sequence[tuple[Tensor, Call, Tensor
 def substituted(linears: Sequence[nn.Linear], weights: Sequence[Tensor]) -> Iterator[None]:
     """The linears compute with other weights inside the `with`, and with their own again after it."""
     originals = [linear.weight.data for linear in linears]
-    for linear, weight in zip(linears, weights, strict=True):
-        linear.weight.data = weight
     try:
+        for linear, weight in zip(linears, weights, strict=True):
+            linear.weight.data = weight
         yield
     finally:
         for linear, weight in zip(linears, originals, strict=True):

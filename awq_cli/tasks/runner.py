@@ -9,7 +9,7 @@ from awq_cli import paths
 from checkpoints import store
 from checkpoints.pretrained import open_pretrained
 from qlinear.backends.base import Metered
-from qlinear.backends.registry import open_target
+from qlinear.backends.registry import Npu, open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
 
@@ -27,6 +27,7 @@ class ModelRequest:
     precision: str
     target: str
     device: str
+    latency: tuple[str, ...]
     flash_attention: bool | None
     trust_remote_code: bool
 
@@ -75,7 +76,7 @@ def open_runnable(request: ModelRequest) -> Runnable:
     """Load the float model or the quantized checkpoint that the request names onto its target."""
     if request.precision == "bf16":
         return _open_float(request)
-    target = open_target(request.target, request.device)
+    target = open_target(request.target, Npu(request.device, _figures(request.latency)))
     directory = _checkpoint(request)
     loaded = store.load(directory, target.backend, request.flash_attention, request.trust_remote_code)
     return Runnable(
@@ -89,6 +90,18 @@ def open_runnable(request: ModelRequest) -> Runnable:
         (target.note,) if target.note else (),
         target.backend if hasattr(target.backend, "counters") else None,
     )
+
+
+def _figures(given: tuple[str, ...]) -> dict[str, float]:
+    """NAME=VALUE pairs of `--latency`; whether there is such a name is the latency model's to say."""
+    figures = {}
+    for pair in given:
+        name, _, value = pair.partition("=")
+        try:
+            figures[name] = float(value)
+        except ValueError as error:
+            raise OptionError(f"--latency {pair}: has to be NAME=VALUE with a number") from error
+    return figures
 
 
 def _open_float(request: ModelRequest) -> Runnable:

@@ -1,7 +1,7 @@
 """Target name -> backend, imported only when asked for. A new target is one function and one line in `TARGETS`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from qlinear.backends.base import Backend
 from qlinear.errors import TargetError
@@ -15,7 +15,15 @@ class Target:
     note: str | None = None
 
 
-def _cpu(device: str) -> Target:
+@dataclass(frozen=True)
+class Npu:
+    """Which NPU, for the targets that are one; latency: figures of its latency model to replace."""
+
+    device: str = "phx"
+    latency: Mapping[str, float] = field(default_factory=dict)
+
+
+def _cpu(npu: Npu) -> Target:
     from qlinear.backends import native
 
     if native.is_built():
@@ -27,7 +35,7 @@ def _cpu(device: str) -> Target:
     return Target(ReferenceBackend("cpu/torch"), f"running in plain torch, many times slower: {native.HOW_TO_BUILD}")
 
 
-def _cuda(device: str) -> Target:
+def _cuda(npu: Npu) -> Target:
     import torch
 
     from qlinear.backends.reference import ReferenceBackend
@@ -37,19 +45,20 @@ def _cuda(device: str) -> Target:
     return Target(ReferenceBackend("cuda/torch", "cuda"))
 
 
-def _aie_emu(device: str) -> Target:
+def _aie_emu(npu: Npu) -> Target:
     from qlinear.backends.aie import AieBackend
+    from qlinear.backends.aie_array.devices import find_device
 
-    return Target(AieBackend(device))
-
-
-def _aie(device: str) -> Target:
-    from qlinear.backends.aie import AieBackend, find_npu
-
-    return Target(AieBackend(device), f"--target aie: {find_npu()}")
+    return Target(AieBackend(npu.device, find_device(npu.device).latency.set(**npu.latency)))
 
 
-TARGETS: dict[str, Callable[[str], Target]] = {
+def _aie(npu: Npu) -> Target:
+    from qlinear.backends.aie import find_npu
+
+    return Target(_aie_emu(npu).backend, f"--target aie: {find_npu()}")
+
+
+TARGETS: dict[str, Callable[[Npu], Target]] = {
     "cpu": _cpu,
     "cuda": _cuda,
     "aie": _aie,
@@ -57,9 +66,6 @@ TARGETS: dict[str, Callable[[str], Target]] = {
 }
 
 
-def open_target(name: str, device: str = "phx") -> Target:
-    """The backend that runs `--target name` on this machine; raises `TargetError` with the reason if none does.
-
-    device: which NPU, for the targets that are one.
-    """
-    return TARGETS[name](device)
+def open_target(name: str, npu: Npu = Npu()) -> Target:
+    """The backend that runs `--target name` on this machine; raises `TargetError` with the reason if none does."""
+    return TARGETS[name](npu)

@@ -33,8 +33,8 @@ MODELS = (
     ("gemma3", {}),  # a text model within another
 )
 
-# On the way to a logit, through two blocks and a head, some 30 results and weights are rounded to bfloat16, each by up
-# to 2**-9 and independently of the others; where two are multiplied (gate and up, softmax and v) both errors count.
+# On the way to a logit, through two blocks and a head, some 30 results and weights are rounded to bfloat16, each by
+# up to 2**-9 and independently of the others; where two are multiplied (gate and up, softmax and v) both errors count.
 DEVIATION = 2**-9 * 30**0.5 * 1.5
 
 
@@ -91,8 +91,8 @@ def test_logits_are_those_of_transformers(tmp_path, model_type, overrides, w_bit
     layers = quantized_layers(loaded.model)
     assert {f"{name}.weight" for name in layers} == weights.keys()
     head = next(name for name, module in theirs.named_modules() if module is theirs.get_output_embeddings())
-    assert {name: layer.group_size for name, layer in layers.items() if name == head} == ({head: 64} if lm_head else {})
-    assert {layer.group_size for name, layer in layers.items() if name != head} == {32}
+    assert (head in layers) == lm_head
+    assert all(layer.group_size == (64 if name == head else 32) for name, layer in layers.items())
     assert {layer.w_bit for layer in layers.values()} == {w_bit}
     # The float model is further away than rounding: the test above would notice a layer left unquantized.
     float_model = AutoModelForCausalLM.from_pretrained(source)
@@ -120,7 +120,8 @@ def test_an_awq_checkpoint_too(tmp_path, model_type, w_bit):
 @pytest.mark.parametrize("flash_attention", [None, True, False])
 @pytest.mark.parametrize(("model_type", "overrides"), MODELS)
 def test_joined_layers_give_the_same_logits(tmp_path, model_type, overrides, flash_attention):
-    directory = quantized(save_float(tmp_path / "float", model_type, **overrides), tmp_path / "q", flash_attention=True)
+    source = save_float(tmp_path / "float", model_type, **overrides)
+    directory = quantized(source, tmp_path / "q", flash_attention=True)
     found = store.load(directory, BACKEND, flash_attention)
     assert found.flash_attention == (flash_attention is not False)
     apart = logits(store.load(directory, BACKEND, False).model)

@@ -84,7 +84,7 @@ def test_all_groups_said_to_be_of_other_bits(checkpoint):
     for group in section["config_groups"].values():
         group["weights"]["num_bits"] = 3
     edit_config(checkpoint, quantization_config=section)
-    assert_refused(checkpoint, CheckpointError, r"weight_packed is \(\d+, 8\) on disk, \(\d+, 6\) by the config \(3 bits")
+    assert_refused(checkpoint, CheckpointError, r"weight_packed is \(\d+, 8\) on disk, \(\d+, 6\) by .* \(3 bits")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_quantized_activations(checkpoint):
     ("changes", "message"),
     [
         (dict(num_hidden_layers=3, layer_types=None), "has no tensor model.layers.2"),
-        (dict(num_hidden_layers=1, layer_types=None), "quantizes model.layers.1.* which the model of its config does not have"),
+        (dict(num_hidden_layers=1, layer_types=None), "quantizes model.layers.1.* which the model .* does not have"),
         (dict(num_hidden_layers=10**4, layer_types=None), "names 10000 layers but the weights hold"),
         (dict(hidden_size=96), "do not make groups of|on disk"),
         (dict(vocab_size=10**6), r"lm_head.weight_packed is .* on disk, \(1000000, 8\) by the config"),
@@ -162,7 +162,7 @@ def reshape(name, rows):
         (lambda t: t.pop(f"{LAYER}.weight_zero_point"), "weight_zero_point is None on disk"),
         (lambda t: t.pop("model.layers.0.self_attn.q_proj.bias"), r"q_proj.bias is None on disk, \(64,\)"),
         (lambda t: t.pop("model.norm.weight"), "has no tensor model.norm.weight"),
-        (lambda t: t.update({f"{LAYER}.bias": torch.zeros(128)}), r"up_proj.bias is \(128,\) on disk, None by the config"),
+        (lambda t: t.update({f"{LAYER}.bias": torch.zeros(128)}), r"up_proj.bias is \(128,\) on disk, None by"),
         (reshape(f"{LAYER}.weight_packed", 100), r"weight_packed is \(100, 8\) on disk, \(128, 8\) by the config"),
         (reshape("model.norm.weight", 32), r"model.norm.weight is \(32,\) on disk, \(64,\) by the config"),
         (reshape("model.layers.0.self_attn.q_proj.bias", 1), r"q_proj.bias is \(1,\) on disk"),
@@ -212,7 +212,7 @@ def test_what_is_not_finished_leaves_nothing(source, tmp_path, monkeypatch, meth
     fail_after(monkeypatch, method, calls, error)
     with pytest.raises(type(error)):
         quantized(source, tmp_path / "out" / "q")
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")], ids=["interrupted", "failed"])
@@ -288,4 +288,4 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(CheckpointError, match="cannot write .*No space left on device"):
         quantized(source, tmp_path / "out" / "q")
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []

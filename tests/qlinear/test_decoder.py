@@ -39,7 +39,7 @@ def test_logits_of_every_step_for_one_prompt_after_another(model_type, overrides
         tokens = tiny_tokens(3, 17 + NEW)[row, : length + NEW]
         expected = logits_without_cache(model, tokens)[length - 1 :]
         found = [decoder.prefill(tokens[:length]), *(decoder.step(int(token)) for token in tokens[length:])]
-        assert (torch.stack(found) - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (torch.stack(found) - expected).abs().max() < 5e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["growing cache", "static cache"])

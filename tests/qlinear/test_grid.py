@@ -106,7 +106,7 @@ def test_a_group_of_zeros(bits):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("bits", BITS)
 def test_groups_of_one_sign_keep_their_values(bits, sign):
-    """All weights between 10 and 11: without 0 in the range, the zero point would be clamped and all would be lost."""
+    """All weights between 10 and 11: without 0 in the range, the clamp of the zero point would lose them all."""
     weight = sign * (10 + torch.rand(4, 64, generator=torch.Generator().manual_seed(0)))
     found = rounded(weight, bits, 32)
     assert (found.zeros == (0 if sign > 0 else 2**bits - 1)).all()
@@ -152,7 +152,7 @@ def test_decoding_is_exact_in_float32_and_rounded_once_below():
 
 def test_a_group_size_that_does_not_divide():
     check_divides(576, 64, "up_proj")
-    with pytest.raises(GridError, match=r"group size 128 .* up_proj \(in_features 576\); use --group_size 32 or 64$"):
+    with pytest.raises(GridError, match=r"size 128 .* up_proj \(in_features 576\); use --group_size 32 or 64$"):
         check_divides(576, 128, "up_proj")
-    with pytest.raises(GridError, match=r"group size 32 does not divide down_proj .*none of \(32, 64, 128, 256\) does"):
+    with pytest.raises(GridError, match=r"32 does not divide down_proj .*none of \(32, 64, 128, 256\) does"):
         check_divides(100, 32, "down_proj")

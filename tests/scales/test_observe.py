@@ -9,7 +9,7 @@ from scales.awq import watched_modules
 from scales.mappings import architecture_of, block_linears
 from scales.observe import observe_block, record_calls
 from scales.search import module_error
-from tests.tiny import VARIANTS, tiny_model, tiny_tokens
+from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
 
 SAMPLES, LENGTH, N_WATCHED = 3, 12, 2  # longer than the tiny models' sliding window of 8
 
@@ -59,7 +59,7 @@ def observe_all(model, tokens):
 def assert_close(found, expected) -> None:
     """To float32's rounding of sums that may be in another order."""
     assert found.shape == expected.shape
-    assert (found.double() - expected.double()).abs().max() <= 2e-6 * expected.double().abs().max()
+    assert (found.double() - expected.double()).abs().max() <= 5e-6 * expected.double().abs().max()
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
@@ -102,9 +102,11 @@ def test_the_model_is_left_as_it_was(model_type, overrides):
         assert torch.equal(model(tokens).logits, before)
 
 
-@pytest.mark.parametrize("model_type", sorted({model_type for model_type, _ in VARIANTS}))
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_only_the_first_block_needs_weights(model_type):
-    model, hollow = tiny_model(model_type), tiny_model(model_type)
+    # Four blocks, so that some stand between the first and the last; gemma3's count lies deeper in its config.
+    overrides = {} if model_type == "gemma3" else dict(num_hidden_layers=4)
+    model, hollow = (tiny_model(model_type, **overrides) for _ in range(2))
     tokens = tiny_tokens(SAMPLES, LENGTH)
     _, outputs, _ = plain_run(model, tokens)
     for block in decoder_blocks(hollow)[1:]:

@@ -44,8 +44,8 @@ class LatencyModel:
         for name, value in values.items():
             if name not in names:
                 raise TargetError(f"the latency model has no parameter {name!r}; it has {', '.join(names)}")
-            if value < 0 or (value == 0 and name != "dispatch_overhead"):
-                raise TargetError(f"latency parameter {name} is {value:g}; it has to be positive")
+            if not 0 <= value < float("inf") or (value == 0 and name != "dispatch_overhead"):
+                raise TargetError(f"latency parameter {name} is {value:g}; it has to be positive and finite")
             changed[name] = Figure(float(value), getattr(self, name).unit, "set by the user")
         return replace(self, **changed)
 

@@ -1,0 +1,45 @@
+"""Scales files for tiny models, and the part of each block in one."""
+
+import torch
+
+from scales import fold, zoo
+from scales.mappings import architecture_of, block_linears
+from scales.zoo import ScaleFile
+
+GROUP = 32
+
+
+def blocks_of(model) -> dict[str, torch.nn.Module]:
+    name = architecture_of(model.config).blocks
+    return {f"{name}.{index}": block for index, block in enumerate(model.get_submodule(name))}
+
+
+def file_for(model, group_size: int = GROUP) -> ScaleFile:
+    """A file that scales every edge and clips every linear that may be clipped, as llm-awq would write it."""
+    architecture, file = architecture_of(model.config), ScaleFile()
+    for unit, block in blocks_of(model).items():
+        for edge in architecture.edges:
+            vector = torch.rand(fold.scale_length(block, edge, model.config)) + 0.5
+            file.scales.append((f"{unit}.{edge.prev}", tuple(f"{unit}.{name}" for name in edge.layers), vector))
+        for name, linear in block_linears(block).items():
+            if name not in architecture.unclipped:
+                clips = torch.rand(linear.out_features, linear.in_features // group_size, 1)
+                file.clips.append((f"{unit}.{name}", clips))
+    return file
+
+
+def by_block(file: ScaleFile, model, group_size: int = GROUP):
+    linears = block_linears(model)
+    block = next(iter(blocks_of(model).values()))
+    return zoo.by_block(
+        file,
+        architecture_of(model.config),
+        list(blocks_of(model)),
+        lambda name: (linears[name].out_features, linears[name].in_features),
+        lambda edge: fold.scale_length(block, edge, model.config),
+        group_size,
+    )
+
+
+def assert_one_line(error) -> None:
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
