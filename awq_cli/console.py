@@ -97,9 +97,9 @@ def _plain(text: str) -> str:
 def _table(*columns: str) -> Table:
     """Names to the left, figures to the right; where there is no room, names give way (see `_name`)."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(columns[0], vertical="bottom")
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in columns:
+        named = column in ("layer", "prompt")
+        table.add_column(column, justify="left" if named else "right", no_wrap=not named)
     return table
 
 
@@ -196,8 +196,8 @@ def _show_modelled(out: Terminal, result: Any) -> None:
     """Beside the emulation's wall time, never in one table with it."""
     out.print("\n[bold]modelled[/bold], not measured: the matmuls alone on the NPU, without the host's part")
     table = _table(
-        "prompt tokens", "modelled\nfirst ms", "modelled\nms/token", "dispatches\nprompt", "dispatches\ntoken",
-        "MB moved\ntoken", "padding",
+        "prompt tokens", "modelled\nfirst ms", "modelled\nms/token", "dispatches\nper prompt",
+        "dispatches\nper token", "MB moved\nper token", "padding",
     )  # fmt: skip
     for row in result.rows:
         modelled = row.modelled

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from awq_cli.tasks.progress import Progress
 from awq_cli.tasks.runner import ModelRequest, open_runnable
-from awq_cli.tasks.texts import encode, open_text
+from awq_cli.tasks.texts import WIKITEXT, encode, open_text
 from qlinear.errors import OptionError
 
 # Logits widened to float32 at a time; the whole window's would be window x vocabulary.
@@ -44,7 +44,10 @@ class Result:
 
 
 def run(request: Request, progress: Progress) -> Result:
-    text = open_text(request.dataset or "raw")
+    source = request.dataset or "raw"
+    if source in WIKITEXT:
+        progress.note(f"reading {WIKITEXT[source]} from the hub or its local copy")
+    text = open_text(source)
     runnable = open_runnable(request)
     for note in runnable.notes:
         progress.note(note)

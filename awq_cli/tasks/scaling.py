@@ -181,6 +181,8 @@ def _search(
     context = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and request.seqlen > context:
         raise OptionError(f"--seqlen {request.seqlen} is more than the model's context of {context} tokens")
+    if request.calib_data in calibration.SOURCES and request.calib_data != "builtin":
+        progress.note(f"reading calibration text {request.calib_data} from the hub")
     text = calibration.read_text(request.calib_data)
     blocks = calibration.token_blocks(source.tokenizer, text, request.n_samples, request.seqlen, request.seed)
     _check_writable(path)

@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordLevelTrainer
 from transformers import PreTrainedTokenizerFast
 
@@ -98,11 +99,12 @@ def text_file(prose, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(prose) -> PreTrainedTokenizerFast:
-    """A token a word; words that are not among the commonest are unknown."""
+    """A token a word, `<s>` before a prompt; words that are not among the commonest are unknown."""
     words = Tokenizer(WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     words.train_from_iterator([prose], WordLevelTrainer(vocab_size=VOCABULARY, special_tokens=special))
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

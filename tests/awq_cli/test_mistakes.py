@@ -173,11 +173,11 @@ def test_prompts(run, rounded, text_file):
         "--chat: this model's tokenizer has no chat template; leave --chat out"
     )
     assert run(*decode, "--prompt", "a word " * 300).error == (
-        "a --prompt of 600 and --max_new_tokens 11 need 611 tokens, more than the model's context of 600; "
+        "a --prompt of 601 and --max_new_tokens 11 need 612 tokens, more than the model's context of 600; "
         "ask for fewer"
     )
-    assert run(*decode, "--prompt", "a word", "--max_new_tokens", "599").error == (
-        "a --prompt of 2 and --max_new_tokens 599 need 601 tokens, more than the model's context of 600; "
+    assert run(*decode, "--prompt", "a word", "--max_new_tokens", "598").error == (
+        "a --prompt of 3 and --max_new_tokens 598 need 601 tokens, more than the model's context of 600; "
         "ask for fewer"
     )
     assert run.left() == []
@@ -189,3 +189,26 @@ def test_no_benchmark_length_fits(run, make_model, tmp_path):
     error = run("--task", "benchmark_long", *float_model).error
     assert error.startswith("no prompt length of --task benchmark_long fits: the text has ")
     assert error.endswith(" tokens, the model's context room for 3")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+
+
+def test_the_hub_cannot_be_reached(run, model, rounded, no_network):
+    unreachable = (
+        "could not be fetched from the hub (ConnectionError); without a network, give a text file: --dataset "
+    )
+    unreachable += "FILE"
+    assert run("--task", "perplexity", "--checkpoint", rounded).error == f"wikitext-2 {unreachable}"
+    calibrate = run("--task", "quantize", "--model_name", model, "--calib_data", "c4", *CALIBRATION)
+    assert calibrate.error == (
+        "--calib_data c4 could not be fetched (ConnectionError); without a network, use builtin or a text file"
+    )
+    assert run.left() == []
+    fallback = run("--task", "benchmark", "--checkpoint", rounded, "--dataset", "raw", "--max_new_tokens", "1")
+    assert fallback.code == 0 and fallback.notes == [f"note: wikitext-2 {unreachable}; using the built-in text"]

@@ -80,6 +80,7 @@ def test_an_interrupted_search_leaves_nothing(tmp_path, model):
     deadline = time.monotonic() + 60
     while not hidden.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    time.sleep(0.5)  # from making the folder to being ready to remove it
     assert hidden.exists() and process.poll() is None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

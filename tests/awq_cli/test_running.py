@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from awq_cli.tasks.decode import PROMPTS
 
-PROMPT = "the value of this"  # four words, so four tokens
+PROMPT = "the value of this"  # four words, so five tokens
 
 
 def float_perplexity(model, tokenizer, text: str, window: int, n_windows: int) -> float:
@@ -93,7 +93,7 @@ def test_decode_writes_what_transformers_writes(run, model, tokenizer):
     tokens = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     written = reference.generate(tokens, max_new_tokens=8, do_sample=False)[0, tokens.shape[1] :]
     assert answer["response"] == tokenizer.decode(written, skip_special_tokens=True)
-    assert (answer["prompt_tokens"], answer["new_tokens"]) == (4, len(written))
+    assert (answer["prompt_tokens"], answer["new_tokens"]) == (5, len(written))
 
 
 @pytest.mark.parametrize("flash", ["--flash_attention", "--no_flash_attention"])
@@ -127,10 +127,9 @@ def test_one_new_token_has_no_time_per_token(run, rounded):
     assert outcome.out.splitlines()[-1].split()[-2:] == ["-", "-"]
 
 
-def test_chat_uses_the_models_template(run, rounded, tokenizer, tmp_path):
-    template = (
-        "{% for m in messages %}value {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}this{% endif %}"
-    )
+def test_chat_uses_the_models_template_and_adds_nothing_to_it(run, rounded, tokenizer, tmp_path):
+    template = "{{ bos_token }}{% for m in messages %}value {{ m['content'] }} {% endfor %}"
+    template += "{% if add_generation_prompt %}this{% endif %}"
     copy = tmp_path / "chatty"
     copy.mkdir()
     for path in rounded.iterdir():
@@ -141,7 +140,7 @@ def test_chat_uses_the_models_template(run, rounded, tokenizer, tmp_path):
     shared = ("--task", "decode", "--max_new_tokens", 5)
     chat = run.result(*shared, "--checkpoint", copy, "--chat", "--prompt", "of the")["responses"][0]
     plain = run.result(*shared, "--checkpoint", rounded, "--prompt", "value of the this")["responses"][0]
-    assert chat["prompt"] == "of the" and chat["prompt_tokens"] == plain["prompt_tokens"] == 4
+    assert chat["prompt"] == "of the" and chat["prompt_tokens"] == plain["prompt_tokens"] == 5
     assert chat["response"] == plain["response"]
 
 
@@ -191,8 +190,11 @@ def test_benchmark_rows_in_json_csv_and_table(run, rounded):
     assert header == FIGURES and [[float(cell) for cell in row] for row in rows] == [
         list(row.values()) for row in result["rows"]
     ]
-    shown = [line.split() for line in outcome.out.splitlines()]
-    assert [line[0] for line in shown[3:10]] == ["4", "8", "16", "32", "64", "128", "256"]
+    table = outcome.out.splitlines()[2:10]
+    assert [line[:13] for line in table[1:]] == [f"{length:13}" for length in (4, 8, 16, 32, 64, 128, 256)]
+    for row, line in zip(result["rows"], table[1:], strict=True):
+        figures = (row["ttft_ms"], row["prefill_tok_s"], row["ms_per_token"], row["decode_tok_s"])
+        assert line.split()[1:] == [f"{figure:,.1f}" for figure in figures] and len(line) <= 80
     assert outcome.out.splitlines()[-1].startswith("1 thread, weights ")
     assert outcome.notes == []
 
