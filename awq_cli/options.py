@@ -54,7 +54,11 @@ seqlen = click.option(
     "--seqlen", type=click.IntRange(8), default=512, show_default=True, help="Tokens per calibration sample."
 )
 seed = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Draws the calibration samples."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=42,
+    show_default=True,
+    help="Draws the calibration samples; with --temperature, the tokens.",
 )
 precision = click.option(
     "--precision",
@@ -93,6 +97,15 @@ chat = click.option("--chat", is_flag=True, help="Put each prompt through the mo
 max_new_tokens = click.option(
     "--max_new_tokens", type=click.IntRange(1), default=11, show_default=True, help="Tokens to write per prompt."
 )
+temperature = click.option(
+    "--temperature", type=click.FloatRange(0, min_open=True), help="Draw tokens at this temperature.  [default: greedy]"
+)
+top_k = click.option("--top_k", type=click.IntRange(1), help="Draw among the k likeliest tokens only.")
+top_p = click.option(
+    "--top_p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Draw among the likeliest tokens that reach this probability together.",
+)
 dataset = click.option(
     "--dataset",
     metavar="SOURCE",
@@ -115,19 +128,27 @@ trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let 
 
 ALL = (
     task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
-    seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, dataset, window,
-    n_windows, output, checkpoint, overwrite, num_torch_threads, json_file, csv_file, trust_remote_code,
+    seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, temperature, top_k,
+    top_p, dataset, window, n_windows, output, checkpoint, overwrite, num_torch_threads, json_file, csv_file,
+    trust_remote_code,
 )  # fmt: skip
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "lm_head")
+_SAMPLING = ("top_k", "top_p", "seed")
 _CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed")
+
+
+def _quantize(values) -> bool:
+    return values["task"] == "quantize"
+
 
 # Which options mean nothing beside which: (test of all values, in words, the idle ones).
 IDLE = (
     (lambda values: not values["lm_head"], "without --lm_head", ("lm_head_group_size",)),
-    (lambda values: values["awq"] == "none", "with --awq none", ("scales", *_CALIBRATION)),
-    (lambda values: values["awq"] == "load", "with --awq load", _CALIBRATION),
+    (lambda values: _quantize(values) and values["awq"] == "none", "with --awq none", ("scales", *_CALIBRATION)),
+    (lambda values: _quantize(values) and values["awq"] == "load", "with --awq load", _CALIBRATION),
     (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
+    (lambda values: not _quantize(values) and values["temperature"] is None, "without --temperature", _SAMPLING),
     (lambda values: not values["target"].startswith("aie"), "without --target aie", ("device", "latency")),
     (lambda values: values["precision"] == "bf16", "with --precision bf16", ("checkpoint", *_WHICH_CHECKPOINT[1:])),
 )

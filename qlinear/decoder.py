@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# Logits widened to float32 at a time; the whole text's would be length x vocabulary.
+ROWS_PER_CHUNK = 256
 
 
 class Decoder(Protocol):
@@ -17,6 +21,9 @@ class Decoder(Protocol):
 
     def step(self, token: int) -> Tensor:
         """Read one more token and return the logits after it."""
+
+    def negative_log_likelihood(self, tokens: Tensor) -> float:
+        """Of a text `(length,)` read from the start, summed over the tokens after its first; float32 log-softmax."""
 
 
 class ModuleDecoder:
@@ -40,6 +47,13 @@ class ModuleDecoder:
 
     def step(self, token: int) -> Tensor:
         return self._forward(torch.tensor([[token]], device=self.model.device))
+
+    def negative_log_likelihood(self, tokens: Tensor) -> float:
+        ids = tokens.to(self.model.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0]
+            parts = zip(logits[:-1].split(ROWS_PER_CHUNK), ids[1:].split(ROWS_PER_CHUNK), strict=True)
+            return sum(F.cross_entropy(rows.float(), targets, reduction="sum").item() for rows, targets in parts)
 
     def _start(self) -> None:
         from transformers import DynamicCache, StaticCache

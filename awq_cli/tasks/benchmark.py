@@ -84,7 +84,7 @@ def run(request: Request, progress: Progress) -> Result:
         progress.note(note)
     tokens = encode(runnable.tokenizer, text.text)
     lengths = _fitting_lengths(request, runnable, len(tokens), progress)
-    decoder = runnable.decoder(max(lengths) + request.max_new_tokens)
+    decoder = runnable.decoder(max(lengths) + request.max_new_tokens, progress)
     generate(decoder, tokens[: min(lengths)], 2)  # first calls allocate and load; they are nobody's speed
     rows = [
         _time(decoder, tokens[:length], request.max_new_tokens, runnable.meter)

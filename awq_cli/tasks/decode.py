@@ -6,8 +6,9 @@ from statistics import median
 from awq_cli.tasks.progress import Progress
 from awq_cli.tasks.runner import ModelRequest, Runnable, open_runnable
 from awq_cli.tasks.texts import encode
-from qlinear.decoder import generate
+from qlinear.decoder import generate, greedy
 from qlinear.errors import OptionError
+from qlinear.sampling import sampler
 
 # The ten prompts of the original command.
 PROMPTS = (
@@ -29,6 +30,10 @@ class Request(ModelRequest):
     prompt: tuple[str, ...]
     chat: bool
     max_new_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,13 @@ def run(request: Request, progress: Progress) -> Result:
     runnable.check_fits(
         longest + request.max_new_tokens, f"a --prompt of {longest} and --max_new_tokens {request.max_new_tokens}"
     )
-    decoder = runnable.decoder(longest + request.max_new_tokens)
+    decoder = runnable.decoder(longest + request.max_new_tokens, progress)
+    choose = greedy
+    if request.temperature is not None:
+        choose = sampler(request.temperature, request.top_k, request.top_p, request.seed)
     responses = []
     for prompt, tokens in zip(prompts, encoded, strict=True):
-        out = generate(decoder, tokens, request.max_new_tokens, runnable.end_tokens())
+        out = generate(decoder, tokens, request.max_new_tokens, runnable.end_tokens(), choose)
         responses.append(
             Response(
                 prompt,

@@ -4,17 +4,12 @@ import math
 import time
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from awq_cli.tasks.progress import Progress
 from awq_cli.tasks.runner import ModelRequest, open_runnable
 from awq_cli.tasks.texts import WIKITEXT, encode, open_text
 from qlinear.errors import OptionError
-
-# Logits widened to float32 at a time; the whole window's would be window x vocabulary.
-ROWS_PER_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,11 @@ def run(request: Request, progress: Progress) -> Result:
         progress.note(note)
     runnable.check_fits(request.window, "windows of --window")
     windows = _windows(encode(runnable.tokenizer, text.text), request.window, request.n_windows, text.name)
+    decoder = runnable.decoder(request.window, progress)
     start = time.perf_counter()
     total = 0.0
     for window in progress.track(windows, len(windows), "windows"):
-        total += negative_log_likelihood(runnable.model, window)
+        total += decoder.negative_log_likelihood(window)
     tokens = len(windows) * (request.window - 1)
     return Result(
         "perplexity",
@@ -85,12 +81,3 @@ def _windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> T
         )
     count = n_windows or available
     return tokens[: count * window].view(count, window)
-
-
-def negative_log_likelihood(model: torch.nn.Module, window: Tensor) -> float:
-    """Summed over the tokens of one window `(length,)` after its first; log-softmax in float32."""
-    ids = window.to(model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0]
-        parts = zip(logits[:-1].split(ROWS_PER_CHUNK), ids[1:].split(ROWS_PER_CHUNK), strict=True)
-        return sum(F.cross_entropy(rows.float(), targets, reduction="sum").item() for rows, targets in parts)

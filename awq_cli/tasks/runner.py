@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 
 from awq_cli import paths
+from awq_cli.tasks.progress import Progress
 from checkpoints import store
 from checkpoints.pretrained import open_pretrained
 from qlinear.backends.base import Metered
 from qlinear.backends.registry import Npu, open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
+from qlinear.fused import fused_decoder
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class Runnable:
         """The longest sequence the model was made for, or None if its config does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
-    def decoder(self, max_tokens: int) -> Decoder:
+    def decoder(self, max_tokens: int, progress: Progress) -> Decoder:
+        """With flash attention the whole stack as one native call per token, where model and target allow it."""
+        if self.flash_attention and self.meter is None:  # a metered backend has to see every matmul
+            fused, reason = fused_decoder(self.model, max_tokens)
+            if fused is not None:
+                return fused
+            progress.note(f"--flash_attention runs the model's own modules: {reason}")
         return ModuleDecoder(self.model, max_tokens, static_cache=self.flash_attention)
 
     def end_tokens(self) -> frozenset[int]:

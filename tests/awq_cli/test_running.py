@@ -215,3 +215,17 @@ def test_the_float_model_is_timed_too(run, model):
     assert result["model_bytes"] == 2 * sum(
         p.numel() for p in AutoModelForCausalLM.from_pretrained(model).parameters()
     )
+
+
+def test_drawing_tokens_is_repeatable_and_differs_from_the_likeliest(run, rounded):
+    decode = ("--task", "decode", "--checkpoint", rounded, "--prompt", PROMPT, "--max_new_tokens", 30)
+
+    def drawn(*arguments) -> str:
+        return run.result(*decode, *arguments)["responses"][0]["response"]
+
+    greedy = drawn()
+    hot = ("--temperature", 5.0, "--seed", 1)
+    assert drawn(*hot) == drawn(*hot) != greedy
+    assert drawn(*hot[:3], 2) != drawn(*hot)
+    assert drawn(*hot, "--top_k", 1) == greedy
+    assert drawn(*hot, "--top_p", 1e-6) == greedy
