@@ -54,6 +54,7 @@ class Result:
     model: str
     target: str
     backend: str
+    notes: tuple[str, ...]
     flash_attention: bool
     checkpoint: str | None
     responses: list[Response]
@@ -92,6 +93,7 @@ def run(request: Request, progress: Progress) -> Result:
         runnable.name,
         request.target,
         runnable.backend,
+        runnable.notes,
         runnable.flash_attention,
         runnable.checkpoint,
         responses,

@@ -27,6 +27,7 @@ class Result:
     model: str
     target: str
     backend: str
+    notes: tuple[str, ...]
     precision: str
     flash_attention: bool
     checkpoint: str | None
@@ -59,6 +60,7 @@ def run(request: Request, progress: Progress) -> Result:
         runnable.name,
         request.target,
         runnable.backend,
+        runnable.notes,
         request.precision,
         runnable.flash_attention,
         runnable.checkpoint,

@@ -39,6 +39,7 @@ class Runnable:
     """A model and what is known of it.
 
     name: of the model or of its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored;
+    notes: what the user should know of the backend, such as the NPU that was looked for;
     meter: counts what hardware that is only emulated would have done.
     """
 

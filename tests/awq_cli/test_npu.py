@@ -26,6 +26,7 @@ def test_a_benchmark_keeps_modelled_and_measured_time_apart(run, rounded, flag, 
     target = ("--task", "benchmark", "--checkpoint", rounded, "--target", "aie", "--max_new_tokens", 2)
     result = run.result(*target, *FREE, *flag, "--csv", "rows.csv")
     assert result["backend"] == "aie_emu/phx (emulated)"
+    assert "pyxrt module; every matmul is emulated" in result["notes"][0]
     assert result["latency_model"]["dispatch_overhead"]["value"] == 1e-3
     assert result["latency_model"]["dispatch_overhead"]["source"] == "set by the user"
     dispatches = BLOCKS * matmuls

@@ -49,6 +49,7 @@ def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_f
         "model": name,
         "target": "cpu",
         "backend": scored["backend"],
+        "notes": scored["notes"],  # empty, or that the native kernels are not built
         "precision": precision,
         "flash_attention": False,
         "checkpoint": None if precision == "bf16" else str(rounded),
