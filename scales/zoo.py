@@ -160,7 +160,8 @@ def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
     if named:
         said.setdefault("w_bit", int(named.group(1)))
         said.setdefault("group_size", int(named.group(2)))
-    words = {"w_bit": "bits", "group_size": "group size", "fingerprint": "model fingerprint"}
-    for key, word in words.items():
+    words = {"w_bit": "{} bits", "group_size": "group size {}", "fingerprint": "the model of fingerprint {:.12}"}
+    for key, phrase in words.items():
         if key in said and said[key] != expected[key]:
-            raise ScalesError(f"scales file {path} was made for {word} {said[key]}, not {expected[key]}")
+            made, wanted = phrase.format(said[key]), phrase.format(expected[key])
+            raise ScalesError(f"scales file {path} was made for {made}, not for {wanted}")

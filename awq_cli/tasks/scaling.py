@@ -15,7 +15,6 @@ from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import OptionError
 from scales import calibration, fold, zoo
 from scales.awq import LayerLoss, quantize_block, watched_modules
-from scales.calibration import CalibrationBlocks
 from scales.observe import Call, observe_block, record_calls
 from scales.precision import onednn_float32
 from scales.search import Quantizer
@@ -84,7 +83,6 @@ class SearchedScaling:
     source: PretrainedModel
     plan: Plan
     quantize: Quantizer
-    blocks: CalibrationBlocks
     file: zoo.ScaleFile
     hidden: list[Tensor]
     calls: list[Call]
@@ -203,7 +201,7 @@ def _search(
         },
     }
     hidden, calls = _first_inputs(source, plan, blocks.tokens)
-    return SearchedScaling(path, source, plan, quantize, blocks, zoo.ScaleFile(meta=meta), hidden, calls)
+    return SearchedScaling(path, source, plan, quantize, zoo.ScaleFile(meta=meta), hidden, calls)
 
 
 def _check_writable(path: Path) -> None:

@@ -133,12 +133,12 @@ WANTED = {"w_bit": 4, "group_size": 128, "fingerprint": "ab"}
 @pytest.mark.parametrize(
     ("name", "meta", "message"),
     [
-        ("m-w3-g128.pt", {}, "for bits 3, not 4"),
-        ("m-w4-g64.pt", {}, "for group size 64, not 128"),
-        ("m.pt", {"w_bit": 3}, "for bits 3, not 4"),
-        ("m-w4-g128.pt", {"w_bit": 3}, "for bits 3, not 4"),
-        ("m.pt", {"group_size": 32}, "for group size 32, not 128"),
-        ("m.pt", {"fingerprint": "cd"}, "for model fingerprint cd, not ab"),
+        ("m-w3-g128.pt", {}, "for 3 bits, not for 4 bits"),
+        ("m-w4-g64.pt", {}, "for group size 64, not for group size 128"),
+        ("m.pt", {"w_bit": 3}, "for 3 bits, not for 4 bits"),
+        ("m-w4-g128.pt", {"w_bit": 3}, "for 3 bits, not for 4 bits"),
+        ("m.pt", {"group_size": 32}, "for group size 32, not for group size 128"),
+        ("m.pt", {"fingerprint": "cd"}, "for the model of fingerprint cd, not for the model of fingerprint ab"),
     ],
 )
 def test_files_made_for_other_options(name, meta, message):
