@@ -29,8 +29,8 @@ struct Avx512Base {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
   }
 
-  // The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with the even column's
-  // code at bit 0, the odd one's at bit 16, other bits whatever.
+  // The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with the even
+  // column's code at bit 0, the odd one's at bit 16, other bits whatever.
   template <int BITS>
   struct Codes {
     static constexpr int FIELDS = 16 / BITS;
