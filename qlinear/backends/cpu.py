@@ -10,6 +10,35 @@ from qlinear.errors import TargetError
 from qlinear.packing import PackedWeight
 
 
+HUGE_PAGE = 2 << 20
+BLOCK_BYTES = 64 << 20
+
+
+class Arena:
+    """Memory for packed weights: blocks on huge pages, handed out in order, so that weights that are read one after
+    the other also lie so. A block lives as long as any weight in it.
+    """
+
+    def __init__(self) -> None:
+        self._free = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, size: int) -> Tensor:
+        """`size` bytes of uint8, uninitialized, 64-byte aligned."""
+        padded = -(-size // 64) * 64
+        if padded > self._free.numel():
+            self._free = _huge_pages(max(padded, BLOCK_BYTES))
+        taken, self._free = self._free[:size], self._free[padded:]
+        return taken
+
+
+def _huge_pages(size: int) -> Tensor:
+    size = -(-size // HUGE_PAGE) * HUGE_PAGE
+    memory = torch.empty(size + HUGE_PAGE, dtype=torch.uint8)
+    start = -memory.data_ptr() % HUGE_PAGE
+    native.library().awq_use_huge_pages(memory.data_ptr() + start, size)
+    return memory[start : start + size]
+
+
 class CpuWeight:
     """A weight in the kernels' layout (qlinear/csrc/layout.h).
 
@@ -25,7 +54,8 @@ class CpuWeight:
         self.address = ctypes.addressof(self.native)
 
     def __reduce__(self) -> tuple:
-        return CpuWeight, (self.packed, self.bias, self.n, self.k, self.bits, self.group_size)
+        # a clone: the tensor itself would take its whole block along
+        return CpuWeight, (self.packed.clone(), self.bias, self.n, self.k, self.bits, self.group_size)
 
     @property
     def nbytes(self) -> int:
@@ -46,12 +76,13 @@ class CpuBackend:
         self.name = f"cpu/{native.select_isa()}"
         self._library = native.library()
         self._linear = self._library.awq_linear
+        self._arena = Arena()
 
     def prepare(self, weight: PackedWeight, bias: Tensor | None) -> CpuWeight:
         """Lay the weight out for the kernels, at the speed of memory; `weight` is not needed afterwards."""
         n, k = weight.shape
         size = self._library.awq_packed_bytes(n, k, weight.bits, weight.group_size)
-        packed = torch.empty(size, dtype=torch.uint8)
+        packed = self._arena.take(size)
         words, zeros, scales = weight.words.contiguous(), weight.zeros.contiguous(), weight.scales.contiguous()
         self._library.awq_pack(
             words.data_ptr(),

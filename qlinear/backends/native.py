@@ -37,6 +37,7 @@ _SIGNATURES = {
     "awq_isa": (ctypes.c_char_p, []),
     "awq_select_isa": (_INT32, [ctypes.c_char_p]),
     "awq_set_threads": (None, [_POINTER, _POINTER, _INT32]),
+    "awq_use_huge_pages": (None, [_POINTER, _INT64]),
     "awq_packed_bytes": (_INT64, [_INT64, _INT64, _INT32, _INT32]),
     "awq_pack": (None, [_POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT32, _INT32, _POINTER]),
     "awq_unpack": (None, [_POINTER, _POINTER, _POINTER, _POINTER]),

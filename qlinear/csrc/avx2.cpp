@@ -38,6 +38,9 @@ struct Avx2 {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 64 * vector));
   }
 
+  // Pairs are read where they lie: memory operands cost nothing here.
+  template <int BITS>
+  struct Codes {};
   template <int BITS>
   struct Decoder;
 };
@@ -46,7 +49,7 @@ struct Avx2 {
 template <>
 struct Avx2::Decoder<4> {
   template <int P>
-  AWQ_INLINE Pair pair(const uint8_t* codes) const {
+  AWQ_INLINE Pair pair(Codes<4>&, const uint8_t* codes) const {
     const __m256i lanes = codes_at(codes, P / 4);
     const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(lanes, 28 - P % 4 * 4), 28);
     const __m256i odd = _mm256_srai_epi32(_mm256_slli_epi32(lanes, 12 - P % 4 * 4), 28);
@@ -60,7 +63,7 @@ struct Avx2::Decoder<3> {
   __m256 values = _mm256_setr_ps(0, 1, 2, 3, -4, -3, -2, -1);
 
   template <int P>
-  AWQ_INLINE Pair pair(const uint8_t* codes) const {
+  AWQ_INLINE Pair pair(Codes<3>&, const uint8_t* codes) const {
     const __m256i even = field<P>(codes);
     return {_mm256_permutevar8x32_ps(values, even), _mm256_permutevar8x32_ps(values, _mm256_srli_epi32(even, 16))};
   }

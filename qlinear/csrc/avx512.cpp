@@ -29,8 +29,8 @@ struct Avx512 : Avx512Base {
     }
 
     template <int P>
-    AWQ_INLINE Pair pair(const uint8_t* codes) const {
-      const __m512i even = field<BITS, P>(codes);
+    AWQ_INLINE Pair pair(Codes<BITS>& codes, const uint8_t* chunk) const {
+      const __m512i even = codes.template field<P>(chunk);
       return {_mm512_permutexvar_ps(even, values), _mm512_permutexvar_ps(_mm512_srli_epi32(even, 16), values)};
     }
   };

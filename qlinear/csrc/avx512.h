@@ -29,25 +29,32 @@ struct Avx512Base {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
   }
 
-  static AWQ_INLINE __m512i codes_at(const uint8_t* codes, int vector) {
-    return _mm512_loadu_si512(codes + 64 * vector);
-  }
+  // The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with the even
+  // column's code at bit 0, the odd one's at bit 16, other bits whatever.
+  template <int BITS>
+  struct Codes {
+    static constexpr int FIELDS = 16 / BITS;
+    __m512i lanes;  // the vector that holds the current pairs
+    __m512i spare;  // 3 bits: bits 15 and 31 of the vectors so far, one above the other: the last pair
 
-  // Pair P of a chunk for 16 rows: the even column's code at bit 0, the odd one's at bit 16, other bits whatever.
-  template <int BITS, int P>
-  static AWQ_INLINE __m512i field(const uint8_t* codes) {
-    constexpr int FIELDS = 16 / BITS;
-    if constexpr (P < FIELDS * BITS) {
-      return _mm512_srli_epi32(codes_at(codes, P / FIELDS), P % FIELDS * BITS);
-    } else {
-      // the spare bits 15 and 31 of the three vectors, one above the other; 0xca: first ? second : third
-      const __m512i low = _mm512_srli_epi32(codes_at(codes, 0), 15);
-      const __m512i middle = _mm512_srli_epi32(codes_at(codes, 1), 14);
-      const __m512i high = _mm512_srli_epi32(codes_at(codes, 2), 13);
-      const __m512i two = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x00020002), middle, low, 0xca);
-      return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x00040004), high, two, 0xca);
+    template <int P>
+    AWQ_INLINE __m512i field(const uint8_t* chunk) {
+      if constexpr (P == FIELDS * BITS) return spare;
+      if constexpr (P % FIELDS == 0) load<P / FIELDS>(chunk);
+      return _mm512_srli_epi32(lanes, P % FIELDS * BITS);
     }
-  }
+
+    template <int J>
+    AWQ_INLINE void load(const uint8_t* chunk) {
+      lanes = _mm512_loadu_si512(chunk + 64 * J);
+      asm("" : "+v"(lanes));  // or gcc loads them again for every field, half of the time across two cache lines
+      if constexpr (BITS == 3) {
+        const __m512i bit = _mm512_srli_epi32(lanes, 15 - J);
+        // 0xca: first ? second : third
+        spare = J == 0 ? bit : _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x00010001 << J), bit, spare, 0xca);
+      }
+    }
+  };
 };
 
 }  // namespace

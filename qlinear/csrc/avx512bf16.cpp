@@ -31,8 +31,8 @@ struct Avx512Bf16 : Avx512Base {
     }
 
     template <int P>
-    AWQ_INLINE Pair pair(const uint8_t* codes) const {
-      return _mm512_permutexvar_epi16(field<BITS, P>(codes), values);
+    AWQ_INLINE Pair pair(Codes<BITS>& codes, const uint8_t* chunk) const {
+      return _mm512_permutexvar_epi16(codes.template field<P>(chunk), values);
     }
   };
 };

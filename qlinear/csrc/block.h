@@ -6,7 +6,8 @@
 //   ACCUMULATORS       how many may be live at once
 //   Pair               two columns of weights, decoded
 //   Input              a column pair of one activation row
-//   Decoder<BITS>      .pair<P>(codes): pair P of a chunk, for LANES rows
+//   Codes<BITS>        what is kept from one pair of a chunk to the next
+//   Decoder<BITS>      .pair<P>(codes, chunk): pair P of a chunk, for LANES rows; called in order of P
 //   multiply_add       acc + pair . input
 // The decoded weights never reach memory; with 12 rows decoding is about a tenth of the work, so the same kernel
 // serves decode (1 row) and prefill (blocks of 12).
@@ -58,13 +59,14 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
         if (slice == 0) {
           for (int line = 0; line < chunk_bytes(BITS); line += 64) Simd::prefetch(chunk + line + PREFETCH);
         }
+        typename Simd::template Codes<BITS> state[VECTORS];
         for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
           constexpr int P = decltype(p)::value;
           typename Simd::Pair weights[VECTORS];
 #pragma GCC unroll 4
           for (int v = 0; v < VECTORS; ++v) {
             const int row = slice + v * Simd::LANES;
-            weights[v] = decoder.template pair<P>(chunk + row / LANES * BITS * 64 + row % LANES * 4);
+            weights[v] = decoder.template pair<P>(state[v], chunk + row / LANES * BITS * 64 + row % LANES * 4);
           }
 #pragma GCC unroll 12
           for (int r = 0; r < ROWS; ++r)

@@ -41,6 +41,10 @@ typedef int32_t (*awq_parallel_for)(int64_t begin, int64_t end, int64_t grain, a
 typedef int32_t (*awq_get_num_threads)(uint32_t* count);
 AWQ_EXPORT void awq_set_threads(awq_parallel_for parallel_for, awq_get_num_threads num_threads, int32_t own_threads);
 
+// Ask the system for huge pages, before the first write: a decode step touches every page of the weights once, and
+// with small ones the page walks show. Memory that is to be huge throughout starts and ends at multiples of 2 MB.
+AWQ_EXPORT void awq_use_huge_pages(void* memory, int64_t bytes);
+
 // Bytes of a packed weight: rows are padded to a multiple of 32.
 AWQ_EXPORT int64_t awq_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t group_size);
 

@@ -10,8 +10,7 @@ namespace {
 
 constexpr int64_t PANEL_ROWS = 512;       // rows laid out at a time: bounds the scratch memory
 constexpr int64_t CACHED_BYTES = 640 << 10;  // activations that stay in L2 while the tiles stream past them
-constexpr int64_t PIECES_PER_THREAD = 4;  // enough for the counter to even out unequal cores
-constexpr int64_t SERIAL_WORK = 1 << 17;  // products below which waking other threads costs more than it saves
+constexpr int64_t SERIAL_WORK = 1 << 17;  // products below which another thread costs more than it saves
 
 int64_t at_least_one(int64_t value) { return value > 1 ? value : 1; }
 
@@ -61,11 +60,9 @@ void multiply_panel(const awq_weight& weight, const Activations& a, const void* 
       },
       &job);
 
-  const int64_t units = unit_count(weight, a);
-  const int64_t even = units / (num_threads() * PIECES_PER_THREAD);
-  const int64_t smallest = SERIAL_WORK / (a.rows * weight.k * TILE);
+  const int64_t unit_work = a.rows * weight.k * TILE;
   for_range(
-      units, at_least_one(even > smallest ? even : smallest),
+      unit_count(weight, a), at_least_one(SERIAL_WORK / unit_work),
       [](int64_t begin, int64_t end, void* context) {
         const Job& j = *static_cast<Job*>(context);
         multiply_units(j.weight, j.a, j.y, j.weight.n, begin, end);

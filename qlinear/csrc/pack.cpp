@@ -6,22 +6,16 @@
 #include "table.h"
 #include "threads.h"
 
-namespace awq {
-namespace {
-
-// Ask for huge pages before the first write: a decode step touches every page of the weights once, and with small
-// ones the page walks show.
-void ask_for_huge_pages(uint8_t* memory, int64_t bytes) {
+void awq_use_huge_pages(void* memory, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
-  constexpr uintptr_t HUGE = 2 << 20;
-  const uintptr_t first = (uintptr_t(memory) + HUGE - 1) / HUGE * HUGE;
-  const uintptr_t end = uintptr_t(memory + bytes) / HUGE * HUGE;
+  constexpr uintptr_t PAGE = 4096;
+  const uintptr_t first = (uintptr_t(memory) + PAGE - 1) / PAGE * PAGE;
+  const uintptr_t end = (uintptr_t(memory) + uintptr_t(bytes)) / PAGE * PAGE;
   if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
 #endif
 }
-
-}  // namespace
-}  // namespace awq
 
 int64_t awq_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t group_size) {
   return awq::tiles_of(n) * awq::tile_bytes(bits, k, group_size);
@@ -30,7 +24,6 @@ int64_t awq_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t group_size)
 void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scales, int64_t n, int64_t k,
               int32_t bits, int32_t group_size, uint8_t* packed) {
   using namespace awq;
-  ask_for_huge_pages(packed, awq_packed_bytes(n, k, bits, group_size));
   struct Job {
     PackJob source;
     PackTile pack_tile;

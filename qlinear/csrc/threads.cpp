@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -74,16 +75,23 @@ struct Host {
   Pool* pool = nullptr;
 } host;
 
-// Pieces are taken from a counter, so a thread that is held up leaves its share to the others.
+// Pieces are taken from a counter, each half of an even share of what is left: long runs of memory at first, and
+// little to wait for at the end, even where one core is slower than another.
 struct Queue {
   std::atomic<int64_t> next{0};
-  int64_t units, grain;
+  int64_t units, grain, threads;
   awq_range body;
   void* context;
 
   void drain() {
-    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < units;)
-      body(begin, begin + grain < units ? begin + grain : units, context);
+    int64_t begin = next.load(std::memory_order_relaxed);
+    while (begin < units) {
+      const int64_t share = (units - begin) / (2 * threads);
+      const int64_t end = std::min(begin + std::max(share, grain), units);
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      body(begin, end, context);
+      begin = next.load(std::memory_order_relaxed);
+    }
   }
 };
 
@@ -99,18 +107,20 @@ int64_t num_threads() {
 }
 
 void for_range(int64_t units, int64_t grain, awq_range body, void* context) {
-  if (units <= grain || num_threads() == 1) {
+  const int64_t threads = num_threads();
+  if (units <= grain || threads == 1) {
     if (units > 0) body(0, units, context);
     return;
   }
   Queue queue;
   queue.units = units;
   queue.grain = grain;
+  queue.threads = threads;
   queue.body = body;
   queue.context = context;
   if (host.parallel_for != nullptr) {
     host.parallel_for(
-        0, num_threads(), 1, [](int64_t, int64_t, void* q) { static_cast<Queue*>(q)->drain(); }, &queue);
+        0, threads, 1, [](int64_t, int64_t, void* q) { static_cast<Queue*>(q)->drain(); }, &queue);
   } else {
     host.pool->run([](void* q) { static_cast<Queue*>(q)->drain(); }, &queue);
   }

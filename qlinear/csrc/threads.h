@@ -7,8 +7,8 @@
 
 namespace awq {
 
-// Run body(begin, end, context) over [0, units) in pieces of `grain` units, on as many threads as the pool has, or in
-// one piece on this thread alone. Which thread gets which piece is left open, so a result must not depend on it.
+// Run body(begin, end, context) over [0, units) in pieces of at least `grain` units (the last may have fewer), on as
+// many threads as the pool has. Which thread gets which piece is left open, so a result must not depend on it.
 void for_range(int64_t units, int64_t grain, awq_range body, void* context);
 
 // Threads that for_range may use.

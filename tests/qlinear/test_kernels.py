@@ -222,6 +222,16 @@ def test_a_copied_or_pickled_weight_owns_its_memory(best):
         assert isinstance(twin, CpuWeight) and torch.equal(best.matmul(x, twin), expected)
 
 
+def test_weights_lie_one_after_the_other_and_apart(best):
+    small = PackedWeight.pack(random_weight(33, 128, 3, 64))
+    first, second = best.prepare(small, None), best.prepare(small, None)
+    assert second.packed.data_ptr() - first.packed.data_ptr() == -(-first.packed.nbytes // 64) * 64
+    kept = second.packed.clone()
+    first.packed.fill_(255)
+    assert torch.equal(second.packed, kept)
+    assert len(pickle.dumps(first)) < 2 * first.packed.nbytes
+
+
 def test_backend_is_named_after_the_instruction_set(monkeypatch):
     for isa in AVAILABLE:
         monkeypatch.setenv(native.ISA_VARIABLE, isa)
