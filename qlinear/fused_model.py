@@ -184,7 +184,9 @@ class _Describer:
 
     def _bf16(self, tensor: Tensor, what: str) -> int:
         if tensor.dtype != torch.bfloat16 or tensor.device.type != "cpu":
-            raise NotFusable(f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}")
+            raise NotFusable(
+                f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}"
+            )
         return self._keep(tensor.detach().contiguous())
 
     def _projection(self, modules: list[nn.Module]) -> native.Projection:
@@ -239,5 +241,3 @@ class _Describer:
 def _embedding_scale(embedding: nn.Module) -> float:
     scale = getattr(embedding, "embed_scale", None)
     return 1.0 if scale is None else float(scale.to(embedding.weight.dtype))
-
-

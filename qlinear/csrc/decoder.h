@@ -1,8 +1,8 @@
 // A whole decoder stack as one call: tokens in, logits out, with keys and values kept in a static cache.
 //
-// Everything a model's blocks are made of is described by data; memory is the caller's and has to outlive the decoder.
-// Activations between operations are bf16, as in the model's own modules; the residual stream, norms, rotations, softmax
-// and every sum are fp32. Results have the same bits at any number of threads.
+// What a model's blocks are made of is described by data; memory is the caller's and has to outlive the decoder.
+// Activations between operations are bf16, as in the model's own modules; the residual stream, norms, rotations,
+// softmax, every sum and the logits are fp32. Results have the same bits at any number of threads.
 #pragma once
 
 #include "kernels.h"
@@ -17,7 +17,7 @@ typedef struct awq_matrix {
   const uint16_t* dense;
 } awq_matrix;
 
-// Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with the same
+// Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with one
 // group size.
 typedef struct awq_projection {
   awq_matrix part[3];
