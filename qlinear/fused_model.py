@@ -67,7 +67,7 @@ ARCHITECTURES = {
     ),
 }
 
-# Rotations whose angles depend on how long the sequence has become: beyond the original context a table is not enough.
+# Rotations whose angles depend on how long the sequence has become: past the original context a table will not do.
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
@@ -90,7 +90,7 @@ class _Describer:
         self.model, self.config = model, model.config
         if self.config.model_type not in ARCHITECTURES:
             raise NotFusable(
-                f"the fused decoder does not know {self.config.model_type} models (it knows {', '.join(ARCHITECTURES)})"
+                f"the fused decoder does not know {self.config.model_type} models, only {', '.join(ARCHITECTURES)}"
             )
         self.architecture = ARCHITECTURES[self.config.model_type]
         self.layers = model.model.layers

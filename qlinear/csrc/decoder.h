@@ -85,9 +85,9 @@ typedef struct awq_head_job {
   int64_t head_dim, rotary_dim;
 } awq_head_job;
 
-// Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands at
-// position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16, with
-// `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
+// Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
+// at position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16,
+// with `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
 //   keys    tile by tile (width / 2, 16 positions, 2 features): a lane a position, pairs of features
 //   values  (positions / 2, width, 2 positions): a lane a feature, pairs of positions
 typedef struct awq_attention_job {
