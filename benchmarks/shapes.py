@@ -92,7 +92,8 @@ def write_gguf(shape: str, path: Path) -> None:
     norm("output_norm.weight")
     for i in range(sizes["num_hidden_layers"]):
         for name, n, k in (
-            ("attn_q", hidden, hidden), ("attn_k", kv, hidden), ("attn_v", kv, hidden), ("attn_output", hidden, hidden),
+            ("attn_q", hidden, hidden), ("attn_k", kv, hidden), ("attn_v", kv, hidden),
+            ("attn_output", hidden, hidden),
             ("ffn_gate", ffn, hidden), ("ffn_up", ffn, hidden), ("ffn_down", hidden, ffn),
         ):  # fmt: skip
             matrix(f"blk.{i}.{name}.weight", n, k)

@@ -67,7 +67,7 @@ ARCHITECTURES = {
     ),
 }
 
-# Rotations whose angles depend on how long the sequence has become: beyond the original context a table is not enough.
+# Rotations whose angles depend on how long the sequence has become: past the original context a table will not do.
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
@@ -90,7 +90,7 @@ class _Describer:
         self.model, self.config = model, model.config
         if self.config.model_type not in ARCHITECTURES:
             raise NotFusable(
-                f"the fused decoder does not know {self.config.model_type} models (it knows {', '.join(ARCHITECTURES)})"
+                f"the fused decoder does not know {self.config.model_type} models, only {', '.join(ARCHITECTURES)}"
             )
         self.architecture = ARCHITECTURES[self.config.model_type]
         self.layers = model.model.layers
@@ -184,7 +184,9 @@ class _Describer:
 
     def _bf16(self, tensor: Tensor, what: str) -> int:
         if tensor.dtype != torch.bfloat16 or tensor.device.type != "cpu":
-            raise NotFusable(f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}")
+            raise NotFusable(
+                f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}"
+            )
         return self._keep(tensor.detach().contiguous())
 
     def _projection(self, modules: list[nn.Module]) -> native.Projection:
@@ -239,5 +241,3 @@ class _Describer:
 def _embedding_scale(embedding: nn.Module) -> float:
     scale = getattr(embedding, "embed_scale", None)
     return 1.0 if scale is None else float(scale.to(embedding.weight.dtype))
-
-

@@ -49,7 +49,6 @@ int64_t lay_out(const awq_model& m, char* base, Buffers& b) {
   b.qkv = layout.take<uint16_t>(m.chunk * (m.heads + 2 * m.kv_heads) * m.head_dim);
   b.delta = layout.take<uint16_t>(m.chunk * m.hidden);
   b.gate_up = layout.take<uint16_t>(m.chunk * 2 * m.intermediate);
-  b.logits16 = layout.take<uint16_t>(HEAD_ROWS * m.vocabulary);
   b.logits = layout.take<float>(HEAD_ROWS * m.vocabulary);
   b.split_out = layout.take<float>(m.heads * splits * width);
   b.split_maxima = layout.take<float>(m.heads * splits);

@@ -1,8 +1,8 @@
 // A whole decoder stack as one call: tokens in, logits out, with keys and values kept in a static cache.
 //
-// Everything a model's blocks are made of is described by data; memory is the caller's and has to outlive the decoder.
-// Activations between operations are bf16, as in the model's own modules; the residual stream, norms, rotations, softmax
-// and every sum are fp32. Results have the same bits at any number of threads.
+// What a model's blocks are made of is described by data; memory is the caller's and has to outlive the decoder.
+// Activations between operations are bf16, as in the model's own modules; the residual stream, norms, rotations,
+// softmax, every sum and the logits are fp32. Results have the same bits at any number of threads.
 #pragma once
 
 #include "kernels.h"
@@ -17,7 +17,7 @@ typedef struct awq_matrix {
   const uint16_t* dense;
 } awq_matrix;
 
-// Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with the same
+// Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with one
 // group size.
 typedef struct awq_projection {
   awq_matrix part[3];
@@ -85,9 +85,9 @@ typedef struct awq_head_job {
   int64_t head_dim, rotary_dim;
 } awq_head_job;
 
-// Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands at
-// position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16, with
-// `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
+// Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
+// at position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16,
+// with `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
 //   keys    tile by tile (width / 2, 16 positions, 2 features): a lane a position, pairs of features
 //   values  (positions / 2, width, 2 positions): a lane a feature, pairs of positions
 typedef struct awq_attention_job {

@@ -1,6 +1,6 @@
-// Attention over the cache, a step of 128 positions at a time with a running softmax, so that scores of a step are all
-// there ever is (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). The same code reads a prompt
-// (rows: several positions of all query heads that share a key/value head) and a token (rows: those heads).
+// Attention over the cache, a step of 128 positions at a time with a running softmax, so that scores of a step are
+// all there ever is (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). The same code reads a
+// prompt (rows: several positions of all query heads that share a key/value head) and a token (rows: those heads).
 #pragma once
 
 #include "decoder_lanes.h"
@@ -65,8 +65,8 @@ void add_values(const uint16_t* weights, const uint16_t* values, int64_t positio
 }
 
 template <class Pairs, int ROWS>
-AWQ_LANES_INLINE void add_all_values(const uint16_t* weights, const uint16_t* values, int64_t positions, int64_t width,
-                                     float* out) {
+AWQ_LANES_INLINE void add_all_values(const uint16_t* weights, const uint16_t* values, int64_t positions,
+                                     int64_t width, float* out) {
   int64_t d = 0;
   for (; d + 4 * WIDTH <= width; d += 4 * WIDTH)
     add_values<Pairs, ROWS, 4>(weights, values + 2 * d, positions, width, out + d);
@@ -74,8 +74,8 @@ AWQ_LANES_INLINE void add_all_values(const uint16_t* weights, const uint16_t* va
 }
 
 // One row's scores of positions [first, first + positions) to softmax weights; returns what to scale the past by.
-AWQ_LANES_INLINE float soften(const awq_attention_job& job, int64_t row, int64_t first, int64_t positions, float* scores,
-                              uint16_t* weights) {
+AWQ_LANES_INLINE float soften(const awq_attention_job& job, int64_t row, int64_t first, int64_t positions,
+                              float* scores, uint16_t* weights) {
   const int64_t position = job.first + row / job.group;
   const int64_t last = position < job.end ? position : job.end - 1;
   const int64_t oldest = job.window != 0 ? position - job.window + 1 : 0;
@@ -112,7 +112,8 @@ void score_rows(const awq_attention_job& job, const uint16_t* keys, int64_t posi
     const uint16_t* tiles = keys + t * job.width;
     int64_t r = 0;
     auto score = [&](auto kernel, int64_t rows) {
-      for (; r + rows <= job.rows; r += rows) kernel(job.q + r * job.width, tiles, job.width, scores + r * CACHE_STEP + t);
+      for (; r + rows <= job.rows; r += rows)
+        kernel(job.q + r * job.width, tiles, job.width, scores + r * CACHE_STEP + t);
     };
     if constexpr (Pairs::ROWS >= 8) score(score_tiles<Pairs, 8>, 8);
     if constexpr (Pairs::ROWS >= 4) score(score_tiles<Pairs, 4>, 4);

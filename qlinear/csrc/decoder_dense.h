@@ -8,8 +8,8 @@
 namespace awq {
 namespace {
 
-template <class Pairs, int ROWS, int COLUMNS>
-AWQ_LANES_INLINE void dense_block(const awq_matrix& matrix, const uint16_t* x, int64_t column, uint16_t* y,
+template <class Pairs, int ROWS, int COLUMNS, class Out>
+AWQ_LANES_INLINE void dense_block(const awq_matrix& matrix, const uint16_t* x, int64_t column, Out* y,
                                   int64_t stride) {
   constexpr int64_t STEP = 2 * WIDTH;
   const int64_t k = matrix.weight.k, whole = k / STEP * STEP;
@@ -37,16 +37,16 @@ AWQ_LANES_INLINE void dense_block(const awq_matrix& matrix, const uint16_t* x, i
   }
 }
 
-template <class Pairs, int ROWS>
-void dense_rows(const awq_matrix& matrix, const uint16_t* x, int64_t begin, int64_t end, uint16_t* y,
+template <class Pairs, int ROWS, class Out>
+void dense_rows(const awq_matrix& matrix, const uint16_t* x, int64_t begin, int64_t end, Out* y,
                 int64_t stride) {
   int64_t column = begin;
   for (; column + 4 <= end; column += 4) dense_block<Pairs, ROWS, 4>(matrix, x, column, y, stride);
   for (; column < end; ++column) dense_block<Pairs, ROWS, 1>(matrix, x, column, y, stride);
 }
 
-template <class Pairs>
-void dense(const awq_matrix& matrix, const uint16_t* x, int64_t rows, int64_t begin, int64_t end, uint16_t* y,
+template <class Pairs, class Out>
+void dense(const awq_matrix& matrix, const uint16_t* x, int64_t rows, int64_t begin, int64_t end, Out* y,
            int64_t stride) {
   const int64_t k = matrix.weight.k;
   int64_t row = 0;

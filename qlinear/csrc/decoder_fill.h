@@ -10,7 +10,8 @@ namespace {
 
 template <class Pairs>
 constexpr Pieces pieces_with() {
-  return {norm, add, embed, head, gate, attend<Pairs>, merge, scale, dense<Pairs>, logits, log_sum_exp};
+  return {norm, add, embed, head, gate, attend<Pairs>, merge, scale, dense<Pairs, uint16_t>, dense<Pairs, float>, cap,
+          log_sum_exp};
 }
 
 }  // namespace

@@ -35,17 +35,22 @@ class Input {
     if (!dense_) lay_out_blocks(laid_, x_, k_, unit, unit + 1);
   }
 
-  // y (rows, outputs of the projection) = x @ weights.T + bias
-  void multiply(Member& member, const awq_projection& projection, uint16_t* y) const {
+  // y (rows, outputs of the projection) = x @ weights.T + bias, in bf16 or fp32
+  template <class Out>
+  void multiply(Member& member, const awq_projection& projection, Out* y) const {
+    Activations laid = laid_;
+    Route wide = *laid_.route;  // the same kernels, but what they sum up leaves as it is
+    wide.store = table().route[AWQ_F32].store;
+    if (sizeof(Out) == sizeof(float)) laid.route = &wide;
     int64_t units = 0;
     for (int64_t i = 0; i < projection.parts; ++i) units += units_of(projection.part[i]);
     const int64_t stride = outputs_of(projection);
     member.share(units, member.even(units), [&](int64_t begin, int64_t end) {
-      uint16_t* out = y;
+      Out* out = y;
       for (int64_t i = 0; i < projection.parts; ++i) {
         const awq_matrix& part = projection.part[i];
         const int64_t count = units_of(part), last = end < count ? end : count;
-        if (begin < last) multiply_part(part, out, stride, begin > 0 ? begin : 0, last);
+        if (begin < last) multiply_part(part, laid, out, stride, begin > 0 ? begin : 0, last);
         begin -= count;
         end -= count;
         out += part.weight.n;
@@ -58,10 +63,19 @@ class Input {
     return dense_ ? (part.weight.n + DENSE_UNIT - 1) / DENSE_UNIT : unit_count(part.weight, laid_);
   }
 
-  void multiply_part(const awq_matrix& part, uint16_t* y, int64_t stride, int64_t begin, int64_t end) const {
-    if (!dense_) return multiply_units(part.weight, laid_, y, stride, begin, end);
+  template <class Out>
+  void multiply_part(const awq_matrix& part, const Activations& laid, Out* y, int64_t stride, int64_t begin,
+                     int64_t end) const {
+    if (!dense_) return multiply_units(part.weight, laid, y, stride, begin, end);
     const int64_t n = part.weight.n, last = end * DENSE_UNIT < n ? end * DENSE_UNIT : n;
-    pieces().dense(part, x_, laid_.rows, begin * DENSE_UNIT, last, y, stride);
+    multiply_dense(part, begin * DENSE_UNIT, last, y, stride);
+  }
+
+  void multiply_dense(const awq_matrix& part, int64_t begin, int64_t end, uint16_t* y, int64_t stride) const {
+    pieces().dense(part, x_, laid_.rows, begin, end, y, stride);
+  }
+  void multiply_dense(const awq_matrix& part, int64_t begin, int64_t end, float* y, int64_t stride) const {
+    pieces().dense_logits(part, x_, laid_.rows, begin, end, y, stride);
   }
 
   Activations laid_;

@@ -35,8 +35,10 @@ struct Pieces {
   // Outputs [begin, end) of x (rows, k) @ dense.T + bias; y rows are `stride` apart.
   void (*dense)(const awq_matrix& matrix, const uint16_t* x, int64_t rows, int64_t begin, int64_t end, uint16_t* y,
                 int64_t stride);
-  // Logits to fp32, capped where cap is not 0.
-  void (*logits)(const uint16_t* in, float cap, int64_t n, float* out);
+  void (*dense_logits)(const awq_matrix& matrix, const uint16_t* x, int64_t rows, int64_t begin, int64_t end,
+                       float* y, int64_t stride);
+  // x (n) becomes cap * tanh(x / cap)
+  void (*cap)(float limit, int64_t n, float* x);
   // log(sum(exp(x)))
   float (*log_sum_exp)(const float* x, int64_t n);
 };

@@ -1,4 +1,4 @@
-// The decoder's work on single rows: norms, rotation, gated activation, logits.
+// The decoder's work on single rows: norms, rotation, gated activation, losses.
 #pragma once
 
 #include "decoder_lanes.h"
@@ -76,11 +76,9 @@ void gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activatio
   }
 }
 
-void logits(const uint16_t* in, float cap, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; i += WIDTH) {
-    const Floats x = load(in + i, n - i);
-    store(cap == 0.0f ? x : cap * hyperbolic_tangent(x / cap), out + i, n - i);
-  }
+void cap(float limit, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; i += WIDTH)
+    store(limit * hyperbolic_tangent(load(x + i, n - i) / limit), x + i, n - i);
 }
 
 float log_sum_exp(const float* x, int64_t n) {

@@ -76,16 +76,16 @@ void Step::score(const uint16_t* delta, const float* after) {
       }
       input.ready(unit);
     });
-    input.multiply(member_, model_.head, buffers_.logits16);
-    member_.share(rows, 1, [&](int64_t row, int64_t) { score_row(first + row, row); });
+    float* logits = call_.logits != nullptr ? call_.logits + first * model_.vocabulary : buffers_.logits;
+    input.multiply(member_, model_.head, logits);
+    member_.share(rows, 1, [&](int64_t row, int64_t) { score_row(first + row, logits + row * model_.vocabulary); });
   }
 }
 
-void Step::score_row(int64_t row, int64_t buffer_row) {
+void Step::score_row(int64_t row, float* logits) {
   const int64_t n = model_.vocabulary;
-  float* out = (call_.logits != nullptr ? call_.logits + row * n : buffers_.logits + buffer_row * n);
-  pieces_.logits(buffers_.logits16 + buffer_row * n, model_.logit_cap, n, out);
-  if (call_.targets != nullptr) call_.losses[row] = pieces_.log_sum_exp(out, n) - out[call_.targets[row]];
+  if (model_.logit_cap != 0.0f) pieces_.cap(model_.logit_cap, n, logits);
+  if (call_.targets != nullptr) call_.losses[row] = pieces_.log_sum_exp(logits, n) - logits[call_.targets[row]];
 }
 
 }  // namespace awq

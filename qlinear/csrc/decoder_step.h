@@ -23,8 +23,7 @@ struct Buffers {
   uint16_t* qkv;        // (chunk, (heads + 2 kv_heads) * head_dim)
   uint16_t* delta;      // (chunk, hidden): what a projection adds to the residual
   uint16_t* gate_up;    // (chunk, 2 * intermediate)
-  uint16_t* logits16;   // (HEAD_ROWS, vocabulary)
-  float* logits;        // the same in fp32
+  float* logits;        // (HEAD_ROWS, vocabulary), where the caller does not want them
   float* split_out;     // (kv_heads, splits, heads / kv_heads, width): pieces of one token's attention,
   float* split_maxima;  // (kv_heads, splits, heads / kv_heads)
   float* split_sums;    // (kv_heads, splits, heads / kv_heads)
@@ -60,7 +59,7 @@ class Step {
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
   Input gate(const awq_projection& next);
   void score(const uint16_t* delta, const float* after);
-  void score_row(int64_t row, int64_t buffer_row);
+  void score_row(int64_t row, float* logits);
   void head(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
 
   int64_t group() const { return model_.heads / model_.kv_heads; }

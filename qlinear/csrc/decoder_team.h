@@ -1,6 +1,6 @@
-// One parallel region for a whole token. Every thread runs the same list of phases; a phase is a number of independent
-// units, taken from a counter, and the next begins when all are done. A thread that comes late or is held up leaves its
-// share to the others: only units already taken are waited for.
+// One parallel region for a whole token. Every thread runs the same list of phases; a phase is a number of
+// independent units, taken from a counter, and the next begins when all are done. A thread that comes late or is held
+// up leaves its share to the others: only units already taken are waited for.
 #pragma once
 
 #include <immintrin.h>
@@ -24,7 +24,7 @@ class Member {
  public:
   Member(Phase* first, int64_t threads) : at_(first), threads_(threads) {}
 
-  // Run body(begin, end) over [0, units) in pieces of `grain`, together with the other threads, and wait for the last.
+  // Run body(begin, end) over [0, units) in pieces of `grain`, with the other threads, and wait for the last.
   template <class Body>
   void share(int64_t units, int64_t grain, Body&& body) {
     Phase& phase = *at_++;

@@ -52,7 +52,8 @@ def quantized(model_type, bits=4, head=True, join=True, backend=None, **options)
         names = [[f"self_attn.{name}" for name in attention], [f"mlp.{name}" for name in mlp]]
         layers = range(len(model.model.layers))
         join_groups(
-            model, [tuple(f"model.layers.{i}.{n}" for n in group) for i in layers for group in names if len(group) > 1]
+            model,
+            [tuple(f"model.layers.{i}.{n}" for n in group) for i in layers for group in names if len(group) > 1],
         )
     prepare(model, backend or CpuBackend())
     return model, exact
