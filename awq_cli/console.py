@@ -69,9 +69,7 @@ class Console:
             now = time.monotonic()
             if done and now - last >= LOG_EVERY:
                 elapsed, last = now - start, now
-                self.note(
-                    f"{what} {done}/{total} after {elapsed:.0f} s, {elapsed / done * (total - done):.0f} s left"
-                )
+                self.note(f"{what} {done}/{total} after {elapsed:.0f} s, {elapsed / done * (total - done):.0f} s left")
             yield item
 
     def partial(self, item: Any) -> None:
@@ -213,9 +211,7 @@ def _show_modelled(out: Terminal, result: Any) -> None:
     out.print(table)
     out.print("by these figures (docs/aie.md):")
     for name, figure in result.latency_model.items():
-        out.print(
-            f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True
-        )
+        out.print(f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True)
 
 
 def _show_perplexity(out: Terminal, result: Any) -> None:

@@ -115,8 +115,14 @@ def _bytes(plan: Plan, x, y, width) -> list[str]:
     parts = [
         ("zeros", volume.zeros_at, volume.scales_at, "4 bits, row-major over (group, n)", "#dbe3f8", 0.22),
         ("scales", volume.scales_at, volume.codes_at, "bf16, row-major over (group, n)", "#b9c8f0", 0.26),
-        ("codes", volume.codes_at, volume.size, "4 bits, row-major over (k, n), the even n in the low half",
-         "#8fa8e8", 0.52),
+        (
+            "codes",
+            volume.codes_at,
+            volume.size,
+            "4 bits, row-major over (k, n), the even n in the low half",
+            "#8fa8e8",
+            0.52,
+        ),
     ]
     drawn = []
     for name, start, end, what, colour, share in parts:

@@ -62,7 +62,7 @@ def model_cost(model: Model, device: Device, grouping: str, rows: int, latency: 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A markdown table; columns of numbers are right-aligned."""
-    columns = zip(*rows)
+    columns = zip(*rows, strict=True)
     aligns = ["---:" if all(set(cell) <= set("0123456789.-%") for cell in column) else "---" for column in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in [heads, aligns, *rows])
 
@@ -73,13 +73,32 @@ def token_table() -> str:
         for device in DEVICES.values():
             for grouping in GROUPINGS:
                 c = model_cost(model, device, grouping, 1, device.latency)
-                rows.append([
-                    model.name, device.name, grouping, str(c.dispatches), f"{c.bytes_moved / 1e9:.2f}",
-                    f"{1 - c.padding_waste:.1%}", f"{c.transfer_seconds * 1e3:.1f}", f"{c.compute_seconds * 1e3:.1f}",
-                    f"{c.overhead_seconds * 1e3:.1f}", f"{c.modelled_seconds * 1e3:.1f}",
-                ])
-    heads = ["model", "device", "grouped", "dispatches", "GB moved", "useful MACs", "transfer ms", "compute ms",
-             "overhead ms", "modelled ms"]
+                rows.append(
+                    [
+                        model.name,
+                        device.name,
+                        grouping,
+                        str(c.dispatches),
+                        f"{c.bytes_moved / 1e9:.2f}",
+                        f"{1 - c.padding_waste:.1%}",
+                        f"{c.transfer_seconds * 1e3:.1f}",
+                        f"{c.compute_seconds * 1e3:.1f}",
+                        f"{c.overhead_seconds * 1e3:.1f}",
+                        f"{c.modelled_seconds * 1e3:.1f}",
+                    ]
+                )
+    heads = [
+        "model",
+        "device",
+        "grouped",
+        "dispatches",
+        "GB moved",
+        "useful MACs",
+        "transfer ms",
+        "compute ms",
+        "overhead ms",
+        "modelled ms",
+    ]
     return table(heads, rows)
 
 
@@ -89,10 +108,17 @@ def prompt_table() -> str:
         for device in DEVICES.values():
             for grouping in GROUPINGS[:2]:
                 c = model_cost(model, device, grouping, PROMPT, device.latency)
-                rows.append([
-                    model.name, device.name, grouping, str(c.dispatches), f"{c.bytes_moved / 1e9:.1f}",
-                    f"{1 - c.padding_waste:.1%}", f"{c.modelled_seconds:.2f}",
-                ])
+                rows.append(
+                    [
+                        model.name,
+                        device.name,
+                        grouping,
+                        str(c.dispatches),
+                        f"{c.bytes_moved / 1e9:.1f}",
+                        f"{1 - c.padding_waste:.1%}",
+                        f"{c.modelled_seconds:.2f}",
+                    ]
+                )
     return table(["model", "device", "grouped", "dispatches", "GB moved", "useful MACs", "modelled s"], rows)
 
 
@@ -102,11 +128,18 @@ def lm_head_table() -> str:
         for device in DEVICES.values():
             plan = plan_matmul(device, 1, model.hidden, model.vocabulary, 4, 32)
             c = cost(plan, device.latency)
-            rows.append([
-                model.name, device.name, f"{plan.k} x {plan.n}", f"{plan.kernel.k} x {plan.kernel.n}",
-                str(c.dispatches), f"{c.bytes_moved / 1e6:.1f}", f"{plan.useful:.1%}",
-                f"{c.modelled_seconds * 1e3:.2f}",
-            ])
+            rows.append(
+                [
+                    model.name,
+                    device.name,
+                    f"{plan.k} x {plan.n}",
+                    f"{plan.kernel.k} x {plan.kernel.n}",
+                    str(c.dispatches),
+                    f"{c.bytes_moved / 1e6:.1f}",
+                    f"{plan.useful:.1%}",
+                    f"{c.modelled_seconds * 1e3:.2f}",
+                ]
+            )
     heads = ["model", "device", "lm_head, K x N", "kernel", "dispatches", "MB moved", "useful MACs", "modelled ms"]
     return table(heads, rows)
 
@@ -117,10 +150,18 @@ def layer_table(model: Model) -> str:
         for name, k, n in dict.fromkeys((*model.layer("none"), *model.layer(GROUPINGS[-1]))):
             plan = plan_matmul(device, 1, k, n, 4, model.group_size)
             c = cost(plan, device.latency)
-            rows.append([
-                device.name, name, f"{k} x {n}", f"{plan.kernel.k} x {plan.kernel.n}", str(c.dispatches),
-                f"{c.bytes_moved / 1e6:.1f}", f"{plan.useful:.1%}", f"{c.modelled_seconds * 1e3:.2f}",
-            ])
+            rows.append(
+                [
+                    device.name,
+                    name,
+                    f"{k} x {n}",
+                    f"{plan.kernel.k} x {plan.kernel.n}",
+                    str(c.dispatches),
+                    f"{c.bytes_moved / 1e6:.1f}",
+                    f"{plan.useful:.1%}",
+                    f"{c.modelled_seconds * 1e3:.2f}",
+                ]
+            )
     heads = ["device", "matmul", "K x N", "kernel", "dispatches", "MB moved", "useful MACs", "modelled ms"]
     return table(heads, rows)
 
@@ -153,14 +194,22 @@ def figures_table() -> str:
 
 
 def tables() -> str:
-    return "\n\n".join((
-        "### A token", token_table(),
-        "### The lm_head, when it is quantized too (group 32)", lm_head_table(),
-        f"### A prompt of {PROMPT} tokens", prompt_table(),
-        "### One layer of Llama-3-8B, matmul by matmul", layer_table(LLAMA_3),
-        "### Llama-2-7B on phx against the published 2.5-4 tokens/s (250-400 ms)", published_table(),
-        "### The figures of the model", figures_table(),
-    ))
+    return "\n\n".join(
+        (
+            "### A token",
+            token_table(),
+            "### The lm_head, when it is quantized too (group 32)",
+            lm_head_table(),
+            f"### A prompt of {PROMPT} tokens",
+            prompt_table(),
+            "### One layer of Llama-3-8B, matmul by matmul",
+            layer_table(LLAMA_3),
+            "### Llama-2-7B on phx against the published 2.5-4 tokens/s (250-400 ms)",
+            published_table(),
+            "### The figures of the model",
+            figures_table(),
+        )
+    )
 
 
 def main() -> None:

@@ -208,9 +208,7 @@ def show(rows: list[Row]) -> None:
             continue
         speed = f"{r.gb_s:.1f}", f"{r.share_of_bandwidth:.2f}", f"{r.gflop_s:.0f}", f"{r.share_of_peak:.2f}"
         ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in r.ratio_to.items() if r.impl.startswith("cpu/"))
-        table.add_row(
-            r.impl, f"{r.n}x{r.k}", str(r.m), f"{r.seconds * 1e6:.0f}", f"{r.spread:.0%}", *speed, ratios
-        )
+        table.add_row(r.impl, f"{r.n}x{r.k}", str(r.m), f"{r.seconds * 1e6:.0f}", f"{r.spread:.0%}", *speed, ratios)
     Console(width=200).print(table)
 
 

@@ -69,9 +69,7 @@ def load(
 def _read_config(directory: Path) -> dict:
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize"
-        )
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; make one with --task quantize")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -208,8 +206,7 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
     for part, shape in expected.items():
         if shapes[part] != shape:
             raise CheckpointError(
-                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size "
-                f"{group_size})"
+                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
             )
     words, zeros, scales, bias = (
         None if shape is None else _read(source, f"{name}.{part}") for part, shape in expected.items()

@@ -184,9 +184,7 @@ class _Describer:
 
     def _bf16(self, tensor: Tensor, what: str) -> int:
         if tensor.dtype != torch.bfloat16 or tensor.device.type != "cpu":
-            raise NotFusable(
-                f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}"
-            )
+            raise NotFusable(f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}")
         return self._keep(tensor.detach().contiguous())
 
     def _projection(self, modules: list[nn.Module]) -> native.Projection:

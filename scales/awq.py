@@ -78,9 +78,7 @@ def quantize_block(
     return BlockResult(scales, clips, losses, error_rtn, error_awq, fell_back=False)
 
 
-def _search_edge(
-    block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer
-) -> ScaleChoice:
+def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer) -> ScaleChoice:
     linears = [block.get_submodule(name) for name in edge.layers]
     statistics = seen.statistics[edge.layers[0]]
 
@@ -129,9 +127,7 @@ def _relative_loss(rounded: Tensor, weight: Tensor, statistics: InputStatistics)
     return output_loss(rounded - weight, statistics.gram) / whole if whole > 0 else 0.0
 
 
-def _rounded_error(
-    block: nn.Module, linears: dict[str, nn.Linear], seen: Observation, quantize: Quantizer
-) -> float:
+def _rounded_error(block: nn.Module, linears: dict[str, nn.Linear], seen: Observation, quantize: Quantizer) -> float:
     """Mean squared error of the block's output on the samples when every linear is rounded as it stands."""
     rounded = [quantize(linear.weight.data) for linear in linears.values()]
     samples = seen.samples[""]

@@ -83,8 +83,8 @@ def token_blocks(tokenizer, text: CalibrationText, n_samples: int, seqlen: int, 
     available = len(ids) // seqlen
     if available == 0:
         raise CalibrationError(
-            f"calibration text {text.name} has {len(ids)} tokens, less than one block of --seqlen {seqlen}; use a longer "
-            f"text or a smaller --seqlen"
+            f"calibration text {text.name} has {len(ids)} tokens, less than one block of --seqlen {seqlen}; use a "
+            f"longer text or a smaller --seqlen"
         )
     blocks = torch.tensor(ids[: available * seqlen]).view(available, seqlen)
     drawn = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n_samples]

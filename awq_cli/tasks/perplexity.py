@@ -78,8 +78,6 @@ def _windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> T
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one --window of {window}; use a smaller one")
     if n_windows is not None and n_windows > available:
-        raise OptionError(
-            f"--n_windows {n_windows}: {name} has only {available} windows of {window} tokens; use fewer"
-        )
+        raise OptionError(f"--n_windows {n_windows}: {name} has only {available} windows of {window} tokens; use fewer")
     count = n_windows or available
     return tokens[: count * window].view(count, window)

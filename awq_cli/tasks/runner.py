@@ -76,8 +76,7 @@ class Runnable:
         """Raise `OptionError` if what `options` ask for is longer than the model's context."""
         if self.max_positions is not None and tokens > self.max_positions:
             raise OptionError(
-                f"{options} need {tokens} tokens, more than the model's context of {self.max_positions}; "
-                f"ask for fewer"
+                f"{options} need {tokens} tokens, more than the model's context of {self.max_positions}; ask for fewer"
             )
 
 
@@ -120,9 +119,7 @@ def _open_float(request: ModelRequest) -> Runnable:
     source = open_pretrained(request.model_name, request.trust_remote_code)
     model = source.load().to(device)
     code = f"{request.target}/torch bf16"
-    return Runnable(
-        source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None
-    )
+    return Runnable(source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None)
 
 
 def _checkpoint(request: ModelRequest) -> Path:

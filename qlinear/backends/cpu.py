@@ -9,7 +9,6 @@ from qlinear.backends import native
 from qlinear.errors import TargetError
 from qlinear.packing import PackedWeight
 
-
 HUGE_PAGE = 2 << 20
 BLOCK_BYTES = 64 << 20
 

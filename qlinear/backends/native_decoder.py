@@ -27,10 +27,7 @@ class Block(ctypes.Structure):
     """struct awq_block"""
 
     _fields_ = [
-        *(
-            (name, _POINTER)
-            for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm", "q_norm", "k_norm")
-        ),
+        *((name, _POINTER) for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm", "q_norm", "k_norm")),
         *((name, Projection) for name in ("qkv", "o", "gate_up", "down")),
         *((name, _POINTER) for name in ("cosines", "sines", "keys", "values")),
         ("window", _INT64),

@@ -173,12 +173,10 @@ def test_prompts(run, rounded, text_file):
         "--chat: this model's tokenizer has no chat template; leave --chat out"
     )
     assert run(*decode, "--prompt", "a word " * 300).error == (
-        "a --prompt of 601 and --max_new_tokens 11 need 612 tokens, more than the model's context of 600; "
-        "ask for fewer"
+        "a --prompt of 601 and --max_new_tokens 11 need 612 tokens, more than the model's context of 600; ask for fewer"
     )
     assert run(*decode, "--prompt", "a word", "--max_new_tokens", "598").error == (
-        "a --prompt of 3 and --max_new_tokens 598 need 601 tokens, more than the model's context of 600; "
-        "ask for fewer"
+        "a --prompt of 3 and --max_new_tokens 598 need 601 tokens, more than the model's context of 600; ask for fewer"
     )
     assert run.left() == []
 
@@ -200,9 +198,7 @@ def no_network(monkeypatch):
 
 
 def test_the_hub_cannot_be_reached(run, model, rounded, no_network):
-    unreachable = (
-        "could not be fetched from the hub (ConnectionError); without a network, give a text file: --dataset "
-    )
+    unreachable = "could not be fetched from the hub (ConnectionError); without a network, give a text file: --dataset "
     unreachable += "FILE"
     assert run("--task", "perplexity", "--checkpoint", rounded).error == f"wikitext-2 {unreachable}"
     calibrate = run("--task", "quantize", "--model_name", model, "--calib_data", "c4", *CALIBRATION)

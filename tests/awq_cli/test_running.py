@@ -120,9 +120,7 @@ def test_prompts_are_shown_as_typed(run, rounded):
 
 
 def test_one_new_token_has_no_time_per_token(run, rounded):
-    outcome = run(
-        "--task", "decode", "--checkpoint", rounded, "--prompt", PROMPT, "--max_new_tokens", 1, "--json", "r"
-    )
+    outcome = run("--task", "decode", "--checkpoint", rounded, "--prompt", PROMPT, "--max_new_tokens", 1, "--json", "r")
     row = json.loads((run.folder / "r").read_text())["responses"][0]
     assert row["new_tokens"] == 1 and row["ms_per_token"] is None
     assert outcome.out.splitlines()[-1].split()[-2:] == ["-", "-"]
@@ -213,9 +211,7 @@ def test_lengths_that_do_not_fit_are_left_out_and_told(run, rounded, text_file, 
 def test_the_float_model_is_timed_too(run, model):
     result = run.result("--task", "benchmark", "--model_name", model, "--precision", "bf16", "--max_new_tokens", 2)
     assert (result["model"], result["precision"], result["checkpoint"]) == ("tiny", "bf16", None)
-    assert result["model_bytes"] == 2 * sum(
-        p.numel() for p in AutoModelForCausalLM.from_pretrained(model).parameters()
-    )
+    assert result["model_bytes"] == 2 * sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(model).parameters())
 
 
 def test_drawing_tokens_is_repeatable_and_differs_from_the_likeliest(run, rounded):

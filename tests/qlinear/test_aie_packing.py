@@ -118,7 +118,7 @@ def test_every_byte_of_the_buffers(device, k, n, bits, group):
     rounded = bias.to(torch.bfloat16).float().numpy()
     blocks = [(k0, n0) for k0 in range(0, k, plan.kernel.k) for n0 in range(0, n, plan.kernel.n)]
     assert len(buffers) == len(blocks) == plan.k_blocks * plan.n_blocks
-    for buffer, (k0, n0) in zip(buffers, blocks):
+    for buffer, (k0, n0) in zip(buffers, blocks, strict=True):
         assert buffer.numpy().tobytes() == slow(_Lists(weight), rounded, k0, n0, plan.kernel, plan.kernel_group)
 
 

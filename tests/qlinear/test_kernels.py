@@ -309,6 +309,4 @@ def test_torch_export_passes_through(layer):
 def test_operator_and_its_fake_agree(best, bias):
     w = best.prepare(PackedWeight.pack(random_weight(35, 128, 4, 64)), bias)
     x = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(11)).bfloat16()
-    torch.library.opcheck(
-        torch.ops.run_awq.qlinear.default, (x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size)
-    )
+    torch.library.opcheck(torch.ops.run_awq.qlinear.default, (x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size))

@@ -5,7 +5,7 @@ dispatch, not what the host does in between (attention, norms, the cache, sampli
 """
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache
 
 from qlinear.backends.aie_array.devices import LatencyModel
 from qlinear.backends.aie_array.planner import Plan
@@ -53,7 +53,7 @@ class Counters:
         return Counters(*(getattr(self, f.name) * times for f in fields(self)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def cost(plan: Plan, latency: LatencyModel) -> Counters:
     """What one matmul under `plan` costs."""
     blocks = plan.k_blocks * plan.n_blocks

@@ -1,7 +1,7 @@
 """From the shape of a matmul to the dispatches the array needs for it, as AMD's host code chooses them."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from qlinear.backends.aie_array.devices import Device, Kernel, SubVolume
 from qlinear.errors import TargetError
@@ -96,18 +96,20 @@ class Plan:
         counts = {m: self.row_blocks.count(m) for m in self.row_blocks}
         row_blocks = " + ".join(f"{count} of M = {m}" for m, count in counts.items()) or "none"
         host = ", K blocks added on the host" if self.k_blocks > 1 else ""
-        return "\n".join((
-            f"{self.device.name} (emulated): ({self.m}, {self.k}) x ({self.k}, {self.n}), "
-            f"{self.bits}-bit, group {self.group_size}",
-            f"  kernel    K x N = {self.kernel.k} x {self.kernel.n}, group {self.kernel_group}{repeat}",
-            f"  blocks    rows {row_blocks}; K {self.k_blocks}; N {self.n_blocks}{host}",
-            f"  dispatch  {self.dispatch_count}, each with a weight block of {rows} x {columns} sub-volumes "
-            f"of {volume.size} bytes ({self.block_bytes / 1e6:.2f} MB)",
-            f"  useful    {self.useful:.1%} of the multiply-accumulates; the rest is padding",
-        ))
+        return "\n".join(
+            (
+                f"{self.device.name} (emulated): ({self.m}, {self.k}) x ({self.k}, {self.n}), "
+                f"{self.bits}-bit, group {self.group_size}",
+                f"  kernel    K x N = {self.kernel.k} x {self.kernel.n}, group {self.kernel_group}{repeat}",
+                f"  blocks    rows {row_blocks}; K {self.k_blocks}; N {self.n_blocks}{host}",
+                f"  dispatch  {self.dispatch_count}, each with a weight block of {rows} x {columns} sub-volumes "
+                f"of {volume.size} bytes ({self.block_bytes / 1e6:.2f} MB)",
+                f"  useful    {self.useful:.1%} of the multiply-accumulates; the rest is padding",
+            )
+        )
 
 
-@lru_cache(maxsize=None)
+@cache
 def plan_matmul(device: Device, m: int, k: int, n: int, bits: int, group_size: int) -> Plan:
     """The plan for `m` rows times a weight of `k` x `n`; `TargetError` for what no kernel of `device` can run."""
     if bits not in (3, 4):
