@@ -18,17 +18,18 @@ demo: $(VENV)/installed ## quantize the embedded model to 4 bits, decode with it
 test: $(VENV)/installed ## run the tests
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/installed ## time the kernels beside ONNX Runtime and torch, and beside the machine's limits
+bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch and llama.cpp, and the machine's limits
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.kernels --rows 1,128,512
+	$(BIN)/python -m benchmarks.cpu --json build/cpu.json --plot build/cpu-kernels $(BENCH)
 
-sanitize: $(VENV)/installed ## run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: $(VENV)/installed ## run kernels and decoder under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/pip install -q -c constraints.txt setuptools
 	CXXFLAGS="$(SANITIZE)" CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext \
 		--build-temp build/sanitize --build-lib build/sanitize
-	$(CXX) -std=c++17 -g $(SANITIZE) tests/qlinear/sanitize.cpp build/sanitize/qlinear/_kernels.so \
-		-Wl,-rpath,$(CURDIR)/build/sanitize/qlinear -o build/sanitize/run
-	build/sanitize/run
+	for part in sanitize sanitize_decoder; do \
+		$(CXX) -std=c++17 -g $(SANITIZE) tests/qlinear/$$part.cpp build/sanitize/qlinear/_kernels.so \
+			-Wl,-rpath,$(CURDIR)/build/sanitize/qlinear -o build/sanitize/$$part && build/sanitize/$$part || exit 1; \
+	done
 
 lint: $(VENV)/installed ## check style
 	$(BIN)/pip install -q -c constraints.txt ruff

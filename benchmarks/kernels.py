@@ -1,31 +1,31 @@
-"""Our linear kernels beside those of ONNX Runtime and torch, and beside what the machine can do at best.
-
-    python -m benchmarks.kernels --threads 2 --json kernels.json
+"""One linear layer, by our kernels and by those of ONNX Runtime and torch, in turns, beside the machine's limits.
 
 Every implementation multiplies by a chain of matrices too large for the caches; rounds alternate between them, with a
-pause in between, so that one runtime's spinning threads do not slow the next. Figures are medians over the rounds.
+pause in between, so that one runtime's spinning threads do not slow the next.
 """
 
-import json
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from importlib.util import find_spec
+from statistics import median
 
-import click
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.roofs import Roof, roofs
+from benchmarks.roofs import Roof
+from benchmarks.rows import Row, compare, limits_of, roof_rows, spread
 from qlinear.backends.cpu import CpuBackend
 from qlinear.grid import GridWeight
 from qlinear.packing import PackedWeight
 
-SHAPES = "4096x4096,11008x4096,4096x11008,32000x4096,5632x2048"
-CHAIN_BYTES = 256 << 20  # of 4-bit codes: eight times a 32 MB cache, so that little of it is found there
+# Bytes of 4-bit codes in a chain. Eight times a 32 MB cache leaves little to be found there when memory is the limit;
+# where arithmetic is, twice does.
+CHAIN_BYTES, SHORT_CHAIN_BYTES = 256 << 20, 96 << 20
+MANY_ROWS = 32
 PAUSE = 0.02  # seconds: longer than the spinning of libgomp and of ONNX Runtime's threads
+LONG = 0.1  # seconds: a job that warms itself up
+LEAST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,6 @@ class Case:
     weight_bytes: int
     count: int
     passes: Callable[[Tensor], object]
-
-
-@dataclass
-class Row:
-    """One line of the result; shares and ratios are of medians, `spread` is (90th - 10th percentile) / median."""
-
-    what: str
-    impl: str
-    bits: int
-    group_size: int
-    m: int
-    n: int
-    k: int
-    seconds: float
-    spread: float
-    gb_s: float
-    gflop_s: float
-    share_of_bandwidth: float
-    share_of_peak: float
-    ratio_to: dict[str, float] = field(default_factory=dict)
 
 
 def random_weight(n: int, k: int, bits: int, group: int) -> GridWeight:
@@ -140,27 +120,31 @@ def onnxruntime(weight: GridWeight, count: int, level: int) -> Case:
     return Case(f"onnxruntime level {level}", 4, size, count, passes)
 
 
-def cases(n: int, k: int, group: int, peers: list[str]) -> list[Case]:
-    count = max(2, -(-CHAIN_BYTES // (n * k // 2)))
+def peers() -> dict[str, Callable[[GridWeight, int], Case]]:
+    """What is compared with, by name, as far as it is installed."""
+    found = {"int4pack": torch_int4pack, "bf16": torch_bf16}
+    if find_spec("onnx") and find_spec("onnxruntime"):
+        found["onnxruntime4"] = lambda weight, count: onnxruntime(weight, count, 4)
+        found["onnxruntime1"] = lambda weight, count: onnxruntime(weight, count, 1)
+    return found
+
+
+def cases(n: int, k: int, group: int, chain_bytes: int) -> list[Case]:
+    count = max(2, -(-chain_bytes // (n * k // 2)))
     four = random_weight(n, k, 4, group)
     made = [ours(four, count), ours(random_weight(n, k, 3, group), count)]
-    makers = {
-        "onnxruntime4": lambda: onnxruntime(four, count, 4),
-        "onnxruntime1": lambda: onnxruntime(four, count, 1),
-        "int4pack": lambda: torch_int4pack(four, count),
-        "bf16": lambda: torch_bf16(four, count),
-    }
-    return made + [makers[peer]() for peer in peers]
+    return made + [make(four, count) for make in peers().values()]
 
 
 def alternate(jobs: list[Callable[[], object]], seconds: float) -> list[list[float]]:
-    """Times of each job, taken in turns until `seconds` have passed, at least five of each."""
+    """Times of each job, taken in turns until `seconds` have passed, at least LEAST_ROUNDS of each."""
     times: list[list[float]] = [[] for _ in jobs]
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
+    while time.perf_counter() < end or len(times[0]) < LEAST_ROUNDS:
         for job, taken in zip(jobs, times, strict=True):
             time.sleep(PAUSE)
-            job()
+            if not taken or taken[-1] < LONG:
+                job()
             start = time.perf_counter()
             job()
             taken.append(time.perf_counter() - start)
@@ -168,77 +152,33 @@ def alternate(jobs: list[Callable[[], object]], seconds: float) -> list[list[flo
 
 
 def measure(
-    n: int, k: int, m: int, group: int, implementations: list[Case], limits: list[Roof], seconds: float
+    n: int, k: int, m: int, group: int, contestants: list[Case], limits: list[Roof], seconds: float
 ) -> list[Row]:
-    """One row for each implementation, and one for each limit of the machine taken in the same rounds."""
+    """One row for each limit of the machine, and one for each implementation taken in the same rounds."""
     x = torch.randn(m, k).bfloat16()
-    jobs = [roof.run for roof in limits] + [lambda case=case: case.passes(x) for case in implementations]
+    jobs = [roof.run for roof in limits] + [lambda case=case: case.passes(x) for case in contestants]
     times = alternate(jobs, seconds)
-    limit: dict[str, float] = {}
-    for roof, taken in zip(limits, times, strict=False):
-        limit[roof.name] = max(limit.get(roof.name, 0), roof.amount / statistics.median(taken))
+    machine = roof_rows(limits, times[: len(limits)], m, n, k)
+    bandwidth, peak = limits_of(machine)
     rows = []
-    for case, taken in zip(implementations, times[len(limits) :], strict=True):
-        median = statistics.median(taken)
-        deciles = statistics.quantiles(taken, n=10)
-        per_call = median / case.count
+    for case, taken in zip(contestants, times[len(limits) :], strict=True):
+        per_call = median(taken) / case.count
         gb_s, gflop_s = case.weight_bytes / per_call / 1e9, 2 * m * n * k / per_call / 1e9
-        shares = gb_s * 1e9 / limit["read"], gflop_s * 1e9 / limit["bf16"]
-        spread = (deciles[8] - deciles[0]) / median
-        rows.append(Row("linear", case.impl, case.bits, group, m, n, k, per_call, spread, gb_s, gflop_s, *shares))
-    for row in rows:
-        row.ratio_to = {other.impl: other.seconds / row.seconds for other in rows if other is not row}
-    return [roof_row(name, rate / 1e9) for name, rate in limit.items()] + rows
+        shares = gb_s / bandwidth, gflop_s / peak
+        group_size = group if case.bits < 16 else 0
+        rows.append(
+            Row("linear", case.impl, case.bits, group_size, m, n, k, per_call, spread(taken), gb_s, gflop_s, *shares)
+        )
+    return machine + compare(rows)
 
 
-def roof_row(name: str, giga: float) -> Row:
-    is_read = name == "read"
-    return Row(f"roof {name}", "machine", 0, 0, 0, 0, 0, 0, 0, giga * is_read, giga * (not is_read), 1, 1)
-
-
-def show(rows: list[Row]) -> None:
-    table = Table()
-    table.add_column("implementation")
-    for heading in ("N x K", "M", "us", "spread", "GB/s", "of read", "GFLOP/s", "of peak"):
-        table.add_column(heading, justify="right")
-    table.add_column("others / this")
-    for r in rows:
-        if r.impl == "machine":
-            table.add_row(r.what, "", "", "", "", f"{r.gb_s:.1f}", "", f"{r.gflop_s:.0f}", "", "")
-            continue
-        speed = f"{r.gb_s:.1f}", f"{r.share_of_bandwidth:.2f}", f"{r.gflop_s:.0f}", f"{r.share_of_peak:.2f}"
-        ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in r.ratio_to.items() if r.impl.startswith("cpu/"))
-        table.add_row(r.impl, f"{r.n}x{r.k}", str(r.m), f"{r.seconds * 1e6:.0f}", f"{r.spread:.0%}", *speed, ratios)
-    Console(width=200).print(table)
-
-
-@click.command(help=__doc__.splitlines()[0])
-@click.option("--threads", default=2, show_default=True)
-@click.option("--group-size", default=128, show_default=True)
-@click.option("--shapes", default=SHAPES, show_default=True, help="NxK, comma-separated")
-@click.option("--rows", default="1", show_default=True, help="activation rows M, comma-separated")
-@click.option("--peers", default="onnxruntime4,onnxruntime1,int4pack,bf16", show_default=True)
-@click.option("--seconds", default=4.0, show_default=True, help="for each shape and M")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True))
-def main(
-    threads: int, group_size: int, shapes: str, rows: str, peers: str, seconds: float, json_file: str | None
-) -> None:
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    limits = roofs()
-    result = []
-    with torch.inference_mode():
-        for shape in shapes.split(","):
-            n, k = map(int, shape.split("x"))
-            implementations = cases(n, k, group_size, [peer for peer in peers.split(",") if peer])
-            for m in map(int, rows.split(",")):
-                measured = measure(n, k, m, group_size, implementations, limits, seconds)
-                show(measured)
-                result += measured
-    if json_file:
-        with open(json_file, "w") as file:
-            json.dump([asdict(row) for row in result], file, indent=1)
-
-
-if __name__ == "__main__":
-    main()
+def sweep(n: int, k: int, all_m: list[int], group: int, limits: list[Roof], seconds: float):
+    """Rows for each M in turn, for as long as it takes."""
+    for chain_bytes, some_m in (
+        (CHAIN_BYTES, [m for m in all_m if m < MANY_ROWS]),
+        (SHORT_CHAIN_BYTES, [m for m in all_m if m >= MANY_ROWS]),
+    ):
+        contestants = cases(n, k, group, chain_bytes) if some_m else []
+        for m in some_m:
+            with torch.inference_mode():
+                yield measure(n, k, m, group, contestants, limits, seconds)

@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 
 from qlinear.backends.native import torch_threads
 
-PIECES, ROUNDS, CHAINS = 64, 100_000, 16
-FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-mavx512f", "-mavx512bf16"]
+PIECES, ROUNDS = 64, 100_000
+FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-march=native", "-ffp-contract=fast", "-Wno-psabi"]
 
 
 class Memory(ctypes.Structure):
@@ -24,11 +25,11 @@ class Roof:
 
     name: str
     amount: float
-    run: object
+    run: Callable[[], None]
 
 
 def build(compiler: str = "c++") -> ctypes.CDLL:
-    """Compile roofs.cpp (AVX-512 BF16 machines only) and load it."""
+    """Compile roofs.cpp for this processor and load it."""
     source = Path(__file__).with_name("roofs.cpp")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "roofs.so"
@@ -37,7 +38,7 @@ def build(compiler: str = "c++") -> ctypes.CDLL:
 
 
 def roofs(size: int = 256 << 20) -> list[Roof]:
-    """Two ways to read memory (the better one counts), fp32 multiply-add and bf16 pair products."""
+    """Two ways to read memory (the better one counts), fp32 multiply-add and, where there are such, bf16 pairs."""
     native = build()
     parallel_type = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
@@ -56,13 +57,15 @@ def roofs(size: int = 256 << 20) -> list[Roof]:
         return Roof(name, amount, run)
 
     threads = torch.get_num_threads()
-    steps = threads * ROUNDS * CHAINS
-    return [
+    flops = threads * ROUNDS * native.roof_flops()
+    found = [
         roof("read", "roof_read", size, PIECES, memory),
         roof("read", "roof_read_prefetched", size, PIECES, memory),
-        roof("fp32", "roof_fma", steps * 32.0, threads, rounds),
-        roof("bf16", "roof_bf16", steps * 64.0, threads, rounds),
+        roof("fp32", "roof_fma", flops, threads, rounds),
     ]
+    if hasattr(native, "roof_bf16"):
+        found.append(roof("bf16", "roof_bf16", 2 * flops, threads, rounds))
+    return found
 
 
 def huge_pages(size: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The token loop: a prompt goes in at once, then one token at a time, with the time of each step."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,13 @@ class Decoder(Protocol):
     def negative_log_likelihood(self, tokens: Tensor) -> float:
         """Of a text `(length,)` read from the start, summed over the tokens after its first; float32 log-softmax."""
 
+    def read(self, tokens: Tensor, known: int = 0) -> Iterator[Tensor]:
+        """Read a text `(length,)` and give the logits after each of its tokens from number `known` on, in parts.
+
+        known: how many tokens at its start are those of the text that `read` was given last, and are not read again;
+        less than its length. A part is `(rows, vocabulary)`, float32, and good until the next one is asked for.
+        """
+
 
 class ModuleDecoder:
     """Runs the model's own modules, one forward a step.
@@ -38,6 +45,7 @@ class ModuleDecoder:
         self.model = model
         self.max_tokens = max_tokens
         self.cache = None
+        self.text_cache = None
         self.static = static_cache and not getattr(model.config, "alibi", False)
 
     def prefill(self, tokens: Tensor) -> Tensor:
@@ -54,6 +62,19 @@ class ModuleDecoder:
             logits = self.model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0]
             parts = zip(logits[:-1].split(ROWS_PER_CHUNK), ids[1:].split(ROWS_PER_CHUNK), strict=True)
             return sum(F.cross_entropy(rows.float(), targets, reduction="sum").item() for rows, targets in parts)
+
+    def read(self, tokens: Tensor, known: int = 0) -> Iterator[Tensor]:
+        from transformers import DynamicCache
+
+        with torch.inference_mode():
+            if known == 0:
+                self.text_cache = DynamicCache()  # without the config: one with sliding windows cannot be cut back
+            elif (surplus := self.text_cache.get_seq_length() - known) > 0:
+                self.text_cache.crop(-surplus)
+            ids = tokens[known:].to(self.model.device).unsqueeze(0)
+            logits = self.model(input_ids=ids, past_key_values=self.text_cache, use_cache=True).logits[0]
+        for rows in logits.split(ROWS_PER_CHUNK):
+            yield rows.float()
 
     def _start(self) -> None:
         from transformers import DynamicCache, StaticCache

@@ -2,6 +2,7 @@
 
 import ctypes
 import weakref
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +73,19 @@ class FusedDecoder:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits `(length, vocabulary)` after every token of a text `(length,)`, read from the start."""
-        out = torch.empty(len(tokens), self.vocabulary)
-        self.position = 0
-        for part in self._chunks(tokens):
-            self._read(part, len(part), out[self.position :])
-        return out
+        return torch.cat([rows.clone() for rows in self.read(tokens)])
+
+    def read(self, tokens: Tensor, known: int = 0) -> Iterator[Tensor]:
+        """Logits `(rows, vocabulary)` float32 after each token of a text from number `known` on, a chunk at a time.
+
+        known: how many tokens at its start are in the cache already; see `qlinear.decoder.Decoder.read`.
+        """
+        parts = self._chunks(tokens, known)
+        self.position = known
+        out = torch.empty(len(parts[0]), self.vocabulary)
+        for part in parts:
+            self._read(part, len(part), out)
+            yield out[: len(part)]
 
     def negative_log_likelihood(self, tokens: Tensor) -> float:
         """Of a text `(length,)` read from the start, summed over the tokens after its first.
@@ -94,12 +103,12 @@ class FusedDecoder:
             total += losses[: len(targets)].double().sum().item()
         return total
 
-    def _chunks(self, tokens: Tensor) -> tuple[Tensor, ...]:
+    def _chunks(self, tokens: Tensor, known: int = 0) -> tuple[Tensor, ...]:
         if not 0 < len(tokens) <= self.max_tokens:
             raise ValueError(f"{len(tokens)} tokens: the decoder reads 1 to {self.max_tokens}")
         if tokens.min() < 0 or tokens.max() >= self.vocabulary:
             raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
-        return tokens.to(torch.int64).contiguous().split(self.chunk)
+        return tokens[known:].to(torch.int64).contiguous().split(self.chunk)
 
     def _read(
         self,

@@ -148,3 +148,15 @@ def test_a_quantized_model_through_the_decoder(static):
     for length in (5, 9):
         prompt = tiny_tokens(1, length)[0]
         assert generate(decoder, prompt, NEW).tokens == reference(model, prompt)
+
+
+@pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
+def test_what_two_texts_begin_with_is_read_once(model_type, overrides):
+    """Logits after every token, of a whole text, of one with another end, and of a shorter one."""
+    model = tiny_model(model_type, **overrides)
+    decoder = ModuleDecoder(model, max_tokens=40, static_cache=False)
+    first, second, _ = tiny_tokens(3, 30)
+    for text, known in ((first, 0), (torch.cat([first[:20], second[:9]]), 20), (first[:18], 11)):
+        expected = logits_without_cache(model, text)[known:]
+        found = torch.cat(list(decoder.read(text, known)))
+        assert (found - expected).abs().max() < 5e-5 * expected.abs().max()

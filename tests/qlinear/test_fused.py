@@ -246,3 +246,14 @@ def test_weights_are_held_once():
     packed[:64] = 0  # the scales of 32 outputs
     assert not torch.equal(decoder.prefill(tokens_of(8)), before)
     assert decoder.nbytes == 2 * 2 * 2 * 128 * 16 * 2  # layers, keys and values, heads, positions, features, bytes
+
+
+@pytest.mark.parametrize("known", [1, 31, 32, 50])
+def test_what_two_texts_begin_with_is_read_once(known):
+    model, exact = quantized("gemma2", **LONG)  # with a sliding window
+    decoder = fused(model)
+    first, second = tokens_of(80), torch.cat([tokens_of(80)[:known], tokens_of(40, seed=1)])
+    for rows in decoder.read(first):
+        assert rows.shape[0] <= 32
+    found = torch.cat([rows.clone() for rows in decoder.read(second, known)])
+    assert distance(found, float_logits(exact, second)[known:]) < 0.012
