@@ -96,7 +96,7 @@ def _table(*columns: str) -> Table:
     """Names to the left, figures to the right; where there is no room, names give way (see `_name`)."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        named = column in ("layer", "prompt")
+        named = column in ("layer", "prompt", "task", "metric")
         table.add_column(column, justify="left" if named else "right", no_wrap=not named)
     return table
 
@@ -130,8 +130,9 @@ def _show_quantize(out: Terminal, result: Any) -> None:
         soft_wrap=True,
     )
     out.print(
-        f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}), "
-        f"peak memory {_size(result.peak_rss_bytes)}"
+        f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}, "
+        f"of which float forward passes {seconds.forward:.1f}), peak memory {_size(result.peak_rss_bytes)}",
+        soft_wrap=True,
     )
     if result.scales and result.awq == "run":
         out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
@@ -223,12 +224,25 @@ def _show_perplexity(out: Terminal, result: Any) -> None:
     )
 
 
+def _show_evaluate(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    columns = ("task", "metric", "value", "+/-", *("float", "+/-") * (result.float_model is not None), "of")
+    table = _table(*columns)
+    for score in result.scores:
+        figures = [score.value, score.stderr, score.float_value, score.float_stderr][: len(columns) - 3]
+        count = f"{score.examples} {'windows' if score.shots is None else 'questions'}"
+        table.add_row(score.task, score.metric, *(_number(figure, 4) for figure in figures), count)
+    out.print(table)
+    out.print(f"{result.seconds:.1f} s")
+
+
 SHOW = {
     "quantize": _show_quantize,
     "decode": _show_decode,
     "benchmark": _show_benchmark,
     "benchmark_long": _show_benchmark,
     "perplexity": _show_perplexity,
+    "evaluate": _show_evaluate,
 }
 
 

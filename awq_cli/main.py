@@ -20,6 +20,7 @@ MODULES = {
     "benchmark": "awq_cli.tasks.benchmark",
     "benchmark_long": "awq_cli.tasks.benchmark",
     "perplexity": "awq_cli.tasks.perplexity",
+    "evaluate": "awq_cli.tasks.evaluate",
 }
 
 
@@ -34,6 +35,7 @@ def command(context: click.Context, **values) -> None:
     run_awq.py --task decode --w_bit 4     answer prompts with it
     run_awq.py --task benchmark --w_bit 4  time it
     run_awq.py --task perplexity --dataset text.txt
+    run_awq.py --task evaluate --w_bit 4   compare it with the float model
     """
     _quiet_libraries()
     module = importlib.import_module(MODULES[values["task"]])

@@ -2,7 +2,7 @@
 
 import click
 
-TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity")
+TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity", "evaluate")
 
 task = click.option("--task", type=click.Choice(TASKS), required=True, help="What to do.")
 
@@ -32,6 +32,13 @@ scales = click.option(
     type=click.Path(),
     help="MIT-Han-Lab result file to load or to write.  [default: $AWQ_CACHE/<model>-w<bits>-g<group>.pt]",
 )
+solver = click.option(
+    "--solver",
+    type=click.Choice(["rtn", "hqq", "gptq"]),
+    default="rtn",
+    show_default=True,
+    help="How codes are chosen: nearest (rtn), on the best range of each group (hqq), with errors made up for (gptq).",
+)
 lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head too, per group.")
 lm_head_group_size = click.option(
     "--lm_head_group_size",
@@ -45,7 +52,8 @@ calib_data = click.option(
     default="builtin",
     show_default=True,
     metavar="SOURCE",
-    help="Calibration text: builtin, a UTF-8 file, or pileval, wikitext2, c4 from the hub.",
+    help="Calibration text: builtin, self (what the model itself writes), a UTF-8 file, or pileval, wikitext2, c4 from "
+    "the hub.",
 )
 n_samples = click.option(
     "--n_samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration samples."
@@ -110,12 +118,31 @@ dataset = click.option(
     "--dataset",
     metavar="SOURCE",
     help="Text to score, or to cut benchmark prompts from: raw or non-raw (wikitext-2 from the hub), or a UTF-8 file."
-    "  [default: raw for perplexity, built-in text for benchmarks]",
+    "  [default: raw for perplexity and, without --eval_data, evaluate; built-in text for benchmarks]",
 )
 window = click.option(
     "--window", type=click.IntRange(2), default=2048, show_default=True, help="Tokens scored together."
 )
 n_windows = click.option("--n_windows", type=click.IntRange(1), help="Windows to score.  [default: all]")
+tasks = click.option(
+    "--tasks",
+    default="perplexity,truthfulqa_mc2,winogrande,arc_challenge",
+    show_default=True,
+    metavar="NAMES",
+    help="What to evaluate, with commas between.",
+)
+eval_data = click.option(
+    "--eval_data",
+    type=click.Path(),
+    metavar="DIR",
+    help="Directory with the tasks' questions and text (docs/evaluation.md).  [default: from the hub]",
+)
+limit = click.option("--limit", type=click.IntRange(1), help="Questions to answer per task.  [default: all]")
+float_model = click.option(
+    "--float_model",
+    metavar="NAME",
+    help="Float model to evaluate beside the checkpoint, or none.  [default: the one it was made from]",
+)
 output = click.option("--output", type=click.Path(), help="Where to save the checkpoint.")
 checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
@@ -127,13 +154,13 @@ csv_file = click.option("--csv", "csv_file", type=click.Path(), help="Write the 
 trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let the model's own Python code run.")
 
 ALL = (
-    task, model_name, w_bit, group_size, awq, scales, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
-    seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, temperature, top_k,
-    top_p, dataset, window, n_windows, output, checkpoint, overwrite, num_torch_threads, json_file, csv_file,
-    trust_remote_code,
+    task, model_name, w_bit, group_size, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples,
+    seqlen, seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, temperature, top_k,
+    top_p, dataset, window, n_windows, tasks, eval_data, limit, float_model, output, checkpoint, overwrite,
+    num_torch_threads, json_file, csv_file, trust_remote_code,
 )  # fmt: skip
 
-_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "lm_head")
+_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "solver", "lm_head")
 _SAMPLING = ("top_k", "top_p", "seed")
 _CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed")
 
@@ -142,15 +169,39 @@ def _quantize(values) -> bool:
     return values["task"] == "quantize"
 
 
+def _reads_no_text(values, awq: str) -> bool:
+    """Whether nothing looks at calibration text; `scales.solve` decides it, and a test compares the two."""
+    readers = {"none": ("gptq",), "load": ("hqq", "gptq")}[awq]
+    return _quantize(values) and values["awq"] == awq and values["solver"] not in readers
+
+
+def _evaluates(values, perplexity: bool) -> bool:
+    """Whether the task is to evaluate, without perplexity or else with perplexity alone."""
+    names = {name.strip() for name in values["tasks"].split(",")}
+    idle = names == {"perplexity"} if perplexity else "perplexity" not in names
+    return values["task"] == "evaluate" and idle
+
+
 # Which options mean nothing beside which: (test of all values, in words, the idle ones).
 IDLE = (
     (lambda values: not values["lm_head"], "without --lm_head", ("lm_head_group_size",)),
-    (lambda values: _quantize(values) and values["awq"] == "none", "with --awq none", ("scales", *_CALIBRATION)),
-    (lambda values: _quantize(values) and values["awq"] == "load", "with --awq load", _CALIBRATION),
+    (lambda values: _quantize(values) and values["awq"] == "none", "with --awq none", ("scales",)),
+    (lambda values: _reads_no_text(values, "none"), "with --awq none and --solver rtn or hqq", _CALIBRATION),
+    (lambda values: _reads_no_text(values, "load"), "with --awq load and --solver rtn", _CALIBRATION),
     (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
     (lambda values: not _quantize(values) and values["temperature"] is None, "without --temperature", _SAMPLING),
     (lambda values: not values["target"].startswith("aie"), "without --target aie", ("device", "latency")),
-    (lambda values: values["precision"] == "bf16", "with --precision bf16", ("checkpoint", *_WHICH_CHECKPOINT[1:])),
+    (
+        lambda values: values["precision"] == "bf16",
+        "with --precision bf16",
+        ("checkpoint", "float_model", *_WHICH_CHECKPOINT[1:]),
+    ),
+    (
+        lambda values: _evaluates(values, perplexity=False),
+        "without perplexity among --tasks",
+        ("dataset", "window", "n_windows"),
+    ),
+    (lambda values: _evaluates(values, perplexity=True), "with --tasks perplexity", ("limit",)),
 )
 
 

@@ -12,11 +12,15 @@ MODELS = Path("quantized_models")
 # The order in which quantize tries group sizes when none is asked for; decode looks in the same order.
 DEFAULT_GROUP_SIZES = (128, 64, 32)
 
+# The best perplexity at less than twice the time of plain rounding (docs/quantization.md).
+DEFAULT_SOLVER = "rtn"
+
 
 def checkpoint_name(
-    model: str, w_bit: int, group_size: int | str, awq: bool, lm_head: bool, flash_attention: bool
+    model: str, w_bit: int, group_size: int | str, awq: bool, solver: str, lm_head: bool, flash_attention: bool
 ) -> str:
-    parts = [model, f"w{w_bit}", f"g{group_size}", "awq" if awq else "rtn"]
+    method = {(True, "rtn"): ["awq"], (False, solver): [solver]}.get((awq, solver), ["awq", solver])
+    parts = [model, f"w{w_bit}", f"g{group_size}", *method]
     return "-".join(parts + ["lm_head"] * lm_head + ["flash_attention"] * flash_attention)
 
 
@@ -26,7 +30,13 @@ def scales_path(model: str, w_bit: int, group_size: int) -> Path:
 
 
 def find_checkpoint(
-    model_name: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool, flash_attention: bool | None
+    model_name: str,
+    w_bit: int,
+    group_size: int | None,
+    awq: bool,
+    solver: str,
+    lm_head: bool,
+    flash_attention: bool | None,
 ) -> Path:
     """The checkpoint that `quantize` makes of the same options; raises `CheckpointError` naming those that exist.
 
@@ -36,16 +46,17 @@ def find_checkpoint(
     model = model_slug(model_name)
     for size in (group_size,) if group_size else DEFAULT_GROUP_SIZES:
         for flash in (True, False) if flash_attention else (False, True):
-            path = MODELS / checkpoint_name(model, w_bit, size, awq, lm_head, flash)
+            path = MODELS / checkpoint_name(model, w_bit, size, awq, solver, lm_head, flash)
             if (path / "config.json").is_file():
                 return path
-    raise CheckpointError(_missing(model_name, w_bit, group_size, awq, lm_head))
+    raise CheckpointError(_missing(model_name, w_bit, group_size, awq, solver, lm_head))
 
 
-def _missing(model_name: str, w_bit: int, group_size: int | None, awq: bool, lm_head: bool) -> str:
+def _missing(model_name: str, w_bit: int, group_size: int | None, awq: bool, solver: str, lm_head: bool) -> str:
     there = sorted(path.parent.name for path in MODELS.glob("[!.]*/config.json"))
     have = f"{MODELS}/ has {', '.join(there)}" if there else f"{MODELS}/ has none"
-    wanted = checkpoint_name(model_slug(model_name), w_bit, group_size or "*", awq, lm_head, False)
+    wanted = checkpoint_name(model_slug(model_name), w_bit, group_size or "*", awq, solver, lm_head, False)
     make = f"run_awq.py --task quantize --model_name {shlex.quote(model_name)} --w_bit {w_bit}"
-    make += f" --group_size {group_size}" * bool(group_size) + " --awq none" * (not awq) + " --lm_head" * lm_head
+    make += f" --group_size {group_size}" * bool(group_size) + " --awq none" * (not awq)
+    make += f" --solver {solver}" * (solver != DEFAULT_SOLVER) + " --lm_head" * lm_head
     return f"no checkpoint {MODELS / wanted}; {have}; make it with: {make}"

@@ -32,7 +32,8 @@ def unpack(words: Tensor, bits: int, cols: int) -> Tensor:
     rows = words.shape[0]
     octets = -(-cols // 8)
     spread = torch.zeros(rows, octets * bits, dtype=torch.uint8, device=words.device)
-    stored = words.contiguous().view(torch.uint8).view(rows, -1)[:, : octets * bits]
+    # flat first: a single column counts as contiguous with any stride, and then has no view as bytes
+    stored = words.reshape(-1).view(torch.uint8).view(rows, -1)[:, : octets * bits]
     spread[:, : stored.shape[1]] = stored
     joined = torch.zeros(rows, octets, 4, dtype=torch.uint8, device=words.device)
     joined[..., :bits] = spread.view(rows, octets, bits)
@@ -75,11 +76,18 @@ class PackedWeight:
     def concat(cls, parts: "list[PackedWeight]") -> "PackedWeight":
         """One weight with the rows of all parts in order; they share in_features, bits and group size."""
         first = parts[0]
-        zeros = torch.cat([unpack(p.zeros.t().contiguous(), p.bits, p.shape[0]) for p in parts], dim=1)
         return cls(
             torch.cat([p.words for p in parts]),
-            pack(zeros, first.bits).t().contiguous(),
+            cls._concat_zeros(parts),
             torch.cat([p.scales for p in parts]),
             (sum(p.shape[0] for p in parts), first.shape[1]),
             first.bits,
         )
+
+    @staticmethod
+    def _concat_zeros(parts: "list[PackedWeight]") -> Tensor:
+        bits = parts[0].bits
+        if all(p.shape[0] * bits % 32 == 0 for p in parts[:-1]):  # each part begins with a word of its own
+            return torch.cat([p.zeros for p in parts])
+        zeros = torch.cat([unpack(p.zeros.t().contiguous(), bits, p.shape[0]) for p in parts], dim=1)
+        return pack(zeros, bits).t().contiguous()

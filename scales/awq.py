@@ -1,14 +1,29 @@
-"""AWQ on one decoder block: search scales, fold them in, search clips, fold them in; keep plain rounding if better."""
+"""AWQ on one decoder block: search scales, fold them in, search clips; keep plain rounding if that is better."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from scales import fold
-from scales.clip import search_clip
+from scales.clip import diagonal_blocks, search_clip
 from scales.mappings import Architecture, Edge
 from scales.observe import InputStatistics, Observation
-from scales.search import Quantizer, ScaleChoice, confirm, module_error, output_loss, rank, substituted
+from scales.search import (
+    Quantizer,
+    ScaleChoice,
+    candidates,
+    confirm,
+    module_error,
+    quantize_by_rows,
+    rank,
+    relative_loss,
+    sample_rows,
+    substituted,
+)
+
+# Tokens on which candidates are confirmed. Which of them wins hardly depends on more: on 20 blocks of SmolLM2-135M
+# those that 512 and 2048 tokens chose differ by 0.3 % in their mean error on 8192 others.
+CONFIRM_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -51,31 +66,41 @@ def quantize_block(
     quantize: Quantizer,
     group_size: int,
 ) -> BlockResult:
-    """Change `block`, which holds float32 weights, so that rounding it with `quantize` does the least harm."""
-    original = {name: parameter.data.clone() for name, parameter in block.named_parameters()}
-    error_rtn = _rounded_error(block, linears, seen, quantize)
-    loss_rtn = {
-        name: _relative_loss(quantize(linear.weight.data), linear.weight.data, seen.statistics[name])
-        for name, linear in linears.items()
-    }
+    """Scale `block`, which holds float32 weights, so that rounding it with `quantize` does the least harm.
 
+    The clips belong to it, and are judged with it, but it is for the caller to apply them: only plain rounding needs
+    them, other solvers find ranges of their own.
+    """
+    rounded = [quantize_by_rows(linear.weight.data, quantize) for linear in linears.values()]
+    with substituted(list(linears.values()), rounded):
+        error_rtn = _mean_error(block, seen)
+    del rounded
+    loss_rtn = {name: _rounding_loss(linear, seen.statistics[name], quantize) for name, linear in linears.items()}
     choices = [(edge, _search_edge(block, edge, config, seen, quantize)) for edge in architecture.edges]
+
+    # From here on there are two copies of the weights: this one and the block's, which is scaled, then rounded.
+    original = {name: parameter.data.clone() for name, parameter in block.named_parameters()}
     for edge, choice in choices:
         fold.apply_scale(block, edge, choice.vector, config)
-    statistics = _rescaled(seen.statistics, choices, config)
-    clips, loss_awq = _clip_all(linears, architecture, statistics, quantize, group_size)
+    scales = {
+        name: fold.consumer_scale(edge, choice.vector, config) for edge, choice in choices for name in edge.layers
+    }
+    clips, loss_awq = _clip_all(linears, architecture, seen.statistics, scales, quantize, group_size)
+    for linear in linears.values():
+        linear.weight.data.copy_(quantize_by_rows(linear.weight.data, quantize))
+    error_awq = _mean_error(block, seen)
+    for name, parameter in block.named_parameters():
+        parameter.data.copy_(original[name])
 
-    error_awq = _rounded_error(block, linears, seen, quantize)
     if not error_awq <= error_rtn:  # written so that a NaN falls back too
-        for name, parameter in block.named_parameters():
-            parameter.data.copy_(original[name])
         losses = {name: LayerLoss(loss, loss, None) for name, loss in loss_rtn.items()}
         return BlockResult([], {}, losses, error_rtn, error_awq, fell_back=True)
-
+    for edge, choice in choices:
+        fold.apply_scale(block, edge, choice.vector, config)
     ratios = {name: choice.ratio for edge, choice in choices for name in edge.layers}
     losses = {name: LayerLoss(loss_rtn[name], loss_awq[name], ratios.get(name)) for name in linears}
-    scales = [(edge, choice.vector) for edge, choice in choices]
-    return BlockResult(scales, clips, losses, error_rtn, error_awq, fell_back=False)
+    vectors = [(edge, choice.vector) for edge, choice in choices]
+    return BlockResult(vectors, clips, losses, error_rtn, error_awq, fell_back=False)
 
 
 def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer) -> ScaleChoice:
@@ -85,51 +110,47 @@ def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quanti
     def expand(vector: Tensor) -> Tensor:
         return fold.consumer_scale(edge, vector, config)
 
-    vector = fold.reduce_statistic(edge, statistics.mean_abs, config)
-    ranked = rank([linear.weight.data for linear in linears], statistics, vector, expand, quantize)
+    choices = candidates(fold.reduce_statistic(edge, statistics.mean_abs, config))
+    ranked = rank(choices, [linear.weight.data for linear in linears], statistics.gram, expand, quantize)
     if edge.inspect in edge.layers:
         return ranked[0]
     module = block.get_submodule(edge.inspect)
-    return confirm(ranked, module, linears, seen.samples[edge.inspect], expand, quantize)
-
-
-def _rescaled(
-    statistics: dict[str, InputStatistics], choices: list[tuple[Edge, ScaleChoice]], config
-) -> dict[str, InputStatistics]:
-    rescaled = dict(statistics)
-    for edge, choice in choices:
-        scale = fold.consumer_scale(edge, choice.vector, config)
-        shared = statistics[edge.layers[0]].rescaled(scale)
-        rescaled.update(dict.fromkeys(edge.layers, shared))
-    return rescaled
+    samples = seen.samples[edge.inspect]
+    enough = -(-CONFIRM_TOKENS // samples[0][0].shape[:-1].numel())
+    return confirm(ranked, module, linears, samples[:enough], expand, quantize)
 
 
 def _clip_all(
     linears: dict[str, nn.Linear],
     architecture: Architecture,
     statistics: dict[str, InputStatistics],
+    scales: dict[str, Tensor],
     quantize: Quantizer,
     group_size: int,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Clip every linear whose loss does not pass through q.k; returns the clips and all relative losses."""
+    """Clip every linear whose loss does not pass through q.k; returns the clips and all relative losses.
+
+    statistics: of the inputs before `scales` were folded into the linears.
+    """
     clips, losses = {}, {}
     for name, linear in linears.items():
-        folded = linear.weight.data.clone()
+        gram = statistics[name].gram
+        scale = scales[name] if name in scales else gram.new_ones(len(gram))
+        folded = sample_rows(linear.weight.data).clone()
         if name not in architecture.unclipped:
-            clips[name] = search_clip(folded, statistics[name].gram, group_size, quantize)
+            blocks = diagonal_blocks(gram, group_size, scale)
+            clips[name] = search_clip(linear.weight.data, blocks, quantize)
             fold.apply_clip(linear, clips[name])
-        losses[name] = _relative_loss(quantize(linear.weight.data), folded, statistics[name])
+        losses[name] = relative_loss(quantize(sample_rows(linear.weight.data)) / scale, folded / scale, gram)
     return clips, losses
 
 
-def _relative_loss(rounded: Tensor, weight: Tensor, statistics: InputStatistics) -> float:
-    whole = output_loss(weight, statistics.gram)
-    return output_loss(rounded - weight, statistics.gram) / whole if whole > 0 else 0.0
+def _rounding_loss(linear: nn.Linear, statistics: InputStatistics, quantize: Quantizer) -> float:
+    rows = sample_rows(linear.weight.data)
+    return relative_loss(quantize(rows), rows, statistics.gram)
 
 
-def _rounded_error(block: nn.Module, linears: dict[str, nn.Linear], seen: Observation, quantize: Quantizer) -> float:
-    """Mean squared error of the block's output on the samples when every linear is rounded as it stands."""
-    rounded = [quantize(linear.weight.data) for linear in linears.values()]
+def _mean_error(block: nn.Module, seen: Observation) -> float:
+    """Mean squared error of the block's output on the samples, with its weights as they stand."""
     samples = seen.samples[""]
-    with substituted(list(linears.values()), rounded):
-        return module_error(block, samples) / sum(output.numel() for _, _, output in samples)
+    return module_error(block, samples) / sum(output.numel() for _, _, output in samples)

@@ -21,15 +21,6 @@ class CalibrationText:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class CalibrationBlocks:
-    """tokens: `(samples, seqlen)` int64; source and sha256 say what text they were cut from."""
-
-    tokens: Tensor
-    source: str
-    sha256: str
-
-
 def _builtin() -> str:
     """English prose that every Python installation carries: the topics of `help()`."""
     from pydoc_data.topics import topics
@@ -55,6 +46,10 @@ SOURCES: dict[str, Callable[[], str]] = {
 }
 
 
+# The name under which a model writes its own calibration tokens (see `selftext`).
+SELF = "self"
+
+
 def read_text(source: str) -> CalibrationText:
     """The text of a named source or of a UTF-8 file. Raises `CalibrationError`."""
     if source in SOURCES:
@@ -68,14 +63,14 @@ def read_text(source: str) -> CalibrationText:
     try:
         return CalibrationText(Path(source).name, Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        names = ", ".join(SOURCES)
+        names = ", ".join([*SOURCES, SELF])
         raise CalibrationError(f"--calib_data {source}: no such file, and not one of {names}") from error
     except (OSError, ValueError) as error:  # not UTF-8, or not even a path
         raise CalibrationError(f"--calib_data {source} cannot be read as UTF-8 text: {error}") from error
 
 
-def token_blocks(tokenizer, text: CalibrationText, n_samples: int, seqlen: int, seed: int) -> CalibrationBlocks:
-    """Up to `n_samples` blocks of `seqlen` tokens, drawn without replacement with `seed`, in the text's order.
+def token_blocks(tokenizer, text: CalibrationText, n_samples: int, seqlen: int, seed: int) -> Tensor:
+    """Up to `n_samples` blocks, drawn without replacement, in the order of the text: `(samples, seqlen)` int64.
 
     Raises `CalibrationError` if the text holds less than one block.
     """
@@ -88,4 +83,4 @@ def token_blocks(tokenizer, text: CalibrationText, n_samples: int, seqlen: int, 
         )
     blocks = torch.tensor(ids[: available * seqlen]).view(available, seqlen)
     drawn = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n_samples]
-    return CalibrationBlocks(blocks[drawn.sort().values], text.name, text.sha256)
+    return blocks[drawn.sort().values]

@@ -7,26 +7,29 @@ own part of the output, `e^T G_gg e` with `G_gg` the group's block of the Gram m
 import torch
 from torch import Tensor
 
-from scales.search import Quantizer
+from scales.search import CHUNK_WEIGHTS, Quantizer
 
 N_STEPS = 20
 N_SHRINKS = 10
 
-# Rows searched at a time hold at most this many weights, which bounds the temporaries to some 100 MB.
-CHUNK_WEIGHTS = 2**22
+
+def diagonal_blocks(gram: Tensor, group_size: int, scale: Tensor) -> Tensor:
+    """`(K / group_size, group_size, group_size)`: each group's own part of a Gram matrix `(K, K)`, of x / `scale`."""
+    starts = range(0, len(gram), group_size)
+    blocks = torch.stack([gram[i : i + group_size, i : i + group_size] for i in starts])
+    scale = scale.view(-1, group_size)
+    return blocks / (scale.unsqueeze(1) * scale.unsqueeze(2))
 
 
-def search_clip(weight: Tensor, gram: Tensor, group_size: int, quantize: Quantizer) -> Tensor:
-    """The best clip `(N, K / group_size, 1)` float32 for a weight `(N, K)` whose input has the Gram matrix `(K, K)`."""
-    n, k = weight.shape
-    diagonal = torch.stack([gram[i : i + group_size, i : i + group_size] for i in range(0, k, group_size)])
-    rows = max(1, CHUNK_WEIGHTS // k)
-    parts = [_search_rows(weight[i : i + rows].float(), diagonal, group_size, quantize) for i in range(0, n, rows)]
+def search_clip(weight: Tensor, blocks: Tensor, quantize: Quantizer) -> Tensor:
+    """The best clip `(N, K / group_size, 1)` float32 for a weight `(N, K)` whose input has these `diagonal_blocks`."""
+    rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
+    parts = [_search_rows(part.float(), blocks, quantize) for part in weight.split(rows)]
     return torch.cat(parts).unsqueeze(-1)
 
 
-def _search_rows(weight: Tensor, diagonal: Tensor, group_size: int, quantize: Quantizer) -> Tensor:
-    groups = weight.view(weight.shape[0], -1, group_size)
+def _search_rows(weight: Tensor, diagonal: Tensor, quantize: Quantizer) -> Tensor:
+    groups = weight.view(weight.shape[0], -1, diagonal.shape[-1])
     full = groups.abs().amax(-1)
     best = full.clone()
     best_error = torch.full_like(full, torch.inf)

@@ -4,9 +4,10 @@ The model runs block by block. `record_calls` lets the model itself prepare what
 rotary tables); `observe_block` then runs one block on every sample, so only one block needs its weights at a time.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Call:
-    """How a module was called: everything but the hidden states, which are always the first argument."""
+    """How a module was called: everything but the hidden states, which are always the first argument.
+
+    returns_tuple: of a decoder block, whether its hidden states come back first in a tuple.
+    """
 
     args: tuple
     kwargs: dict[str, Any]
+    returns_tuple: bool = False
 
     def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
         """The module's hidden states, whether it returns them alone or first in a tuple."""
@@ -54,11 +59,11 @@ def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) 
     def first_in(_, args, kwargs):
         hidden, calls[0] = _split(args, kwargs)
         inputs.append(hidden.detach())
-        if len(calls) == len(blocks):
-            raise _Done
 
     def first_out(_, args, output):
         shape.append(type(output))
+        if len(blocks) == 1:
+            raise _Done
 
     def pass_through(index: int):
         def forward(*args, **kwargs):
@@ -78,7 +83,27 @@ def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) 
         for row in tokens:
             with suppress(_Done):
                 model(input_ids=row.unsqueeze(0), use_cache=False)
-    return inputs, [calls[i] for i in range(len(blocks))]
+    return inputs, [replace(calls[i], returns_tuple=shape[0] is tuple) for i in range(len(blocks))]
+
+
+def observe_head(model: nn.Module, head: nn.Linear, blocks: Sequence[nn.Module], call: Call, hidden: Sequence[Tensor]):
+    """`InputStatistics` of the output head: what the model makes of the last block's outputs `(1, seqlen, hidden)`.
+
+    What lies before and after the blocks must hold weights, the blocks need none, nor does the head. call: any block's.
+    """
+    statistics = InputStatistics.empty(head.in_features)
+    dtype = next(parameter.dtype for parameter in model.parameters() if not parameter.is_meta)
+
+    def stop(_, args):
+        statistics.add(args[0])
+        raise _Done
+
+    with head.register_forward_pre_hook(stop), torch.no_grad():
+        for x in hidden:
+            given = (x.to(dtype),) if call.returns_tuple else x.to(dtype)
+            with _forwards(blocks, [lambda *_, given=given, **__: given] * len(blocks)), suppress(_Done):
+                model(input_ids=torch.zeros(x.shape[:2], dtype=torch.int64), use_cache=False)
+    return statistics
 
 
 @contextmanager
@@ -92,11 +117,17 @@ def _forwards(modules: Sequence[nn.Module], forwards: Sequence) -> Iterator[None
             del module.forward
 
 
-@dataclass
+# Columns of a Gram matrix that are added to at a time.
+PANEL = 1024
+
+
+@dataclass(eq=False)
 class InputStatistics:
     """Of one linear's input x over all tokens: the sum of |x| `(K,)`, the Gram matrix x^T x `(K, K)`, the token count.
 
-    float32 throughout: half precision overflows on the outlier channels that AWQ is about.
+    float32 throughout: half precision overflows on the outlier channels that AWQ is about. The Gram matrix is
+    symmetric, and only what lies on and right of its diagonal panels is summed up: `add` whatever there is, then
+    `complete`.
     """
 
     sum_abs: Tensor
@@ -110,16 +141,18 @@ class InputStatistics:
     def add(self, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()
         self.sum_abs += rows.abs().sum(0)
-        self.gram.addmm_(rows.t(), rows)
+        for i in range(0, len(self.gram), PANEL):
+            self.gram[i : i + PANEL, i:].addmm_(rows[:, i : i + PANEL].t(), rows[:, i:])
         self.tokens += rows.shape[0]
+
+    def complete(self) -> None:
+        """Mirror the Gram matrix."""
+        for i in range(PANEL, len(self.gram), PANEL):
+            self.gram[i:, i - PANEL : i] = self.gram[i - PANEL : i, i:].t()
 
     @property
     def mean_abs(self) -> Tensor:
         return self.sum_abs / max(self.tokens, 1)
-
-    def rescaled(self, scale: Tensor) -> "InputStatistics":
-        """The statistics of x / scale, which is what the linear sees once `scale` `(K,)` has been folded in."""
-        return InputStatistics(self.sum_abs / scale, self.gram / scale.outer(scale), self.tokens)
 
 
 @dataclass
@@ -129,11 +162,14 @@ class Observation:
     statistics: by the local name of each linear; linears that read the same tensor share one object.
     samples: by the local name of each watched module, its calls on the first samples: (hidden, call, output).
     outputs: the block's output for each sample, the next block's input.
+    forward_seconds, statistics_seconds: what running the block took, and what gathering the statistics took besides.
     """
 
     statistics: dict[str, InputStatistics] = field(default_factory=dict)
     samples: dict[str, list[tuple[Tensor, Call, Tensor]]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    forward_seconds: float = 0.0
+    statistics_seconds: float = 0.0
 
 
 def observe_block(
@@ -152,9 +188,10 @@ def observe_block(
     seen = Observation()
     inputs: dict[int, tuple[Tensor, str]] = {}  # by id; the tensor is held so that its id stays its own
     dtype = next(block.parameters()).dtype
+    start = time.perf_counter()
     with ExitStack() as hooks, ExitStack() as watching, torch.no_grad():
         for name, linear in linears.items():
-            hook = _statistics_hook(name, seen.statistics, inputs)
+            hook = _statistics_hook(name, seen, inputs)
             hooks.enter_context(linear.register_forward_pre_hook(hook))
         for name in watched:
             watching.enter_context(_watch(block, name, seen.samples.setdefault(name, [])))
@@ -163,17 +200,24 @@ def observe_block(
                 watching.close()
             inputs.clear()
             seen.outputs.append(call(block, x.to(dtype)).to(x.dtype))
+    seen.forward_seconds = time.perf_counter() - start - seen.statistics_seconds
+    for statistics in set(seen.statistics.values()):
+        statistics.complete()
     return seen
 
 
-def _statistics_hook(name: str, statistics: dict[str, InputStatistics], inputs: dict[int, tuple[Tensor, str]]):
+def _statistics_hook(name: str, seen: Observation, inputs: dict[int, tuple[Tensor, str]]):
     def hook(linear, args):
         x = args[0]
         _, owner = inputs.setdefault(id(x), (x, name))
         if owner != name:
-            statistics[name] = statistics[owner]
+            seen.statistics[name] = seen.statistics[owner]
             return
-        statistics.setdefault(name, InputStatistics.empty(x.shape[-1])).add(x)
+        start = time.perf_counter()
+        if name not in seen.statistics:
+            seen.statistics[name] = InputStatistics.empty(x.shape[-1])
+        seen.statistics[name].add(x)
+        seen.statistics_seconds += time.perf_counter() - start
 
     return hook
 

@@ -5,6 +5,9 @@ error `W - Q(W s) / s` does the least harm to the output. For the output of a li
 with E the error and G = X^T X the Gram matrix of the input, `||X E^T||^2 = trace(E G E^T)`, so no token is run again.
 Where the inspected output is behind a nonlinearity (attention, the gated MLP), the closed form ranks the candidates
 and the best few are confirmed by running the module itself on a few samples.
+
+The loss is a sum over output rows, so that of a large layer is estimated from some of its rows, the same for all
+candidates, and the best few are told apart on more of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +17,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scales.observe import Call, InputStatistics
+from scales.observe import Call
 
 N_RATIOS = 20
-N_CONFIRMED = 3
+N_CONFIRMED = 5
+
+# A loss that takes more multiplications than this, some 0.2 s, is found on a sample of the weight's rows.
+WHOLE_PRODUCTS = 2**33
+LOSS_ROWS = 256
+
+# Rounds of the ranking of a large layer: (rows, how many candidates are left).
+ROUNDS = ((128, N_RATIOS), (512, N_CONFIRMED))
+
+# Rows rounded at a time hold at most this many weights: no more than that of a quantizer's temporaries is needed.
+CHUNK_WEIGHTS = 2**20
 
 # A float weight in, the weight its codes stand for out: all the search knows of the grid.
 Quantizer = Callable[[Tensor], Tensor]
@@ -44,30 +57,64 @@ def candidate(mean_abs: Tensor, ratio: float) -> Tensor:
     return torch.where(live, scale / centre, torch.ones_like(scale))
 
 
+def candidates(mean_abs: Tensor) -> list[ScaleChoice]:
+    """What is tried for the statistic `(S,)` of an input."""
+    return [ScaleChoice(step / N_RATIOS, candidate(mean_abs, step / N_RATIOS)) for step in range(N_RATIOS)]
+
+
 def output_loss(error: Tensor, gram: Tensor) -> float:
     """`trace(E G E^T)`: the squared output error of a weight error `(N, K)`, summed over the tokens of `gram`."""
     return float(((error @ gram) * error).sum())
 
 
+def sample_rows(weight: Tensor, rows: int = LOSS_ROWS) -> Tensor:
+    """Evenly spaced rows of a `(N, K)` weight: `(rows, K)`, or all of them if that is not much work."""
+    n, k = weight.shape
+    if n <= rows or n * k**2 <= WHOLE_PRODUCTS:
+        return weight
+    return weight[torch.arange(rows, device=weight.device) * n // rows]
+
+
+def relative_loss(rounded: Tensor, weight: Tensor, gram: Tensor) -> float:
+    """The squared output error of `rounded` as a share of the squared output of `weight`, both `(N, K)`.
+
+    Of large layers, hand in the same `sample_rows` of both.
+    """
+    whole = output_loss(weight, gram)
+    return output_loss(rounded - weight, gram) / whole if whole > 0 else 0.0
+
+
+def quantize_by_rows(weight: Tensor, quantize: Quantizer) -> Tensor:
+    """`quantize(weight)`, some rows of the `(N, K)` weight at a time: in a processor's cache, and in little memory."""
+    rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
+    return torch.cat([quantize(part) for part in weight.split(rows)])
+
+
 def rank(
+    choices: Sequence[ScaleChoice],
     weights: Sequence[Tensor],
-    statistics: InputStatistics,
-    vector: Tensor,
+    gram: Tensor,
     expand: Callable[[Tensor], Tensor],
     quantize: Quantizer,
 ) -> list[ScaleChoice]:
-    """All candidates, best first, by the summed output error of `weights`, which share the input `statistics`.
+    """The choices, best first, by the summed output error of `weights`, whose common input has the matrix `gram`.
 
-    vector: the statistic `(S,)` the scales are powers of; expand: takes a scale `(S,)` to the `(K,)` input channels.
+    expand: takes a scale `(S,)` to the `(K,)` input channels.
     """
-    losses: list[tuple[float, ScaleChoice]] = []
-    for step in range(N_RATIOS):
-        choice = ScaleChoice(step / N_RATIOS, candidate(vector, step / N_RATIOS))
-        scale = expand(choice.vector)
-        loss = sum(output_loss(quantize(weight * scale) / scale - weight, statistics.gram) for weight in weights)
-        losses.append((loss, choice))
-    losses.sort(key=lambda pair: pair[0])
-    return [choice for _, choice in losses]
+    ranked = list(choices)
+    for rows, left in ROUNDS:
+        samples = [sample_rows(weight, rows) for weight in weights]
+        shares = [len(sample) / len(weight) for sample, weight in zip(samples, weights, strict=True)]
+
+        def loss(choice: ScaleChoice, samples=samples, shares=shares) -> float:
+            scale = expand(choice.vector)
+            errors = [quantize(sample * scale).div_(scale).sub_(sample) for sample in samples]
+            return sum(output_loss(error, gram) / share for error, share in zip(errors, shares, strict=True))
+
+        ranked[:left] = sorted(ranked[:left], key=loss)
+        if min(shares) == 1:
+            break
+    return ranked
 
 
 def confirm(
@@ -84,7 +131,7 @@ def confirm(
 
     def error(choice: ScaleChoice) -> float:
         scale = expand(choice.vector)
-        rounded = [quantize(linear.weight.data * scale) / scale for linear in linears]
+        rounded = [quantize_by_rows(linear.weight.data * scale, quantize).div_(scale) for linear in linears]
         with substituted(linears, rounded):
             return module_error(module, samples)
 

@@ -36,9 +36,9 @@ def calibration_text(model: Path) -> Path:
 
 def request(model: Path, output: Path, **changes) -> quantize.Request:
     plain = dict(
-        model_name=str(model), w_bit=4, group_size=32, awq="none", scales=None, lm_head=False, lm_head_group_size=32,
-        calib_data=str(calibration_text(model)), n_samples=8, seqlen=16, seed=0, flash_attention=None,
-        output=str(output), overwrite=False, trust_remote_code=False,
+        model_name=str(model), w_bit=4, group_size=32, awq="none", scales=None, solver="rtn", lm_head=False,
+        lm_head_group_size=32, calib_data=str(calibration_text(model)), n_samples=8, seqlen=16, seed=0,
+        flash_attention=None, output=str(output), overwrite=False, trust_remote_code=False,
     )  # fmt: skip
     return quantize.Request(**plain | changes)
 

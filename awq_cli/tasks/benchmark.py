@@ -7,7 +7,7 @@ import torch
 
 from awq_cli.memory import peak_rss_bytes
 from awq_cli.tasks.progress import Progress
-from awq_cli.tasks.runner import ModelRequest, Runnable, open_runnable
+from awq_cli.tasks.runner import ModelRequest, ModelResult, Runnable, open_runnable
 from awq_cli.tasks.texts import benchmark_text, encode
 from qlinear.backends.base import Metered
 from qlinear.decoder import Decoder, generate
@@ -59,15 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Result:
-    task: str
-    model: str
-    target: str
-    backend: str
-    notes: tuple[str, ...]
-    precision: str
-    flash_attention: bool
-    checkpoint: str | None
+class Result(ModelResult):
     threads: int
     dataset: str
     rows: list[Row]
@@ -92,20 +84,13 @@ def run(request: Request, progress: Progress) -> Result:
         for length in progress.track(lengths, len(lengths), "prompt lengths")
     ]
     return Result(
-        request.task,
-        runnable.name,
-        request.target,
-        runnable.backend,
-        runnable.notes,
-        request.precision,
-        runnable.flash_attention,
-        runnable.checkpoint,
-        torch.get_num_threads(),
-        text.name,
-        rows,
-        peak_rss_bytes(),
-        runnable.model_bytes,
-        runnable.meter and {name: figure._asdict() for name, figure in runnable.meter.latency.rows()},
+        **runnable.described(request.task, request),
+        threads=torch.get_num_threads(),
+        dataset=text.name,
+        rows=rows,
+        peak_rss_bytes=peak_rss_bytes(),
+        model_bytes=runnable.model_bytes,
+        latency_model=runnable.meter and {name: figure._asdict() for name, figure in runnable.meter.latency.rows()},
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from awq_cli.tasks.progress import Progress
-from awq_cli.tasks.runner import ModelRequest, Runnable, open_runnable
+from awq_cli.tasks.runner import ModelRequest, ModelResult, Runnable, open_runnable
 from awq_cli.tasks.texts import encode
 from qlinear.decoder import generate, greedy
 from qlinear.errors import OptionError
@@ -49,14 +49,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Result:
-    task: str
-    model: str
-    target: str
-    backend: str
-    notes: tuple[str, ...]
-    flash_attention: bool
-    checkpoint: str | None
+class Result(ModelResult):
     responses: list[Response]
 
 
@@ -88,16 +81,7 @@ def run(request: Request, progress: Progress) -> Result:
             )
         )
         progress.partial(responses[-1])
-    return Result(
-        "decode",
-        runnable.name,
-        request.target,
-        runnable.backend,
-        runnable.notes,
-        runnable.flash_attention,
-        runnable.checkpoint,
-        responses,
-    )
+    return Result(**runnable.described("decode", request), responses=responses)
 
 
 def _encode(runnable: Runnable, prompt: str, chat: bool):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from awq_cli.tasks.progress import Progress
-from awq_cli.tasks.runner import ModelRequest, open_runnable
+from awq_cli.tasks.runner import ModelRequest, ModelResult, open_runnable
 from awq_cli.tasks.texts import WIKITEXT, encode, open_text
 from qlinear.errors import OptionError
 
@@ -20,17 +20,9 @@ class Request(ModelRequest):
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ModelResult):
     """tokens: how many were predicted, that is all but the first of each window."""
 
-    task: str
-    model: str
-    target: str
-    backend: str
-    notes: tuple[str, ...]
-    precision: str
-    flash_attention: bool
-    checkpoint: str | None
     perplexity: float
     window: int
     n_windows: int
@@ -48,7 +40,7 @@ def run(request: Request, progress: Progress) -> Result:
     for note in runnable.notes:
         progress.note(note)
     runnable.check_fits(request.window, "windows of --window")
-    windows = _windows(encode(runnable.tokenizer, text.text), request.window, request.n_windows, text.name)
+    windows = cut_windows(encode(runnable.tokenizer, text.text), request.window, request.n_windows, text.name)
     decoder = runnable.decoder(request.window, progress)
     start = time.perf_counter()
     total = 0.0
@@ -56,24 +48,18 @@ def run(request: Request, progress: Progress) -> Result:
         total += decoder.negative_log_likelihood(window)
     tokens = len(windows) * (request.window - 1)
     return Result(
-        "perplexity",
-        runnable.name,
-        request.target,
-        runnable.backend,
-        runnable.notes,
-        request.precision,
-        runnable.flash_attention,
-        runnable.checkpoint,
-        math.exp(total / tokens),
-        request.window,
-        len(windows),
-        tokens,
-        text.name,
-        time.perf_counter() - start,
+        **runnable.described("perplexity", request),
+        perplexity=math.exp(total / tokens),
+        window=request.window,
+        n_windows=len(windows),
+        tokens=tokens,
+        dataset=text.name,
+        seconds=time.perf_counter() - start,
     )
 
 
-def _windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> Tensor:
+def cut_windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> Tensor:
+    """The first `n_windows` windows `(n_windows, window)` of a text `(length,)`, or all. Raises `OptionError`."""
     available = len(tokens) // window
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one --window of {window}; use a smaller one")

@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 from awq_cli import __version__, paths
 from awq_cli.memory import peak_rss_bytes
+from awq_cli.tasks.calibrating import Calibration, open_calibration
 from awq_cli.tasks.plan import Plan, full_name, make_plan, unit_linears
 from awq_cli.tasks.progress import Progress
 from awq_cli.tasks.scaling import Scaling, open_scaling
 from checkpoints.pretrained import PretrainedModel, open_pretrained
 from checkpoints.writer import CheckpointWriter, quantization_section
+from qlinear.errors import ModelError
+from qlinear.grid import GridWeight
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
-from qlinear.solvers import SOLVERS
-
-SOLVER = "rtn"
+from qlinear.solvers import rtn
+from scales.awq import LayerLoss, watched_modules
+from scales.precision import onednn_float32
+from scales.search import relative_loss
+from scales.solve import METHODS, Method, Solution, round_linears, solve_block
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Request:
     group_size: int | None
     awq: str
     scales: str | None
+    solver: str
     lm_head: bool
     lm_head_group_size: int
     calib_data: str
@@ -43,11 +49,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Seconds:
-    """load: opening the model and the first block's inputs; search: all blocks; total: up to the checkpoint."""
+    """load: opening the model and the first block's inputs; search: all blocks; total: up to the checkpoint.
+
+    forward: what the float32 forward passes over the calibration text alone took of the search.
+    """
 
     load: float
     search: float
     total: float
+    forward: float
 
 
 @dataclass(frozen=True)
@@ -62,12 +72,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """Relative squared output errors on the calibration text, None where none was read; ratio: AWQ's exponent."""
+    """Relative squared output errors on the calibration text, None where none was read; ratio: AWQ's exponent.
+
+    loss_rtn, loss_awq: plainly rounded, on what the float model hands the layer, without AWQ and with it; loss_solver:
+    of the solver's codes, on what the quantized layers before it hand over.
+    """
 
     name: str
     group_size: int
     loss_rtn: float | None
     loss_awq: float | None
+    loss_solver: float | None
     ratio: float | None
 
 
@@ -100,13 +115,17 @@ def run(request: Request, progress: Progress) -> Result:
         progress.note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer")
     with CheckpointWriter(_directory(source.name, request, plan), request.overwrite) as writer:
         scaling = open_scaling(request, source, plan, _quantizer(request.w_bit, plan.group_size), progress)
+        method = METHODS[request.solver]
+        calibration = _calibration(request, source, plan, scaling, progress)
         opened = time.perf_counter()
-        work = _Work(source, plan, request.w_bit, writer)
+        work = _Work(source, plan, request.w_bit, method, scaling, calibration, writer)
         for index, unit in progress.track(enumerate(plan.units), len(plan.units), "blocks"):
-            work.quantize_unit(index, unit, scaling)
+            work.quantize_unit(index, unit)
         searched = time.perf_counter()
         work.write_rest()
-        scaling.save()
+        read = calibration.meta if calibration else getattr(scaling, "calibration", None)
+        scaling.save(read)
+        forward = calibration.forward_seconds if calibration else 0.0
         result = Result(
             "quantize",
             source.name,
@@ -114,12 +133,12 @@ def run(request: Request, progress: Progress) -> Result:
             plan.group_size,
             request.lm_head,
             scaling.mode,
-            SOLVER,
+            request.solver,
             bool(request.flash_attention),
-            scaling.calibration,
+            read,
             str(scaling.path) if scaling.path else None,
             scaling.fallback_blocks,
-            Seconds(opened - start, searched - opened, time.perf_counter() - start),
+            Seconds(opened - start, searched - opened, time.perf_counter() - start, forward),
             work.size(),
             peak_rss_bytes(),
             str(writer.directory),
@@ -137,56 +156,105 @@ def _directory(model: str, request: Request, plan: Plan) -> Path:
         request.w_bit,
         plan.group_size,
         request.awq != "none",
+        request.solver,
         request.lm_head,
         bool(request.flash_attention),
     )
 
 
 def _quantizer(bits: int, group_size: int):
+    """What the search rounds its candidates with, whichever way the codes are chosen in the end."""
+
     def quantize(weight: Tensor) -> Tensor:
-        return SOLVERS[SOLVER](weight, bits, group_size).decode()
+        return rtn(weight, bits, group_size).decode()
 
     return quantize
+
+
+def _calibration(
+    request: Request, source: PretrainedModel, plan: Plan, scaling: Scaling, progress: Progress
+) -> Calibration | None:
+    """The calibration text, if the search or the solver wants to see it. Raises `ModelError` where it cannot be run."""
+    reads = METHODS[request.solver].reads_text(scaling.mode != "none")
+    if not reads and scaling.mode != "run":
+        return None
+    if plan.architecture is None:
+        raise ModelError(f"--solver {request.solver} needs to know the blocks of {source.name}; use rtn or hqq")
+    return open_calibration(request, source, plan, reads, progress)
 
 
 class _Work:
     """Turns modules into tensors of the checkpoint, and keeps count."""
 
-    def __init__(self, source: PretrainedModel, plan: Plan, bits: int, writer: CheckpointWriter):
+    def __init__(
+        self,
+        source: PretrainedModel,
+        plan: Plan,
+        bits: int,
+        method: Method,
+        scaling: Scaling,
+        calibration: Calibration | None,
+        writer: CheckpointWriter,
+    ):
         self.source, self.plan, self.bits, self.writer = source, plan, bits, writer
+        self.method, self.scaling, self.calibration = method, scaling, calibration
+        self.dtype = torch.float32 if calibration else scaling.dtype
         self.layers: list[Layer] = []
         self.quantized_names: set[str] = set()
         self._written: set[str] = set()
         self._quantized_bytes = self._quantized_weights = self._bytes = 0
 
-    def quantize_unit(self, index: int, unit: str, scaling: Scaling) -> None:
+    def quantize_unit(self, index: int, unit: str) -> None:
         """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
-        self.source.materialize(unit, scaling.dtype)
+        self.source.materialize(unit, self.dtype)
         block = self.source.model.get_submodule(unit)
-        losses = scaling.apply(index, block)
+        with onednn_float32():
+            losses, solution = self._solve(index, block)
         for local, linear in unit_linears(self.source.model, unit).items():
             name, loss = full_name(unit, local), losses.get(local)
-            self._add_quantized(name, linear, self.plan.group_size)
-            figures = (loss.loss_rtn, loss.loss_awq, loss.ratio) if loss else (None, None, None)
-            self.layers.append(Layer(name, self.plan.group_size, *figures))
+            self._add_quantized(name, linear, solution.grids[local])
+            found = (loss.loss_rtn, loss.loss_awq) if loss else (None, None)
+            ratio = loss.ratio if loss else None
+            self.layers.append(Layer(name, self.plan.group_size, *found, solution.losses.get(local), ratio))
         self._add_float(unit, block)
         self.source.release(unit)
+
+    def _solve(self, index: int, block: nn.Module) -> tuple[dict[str, LayerLoss], Solution]:
+        if self.calibration is None:
+            losses = self.scaling.apply(index, block, None)
+            linears = unit_linears(self.source.model, self.plan.units[index])
+            return losses, round_linears(linears, self.method, self.bits, self.plan.group_size)
+        seen = self.calibration.observe(index, block, watched_modules(self.plan.architecture))
+        losses = self.scaling.apply(index, block, seen)
+        task = self.calibration.task(index, block)
+        if not task.inputs:
+            return losses, round_linears(task.linears, self.method, self.bits, self.plan.group_size)
+        solution = solve_block(task, self.method, self.bits, self.plan.group_size)
+        self.calibration.step(task, solution)
+        return losses, solution
 
     def write_rest(self) -> None:
         """The output head, if it is to be quantized, and every tensor outside the units."""
         model = self.source.model
         if self.plan.head_group_size is not None:
-            self.source.materialize(self.plan.head, torch.float32)
-            self._add_quantized(self.plan.head, model.get_submodule(self.plan.head), self.plan.head_group_size)
-            self.layers.append(Layer(self.plan.head, self.plan.head_group_size, None, None, None))
-            self.source.release(self.plan.head)
+            self._quantize_head(self.plan.head, self.plan.head_group_size)
         for name in _owners(model, self._written):
             self.source.materialize(name, torch.bfloat16)
             self._add_float(name, model.get_submodule(name), recurse=False)
             self.source.release(name)
 
-    def _add_quantized(self, name: str, linear: nn.Linear, group_size: int) -> None:
-        grid = SOLVERS[SOLVER](linear.weight.data, self.bits, group_size)
+    def _quantize_head(self, name: str, group_size: int) -> None:
+        statistics = self.calibration.head_statistics() if self.calibration and self.calibration.rounded else None
+        self.source.materialize(name, torch.float32)
+        head = self.source.model.get_submodule(name)
+        with onednn_float32():
+            grid = self.method.linear(head.weight.data, self.bits, group_size, statistics and statistics.gram)
+            loss = statistics and relative_loss(grid.decode(), head.weight.data, statistics.gram)
+        self._add_quantized(name, head, grid)
+        self.layers.append(Layer(name, group_size, None, None, loss, None))
+        self.source.release(name)
+
+    def _add_quantized(self, name: str, linear: nn.Linear, grid: GridWeight) -> None:
         bias = None if linear.bias is None else linear.bias.data.to(torch.bfloat16)
         tensors = QLinearPerGrp(PackedWeight.pack(grid), bias).state_dict()
         for part, tensor in tensors.items():

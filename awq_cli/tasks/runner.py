@@ -1,4 +1,4 @@
-"""What decode, benchmark and perplexity share: a model, float or quantized, ready to run on a target."""
+"""What the tasks that run a model share: a model, float or quantized, ready to run on a target."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ class ModelRequest:
     w_bit: int
     group_size: int | None
     awq: str
+    solver: str
     lm_head: bool
     checkpoint: str | None
     precision: str
@@ -35,10 +36,26 @@ class ModelRequest:
 
 
 @dataclass(frozen=True)
+class ModelResult:
+    """The fields of a result that say which model ran, and where; a task's own figures follow them."""
+
+    task: str
+    model: str
+    target: str
+    backend: str
+    notes: tuple[str, ...]
+    precision: str
+    flash_attention: bool
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
 class Runnable:
     """A model and what is known of it.
 
     name: of the model or of its checkpoint; backend: which code runs the quantized layers; model_bytes: as stored;
+    fingerprint: of the float model, or of the one a checkpoint says it was made from;
+    origin: what `--model_name` was when the checkpoint was made;
     notes: what the user should know of the backend, such as the NPU that was looked for;
     meter: counts what hardware that is only emulated would have done.
     """
@@ -50,6 +67,8 @@ class Runnable:
     flash_attention: bool
     model_bytes: int
     checkpoint: str | None
+    fingerprint: str | None = None
+    origin: str | None = None
     notes: tuple[str, ...] = ()
     meter: Metered | None = None
 
@@ -67,6 +86,19 @@ class Runnable:
             progress.note(f"--flash_attention runs the model's own modules: {reason}")
         return ModuleDecoder(self.model, max_tokens, static_cache=self.flash_attention)
 
+    def described(self, task: str, request: ModelRequest) -> dict[str, object]:
+        """The fields of `ModelResult`."""
+        return {
+            "task": task,
+            "model": self.name,
+            "target": request.target,
+            "backend": self.backend,
+            "notes": self.notes,
+            "precision": request.precision,
+            "flash_attention": self.flash_attention,
+            "checkpoint": self.checkpoint,
+        }
+
     def end_tokens(self) -> frozenset[int]:
         given = self.model.generation_config.eos_token_id
         ids = given if isinstance(given, list) else [given]
@@ -83,7 +115,7 @@ class Runnable:
 def open_runnable(request: ModelRequest) -> Runnable:
     """Load the float model or the quantized checkpoint that the request names onto its target."""
     if request.precision == "bf16":
-        return _open_float(request)
+        return open_float(request.model_name, request)
     target = open_target(request.target, Npu(request.device, _figures(request.latency)))
     directory = _checkpoint(request)
     loaded = store.load(directory, target.backend, request.flash_attention, request.trust_remote_code)
@@ -95,6 +127,8 @@ def open_runnable(request: ModelRequest) -> Runnable:
         loaded.flash_attention,
         loaded.model_bytes,
         str(directory),
+        loaded.recipe.get("fingerprint"),
+        loaded.recipe.get("options", {}).get("model_name"),
         (target.note,) if target.note else (),
         target.backend if hasattr(target.backend, "counters") else None,
     )
@@ -112,14 +146,17 @@ def _figures(given: tuple[str, ...]) -> dict[str, float]:
     return figures
 
 
-def _open_float(request: ModelRequest) -> Runnable:
+def open_float(model_name: str, request: ModelRequest) -> Runnable:
+    """The float model of that name on the request's target, whatever else the request names."""
     if request.target.startswith("aie"):
         raise OptionError(f"--precision bf16 runs the float model, which --target {request.target} cannot; use cpu")
     device = open_target(request.target).backend.device
-    source = open_pretrained(request.model_name, request.trust_remote_code)
+    source = open_pretrained(model_name, request.trust_remote_code)
     model = source.load().to(device)
-    code = f"{request.target}/torch bf16"
-    return Runnable(source.name, model, source.tokenizer, code, bool(request.flash_attention), source.float_bytes, None)
+    code, flash = f"{request.target}/torch bf16", bool(request.flash_attention)
+    return Runnable(
+        source.name, model, source.tokenizer, code, flash, source.float_bytes, None, source.fingerprint
+    )  # fmt: skip
 
 
 def _checkpoint(request: ModelRequest) -> Path:
@@ -130,6 +167,7 @@ def _checkpoint(request: ModelRequest) -> Path:
         request.w_bit,
         request.group_size,
         request.awq != "none",
+        request.solver,
         request.lm_head,
         request.flash_attention,
     )

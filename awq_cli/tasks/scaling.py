@@ -14,13 +14,9 @@ from awq_cli.tasks.progress import Progress
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import OptionError
 from scales import calibration, fold, zoo
-from scales.awq import LayerLoss, quantize_block, watched_modules
-from scales.observe import Call, observe_block, record_calls
-from scales.precision import onednn_float32
+from scales.awq import LayerLoss, quantize_block
+from scales.observe import Observation
 from scales.search import Quantizer
-
-# Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
-N_CONFIRM_SAMPLES = 4
 
 
 class Scaling(Protocol):
@@ -29,14 +25,13 @@ class Scaling(Protocol):
     mode: str
     dtype: torch.dtype
     path: Path | None
-    calibration: dict | None
     fallback_blocks: list[str]
 
-    def apply(self, index: int, block: nn.Module) -> dict[str, LayerLoss]:
-        """Change unit `index` in place; returns the losses of its linears by local name, where they are known."""
+    def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
+        """Change unit `index`, which showed `seen`, in place; the losses of its linears by local name, where known."""
 
-    def save(self) -> None:
-        """Keep what was found, if anything was searched."""
+    def save(self, calibration: dict | None) -> None:
+        """Keep what was found, if anything was searched, and on which text."""
 
 
 @dataclass
@@ -44,13 +39,12 @@ class NoScaling:
     mode: str = "none"
     dtype: torch.dtype = torch.bfloat16
     path: Path | None = None
-    calibration: dict | None = None
     fallback_blocks: list[str] = field(default_factory=list)
 
-    def apply(self, index: int, block: nn.Module) -> dict[str, LayerLoss]:
+    def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
         return {}
 
-    def save(self) -> None: ...
+    def save(self, calibration: dict | None) -> None: ...
 
 
 @dataclass
@@ -60,51 +54,44 @@ class LoadedScaling:
     path: Path
     blocks: list[zoo.BlockScales]
     config: object
+    clip: bool
     calibration: dict | None
     mode: str = "load"
     dtype: torch.dtype = torch.float32
     fallback_blocks: list[str] = field(default_factory=list)
 
-    def apply(self, index: int, block: nn.Module) -> dict[str, LayerLoss]:
+    def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
         for edge, vector in self.blocks[index].scales:
             fold.apply_scale(block, edge, vector, self.config)
-        for name, limits in self.blocks[index].clips.items():
-            fold.apply_clip(block.get_submodule(name), limits)
+        if self.clip:
+            _clip(block, self.blocks[index].clips)
         return {}
 
-    def save(self) -> None: ...
+    def save(self, calibration: dict | None) -> None: ...
 
 
 @dataclass
 class SearchedScaling:
-    """AWQ's search; `hidden` is the input of the next block for every calibration sample."""
+    """AWQ's search."""
 
     path: Path
     source: PretrainedModel
     plan: Plan
     quantize: Quantizer
+    clip: bool
     file: zoo.ScaleFile
-    hidden: list[Tensor]
-    calls: list[Call]
     mode: str = "run"
     dtype: torch.dtype = torch.float32
     fallback_blocks: list[str] = field(default_factory=list)
 
-    @property
-    def calibration(self) -> dict:
-        return self.file.meta["calibration"]
-
-    def apply(self, index: int, block: nn.Module) -> dict[str, LayerLoss]:
+    def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
         unit, architecture = self.plan.units[index], self.plan.architecture
         linears = unit_linears(self.source.model, unit)
-        with onednn_float32():
-            seen = observe_block(
-                block, linears, watched_modules(architecture), self.hidden, self.calls[index], N_CONFIRM_SAMPLES
-            )
-            found = quantize_block(
-                block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
-            )
-        self.hidden = seen.outputs
+        found = quantize_block(
+            block, linears, architecture, self.source.config, seen, self.quantize, self.plan.group_size
+        )
+        if self.clip:
+            _clip(block, found.clips)
         if found.fell_back:
             self.fallback_blocks.append(unit)
         for edge, vector in found.scales:
@@ -113,31 +100,43 @@ class SearchedScaling:
         self.file.clips += [(full_name(unit, name), limits) for name, limits in found.clips.items()]
         return found.losses
 
-    def save(self) -> None:
+    def save(self, calibration: dict | None) -> None:
+        self.file.meta["calibration"] = calibration
         zoo.write(self.path, self.file)
 
 
+def _clip(block: nn.Module, clips: dict[str, Tensor]) -> None:
+    for name, limits in clips.items():
+        fold.apply_clip(block.get_submodule(name), limits)
+
+
 def open_scaling(request, source: PretrainedModel, plan: Plan, quantize: Quantizer, progress: Progress) -> Scaling:
-    """Decide between the three by `request.awq`; `auto` loads a file that fits exactly, and searches otherwise."""
+    """Decide between the three by `request.awq`; `auto` loads a file that fits exactly, and searches otherwise.
+
+    Clips are for plain rounding; every other solver finds ranges of its own for the weights as they are.
+    """
+    clip = request.solver == "rtn"
     if request.awq == "none":
         return NoScaling()
     default = paths.scales_path(source.name, request.w_bit, plan.group_size)
     path = Path(request.scales) if request.scales else default
     if request.awq == "load":
-        return _load(path, zoo.read(path), request, source, plan)
+        return _load(path, zoo.read(path), request, source, plan, clip)
     if request.awq == "auto" and path.is_file():
         file = zoo.read(path)
         if _fits(file, request, source):
             progress.note(f"loading AWQ scales from {path}")
-            return _load(path, file, request, source, plan)
+            return _load(path, file, request, source, plan, clip)
         made = f"{path} was made from other calibration data or another model"
         if request.scales:
             raise OptionError(f"{made}; --awq load takes it as it is, --awq run replaces it")
         progress.note(f"{made}; searching anew and replacing it")
-    return _search(path, request, source, plan, quantize, progress)
+    _check_writable(path)
+    meta = {"w_bit": request.w_bit, "group_size": plan.group_size, "fingerprint": source.fingerprint}
+    return SearchedScaling(path, source, plan, quantize, clip, zoo.ScaleFile(meta=meta))
 
 
-def _load(path: Path, file: zoo.ScaleFile, request, source: PretrainedModel, plan: Plan) -> LoadedScaling:
+def _load(path: Path, file: zoo.ScaleFile, request, source: PretrainedModel, plan: Plan, clip: bool) -> LoadedScaling:
     expected = {"w_bit": request.w_bit, "group_size": plan.group_size, "fingerprint": source.fingerprint}
     zoo.check_made_for(path, file, expected)
 
@@ -154,7 +153,7 @@ def _load(path: Path, file: zoo.ScaleFile, request, source: PretrainedModel, pla
         return fold.scale_length(first_block, edge, source.config)
 
     blocks = zoo.by_block(file, plan.architecture, list(plan.units), linear_shape, scale_length, plan.group_size)
-    return LoadedScaling(path, blocks, source.config, file.meta.get("calibration"))
+    return LoadedScaling(path, blocks, source.config, clip, file.meta.get("calibration"))
 
 
 def _fits(file: zoo.ScaleFile, request, source: PretrainedModel) -> bool:
@@ -167,41 +166,10 @@ def _fits(file: zoo.ScaleFile, request, source: PretrainedModel) -> bool:
     wanted = {"n_samples": request.n_samples, "seqlen": request.seqlen, "seed": request.seed}
     if any(made_from.get(key) != value for key, value in wanted.items()):
         return False
-    name = os.path.basename(request.calib_data)
-    return made_from.get("source") == name and (
-        name in calibration.SOURCES or made_from.get("sha256") == calibration.read_text(request.calib_data).sha256
-    )
-
-
-def _search(
-    path: Path, request, source: PretrainedModel, plan: Plan, quantize: Quantizer, progress: Progress
-) -> SearchedScaling:
-    context = getattr(source.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and request.seqlen > context:
-        raise OptionError(f"--seqlen {request.seqlen} is more than the model's context of {context} tokens")
-    if request.calib_data in calibration.SOURCES and request.calib_data != "builtin":
-        progress.note(f"reading calibration text {request.calib_data} from the hub")
-    text = calibration.read_text(request.calib_data)
-    blocks = calibration.token_blocks(source.tokenizer, text, request.n_samples, request.seqlen, request.seed)
-    _check_writable(path)
-    drawn = len(blocks.tokens)
-    if drawn < request.n_samples:
-        progress.note(f"calibration text {text.name} has {drawn} blocks of {request.seqlen} tokens; using them all")
-    meta = {
-        "w_bit": request.w_bit,
-        "group_size": plan.group_size,
-        "fingerprint": source.fingerprint,
-        "calibration": {
-            "source": text.name,
-            "sha256": text.sha256,
-            "n_samples": request.n_samples,
-            "samples_drawn": drawn,
-            "seqlen": request.seqlen,
-            "seed": request.seed,
-        },
-    }
-    hidden, calls = _first_inputs(source, plan, blocks.tokens)
-    return SearchedScaling(path, source, plan, quantize, zoo.ScaleFile(meta=meta), hidden, calls)
+    if made_from.get("source") != os.path.basename(request.calib_data):
+        return False
+    named = (*calibration.SOURCES, calibration.SELF)
+    return request.calib_data in named or made_from.get("sha256") == calibration.read_text(request.calib_data).sha256
 
 
 def _check_writable(path: Path) -> None:
@@ -211,18 +179,3 @@ def _check_writable(path: Path) -> None:
         raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with --scales")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another --scales")
-
-
-def _first_inputs(source: PretrainedModel, plan: Plan, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
-    """What the first block sees; the weights this takes are let go of again."""
-    parent_name, _, blocks_name = plan.architecture.blocks.rpartition(".")
-    parent = source.model.get_submodule(parent_name)
-    front = [f"{parent_name}.{name}" for name, _ in parent.named_children() if name != blocks_name]
-    front.append(plan.units[0])
-    for name in front:
-        source.materialize(name, torch.float32)
-    blocks = [source.model.get_submodule(unit) for unit in plan.units]
-    hidden, calls = record_calls(source.model, blocks, tokens)
-    for name in front:
-        source.release(name)
-    return [x.to(torch.bfloat16) for x in hidden], calls  # half the memory, and none of float16's overflow

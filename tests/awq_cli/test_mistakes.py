@@ -8,8 +8,17 @@ from tests.awq_cli.conftest import CALIBRATION
 IDLE = [
     ("quantize", ["--lm_head_group_size", "64"], "--lm_head_group_size means nothing without --lm_head"),
     ("quantize", ["--awq", "none", "--scales", "x.pt"], "--scales means nothing with --awq none"),
-    ("quantize", ["--awq", "none", "--n_samples", "8"], "--n_samples means nothing with --awq none"),
-    ("quantize", ["--awq", "load", "--seed", "1"], "--seed means nothing with --awq load"),
+    (
+        "quantize",
+        ["--awq", "none", "--n_samples", "8"],
+        "--n_samples means nothing with --awq none and --solver rtn or hqq",
+    ),
+    (
+        "quantize",
+        ["--awq", "none", "--solver", "hqq", "--seed", "1"],
+        "--seed means nothing with --awq none and --solver rtn or hqq",
+    ),
+    ("quantize", ["--awq", "load", "--seed", "1"], "--seed means nothing with --awq load and --solver rtn"),
     ("quantize", ["--csv", "rows.csv"], "--csv means nothing for --task quantize"),
     ("quantize", ["--target", "cpu"], "--target means nothing for --task quantize"),
     ("quantize", ["--prompt", "hello"], "--prompt means nothing for --task quantize"),
@@ -34,9 +43,10 @@ def test_an_option_that_means_nothing_is_refused(run, task, options, message):
 
 
 MALFORMED = [
-    ([], "Missing option '--task'. Choose from: quantize, decode, benchmark, benchmark_long, perplexity"),
+    ([], "Missing option '--task'. Choose from: quantize, decode, benchmark, benchmark_long, perplexity, "
+     "evaluate"),
     (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'benchmark', "
-     "'benchmark_long', 'perplexity'."),
+     "'benchmark_long', 'perplexity', 'evaluate'."),
     (["--task", "quantize", "--w_bit", "5"], "Invalid value for '--w_bit': '5' is not one of '3', '4'."),
     (["--task", "quantize", "--group_size", "96"],
      "Invalid value for '--group_size': '96' is not one of '32', '64', '128', '256'."),
@@ -132,7 +142,7 @@ def test_calibration_text(run, model, tmp_path):
     assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 20 {too_short}"
     text.write_bytes(b"caf\xe9")
     assert f"--calib_data {text} cannot be read as UTF-8 text" in run(*quantize, "--calib_data", text).error
-    missing = "--calib_data lost.txt: no such file, and not one of builtin, pileval, wikitext2, c4"
+    missing = "--calib_data lost.txt: no such file, and not one of builtin, pileval, wikitext2, c4, self"
     assert run(*quantize, "--calib_data", "lost.txt").error == missing
     error = run(*quantize, "--seqlen", "601").error
     assert error == "--seqlen 601 is more than the model's context of 600 tokens"

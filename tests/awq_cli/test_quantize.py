@@ -7,6 +7,8 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from awq_cli.options import IDLE
+from scales.solve import METHODS
 from tests.awq_cli.conftest import CALIBRATION
 
 FIELDS = {"task", "model", "w_bit", "group_size", "lm_head", "awq", "solver", "seconds", "size", "peak_rss_bytes"}
@@ -32,16 +34,17 @@ def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, f
     assert FIELDS <= made.keys()
     assert (made["task"], made["model"], made["w_bit"], made["group_size"]) == ("quantize", "tiny", bits, 64)
     assert (made["lm_head"], made["awq"], made["solver"]) == (head, "run", "rtn")
-    assert made["seconds"].keys() == {"load", "search", "total"}
+    assert made["seconds"].keys() == {"load", "search", "total", "forward"}
+    assert 0 < made["seconds"]["forward"] < made["seconds"]["search"]
     assert 0 < made["seconds"]["load"] + made["seconds"]["search"] <= made["seconds"]["total"]
     name = f"tiny-w{bits}-g64-awq" + "-lm_head" * head + "-flash_attention" * flash
     assert made["checkpoint"] == f"quantized_models/{name}"
 
     assert len(made["layers"]) == 2 * LINEARS_A_BLOCK + head
     for layer in made["layers"]:
-        assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "ratio"}
+        assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "loss_solver", "ratio"}
         if layer["name"] == "lm_head":
-            assert layer == {"name": "lm_head", "group_size": 32, "loss_rtn": None, "loss_awq": None, "ratio": None}
+            assert layer["group_size"] == 32 and set(list(layer.values())[2:]) == {None}
         else:
             assert layer["group_size"] == 64 and 0 < layer["loss_rtn"] < 0.2 and 0 < layer["loss_awq"] < 0.2
     assert_sizes(made, run.folder / made["checkpoint"], bits, head)
@@ -53,6 +56,48 @@ def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, f
     assert [row["prompt_tokens"] for row in timed["rows"]] == [4, 8, 16, 32, 64, 128, 256]
     scored = run.result("--task", "perplexity", *chosen, "--dataset", text_file, "--window", 64, "--n_windows", 2)
     assert scored["tokens"] == 2 * 63 and scored["perplexity"] > 1
+
+
+@pytest.mark.parametrize("awq", ["none", "run", "load"])
+def test_solvers(run, model, text_file, awq):
+    """Each makes a checkpoint of its own that is found and decoded; the more it looks at, the less it errs."""
+    calibration = ("--calib_data", text_file, "--n_samples", "16", "--seqlen", "64")
+    if awq == "load":
+        run.result(*quantize(model, *calibration))
+    losses = {}
+    for solver in ("rtn", "hqq", "gptq"):
+        chosen = ("--awq", awq, "--solver", solver, "--lm_head")
+        text = calibration if METHODS[solver].reads_text(awq != "none") or awq == "run" else ()
+        made = run.result(*quantize(model, *chosen, *text, "--overwrite"))
+        method = solver if awq == "none" else "awq" if solver == "rtn" else f"awq-{solver}"
+        assert made["checkpoint"] == f"quantized_models/tiny-w4-g64-{method}-lm_head" and made["solver"] == solver
+        asked = ("--awq", awq if awq == "none" else "auto", "--solver", solver, "--lm_head")
+        decoded = run.result("--task", "decode", "--model_name", model, *asked, "--prompt", "the value of this")
+        assert decoded["checkpoint"] == made["checkpoint"]
+        losses[solver] = [layer["loss_solver"] for layer in made["layers"]]
+    reading = [solver for solver in losses if METHODS[solver].reads_text(awq != "none")]
+    assert reading == (["gptq"] if awq == "none" else ["hqq", "gptq"])
+    for solver, found in losses.items():
+        assert [loss is not None for loss in found] == [solver in reading] * (2 * LINEARS_A_BLOCK + 1)
+    if awq != "none":
+        assert all(ours < 0.9 * other for ours, other in zip(losses["gptq"], losses["hqq"], strict=True))
+
+
+def test_a_solver_makes_the_same_of_scales_searched_and_loaded(run, model, text_file):
+    for solver in ("hqq", "gptq"):
+        chosen = ("--solver", solver, "--lm_head", "--calib_data", text_file, *CALIBRATION)
+        assert run.result(*quantize(model, "--awq", "run", *chosen, "--output", "searched", "--overwrite"))
+        assert run.result(*quantize(model, "--awq", "load", *chosen, "--output", "loaded", "--overwrite"))
+        made = [(run.folder / name / "model.safetensors").read_bytes() for name in ("searched", "loaded")]
+        assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("awq", ["none", "load"])
+@pytest.mark.parametrize("solver", METHODS)
+def test_calibration_options_are_refused_just_where_no_text_is_read(awq, solver):
+    values = {"task": "quantize", "awq": awq, "solver": solver}
+    idle = any(holds(values) for holds, _, names in IDLE if "calib_data" in names)
+    assert idle is not METHODS[solver].reads_text(awq != "none")
 
 
 def assert_sizes(made: dict, folder, bits: int, head: bool) -> None:
@@ -171,3 +216,14 @@ def test_an_unknown_architecture_is_rounded_plainly_or_refused(run, model, token
         "--task", "decode", "--checkpoint", made["checkpoint"], "--prompt", "the", "--max_new_tokens", 2
     )
     assert answer["responses"][0]["prompt_tokens"] == 2
+
+
+def test_a_model_writes_its_own_calibration_text(run, model):
+    chosen = ("--calib_data", "self", *CALIBRATION)
+    made = run.result(*quantize(model, "--awq", "run", *chosen))
+    assert made["calibration"]["source"] == "self" and made["calibration"]["samples_drawn"] == 4
+    searched = weights(run, "tiny-w4-g64-awq")
+    assert run.result(*quantize(model, *chosen, "--overwrite"))["awq"] == "load"
+    assert weights(run, "tiny-w4-g64-awq") == searched
+    run.result(*quantize(model, "--awq", "run", *chosen, "--overwrite"))
+    assert weights(run, "tiny-w4-g64-awq") == searched

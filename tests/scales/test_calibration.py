@@ -37,7 +37,7 @@ def test_a_file_is_named_without_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent.txt", "no such file, and not one of builtin, pileval, wikitext2, c4$"),
+        ("absent.txt", "no such file, and not one of builtin, pileval, wikitext2, c4, self$"),
         ("", "cannot be read as UTF-8 text"),  # the folder itself
         ("latin1.txt", "cannot be read as UTF-8 text"),
         ("with\0zero", "cannot be read as UTF-8 text"),
@@ -75,27 +75,26 @@ def test_hub_rows_are_joined_and_limited(monkeypatch):
 
 def test_blocks_are_whole_consecutive_pieces_in_the_order_of_the_text():
     found = token_blocks(tokenizer, numbers(1000), n_samples=7, seqlen=30, seed=42)
-    assert found.tokens.shape == (7, 30) and found.tokens.dtype == torch.int64
-    starts = found.tokens[:, 0]
-    assert torch.equal(found.tokens, starts.unsqueeze(1) + torch.arange(30))
+    assert found.shape == (7, 30) and found.dtype == torch.int64
+    starts = found[:, 0]
+    assert torch.equal(found, starts.unsqueeze(1) + torch.arange(30))
     assert (starts % 30 == 0).all() and (starts.diff() > 0).all()
-    assert (found.source, found.sha256) == ("numbers", numbers(1000).sha256)
 
 
 def test_the_seed_draws_the_blocks_and_touches_no_global_state():
     state = torch.get_rng_state()
-    draws = [token_blocks(tokenizer, numbers(1000), 5, 10, seed).tokens for seed in (1, 1, 2)]
+    draws = [token_blocks(tokenizer, numbers(1000), 5, 10, seed) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_text_with_fewer_blocks_than_samples_gives_all_it_has():
     found = token_blocks(tokenizer, numbers(59), n_samples=128, seqlen=20, seed=0)
-    assert torch.equal(found.tokens, torch.arange(40).view(2, 20))
+    assert torch.equal(found, torch.arange(40).view(2, 20))
 
 
 @pytest.mark.parametrize("count", [0, 1, 19])
 def test_a_text_shorter_than_one_block(count):
     with pytest.raises(CalibrationError, match=f"numbers has {count} tokens, less than one block of --seqlen 20"):
         token_blocks(tokenizer, numbers(count), n_samples=1, seqlen=20, seed=0)
-    assert token_blocks(tokenizer, numbers(20), 1, 20, 0).tokens.shape == (1, 20)
+    assert token_blocks(tokenizer, numbers(20), 1, 20, 0).shape == (1, 20)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from scales.clip import search_clip
+from scales.clip import diagonal_blocks, search_clip
 from tests.scales.reference import outlier_inputs, random_weight, round_to_grid
 
 GROUP = 32
 SHRINKS = [1 - step / 20 for step in range(10)]
 
 
-def gram_of(x: torch.Tensor) -> torch.Tensor:
-    return (x.t() @ x).float()
+def blocks_of(x: torch.Tensor, group_size: int = GROUP) -> torch.Tensor:
+    return diagonal_blocks((x.t() @ x).float(), group_size, torch.ones(x.shape[1]))
 
 
 def literal_losses(group: torch.Tensor, x: torch.Tensor) -> list[float]:
@@ -30,7 +30,7 @@ def literal_losses(group: torch.Tensor, x: torch.Tensor) -> list[float]:
 def test_every_row_and_group_gets_the_clip_of_the_literal_search(seed, tokens):
     weight = random_weight(5, 3 * GROUP, seed)
     x = outlier_inputs(tokens, 3 * GROUP, seed)
-    clips = search_clip(weight, gram_of(x), GROUP, round_to_grid)
+    clips = search_clip(weight, blocks_of(x), round_to_grid)
     assert clips.shape == (5, 3, 1) and clips.dtype == torch.float32
     chosen = set()
     for row in range(5):
@@ -46,13 +46,21 @@ def test_every_row_and_group_gets_the_clip_of_the_literal_search(seed, tokens):
     assert len(chosen) > 3, "the weights were made so that clipping helps, some more than others"
 
 
+def test_blocks_are_the_groups_own_products_of_the_scaled_input():
+    x = outlier_inputs(50, 3 * GROUP)
+    scale = torch.rand(3 * GROUP, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = diagonal_blocks((x.t() @ x).float(), GROUP, scale)
+    for index, part in enumerate((x / scale.double()).split(GROUP, dim=1)):
+        torch.testing.assert_close(found[index].double(), part.t() @ part, rtol=1e-4, atol=1e-5)
+
+
 def test_groups_do_not_see_each_other():
     """Only the diagonal blocks of the Gram matrix belong to one group's part of the output."""
     weight, x = random_weight(4, 2 * GROUP), outlier_inputs(50, 2 * GROUP)
-    both = search_clip(weight, gram_of(x), GROUP, round_to_grid)
+    both = search_clip(weight, blocks_of(x), round_to_grid)
     for index in range(2):
         part = slice(index * GROUP, (index + 1) * GROUP)
-        alone = search_clip(weight[:, part].contiguous(), gram_of(x[:, part]), GROUP, round_to_grid)
+        alone = search_clip(weight[:, part].contiguous(), blocks_of(x[:, part]), round_to_grid)
         assert torch.equal(both[:, index], alone[:, 0])
 
 
@@ -60,15 +68,15 @@ def test_many_rows_are_searched_as_few_are():
     """More weights than are held at a time: 5 million."""
     x = outlier_inputs(80, 1024)
     weight = random_weight(16, 1024).repeat(320, 1)
-    few = search_clip(weight[:16], gram_of(x), 128, lambda w: (w * 4).round() / 4)
-    many = search_clip(weight, gram_of(x), 128, lambda w: (w * 4).round() / 4)
+    few = search_clip(weight[:16], blocks_of(x, 128), lambda w: (w * 4).round() / 4)
+    many = search_clip(weight, blocks_of(x, 128), lambda w: (w * 4).round() / 4)
     assert torch.equal(many.view(320, 16, 8), few.view(1, 16, 8).expand(320, -1, -1))
 
 
 def test_what_rounds_exactly_is_not_clipped():
     weight = torch.randint(-3, 5, (6, GROUP), generator=torch.Generator().manual_seed(0)).float()
     weight[:, 0], weight[:, 1] = -3, 4
-    clips = search_clip(weight, gram_of(outlier_inputs(50, GROUP)), GROUP, round_to_grid)
+    clips = search_clip(weight, blocks_of(outlier_inputs(50, GROUP)), round_to_grid)
     assert torch.equal(clips, torch.full((6, 1, 1), 4.0))
 
 
@@ -77,14 +85,14 @@ def test_weights_and_inputs_of_zero():
     weight[:, :GROUP] = 0
     x = outlier_inputs(50, 2 * GROUP)
     x[:, GROUP:] = 0
-    clips = search_clip(weight, gram_of(x), GROUP, round_to_grid)
+    clips = search_clip(weight, blocks_of(x), round_to_grid)
     assert (clips[:, 0] == 0).all()
     # No input, no error: nothing is gained by clipping, so nothing is clipped.
     assert torch.equal(clips[:, 1, 0], weight[:, GROUP:].abs().amax(1))
 
 
 def test_searching_changes_nothing():
-    weight, gram = random_weight(4, GROUP), gram_of(outlier_inputs(50, GROUP))
-    before = weight.clone(), gram.clone()
-    search_clip(weight, gram, GROUP, round_to_grid)
-    assert torch.equal(weight, before[0]) and torch.equal(gram, before[1])
+    weight, blocks = random_weight(4, GROUP), blocks_of(outlier_inputs(50, GROUP))
+    before = weight.clone(), blocks.clone()
+    search_clip(weight, blocks, round_to_grid)
+    assert torch.equal(weight, before[0]) and torch.equal(blocks, before[1])

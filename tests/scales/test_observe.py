@@ -7,7 +7,7 @@ import torch
 
 from scales.awq import watched_modules
 from scales.mappings import architecture_of, block_linears
-from scales.observe import observe_block, record_calls
+from scales.observe import InputStatistics, observe_block, record_calls
 from scales.search import module_error
 from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
 
@@ -160,14 +160,31 @@ def test_a_block_wider_than_its_hidden_states():
         assert torch.equal(found, calls[0](block, x.float()).to(torch.bfloat16))
 
 
-def test_statistics_after_a_scale_are_those_of_the_scaled_input():
+def test_a_gram_matrix_wider_than_what_is_summed_at_a_time():
+    x = torch.randn(40, 2500, generator=torch.Generator().manual_seed(0))
+    seen = InputStatistics.empty(2500)
+    for part in x.split(16):
+        seen.add(part.unsqueeze(0))
+    seen.complete()
+    assert_close(seen.gram, x.double().t() @ x.double())
+    assert torch.equal(seen.gram, seen.gram.t())
+
+
+def test_the_time_of_the_block_is_told_from_that_of_the_statistics(monkeypatch):
+    """A clock by which adding up an input takes 100 s, and everything else a second a look."""
+    now = [0.0]
+
+    def look() -> float:
+        now[0] += 1
+        return now[0]
+
+    def add(statistics, x) -> None:
+        now[0] += 100
+
+    monkeypatch.setattr("time.perf_counter", look)
+    monkeypatch.setattr(InputStatistics, "add", add)
     model = tiny_model("llama")
-    tokens = tiny_tokens(SAMPLES, LENGTH)
-    _, _, (inputs, _) = plain_run(model, tokens)
-    _, (seen, _) = observe_all(model, tokens)
-    scale = torch.rand(64, generator=torch.Generator().manual_seed(0)) + 0.1
-    found = seen.statistics["self_attn.q_proj"].rescaled(scale)
-    x = inputs["self_attn.q_proj"] / scale.double()
-    assert found.tokens == SAMPLES * LENGTH
-    assert_close(found.mean_abs, x.abs().mean(0))
-    assert_close(found.gram, x.t() @ x)
+    _, (seen, _) = observe_all(model, tiny_tokens(SAMPLES, LENGTH))
+    added = SAMPLES * 4  # q, k and v see one input, and so do gate and up
+    assert seen.statistics_seconds == 101 * added
+    assert seen.forward_seconds == added + 1

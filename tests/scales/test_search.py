@@ -5,7 +5,19 @@ import torch
 from torch import nn
 
 from scales.observe import Call, InputStatistics
-from scales.search import ScaleChoice, candidate, confirm, module_error, output_loss, rank, substituted
+from scales.search import (
+    ScaleChoice,
+    candidate,
+    candidates,
+    confirm,
+    module_error,
+    output_loss,
+    quantize_by_rows,
+    rank,
+    relative_loss,
+    sample_rows,
+    substituted,
+)
 from tests.scales.reference import outlier_inputs, random_weight, round_to_grid
 
 RATIOS = [step / 20 for step in range(20)]
@@ -86,7 +98,7 @@ def test_rank_agrees_with_a_search_over_tokens(seed, rows):
     x = outlier_inputs(200, 64, seed)
     weights = [random_weight(n, 64, seed + place) for place, n in enumerate(rows)]
     seen = statistics_of(x)
-    ranked = rank(weights, seen, seen.mean_abs, same, round_to_grid)
+    ranked = rank(candidates(seen.mean_abs), weights, seen.gram, same, round_to_grid)
     losses = literal_losses(x, weights)
     winner = RATIOS[losses.index(min(losses))]
     assert winner > 0, "the inputs were made so that scaling helps"
@@ -100,7 +112,7 @@ def test_rank_agrees_with_a_search_over_tokens(seed, rows):
 def test_all_ratios_are_ranked_and_identity_is_one_of_them():
     x = outlier_inputs(50, 32)
     seen = statistics_of(x)
-    ranked = rank([random_weight(8, 32)], seen, seen.mean_abs, same, round_to_grid)
+    ranked = rank(candidates(seen.mean_abs), [random_weight(8, 32)], seen.gram, same, round_to_grid)
     assert sorted(choice.ratio for choice in ranked) == RATIOS
     (identity,) = [choice for choice in ranked if choice.ratio == 0]
     assert torch.equal(identity.vector, torch.ones(32))
@@ -109,8 +121,71 @@ def test_all_ratios_are_ranked_and_identity_is_one_of_them():
 def test_identity_wins_where_nothing_is_gained():
     """A quantizer that loses nothing: every candidate is as good, and the first is the one that changes nothing."""
     seen = statistics_of(torch.ones(4, 32))
-    ranked = rank([torch.ones(8, 32)], seen, seen.mean_abs, same, lambda weight: weight)
+    ranked = rank(candidates(seen.mean_abs), [torch.ones(8, 32)], seen.gram, same, lambda weight: weight)
     assert ranked[0].ratio == 0
+
+
+def test_a_large_layer_is_ranked_on_some_of_its_rows():
+    """3072 x 2048: the choice is that of all rows, or one that costs no more than the noise of rounding does."""
+    x, weight = outlier_inputs(300, 2048), random_weight(3072, 2048)
+    seen = statistics_of(x)
+    taken = []
+
+    def quantize(part: torch.Tensor) -> torch.Tensor:
+        taken.append(len(part))
+        return round_to_grid(part)
+
+    ranked = rank(candidates(seen.mean_abs), [weight], seen.gram, same, quantize)
+    assert taken == 20 * [128] + 5 * [512]
+    assert sorted(choice.ratio for choice in ranked) == RATIOS
+
+    root = torch.linalg.qr(x, mode="r").R
+    losses = {}
+    for ratio in {ranked[0].ratio, *(step / 20 for step in range(2, 14, 2))}:
+        scale = literal_candidate(x, ratio)
+        error = weight.double() - round_to_grid(weight.double() * scale) / scale
+        losses[ratio] = float((error @ root.t()).square().sum())
+    assert losses[ranked[0].ratio] <= 1.01 * min(losses.values())
+
+
+def test_layers_of_one_input_count_for_all_of_their_rows():
+    """A large layer, of which some rows are looked at, beside a small one that would have it the other way."""
+    seen = statistics_of(torch.ones(3, 2048))
+    large, small = torch.ones(4096, 2048), torch.full((1000, 2048), 2.0)
+    choices = [ScaleChoice(ratio, torch.full((2048,), 1 + ratio)) for ratio in (0.25, 0.5)]
+
+    def quantize(scaled: torch.Tensor) -> torch.Tensor:
+        """Off by 0.1 at the first choice's large and at the second one's small weights, once unscaled again."""
+        wrong = torch.isin(scaled, torch.tensor([1.25, 3.0]))
+        return scaled + 0.1 * wrong * torch.where(scaled == 1.25, 1.25, 1.5)
+
+    assert rank(choices, [large, small], seen.gram, same, quantize)[0].ratio == 0.5
+    assert rank(choices, [large[:100], small], seen.gram, same, quantize)[0].ratio == 0.25
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((700, 96), 700), ((4096, 1024), 4096), ((5000, 2048), 256)])
+def test_sampled_rows_are_spread_evenly_over_large_layers_only(shape, rows):
+    weight = torch.arange(shape[0]).float().view(-1, 1).expand(shape)
+    found = sample_rows(weight)[:, 0]
+    assert len(found) == rows and found[0] == 0
+    gaps = found.diff()
+    assert gaps.min() >= shape[0] // rows and gaps.max() <= -(-shape[0] // rows)
+
+
+def test_the_relative_loss_of_a_sample_is_about_that_of_all_rows():
+    x, weight = outlier_inputs(300, 2048), random_weight(3072, 2048)
+    rounded = round_to_grid(weight)
+    root = torch.linalg.qr(x, mode="r").R.t()
+    literal = ((weight - rounded).double() @ root).square().sum() / (weight.double() @ root).square().sum()
+    assert len(sample_rows(weight)) < len(weight)
+    found = relative_loss(sample_rows(rounded), sample_rows(weight), statistics_of(x).gram)
+    assert found == pytest.approx(float(literal), rel=0.1)
+    assert relative_loss(weight * 0, weight * 0, statistics_of(x).gram) == 0
+
+
+def test_rounding_by_rows_is_rounding():
+    weight = random_weight(300, 8192)  # more than is rounded at a time
+    assert torch.equal(quantize_by_rows(weight, round_to_grid), round_to_grid(weight))
 
 
 def test_rank_with_value_heads_that_several_query_heads_share():
@@ -122,7 +197,7 @@ def test_rank_with_value_heads_that_several_query_heads_share():
     def spread(vector: torch.Tensor) -> torch.Tensor:
         return vector.view(2, 1, 16).expand(2, 2, 16).reshape(64)
 
-    best = rank([weight], seen, shared.float(), spread, round_to_grid)[0]
+    best = rank(candidates(shared.float()), [weight], seen.gram, spread, round_to_grid)[0]
     losses = []
     for ratio in RATIOS:
         scale = shared**ratio
@@ -199,7 +274,7 @@ def test_searching_changes_nothing():
     parameter, before = module.linear.weight, module.linear.weight.detach().clone()
     samples, seen = samples_of(module, x), statistics_of(x)
     gram, vector = seen.gram.clone(), seen.mean_abs.clone()
-    ranked = rank([parameter.data], seen, vector, same, round_to_grid)
+    ranked = rank(candidates(vector), [parameter.data], seen.gram, same, round_to_grid)
     confirm(ranked, module, [module.linear], samples, same, round_to_grid)
     assert module.linear.weight is parameter and torch.equal(parameter, before)
     assert torch.equal(seen.gram, gram) and torch.equal(seen.mean_abs, vector)

@@ -1,0 +1,103 @@
+"""Error compensation: each column's rounding error is made up for by the columns not rounded yet.
+
+GPTQ (Frantar et al., arXiv 2210.17323) with the columns in order of falling activation and static groups: scales and
+zero points are settled first, so the order never shows in what is stored. Then every code is visited again while the
+others stand still (coordinate descent, as QuantEase, Behdin et al., arXiv 2309.01885): the first pass could not know
+how later columns would round, and this one does.
+"""
+
+import torch
+from torch import Tensor
+
+from qlinear.grid import GridWeight
+from qlinear.solvers.ranges import search_ranges
+
+# Share of the mean diagonal added to the Gram matrix, so that inputs the calibration text never moved stay solvable.
+DAMPING = 0.01
+BLOCK = 128  # columns worked on between two updates of all that follow
+PASSES = 2
+
+
+def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
+    """Codes for `weight` `(N, K)` that together err little on inputs with the Gram matrix `gram` `(K, K)`."""
+    scales, zeros = search_ranges(weight, bits, group_size, gram)
+    if gram is None:
+        gram = torch.eye(weight.shape[1])
+    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    columns = _Columns(weight, scales, zeros, bits, order)
+    ordered = gram[order][:, order]
+    codes = compensate(columns, inverse_factor(ordered))
+    codes = revisit(columns, codes, ordered)
+    return GridWeight(codes[torch.argsort(order)].t().to(torch.uint8).contiguous(), zeros, scales, bits)
+
+
+class _Columns:
+    """A weight and the scale and zero of each of its columns, in the order they are rounded in.
+
+    All are float32 `(K, N)`: a column of the weight is a row here, so that it lies in one piece.
+    """
+
+    def __init__(self, weight: Tensor, scales: Tensor, zeros: Tensor, bits: int, order: Tensor):
+        group = order // (weight.shape[1] // scales.shape[1])
+        self.weight = weight.float().t()[order]
+        self.scales = scales.float().t()[group]
+        self.zeros = zeros.float().t()[group]
+        self.levels = 2**bits - 1
+
+    def round(self, column: int, values: Tensor) -> Tensor:
+        """The nearest codes, float32 `(N,)`, for `values` in one column."""
+        return torch.div(values, self.scales[column]).add_(self.zeros[column]).round_().clamp_(0, self.levels)
+
+    def decode(self, column: int | slice, codes: Tensor) -> Tensor:
+        return (codes - self.zeros[column]).mul_(self.scales[column])
+
+
+def inverse_factor(gram: Tensor) -> Tensor:
+    """The upper triangular U with U^T U = (damped gram)^-1, float32; damped more where that fails to exist."""
+    mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    damping = DAMPING
+    while True:
+        damped = gram.clone()
+        damped.diagonal().add_(damping * mean)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+        if not failed:
+            return factor
+        damping *= 10
+
+
+def compensate(columns: _Columns, factor: Tensor) -> Tensor:
+    """Round column by column, taking each error out of the columns that follow; the codes, float32 `(K, N)`."""
+    weight = columns.weight.clone()
+    codes = torch.empty_like(weight)
+    for start in range(0, len(weight), BLOCK):
+        stop = min(start + BLOCK, len(weight))
+        errors = torch.empty_like(weight[start:stop])
+        for column in range(start, stop):
+            codes[column] = columns.round(column, weight[column])
+            error = (weight[column] - columns.decode(column, codes[column])).div_(factor[column, column])
+            weight[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
+            errors[column - start] = error
+        weight[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
+    return codes
+
+
+def revisit(columns: _Columns, codes: Tensor, gram: Tensor) -> Tensor:
+    """Move each code to where the squared output error is least, all other codes being what they are by then."""
+    live = (gram.diagonal() > 0).tolist()
+    for _ in range(PASSES):
+        slope = gram @ (columns.decode(slice(None), codes) - columns.weight)  # half the gradient of the error
+        for start in range(0, len(codes), BLOCK):
+            stop = min(start + BLOCK, len(codes))
+            moves = torch.zeros_like(slope[start:stop])
+            for column in range(start, stop):
+                if not live[column]:
+                    continue
+                now = columns.decode(column, codes[column])
+                codes[column] = columns.round(column, now - slope[column] / gram[column, column])
+                move = columns.decode(column, codes[column]).sub_(now)
+                slope[column + 1 : stop].addr_(gram[column, column + 1 : stop], move)
+                moves[column - start] = move
+            slope[stop:].addmm_(gram[start:stop, stop:].t(), moves)  # true for the columns still to come
+    return codes

@@ -1,0 +1,91 @@
+"""Codes for all linears of a block, once it is scaled: which methods there are, and what each needs to see.
+
+A method is one line in `METHODS`, whether it works on a linear at a time or on a block as a whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from qlinear.grid import GridWeight
+from qlinear.solvers import Solver, gptq, hqq, rtn
+from scales.observe import Call, observe_block
+from scales.search import relative_loss, substituted
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """One block, scaled but with its own float32 weights.
+
+    inputs: what the blocks before it hand over, `(1, seqlen, hidden)` a sample, quantized as those are by now, so
+    that a solver can make up for their errors too; targets: the outputs of this block in the float model.
+    """
+
+    block: nn.Module
+    linears: dict[str, nn.Linear]
+    call: Call
+    inputs: list[Tensor]
+    targets: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """By local name of each linear: its weight on the grid, and the relative squared error of its output, if known."""
+
+    grids: dict[str, GridWeight]
+    losses: dict[str, float]
+
+
+class Text(Enum):
+    """When a method looks at calibration text. HQQ by itself works without; beside AWQ, text is there anyway."""
+
+    NEVER = 0
+    WITH_AWQ = 1
+    ALWAYS = 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """linear: for one linear, such as the output head; block: for a block at once, None takes linear by linear."""
+
+    linear: Solver
+    text: Text
+    block: Callable[[BlockTask, Solution], Solution] | None = None
+
+    def reads_text(self, awq: bool) -> bool:
+        return self.text is Text.ALWAYS or (awq and self.text is Text.WITH_AWQ)
+
+
+METHODS = {
+    "rtn": Method(rtn, Text.NEVER),
+    "hqq": Method(hqq, Text.WITH_AWQ),
+    "gptq": Method(gptq, Text.ALWAYS),
+}
+
+
+def round_linears(linears: dict[str, nn.Linear], method: Method, bits: int, group_size: int) -> Solution:
+    """Each linear by itself, without looking at any text."""
+    return Solution({name: method.linear(linear.weight.data, bits, group_size) for name, linear in linears.items()}, {})
+
+
+def solve_block(task: BlockTask, method: Method, bits: int, group_size: int) -> Solution:
+    """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole."""
+    seen = observe_block(task.block, task.linears, (), task.inputs, task.call, 0)
+    grids, losses = {}, {}
+    for name, linear in task.linears.items():
+        statistics, weight = seen.statistics[name], linear.weight.data
+        grids[name] = method.linear(weight, bits, group_size, statistics.gram)
+        losses[name] = relative_loss(grids[name].decode(), weight, statistics.gram)
+    solution = Solution(grids, losses)
+    return method.block(task, solution) if method.block else solution
+
+
+def run_rounded(task: BlockTask, solution: Solution) -> list[Tensor]:
+    """The block's outputs on the inputs of the task when its linears stand on their grids."""
+    rounded = [solution.grids[name].decode() for name in task.linears]
+    dtype = next(task.block.parameters()).dtype
+    with substituted(list(task.linears.values()), rounded), torch.no_grad():
+        return [task.call(task.block, x.to(dtype)).to(x.dtype) for x in task.inputs]
