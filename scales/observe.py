@@ -118,7 +118,7 @@ def _forwards(modules: Sequence[nn.Module], forwards: Sequence) -> Iterator[None
 
 
 # Columns of a Gram matrix that are added to at a time.
-PANEL = 1024
+PANEL = 256
 
 
 @dataclass(eq=False)
