@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from scales import fold
-from scales.clip import diagonal_blocks, search_clip
+from scales.clip import blocks_behind, search_clip
 from scales.mappings import Architecture, Edge
 from scales.observe import InputStatistics, Observation
 from scales.search import (
@@ -138,7 +138,7 @@ def _clip_all(
         scale = scales[name] if name in scales else gram.new_ones(len(gram))
         folded = sample_rows(linear.weight.data).clone()
         if name not in architecture.unclipped:
-            blocks = diagonal_blocks(gram, group_size, scale)
+            blocks = blocks_behind(gram, group_size, scale)
             clips[name] = search_clip(linear.weight.data, blocks, quantize)
             fold.apply_clip(linear, clips[name])
         losses[name] = relative_loss(quantize(sample_rows(linear.weight.data)) / scale, folded / scale, gram)

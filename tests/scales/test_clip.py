@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scales.clip import diagonal_blocks, search_clip
+from scales.clip import blocks_behind, search_clip
 from tests.scales.reference import outlier_inputs, random_weight, round_to_grid
 
 GROUP = 32
@@ -11,7 +11,7 @@ SHRINKS = [1 - step / 20 for step in range(10)]
 
 
 def blocks_of(x: torch.Tensor, group_size: int = GROUP) -> torch.Tensor:
-    return diagonal_blocks((x.t() @ x).float(), group_size, torch.ones(x.shape[1]))
+    return blocks_behind((x.t() @ x).float(), group_size, torch.ones(x.shape[1]))
 
 
 def literal_losses(group: torch.Tensor, x: torch.Tensor) -> list[float]:
@@ -49,7 +49,7 @@ def test_every_row_and_group_gets_the_clip_of_the_literal_search(seed, tokens):
 def test_blocks_are_the_groups_own_products_of_the_scaled_input():
     x = outlier_inputs(50, 3 * GROUP)
     scale = torch.rand(3 * GROUP, generator=torch.Generator().manual_seed(0)) + 0.1
-    found = diagonal_blocks((x.t() @ x).float(), GROUP, scale)
+    found = blocks_behind((x.t() @ x).float(), GROUP, scale)
     for index, part in enumerate((x / scale.double()).split(GROUP, dim=1)):
         torch.testing.assert_close(found[index].double(), part.t() @ part, rtol=1e-4, atol=1e-5)
 
