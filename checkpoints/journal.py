@@ -166,15 +166,16 @@ class Journal:
         content = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "directory"}
         content["record"] = record
         partial = self.directory / f"{NAME}.partial"
+        named = self._mine()
         try:
             partial.write_text(json.dumps(content), encoding="utf-8")
-            for path in [*(self.directory / file for file in self._unsynced), partial]:
-                _sync(path)
+            for file in [*filter(named.__contains__, self._unsynced), partial.name]:
+                _sync(self.directory / file)
             partial.rename(self.directory / NAME)
             _sync(self.directory)
         except OSError as error:
             raise CheckpointError(f"cannot write {self.directory / NAME}: {error}") from error
-        self.record, self._unsynced, self._named = record, [], self._mine()
+        self.record, self._unsynced, self._named = record, [], named
         self.sweep()
 
     def sweep(self) -> None:
