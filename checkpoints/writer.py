@@ -117,9 +117,9 @@ class CheckpointWriter:
         self._merge(SHARD_BYTES)
 
     def _merge(self, least: int) -> None:
-        """Make one shard of the files after the last that is large enough for one, if they hold `least` bytes."""
+        """Make one shard of the newest file and those before it that are in none yet, if they hold `least` bytes."""
         files = self.journal.files
-        first = max((index + 1 for index, (_, size) in enumerate(files) if size >= SHARD_BYTES), default=0)
+        first = max((index + 1 for index, (_, size) in enumerate(files[:-1]) if size >= SHARD_BYTES), default=0)
         small, size = files[first:], sum(size for _, size in files[first:])
         if len(small) > 1 and size >= least:
             tensors = {name: tensor for file, _ in small for name, tensor in self.journal.load(file).items()}

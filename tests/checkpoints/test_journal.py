@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from checkpoints import journal, lock, writer
 from checkpoints.journal import Journal, Snapshot
@@ -158,6 +159,19 @@ def test_disk_and_files_while_it_runs(tmp_path, monkeypatch):
             assert len(made.journal.files) == [1, 2, 1, 2, 3][step]
             assert len(files) == len(made.journal.files) + len(made.journal.kept) + 1
         assert len(made.journal.kept) == 5 and made.journal.load_state()["s"].equal(values(4))
+
+
+@pytest.mark.parametrize(("sizes", "shards"), [([400, 400, 4000, 400], [4800, 400]), ([4000, 400, 400], [4000, 800])])
+def test_small_parts_and_a_large_one(tmp_path, monkeypatch, sizes, shards):
+    """None is left by itself before the last."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1500)
+    with CheckpointWriter(tmp_path / "q") as made:
+        for step, size in enumerate(sizes):
+            made.add(f"{step}", torch.zeros(size, dtype=torch.int8))
+            made.end_step(lambda step=step: Snapshot({"done": step}, {}, {}))
+        made.finish(Library("config.json"), None, Library("tokenizer.json"), {}, {})
+    files = sorted((tmp_path / "q").glob("*.safetensors"))
+    assert [sum(tensor.nbytes for tensor in load_file(file).values()) for file in files] == shards
 
 
 def test_what_a_journal_names_is_on_the_disk_before_it_is(tmp_path, monkeypatch):
