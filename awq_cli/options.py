@@ -146,6 +146,9 @@ float_model = click.option(
 output = click.option("--output", type=click.Path(), help="Where to save the checkpoint.")
 checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
+resume = click.option(
+    "--resume", is_flag=True, help="Go on where a run with these options was stopped, to the same checkpoint."
+)
 num_torch_threads = click.option(
     "--num_torch_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: torch's own choice]"
 )
@@ -157,7 +160,7 @@ ALL = (
     task, model_name, w_bit, group_size, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples,
     seqlen, seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, temperature, top_k,
     top_p, dataset, window, n_windows, tasks, eval_data, limit, float_model, output, checkpoint, overwrite,
-    num_torch_threads, json_file, csv_file, trust_remote_code,
+    resume, num_torch_threads, json_file, csv_file, trust_remote_code,
 )  # fmt: skip
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "solver", "lm_head")

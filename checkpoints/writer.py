@@ -1,53 +1,100 @@
-"""Write a quantized checkpoint: tensor by tensor into a hidden directory, renamed when complete."""
+"""Write a quantized checkpoint: step by step into a hidden directory, whole into its place when complete."""
 
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from checkpoints.journal import Journal, Snapshot
+from checkpoints.lock import Lock
 from checkpoints.store import RECIPE
 from qlinear.errors import CheckpointError
 
-# Tensors held before a shard is written: what quantizing costs in memory beyond the block at hand.
+# The least a shard holds, unless it is the last.
 SHARD_BYTES = 2**30
 
 
 class CheckpointWriter:
     """A directory that appears whole or not at all.
 
-    Use it in a `with`: leaving it without `finish`, for whatever reason, removes what was written.
+    Use it in a `with`: leaving it without `finish`, for whatever reason, leaves what the journal has on record in a
+    hidden directory, for a run with `resume`, and nothing if that is nothing.
     """
 
-    def __init__(self, directory: Path, overwrite: bool = False):
+    def __init__(self, directory: Path, overwrite: bool = False, resume: bool = False):
         """Raises `CheckpointError` if something is there already and `overwrite` is not given."""
         if directory.exists() and not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory} is there already and no checkpoint; give another --output")
         if directory.exists() and not overwrite:
             raise CheckpointError(f"{directory} exists already; give --overwrite to replace it, or another --output")
         self.directory = directory
+        self.resume = resume
         self._place = directory.resolve()  # "." has no name to put another beside
         self.partial = self._place.with_name(f".{self._place.name}.partial")
+        self._finished = self.partial / "checkpoint"
         self._made = [folder for folder in self._place.parents if not folder.exists()]
-        self.bytes = 0
         self._pending: dict[str, Tensor] = {}
-        self._shards: list[list[str]] = []
 
     def __enter__(self) -> "CheckpointWriter":
+        """Raises `CheckpointError` if another run writes here, or if there is nothing to resume."""
         try:
-            shutil.rmtree(self.partial, ignore_errors=True)  # of a run that was killed
-            self.partial.mkdir(parents=True)
+            self._lock = Lock(
+                self.partial / "lock",
+                f"another run is writing {self.directory}; wait until it has ended, or give another --output",
+            )
         except OSError as error:
             raise CheckpointError(f"cannot write to {self.directory.parent}: {error.strerror}") from error
+        try:
+            self.journal = self._continued() if self.resume else self._begun()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
+    def _continued(self) -> Journal:
+        journal = Journal.read(self.partial)
+        if journal is None:
+            raise CheckpointError(
+                f"--resume: no run that was stopped has left anything for {self.directory}; leave --resume out to start"
+            )
+        self._take_names_back(journal)
+        journal.check()
+        return journal
+
+    def _begun(self) -> Journal:
+        """Progress that is there already stays until there is some that takes its place."""
+        try:
+            earlier = Journal.read(self.partial)
+        except CheckpointError:
+            earlier = None
+        if earlier is None:
+            self._clear()
+            return Journal(self.partial)
+        self._take_names_back(earlier)
+        return earlier.successor()
+
     def __exit__(self, *_) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        for folder in self._made:  # the innermost first
+        if self.journal.is_kept:
+            self.journal.sweep()
+        else:
+            self._clear()
+        self._leave()
+
+    def _clear(self) -> None:
+        for path in self.partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._lock.path:
+                path.unlink()
+
+    def _leave(self) -> None:
+        self._lock.release()
+        for folder in (self.partial, *self._made):  # the innermost first
             with suppress(OSError):  # it holds something
                 folder.rmdir()
 
@@ -56,68 +103,91 @@ class CheckpointWriter:
         if sum(pending.nbytes for pending in self._pending.values()) >= SHARD_BYTES:
             self._flush()
 
+    def end_step(self, snapshot: Callable[[], Snapshot], in_any_case: bool = False) -> None:
+        """Write what was added, and put it on record with a snapshot of the run, if it is worth it or `in_any_case`."""
+        self._flush()
+        self.journal.keep(snapshot, in_any_case)
+
     def _flush(self) -> None:
         if not self._pending:
             return
-        path = self.partial / f"shard-{len(self._shards)}"
-        try:
-            save_file(self._pending, path, metadata={"format": "pt"})
-        except Exception as error:  # the library wraps the operating system's errors in its own
-            raise CheckpointError(f"cannot write {path}: {error}") from error
-        self.bytes += sum(tensor.nbytes for tensor in self._pending.values())
-        self._shards.append(list(self._pending))
+        size = sum(tensor.nbytes for tensor in self._pending.values())
+        self.journal.files.append((self.journal.store(self._pending), size))
         self._pending = {}
+        self._merge(SHARD_BYTES)
 
-    def _as_readable_as(self, other: Path) -> None:
-        """Give the shards the permissions of a file written the usual way: safetensors lets only the owner read."""
-        for index in range(len(self._shards)):
-            shutil.copymode(other, self.partial / f"shard-{index}")
+    def _merge(self, least: int) -> None:
+        """Make one shard of the newest file and those before it that are in none yet, if they hold `least` bytes."""
+        files = self.journal.files
+        first = max((index + 1 for index, (_, size) in enumerate(files[:-1]) if size >= SHARD_BYTES), default=0)
+        small, size = files[first:], sum(size for _, size in files[first:])
+        if len(small) > 1 and size >= least:
+            tensors = {name: tensor for file, _ in small for name, tensor in self.journal.load(file).items()}
+            files[first:] = [(self.journal.store(tensors), size)]
 
     def finish(self, config, generation_config, tokenizer, quantization: dict, recipe: dict) -> None:
         """Write what is not a weight, and give the directory its name."""
         self._flush()
+        self._merge(0)
+        if self.journal.record:
+            self.journal.write(self.journal.record)
         config = copy.deepcopy(config)
         config.quantization_config = quantization
         config.dtype = torch.bfloat16
         try:
-            config.save_pretrained(self.partial)
+            self._finished.mkdir()
+            config.save_pretrained(self._finished)
             if generation_config is not None:
                 # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
-                generation_config.to_json_file(self.partial / "generation_config.json")
-            tokenizer.save_pretrained(self.partial)
-            (self.partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-            self._as_readable_as(self.partial / RECIPE)
+                generation_config.to_json_file(self._finished / "generation_config.json")
+            tokenizer.save_pretrained(self._finished)
+            (self._finished / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
             self._name_shards()
             self._publish()
         except OSError as error:
             raise CheckpointError(f"cannot write {self.directory}: {error}") from error
+        self._clear()
 
     def _name_shards(self) -> None:
-        count = len(self._shards)
-        if count == 1:
-            (self.partial / "shard-0").rename(self.partial / "model.safetensors")
-            return
-        weight_map = {}
-        for index, names in enumerate(self._shards):
-            file = f"model-{index + 1:05d}-of-{count:05d}.safetensors"
-            (self.partial / f"shard-{index}").rename(self.partial / file)
-            weight_map.update(dict.fromkeys(names, file))
-        content = {"metadata": {"total_size": self.bytes}, "weight_map": weight_map}
-        (self.partial / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+        files, names = self.journal.files, _shard_names(len(self.journal.files))
+        if len(names) > 1:
+            weight_map = {
+                key: name for (file, _), name in zip(files, names, strict=True) for key in self.journal.load(file)
+            }
+            content = {"metadata": {"total_size": sum(size for _, size in files)}, "weight_map": weight_map}
+            index = self._finished / "model.safetensors.index.json"
+            index.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        for (file, _), name in zip(files, names, strict=True):
+            # The permissions of a file written the usual way: safetensors lets only the owner read.
+            shutil.copymode(self._finished / RECIPE, self.partial / file)
+            (self.partial / file).rename(self._finished / name)
+
+    def _take_names_back(self, journal: Journal) -> None:
+        """Undo what a run did that was stopped after it began to name its shards."""
+        for (file, _), name in zip(journal.files, _shard_names(len(journal.files)), strict=True):
+            if (self._finished / name).is_file():
+                (self._finished / name).rename(self.partial / file)
+        shutil.rmtree(self._finished, ignore_errors=True)
 
     def _publish(self) -> None:
         if not self._place.exists():
-            self.partial.rename(self._place)
+            self._finished.rename(self._place)
             return
         replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         self._place.rename(replaced)
         try:
-            self.partial.rename(self._place)
+            self._finished.rename(self._place)
         except BaseException:  # an interrupt too: what was there goes back to its place
             replaced.rename(self._place)
             raise
         shutil.rmtree(replaced)
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{index + 1:05d}-of-{count:05d}.safetensors" for index in range(count)]
 
 
 def quantization_section(bits: int, group_size: int, head: tuple[str, int] | None, kept: list[str]) -> dict:

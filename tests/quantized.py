@@ -38,7 +38,7 @@ def request(model: Path, output: Path, **changes) -> quantize.Request:
     plain = dict(
         model_name=str(model), w_bit=4, group_size=32, awq="none", scales=None, solver="rtn", lm_head=False,
         lm_head_group_size=32, calib_data=str(calibration_text(model)), n_samples=8, seqlen=16, seed=0,
-        flash_attention=None, output=str(output), overwrite=False, trust_remote_code=False,
+        flash_attention=None, output=str(output), overwrite=False, resume=False, trust_remote_code=False,
     )  # fmt: skip
     return quantize.Request(**plain | changes)
 

@@ -17,12 +17,16 @@ from scales.solve import BlockTask, Solution, run_rounded
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
 N_CONFIRM_SAMPLES = 4
 
+# The name under which the tokens are kept for a run that goes on after this one.
+TOKENS = "calibration.tokens"
+
 
 @dataclass
 class Calibration:
     """Where the samples stand: at the input of one block. Hidden states are `(1, seqlen, hidden)` bfloat16 a sample.
 
-    meta: what text it was and how it was cut, for the records; calls: how each block is called;
+    meta: what text it was and how it was cut, for the records; tokens: `(samples, seqlen)` int64; calls: how each block
+    is called;
     hidden: what the float model makes of the samples; rounded: what the blocks quantized so far make of them, empty
     if nobody asks; forward_seconds: what the float32 forward passes alone have taken.
     """
@@ -30,6 +34,7 @@ class Calibration:
     meta: dict
     source: PretrainedModel
     plan: Plan
+    tokens: Tensor
     calls: list[Call]
     hidden: list[Tensor]
     rounded: list[Tensor]
@@ -52,6 +57,22 @@ class Calibration:
         """Step over the unit on the quantized side too."""
         self.rounded = run_rounded(task, solution)
 
+    def state(self) -> dict[str, Tensor]:
+        """Where the samples stand, by names that `take_up` knows."""
+        sides = {"hidden": self.hidden, "rounded": self.rounded}
+        return {f"{side}.{index:06}": x for side, samples in sides.items() for index, x in enumerate(samples)}
+
+    def take_up(self, state: dict[str, Tensor], forward_seconds: float) -> None:
+        """Stand where the `state` of an earlier run stood."""
+        self.hidden, self.rounded = (
+            [state[name] for name in sorted(state) if name.startswith(side)] for side in ("hidden", "rounded")
+        )
+        self.forward_seconds = forward_seconds
+
+    def let_go(self) -> None:
+        """All blocks and the head are behind: nobody looks at the samples any more."""
+        self.hidden = self.rounded = []
+
     def head_statistics(self) -> InputStatistics:
         """What the output head sees in the model quantized so far, once all units are behind."""
         around = _around_blocks(self.source, self.plan)
@@ -65,15 +86,17 @@ class Calibration:
         return statistics
 
 
-def open_calibration(request, source: PretrainedModel, plan: Plan, both: bool, progress: Progress) -> Calibration:
-    """both: whether the quantized side is wanted too.
+def open_calibration(
+    request, source: PretrainedModel, plan: Plan, both: bool, progress: Progress, kept: Tensor | None
+) -> Calibration:
+    """both: whether the quantized side is wanted too; kept: the tokens of an earlier run, whose state is taken up next.
 
     Raises `CalibrationError` where there is no text, `OptionError` where samples are longer than the context.
     """
     context = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and request.seqlen > context:
         raise OptionError(f"--seqlen {request.seqlen} is more than the model's context of {context} tokens")
-    tokens, text = _tokens(request, source, progress)
+    tokens, text = _tokens(request, source, progress, kept)
     meta = {
         **text,
         "n_samples": request.n_samples,
@@ -81,14 +104,15 @@ def open_calibration(request, source: PretrainedModel, plan: Plan, both: bool, p
         "seqlen": request.seqlen,
         "seed": request.seed,
     }
-    hidden, calls = _first_inputs(source, plan, tokens)
-    return Calibration(meta, source, plan, calls, hidden, hidden if both else [])
+    hidden, calls = _first_inputs(source, plan, tokens if kept is None else tokens[:1])
+    return Calibration(meta, source, plan, tokens, calls, hidden, hidden if both else [])
 
 
-def _tokens(request, source: PretrainedModel, progress: Progress) -> tuple[Tensor, dict]:
+def _tokens(request, source: PretrainedModel, progress: Progress, kept: Tensor | None) -> tuple[Tensor, dict]:
     """Token blocks `(samples, seqlen)` of a text or of the model's own, and what they were made of."""
     if request.calib_data == calibration.SELF:
-        return _own_tokens(request, source, progress), {"source": calibration.SELF, "sha256": None}
+        tokens = _own_tokens(request, source, progress) if kept is None else kept
+        return tokens, {"source": calibration.SELF, "sha256": None}
     if request.calib_data in calibration.SOURCES and request.calib_data != "builtin":
         progress.note(f"reading calibration text {request.calib_data} from the hub")
     text = calibration.read_text(request.calib_data)

@@ -30,12 +30,27 @@ class Scaling(Protocol):
     def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
         """Change unit `index`, which showed `seen`, in place; the losses of its linears by local name, where known."""
 
+    def found(self) -> tuple[dict, dict[str, Tensor]]:
+        """All that was found so far, for a run that goes on after this one: what JSON holds, and tensors by name."""
+
+    def take_up(self, record: dict, kept: dict[str, Tensor]) -> None:
+        """Know what an earlier run had `found`; there may be more among the tensors."""
+
     def save(self, calibration: dict | None) -> None:
         """Keep what was found, if anything was searched, and on which text."""
 
 
+class _FindsNothing:
+    def found(self) -> tuple[dict, dict[str, Tensor]]:
+        return {}, {}
+
+    def take_up(self, record: dict, kept: dict[str, Tensor]) -> None: ...
+
+    def save(self, calibration: dict | None) -> None: ...
+
+
 @dataclass
-class NoScaling:
+class NoScaling(_FindsNothing):
     mode: str = "none"
     dtype: torch.dtype = torch.bfloat16
     path: Path | None = None
@@ -44,11 +59,9 @@ class NoScaling:
     def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
         return {}
 
-    def save(self, calibration: dict | None) -> None: ...
-
 
 @dataclass
-class LoadedScaling:
+class LoadedScaling(_FindsNothing):
     """Scales from a file, checked against the model as a whole before the first block is touched."""
 
     path: Path
@@ -66,8 +79,6 @@ class LoadedScaling:
         if self.clip:
             _clip(block, self.blocks[index].clips)
         return {}
-
-    def save(self, calibration: dict | None) -> None: ...
 
 
 @dataclass
@@ -99,6 +110,22 @@ class SearchedScaling:
             self.file.scales.append((full_name(unit, edge.prev), layers, vector))
         self.file.clips += [(full_name(unit, name), limits) for name, limits in found.clips.items()]
         return found.losses
+
+    def found(self) -> tuple[dict, dict[str, Tensor]]:
+        record = {
+            "fallback_blocks": self.fallback_blocks,
+            "scales": [[prev, *layers] for prev, layers, _ in self.file.scales],
+            "clips": [layer for layer, _ in self.file.clips],
+        }
+        vectors = {f"scale.{index}": vector for index, (_, _, vector) in enumerate(self.file.scales)}
+        return record, vectors | {f"clip.{index}": limits for index, (_, limits) in enumerate(self.file.clips)}
+
+    def take_up(self, record: dict, kept: dict[str, Tensor]) -> None:
+        self.fallback_blocks = list(record["fallback_blocks"])
+        self.file.scales = [
+            (prev, tuple(layers), kept[f"scale.{index}"]) for index, (prev, *layers) in enumerate(record["scales"])
+        ]
+        self.file.clips = [(layer, kept[f"clip.{index}"]) for index, layer in enumerate(record["clips"])]
 
     def save(self, calibration: dict | None) -> None:
         self.file.meta["calibration"] = calibration

@@ -51,7 +51,7 @@ def quantize_error(run, model: Path, *more) -> str:
 
 @pytest.mark.parametrize("awq", [("--awq", "none"), CALIBRATION])
 def test_nan_in_a_weight(run, copied, awq):
-    name = "model.layers.1.mlp.up_proj.weight"
+    name = "model.layers.0.mlp.up_proj.weight"
     edit_tensor(copied / "model.safetensors", name, float("nan"))
     assert f"{name} holds NaN or infinite weights" in quantize_error(run, copied, *awq)
 

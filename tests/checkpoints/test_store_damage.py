@@ -203,42 +203,65 @@ def fail_after(monkeypatch, method: str, calls: int, error: BaseException) -> No
     monkeypatch.setattr(CheckpointWriter, method, failing)
 
 
-FAILURES = [("add", 0), ("add", 20), ("_flush", 0), ("finish", 0), ("_name_shards", 0), ("_publish", 0)]
+IN_THE_FIRST_BLOCK = [("add", 0), ("add", 20), ("_flush", 0), ("end_step", 0)]
+LATER = [("add", 50), ("finish", 0), ("_name_shards", 0), ("_publish", 0)]
+ERRORS = pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")], ids=["interrupted", "failed"])
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")], ids=["interrupted", "failed"])
-@pytest.mark.parametrize(("method", "calls"), FAILURES)
-def test_what_is_not_finished_leaves_nothing(source, tmp_path, monkeypatch, method, calls, error):
+@ERRORS
+@pytest.mark.parametrize(("method", "calls"), IN_THE_FIRST_BLOCK)
+def test_what_is_not_begun_leaves_nothing(source, tmp_path, monkeypatch, method, calls, error):
     fail_after(monkeypatch, method, calls, error)
     with pytest.raises(type(error)):
         quantized(source, tmp_path / "out" / "q")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")], ids=["interrupted", "failed"])
-@pytest.mark.parametrize(("method", "calls"), FAILURES)
+@ERRORS
+@pytest.mark.parametrize(("method", "calls"), LATER)
+def test_what_is_not_finished_is_hidden_and_can_be(source, checkpoint, tmp_path, monkeypatch, method, calls, error):
+    chosen = dict(lm_head=True, lm_head_group_size=64)
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        fail_after(patch, method, calls, error)
+        quantized(source, tmp_path / "out" / "q", **chosen)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".q.partial"]
+    finished = quantized(source, tmp_path / "out" / "q", **chosen, resume=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["q"]
+    found, expected = contents(finished), contents(checkpoint)
+    assert found.pop("awq_recipe.json") != expected.pop("awq_recipe.json")  # other seconds
+    assert found == expected
+
+
+@ERRORS
+@pytest.mark.parametrize(("method", "calls"), IN_THE_FIRST_BLOCK + LATER)
 def test_an_overwriting_run_that_fails_leaves_what_was_there(source, tmp_path, monkeypatch, method, calls, error):
     directory = quantized(source, tmp_path / "out" / "q")
-    before = contents(directory.parent)
+    before = contents(directory)
     fail_after(monkeypatch, method, calls, error)
     with pytest.raises(type(error)):
         quantized(source, directory, w_bit=3, overwrite=True)
-    assert contents(directory.parent) == before
+    assert contents(directory) == before
+    begun = (method, calls) in LATER
+    assert sorted(path.name for path in directory.parent.iterdir()) == [".q.partial"] * begun + ["q"]
 
 
 def test_an_interrupt_between_the_two_renames(source, tmp_path, monkeypatch):
     directory = quantized(source, tmp_path / "out" / "q")
-    before, rename = contents(directory.parent), Path.rename
+    before, rename = contents(directory), Path.rename
 
     def interrupted(self, target):
-        if self.suffix == ".partial":
+        if Path(target) == directory and self.name == "checkpoint":
             raise KeyboardInterrupt
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quantized(source, directory, w_bit=3, overwrite=True)
-    assert contents(directory.parent) == before
+    assert contents(directory) == before
+    monkeypatch.undo()
+    quantized(source, directory, w_bit=3, overwrite=True, resume=True)
+    assert [path.name for path in directory.parent.iterdir()] == ["q"]
+    assert store.load(directory, BACKEND).recipe["w_bit"] == 3
 
 
 def test_what_is_there_stays_without_overwrite_and_goes_with_it(source, checkpoint):

@@ -1,0 +1,270 @@
+"""Writing a checkpoint in steps, killed at every instant at which the disk is touched, and gone on with."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from checkpoints import journal, lock, writer
+from checkpoints.journal import Journal, Snapshot
+from checkpoints.lock import Lock
+from checkpoints.writer import CheckpointWriter
+from qlinear.errors import CheckpointError
+
+N_STEPS = 3
+
+
+class Killed(BaseException):
+    pass
+
+
+class Library:
+    """In the place of a config and of a tokenizer."""
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def save_pretrained(self, directory: Path) -> None:
+        (directory / self.file).write_text("{}")
+
+
+def values(step: int) -> torch.Tensor:
+    return torch.arange(100, dtype=torch.float32).add(1000 * step)
+
+
+def run(directory: Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Each step adds to the sum of all before, which is the state, and keeps a tensor that finishing needs."""
+    with CheckpointWriter(directory, overwrite=overwrite, resume=resume) as made:
+        record, state, kept = made.journal.record, made.journal.load_state(), made.journal.load_kept()
+        made.journal.identify({"steps": N_STEPS})
+        done, total = record.get("done", 0), state.get("total", torch.zeros(100))
+        for step in range(done, N_STEPS):
+            total = total + values(step)
+            kept[f"seen.{step}"] = values(step)
+            made.add(f"{step}.total", total)
+            made.add(f"{step}.values", values(step).bfloat16())
+            snapshot = Snapshot({"done": step + 1}, dict(kept), {"total": total})
+            made.end_step(lambda snapshot=snapshot: snapshot)
+        seen = sorted(kept)
+        assert seen == [f"seen.{step}" for step in range(N_STEPS)]
+        assert all(torch.equal(kept[name], values(step)) for step, name in enumerate(seen))
+        made.finish(Library("config.json"), None, Library("tokenizer.json"), {}, {"seen": seen})
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_kept(monkeypatch):
+    monkeypatch.setattr(journal, "WORTH", 0)
+
+
+@pytest.fixture
+def no_sync(monkeypatch):
+    """The power stays on."""
+    monkeypatch.setattr(journal, "_sync", lambda path: None)
+
+
+@pytest.fixture(params=[2**30, 1000, 1], ids=["whole", "shards", "many"])
+def shards(request, monkeypatch) -> int:
+    """A step has two tensors, 600 bytes together."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", request.param)
+    return {2**30: 1, 1000: 2, 1: 2 * N_STEPS}[request.param]
+
+
+def kill_at(patch, n: int) -> None:
+    """Every change to the disk may be the last; a file that is being written then is torn. Nothing is cleaned up."""
+    count = iter(range(10**6))
+
+    def fatal(module, name: str) -> None:
+        original = getattr(module, name)
+
+        def fatally(*arguments, **named):
+            if next(count) == n:
+                if name in ("save_file", "write_text"):
+                    original(*arguments, **named)
+                    path = arguments[1] if name == "save_file" else arguments[0]
+                    os.truncate(path, os.path.getsize(path) // 2)
+                raise Killed
+            return original(*arguments, **named)
+
+        patch.setattr(module, name, fatally)
+
+    fatal(journal, "save_file")
+    fatal(Path, "write_text")
+    for name in ("rename", "unlink", "mkdir", "rmdir"):
+        fatal(Path, name)
+        fatal(os, name)
+    patch.setattr(CheckpointWriter, "__exit__", lambda self, *_: self._lock._file.close())
+
+
+def test_killed_at_every_instant(tmp_path, shards, no_sync):
+    run(tmp_path / "whole" / "q")
+    expected = contents(tmp_path / "whole" / "q")
+    assert len([name for name in expected if name.endswith(".safetensors")]) == shards
+    kills = gone_on = 0
+    while True:
+        folder = tmp_path / str(kills)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, kills)
+            try:
+                run(folder / "q")
+                break
+            except Killed:
+                kills += 1
+        if (folder / "q").exists():
+            assert contents(folder / "q") == expected
+            run(folder / "q", overwrite=True)
+        else:
+            assert [path.name for path in folder.glob("*")] in ([], [".q.partial"])
+            is_kept = (folder / ".q.partial" / "journal.json").exists()
+            run(folder / "q", resume=is_kept)
+            gone_on += is_kept
+        assert contents(folder / "q") == expected and [path.name for path in folder.iterdir()] == ["q"]
+    assert kills > gone_on > 20
+
+
+def test_killed_again_while_it_goes_on(tmp_path, shards, no_sync):
+    """Twice at the same place of its way, then let be."""
+    run(tmp_path / "whole" / "q")
+    for n in range(6, 40, 3):
+        folder = tmp_path / str(n)
+        for resume in (False, True, True):
+            with pytest.MonkeyPatch.context() as patch:
+                kill_at(patch, n)
+                if not (folder / "q").exists():
+                    resume = resume and (folder / ".q.partial" / "journal.json").exists()
+                    try:
+                        run(folder / "q", resume=resume)
+                    except Killed:
+                        pass
+        if not (folder / "q").exists():
+            run(folder / "q", resume=(folder / ".q.partial" / "journal.json").exists())
+        assert contents(folder / "q") == contents(tmp_path / "whole" / "q")
+
+
+def test_disk_and_files_while_it_runs(tmp_path, monkeypatch):
+    """Parts are merged as soon as they make a shard, and gone then; one state is kept."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1500)
+    with CheckpointWriter(tmp_path / "q") as made:
+        for step in range(5):
+            made.add(f"{step}.total", values(step))
+            made.add(f"{step}.values", values(step).bfloat16())
+            made.end_step(lambda step=step: Snapshot({"done": step}, {f"k{step}": values(step)}, {"s": values(step)}))
+            files = [path for path in made.partial.iterdir() if path.suffix == ".safetensors"]
+            assert len(made.journal.files) == [1, 2, 1, 2, 3][step]
+            assert len(files) == len(made.journal.files) + len(made.journal.kept) + 1
+        assert len(made.journal.kept) == 5 and made.journal.load_state()["s"].equal(values(4))
+
+
+@pytest.mark.parametrize(("sizes", "shards"), [([400, 400, 4000, 400], [4800, 400]), ([4000, 400, 400], [4000, 800])])
+def test_small_parts_and_a_large_one(tmp_path, monkeypatch, sizes, shards):
+    """None is left by itself before the last."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1500)
+    with CheckpointWriter(tmp_path / "q") as made:
+        for step, size in enumerate(sizes):
+            made.add(f"{step}", torch.zeros(size, dtype=torch.int8))
+            made.end_step(lambda step=step: Snapshot({"done": step}, {}, {}))
+        made.finish(Library("config.json"), None, Library("tokenizer.json"), {}, {})
+    files = sorted((tmp_path / "q").glob("*.safetensors"))
+    assert [sum(tensor.nbytes for tensor in load_file(file).values()) for file in files] == shards
+
+
+def test_what_a_journal_names_is_on_the_disk_before_it_is(tmp_path, monkeypatch):
+    events, rename = [], Path.rename
+
+    def renamed(self, target):
+        events.append(f"rename {self.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(journal, "_sync", lambda path: events.append(path.name))
+    monkeypatch.setattr(Path, "rename", renamed)
+    with CheckpointWriter(tmp_path / "q") as made:
+        made.add("x", values(0))
+        made.end_step(lambda: Snapshot({"done": 1}, {"k": values(1)}, {"s": values(2)}))
+    named = [f"{number:06}.safetensors" for number in (1, 2, 3)]
+    assert events == [*named, "journal.json.partial", "rename journal.json.partial", ".q.partial"]
+
+
+def test_what_a_run_depends_on(tmp_path):
+    with CheckpointWriter(tmp_path / "q") as made:
+        made.journal.identify({"bits": 4, "text": None})
+        made.end_step(lambda: Snapshot({"done": 1}, {}, {}))
+    for marks, words in (({"bits": 3}, "had bits 4, this one has 3"), ({"text": "x"}, "had text None, this one has x")):
+        with pytest.raises(CheckpointError, match=words), CheckpointWriter(tmp_path / "q", resume=True) as made:
+            made.journal.identify({"bits": 4})
+            made.journal.identify(marks)
+    with CheckpointWriter(tmp_path / "q", resume=True) as made:
+        made.journal.identify({"bits": 4, "text": None})
+        assert made.journal.record == {"done": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"record": {}},
+        {"files": [["../../secret.safetensors", 3]]},
+        {"files": [["000001.safetensors"]]},
+        {"state": "/etc/passwd"},
+        {"state": None},
+        {"kept": 3},
+        {"unknown": 1},
+    ],
+)
+def test_a_journal_that_makes_no_sense(tmp_path, content):
+    with CheckpointWriter(tmp_path / "q") as made:
+        made.add("x", values(0))
+        made.end_step(lambda: Snapshot({"done": 1}, {}, {}))
+    path = tmp_path / ".q.partial" / "journal.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps(good | content if content else content))
+    with pytest.raises(CheckpointError, match=r"progress in .*\.q\.partial is damaged \(.*; start over without"):
+        CheckpointWriter(tmp_path / "q", resume=True).__enter__()
+    path.write_text(json.dumps(good))
+    with CheckpointWriter(tmp_path / "q", resume=True) as made:
+        assert made.journal.record == {"done": 1}
+
+
+def test_a_lock_has_one_holder(tmp_path):
+    held = Lock(tmp_path / "new" / "lock", "taken")
+    with pytest.raises(CheckpointError, match="^taken$"):
+        Lock(tmp_path / "new" / "lock", "taken")
+    held.release()
+    assert list((tmp_path / "new").iterdir()) == []
+    Lock(tmp_path / "new" / "lock", "taken").release()
+
+
+def test_a_lock_is_not_that_of_a_file_that_is_gone(tmp_path, monkeypatch):
+    """Its last holder lets go of it just as the next has opened it."""
+    path, flock, files = tmp_path / "lock", lock.fcntl.flock, []
+
+    def released_meanwhile(file, how):
+        files.append(os.fstat(file.fileno()).st_ino)
+        if len(files) == 1:
+            path.unlink()
+            path.touch()
+        flock(file, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", released_meanwhile)
+    held = Lock(path, "taken")
+    assert len(files) == 2 and path.stat().st_ino == files[1]
+    with pytest.raises(CheckpointError):
+        Lock(path, "taken")
+    held.release()
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def unsupported(file, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    Lock(tmp_path / "lock", "taken").release()
+
+
+def test_a_journal_is_read_where_there_is_one(tmp_path):
+    assert Journal.read(tmp_path) is None and Journal.read(tmp_path / "nowhere") is None
