@@ -24,7 +24,8 @@ from qlinear.solvers import rtn
 from scales.awq import LayerLoss, watched_modules
 from scales.precision import onednn_float32
 from scales.search import relative_loss
-from scales.solve import METHODS, Method, Solution, round_linears, solve_block
+from scales.solve import METHODS, Method, round_linears, solve_block
+from scales.task import BlockErrors, Solution
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Result:
+    """blocks: by name; empty where every linear was solved by itself."""
+
     task: str
     model: str
     w_bit: int
@@ -104,6 +107,7 @@ class Result:
     peak_rss_bytes: int
     checkpoint: str
     layers: list[Layer]
+    blocks: dict[str, BlockErrors]
 
 
 def run(request: Request, progress: Progress) -> Result:
@@ -143,6 +147,7 @@ def run(request: Request, progress: Progress) -> Result:
             peak_rss_bytes(),
             str(writer.directory),
             work.layers,
+            work.blocks,
         )
         _finish(writer, source, plan, work, request, result)
     return result
@@ -200,6 +205,7 @@ class _Work:
         self.method, self.scaling, self.calibration = method, scaling, calibration
         self.dtype = torch.float32 if calibration else scaling.dtype
         self.layers: list[Layer] = []
+        self.blocks: dict[str, BlockErrors] = {}
         self.quantized_names: set[str] = set()
         self._written: set[str] = set()
         self._quantized_bytes = self._quantized_weights = self._bytes = 0
@@ -216,6 +222,8 @@ class _Work:
             found = (loss.loss_rtn, loss.loss_awq) if loss else (None, None)
             ratio = loss.ratio if loss else None
             self.layers.append(Layer(name, self.plan.group_size, *found, solution.losses.get(local), ratio))
+        if solution.block:
+            self.blocks[unit] = solution.block
         self._add_float(unit, block)
         self.source.release(unit)
 
