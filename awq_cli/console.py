@@ -123,6 +123,12 @@ def _show_quantize(out: Terminal, result: Any) -> None:
             + ", ".join(result.fallback_blocks),
             soft_wrap=True,
         )
+    if result.blocks:
+        before, after = (
+            geometric_mean([max(getattr(errors, when), 1e-30) for errors in result.blocks.values()])
+            for when in ("before", "after")
+        )
+        out.print(f"error of a block's output {before:.2e}, learned {after:.2e} (geometric means)", soft_wrap=True)
     size, seconds = result.size, result.seconds
     out.print(
         f"\n{result.model}: {_size(size.float_bytes)} in bfloat16 -> {_size(size.quantized_bytes)}, "

@@ -34,10 +34,11 @@ scales = click.option(
 )
 solver = click.option(
     "--solver",
-    type=click.Choice(["rtn", "hqq", "gptq"]),
+    type=click.Choice(["rtn", "hqq", "gptq", "learned"]),
     default="rtn",
     show_default=True,
-    help="How codes are chosen: nearest (rtn), on the best range of each group (hqq), with errors made up for (gptq).",
+    help="How codes are chosen: nearest (rtn), on the best range of each group (hqq), with errors made up for (gptq), "
+    "or learned, all of a block's together.",
 )
 lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head too, per group.")
 lm_head_group_size = click.option(
@@ -174,7 +175,7 @@ def _quantize(values) -> bool:
 
 def _reads_no_text(values, awq: str) -> bool:
     """Whether nothing looks at calibration text; `scales.solve` decides it, and a test compares the two."""
-    readers = {"none": ("gptq",), "load": ("hqq", "gptq")}[awq]
+    readers = {"none": ("gptq", "learned"), "load": ("hqq", "gptq", "learned")}[awq]
     return _quantize(values) and values["awq"] == awq and values["solver"] not in readers
 
 

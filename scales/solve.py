@@ -4,39 +4,17 @@ A method is one line in `METHODS`, whether it works on a linear at a time or on 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
-from qlinear.grid import GridWeight
 from qlinear.solvers import Solver, gptq, hqq, rtn
-from scales.observe import Call, observe_block
+from scales.learned import learn_block
+from scales.observe import observe_block
 from scales.search import relative_loss, substituted
-
-
-@dataclass(frozen=True)
-class BlockTask:
-    """One block, scaled but with its own float32 weights.
-
-    inputs: what the blocks before it hand over, `(1, seqlen, hidden)` a sample, quantized as those are by now, so
-    that a solver can make up for their errors too; targets: the outputs of this block in the float model.
-    """
-
-    block: nn.Module
-    linears: dict[str, nn.Linear]
-    call: Call
-    inputs: list[Tensor]
-    targets: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """By local name of each linear: its weight on the grid, and the relative squared error of its output, if known."""
-
-    grids: dict[str, GridWeight]
-    losses: dict[str, float]
+from scales.task import BlockTask, Solution
 
 
 class Text(Enum):
@@ -63,6 +41,7 @@ METHODS = {
     "rtn": Method(rtn, Text.NEVER),
     "hqq": Method(hqq, Text.WITH_AWQ),
     "gptq": Method(gptq, Text.ALWAYS),
+    "learned": Method(gptq, Text.ALWAYS, learn_block),
 }
 
 
@@ -74,13 +53,14 @@ def round_linears(linears: dict[str, nn.Linear], method: Method, bits: int, grou
 def solve_block(task: BlockTask, method: Method, bits: int, group_size: int) -> Solution:
     """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole."""
     seen = observe_block(task.block, task.linears, (), task.inputs, task.call, 0)
-    grids, losses = {}, {}
-    for name, linear in task.linears.items():
-        statistics, weight = seen.statistics[name], linear.weight.data
-        grids[name] = method.linear(weight, bits, group_size, statistics.gram)
-        losses[name] = relative_loss(grids[name].decode(), weight, statistics.gram)
-    solution = Solution(grids, losses)
-    return method.block(task, solution) if method.block else solution
+    weights = {name: linear.weight.data for name, linear in task.linears.items()}
+    grams = {name: seen.statistics[name].gram for name in weights}
+    grids = {name: method.linear(weight, bits, group_size, grams[name]) for name, weight in weights.items()}
+    solution = Solution(grids, {})
+    if method.block:
+        solution = method.block(task, solution)
+    losses = {name: relative_loss(solution.grids[name].decode(), weights[name], grams[name]) for name in weights}
+    return replace(solution, losses=losses)
 
 
 def run_rounded(task: BlockTask, solution: Solution) -> list[Tensor]:

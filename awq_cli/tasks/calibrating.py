@@ -12,7 +12,8 @@ from qlinear.errors import OptionError
 from scales import calibration
 from scales.observe import Call, InputStatistics, Observation, observe_block, observe_head, record_calls
 from scales.selftext import ordinary_tokens, self_samples
-from scales.solve import BlockTask, Solution, run_rounded
+from scales.solve import run_rounded
+from scales.task import BlockTask, Solution
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
 N_CONFIRM_SAMPLES = 4

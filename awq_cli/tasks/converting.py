@@ -18,7 +18,8 @@ from qlinear.packing import PackedWeight
 from scales.awq import LayerLoss, watched_modules
 from scales.precision import onednn_float32
 from scales.search import relative_loss
-from scales.solve import Method, Solution, round_linears, solve_block
+from scales.solve import Method, round_linears, solve_block
+from scales.task import BlockErrors, Solution
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Tally:
 
     units: int = 0
     layers: list[Layer] = field(default_factory=list)
+    blocks: dict[str, BlockErrors] = field(default_factory=dict)
     quantized_names: list[str] = field(default_factory=list)
     written: set[str] = field(default_factory=set)
     quantized_bytes: int = 0
@@ -60,12 +62,15 @@ class Tally:
     bytes: int = 0
 
     def to_json(self) -> dict:
-        return {**vars(self), "layers": [asdict(layer) for layer in self.layers], "written": sorted(self.written)}
+        layers = [asdict(layer) for layer in self.layers]
+        blocks = {name: asdict(errors) for name, errors in self.blocks.items()}
+        return {**vars(self), "layers": layers, "blocks": blocks, "written": sorted(self.written)}
 
     @classmethod
     def from_json(cls, content: dict) -> "Tally":
         layers = [Layer(**layer) for layer in content["layers"]]
-        return cls(**{**content, "layers": layers, "written": set(content["written"])})
+        blocks = {name: BlockErrors(**errors) for name, errors in content["blocks"].items()}
+        return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})
 
 
 class Work:
@@ -125,6 +130,8 @@ class Work:
             found = (loss.loss_rtn, loss.loss_awq) if loss else (None, None)
             ratio = loss.ratio if loss else None
             self.tally.layers.append(Layer(name, self.plan.group_size, *found, solution.losses.get(local), ratio))
+        if solution.block:
+            self.tally.blocks[unit] = solution.block
         self._add_float(unit, block)
         self.source.release(unit)
         self.tally.units = index + 1

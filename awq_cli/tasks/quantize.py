@@ -20,6 +20,7 @@ from checkpoints.writer import CheckpointWriter, quantization_section
 from qlinear.errors import ModelError
 from qlinear.solvers import rtn
 from scales.solve import METHODS
+from scales.task import BlockErrors
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Result:
+    """blocks: by name; empty where every linear was solved by itself."""
+
     task: str
     model: str
     w_bit: int
@@ -75,6 +78,7 @@ class Result:
     peak_rss_bytes: int
     checkpoint: str
     layers: list[Layer]
+    blocks: dict[str, BlockErrors]
 
 
 def run(request: Request, progress: Progress) -> Result:
@@ -140,6 +144,7 @@ def _result(
         peak_rss_bytes(),
         checkpoint,
         work.tally.layers,
+        work.tally.blocks,
     )
 
 

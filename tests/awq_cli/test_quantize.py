@@ -12,7 +12,7 @@ from scales.solve import METHODS
 from tests.awq_cli.conftest import CALIBRATION
 
 FIELDS = {"task", "model", "w_bit", "group_size", "lm_head", "awq", "solver", "seconds", "size", "peak_rss_bytes"}
-FIELDS |= {"checkpoint", "layers"}
+FIELDS |= {"checkpoint", "layers", "blocks"}
 LINEARS_A_BLOCK = 7
 
 
@@ -81,6 +81,21 @@ def test_solvers(run, model, text_file, awq):
         assert [loss is not None for loss in found] == [solver in reading] * (2 * LINEARS_A_BLOCK + 1)
     if awq != "none":
         assert all(ours < 0.9 * other for ours, other in zip(losses["gptq"], losses["hqq"], strict=True))
+
+
+def test_learned_codes_end_to_end(run, model, text_file):
+    """What is told of the blocks is in the recipe too, and the checkpoint is one like any other."""
+    chosen = ("--w_bit", "3", "--solver", "learned", "--lm_head")
+    made = run(*quantize(model, *chosen, "--calib_data", text_file, "--n_samples", "8", "--seqlen", "256"))
+    assert made.code == 0 and "error of a block's output" in made.out
+    folder = run.folder / "quantized_models" / "tiny-w3-g64-awq-learned-lm_head"
+    recipe = json.loads((folder / "awq_recipe.json").read_text())
+    assert list(recipe["blocks"]) == ["model.layers.0", "model.layers.1"]
+    assert all(0 < errors["after"] <= errors["before"] for errors in recipe["blocks"].values())
+    assert recipe["blocks"]["model.layers.1"]["after"] < 0.98 * recipe["blocks"]["model.layers.1"]["before"]
+    assert all(0 < layer["loss_solver"] < 0.5 for layer in recipe["layers"])
+    decoded = run.result("--task", "decode", "--model_name", model, *chosen, "--prompt", "the value of this")
+    assert decoded["checkpoint"] == f"quantized_models/{folder.name}"
 
 
 def test_a_solver_makes_the_same_of_scales_searched_and_loaded(run, model, text_file):
