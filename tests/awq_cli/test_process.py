@@ -1,7 +1,6 @@
 """The command as its own process: what it imports, what else is printed, how it ends when it is ended."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -73,16 +72,19 @@ def test_a_mistake_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_an_interrupted_search_leaves_nothing(tmp_path, model):
-    """The half-made checkpoint and the folder made for it are gone; the built-in text keeps the search busy."""
-    process = start(tmp_path, "--task", "quantize", "--model_name", model, "--n_samples", "400", "--seqlen", "500")
-    hidden = tmp_path / "quantized_models" / ".tiny-w4-g64-awq.partial"
-    deadline = time.monotonic() + 60
-    while not hidden.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.5)  # from making the folder to being ready to remove it
-    assert hidden.exists() and process.poll() is None
-    process.send_signal(signal.SIGINT)
+def test_an_interrupt_in_the_first_block_leaves_nothing(tmp_path, model, text_file):
+    """The half-made checkpoint and the folders made for it and for the scales are gone."""
+    interrupts_itself = """
+import os, signal, sys
+sys.argv.pop(0)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+from awq_cli.main import main
+from awq_cli.tasks.converting import Work
+Work._solve = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+main()
+"""
+    options = ("--task", "quantize", "--model_name", model, "--calib_data", text_file, *CALIBRATION)
+    process = start(tmp_path, *options, python=("-c", interrupts_itself))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err
