@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = "qlinear/csrc"
-HEADERS = ["block.h", "avx512.h", "kernels.h", "layout.h", "linear.h", "rows.h", "table.h", "threads.h"]
+HEADERS = ["block.h", "avx512.h", "int16_rows.h", "kernels.h", "layout.h", "linear.h", "rows.h", "table.h", "threads.h"]
 DECODER = ["attention", "dense", "fill", "input", "lanes", "pieces", "rowwise", "step", "team"]
 HEADERS += ["decoder.h"] + [f"decoder_{name}.h" for name in DECODER]
 # The kernels need -O3, but an explicit level wins: a sanitizer build at -O3 takes ten times as long.
@@ -25,6 +25,7 @@ FLAGS = {
     "scalar.cpp": [],
     "avx2.cpp": ["-mavx2", "-mfma"],
     "avx512.cpp": [*AVX512, *QUIET],
+    "avx512vnni.cpp": [*AVX512, "-mavx512vnni", *QUIET],
     "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
     "decoder.cpp": [],
     "decoder_cache.cpp": [],

@@ -8,24 +8,27 @@ namespace {
 
 struct Avx2 {
   using Vec = __m256;
+  using Acc = __m256;
+  using Sum = float;
   static constexpr int LANES = 8, VECTORS = 2, ACCUMULATORS = 8, ROWS = 4;
   struct Pair { __m256 even, odd; };
   struct Input { float even, odd; };
 
-  static AWQ_INLINE Vec zero() { return _mm256_setzero_ps(); }
   static AWQ_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
-  static AWQ_INLINE Vec broadcast(const float* from) { return _mm256_set1_ps(*from); }
   static AWQ_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
   static AWQ_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-  static AWQ_INLINE Vec subtract_product(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(b, c, a); }
+  static AWQ_INLINE Vec less_zero(Acc acc, Vec zero, const Sum* sum) {
+    return _mm256_fnmadd_ps(zero, _mm256_set1_ps(*sum), acc);
+  }
   static AWQ_INLINE void prefetch(const uint8_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
 
   static AWQ_INLINE Vec load_bf16(const uint8_t* from) {
     const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
   }
-  static AWQ_INLINE Vec load_int8(const uint8_t* from) {
+  template <int BITS>
+  static AWQ_INLINE Vec load_zero(const uint8_t* from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
   }
 
@@ -39,17 +42,18 @@ struct Avx2 {
   }
 
   // Pairs are read where they lie: memory operands cost nothing here.
-  template <int BITS>
   struct Codes {};
-  template <int BITS>
+  template <int BITS, int MOST>
   struct Decoder;
 };
 
 // Stored as two's complement: up to the sign bit, down again, done.
-template <>
-struct Avx2::Decoder<4> {
+template <int MOST>
+struct Avx2::Decoder<4, MOST> : EvenSets<MOST> {
+  using Codes = Avx2::Codes;
+
   template <int P>
-  AWQ_INLINE Pair pair(Codes<4>&, const uint8_t* codes) const {
+  AWQ_INLINE Pair pair(Codes&, const uint8_t* codes) const {
     const __m256i lanes = codes_at(codes, P / 4);
     const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(lanes, 28 - P % 4 * 4), 28);
     const __m256i odd = _mm256_srai_epi32(_mm256_slli_epi32(lanes, 12 - P % 4 * 4), 28);
@@ -58,12 +62,13 @@ struct Avx2::Decoder<4> {
 };
 
 // vpermps looks at the low three bits of each index: a table of the eight values.
-template <>
-struct Avx2::Decoder<3> {
+template <int MOST>
+struct Avx2::Decoder<3, MOST> : EvenSets<MOST> {
+  using Codes = Avx2::Codes;
   __m256 values = _mm256_setr_ps(0, 1, 2, 3, -4, -3, -2, -1);
 
   template <int P>
-  AWQ_INLINE Pair pair(Codes<3>&, const uint8_t* codes) const {
+  AWQ_INLINE Pair pair(Codes&, const uint8_t* codes) const {
     const __m256i even = field<P>(codes);
     return {_mm256_permutevar8x32_ps(values, even), _mm256_permutevar8x32_ps(values, _mm256_srli_epi32(even, 16))};
   }
