@@ -21,7 +21,9 @@ struct Avx2 {
   static AWQ_INLINE Vec less_zero(Acc acc, Vec zero, const Sum* sum) {
     return _mm256_fnmadd_ps(zero, _mm256_set1_ps(*sum), acc);
   }
-  static AWQ_INLINE void prefetch(const uint8_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
+  static AWQ_INLINE void prefetch(const uint8_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at + AHEAD), _MM_HINT_T0);
+  }
 
   static AWQ_INLINE Vec load_bf16(const uint8_t* from) {
     const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));

@@ -15,7 +15,9 @@ struct Avx512Base {
   static AWQ_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
   static AWQ_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-  static AWQ_INLINE void prefetch(const uint8_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
+  static AWQ_INLINE void prefetch(const uint8_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at + AHEAD), _MM_HINT_T0);
+  }
 
   static AWQ_INLINE Vec load_bf16(const uint8_t* from) {
     const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));

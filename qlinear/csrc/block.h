@@ -14,6 +14,7 @@
 //   multiply_add         acc + pair . input
 //   load_zero<BITS>      zero points, relative to codes as the decoder gives them
 //   less_zero            acc - zero * sum(x), as fp32
+//   prefetch             what the stream of codes holds AHEAD bytes from here
 // The decoded weights never reach memory; with 12 rows decoding is about a tenth of the work, so the same kernel
 // serves decode (1 row) and prefill (blocks of 12).
 #pragma once
@@ -25,7 +26,7 @@
 namespace awq {
 namespace {
 
-constexpr int PREFETCH = 10240;  // bytes ahead in the stream of codes; with 4 to 6 KB decode is a tenth slower
+constexpr int AHEAD = 10240;  // bytes to prefetch ahead in the stream of codes; with 4 to 6 KB decode is a tenth slower
 
 // Sets that weigh the same, for sums of fp32.
 template <int MOST>
@@ -60,7 +61,7 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
 
   for (int64_t g = 0; g < groups; ++g, x += group_size / 2 * ROWS, sums += ROWS) {
     const uint8_t* codes = record + HEADER_BYTES;
-    for (int line = 0; line < HEADER_BYTES; line += 64) Simd::prefetch(record + line + PREFETCH);
+    for (int line = 0; line < HEADER_BYTES; line += 64) Simd::prefetch(record + line);
     for (int slice = 0; slice < TILE; slice += SLICE) {
       Acc acc[SETS][ROWS][VECTORS];
 #pragma GCC unroll 4
@@ -74,7 +75,7 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
         const uint8_t* chunk = codes + c * chunk_bytes(BITS);
         const auto* inputs = x + c * PAIRS * ROWS;
         if (slice == 0) {
-          for (int line = 0; line < chunk_bytes(BITS); line += 64) Simd::prefetch(chunk + line + PREFETCH);
+          for (int line = 0; line < chunk_bytes(BITS); line += 64) Simd::prefetch(chunk + line);
         }
         typename Decoder::Codes state[VECTORS];
         for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
