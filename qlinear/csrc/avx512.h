@@ -15,9 +15,6 @@ struct Avx512Base {
   static AWQ_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
   static AWQ_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-  static AWQ_INLINE void prefetch(const uint8_t* at) {
-    _mm_prefetch(reinterpret_cast<const char*>(at + AHEAD), _MM_HINT_T0);
-  }
 
   static AWQ_INLINE Vec load_bf16(const uint8_t* from) {
     const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -29,23 +26,19 @@ struct Avx512Base {
 
 };
 
-// The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with the even column's
-// code at bit place(P) * BITS of the low half-lane, the odd one's as high in the other half, other bits whatever. All
-// codes stand at place 0, or at one of PLACES places, which saves shifts: PLACES neighbours need but one.
+// The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with its codes at
+// place(P), other bits whatever.
 template <int BITS, int PLACES>
-struct Avx512Codes {
-  static constexpr int FIELDS = 16 / BITS, SHIFTED = FIELDS * BITS;  // the pairs that lie in fields
-  static constexpr int place(int pair) { return pair < SHIFTED ? pair % FIELDS % PLACES : PLACES - 1; }
-
+struct Avx512Codes : Places<BITS, PLACES> {
+  using At = Places<BITS, PLACES>;
   __m512i lanes;  // the vector that holds the current pairs
   __m512i spare;  // 3 bits: bits 15 and 31 of the vectors so far, one above the other: the last pair
 
   template <int P>
   AWQ_INLINE __m512i field(const uint8_t* chunk) {
-    if constexpr (P == SHIFTED) return spare;
-    if constexpr (P % FIELDS == 0) load<P / FIELDS>(chunk);
-    constexpr int SHIFT = (P % FIELDS - place(P)) * BITS;
-    return SHIFT == 0 ? lanes : _mm512_srli_epi32(lanes, SHIFT);
+    if constexpr (P == At::IN_FIELDS) return spare;
+    if constexpr (P % At::FIELDS == 0) load<P / At::FIELDS>(chunk);
+    return At::shift(P) == 0 ? lanes : _mm512_srli_epi32(lanes, At::shift(P));
   }
 
   template <int J>
@@ -53,7 +46,7 @@ struct Avx512Codes {
     lanes = _mm512_loadu_si512(chunk + 64 * J);
     asm("" : "+v"(lanes));  // or gcc loads them again for every field, half of the time across two cache lines
     if constexpr (BITS == 3) {
-      constexpr int AT = place(SHIFTED) * BITS + J;
+      constexpr int AT = At::place(At::IN_FIELDS) * BITS + J;
       const __m512i bit = _mm512_srli_epi32(lanes, 15 - AT);
       // 0xca: first ? second : third
       spare = J == 0 ? bit : _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x00010001 << AT), bit, spare, 0xca);
@@ -63,6 +56,7 @@ struct Avx512Codes {
 
 // Products summed in fp32.
 struct Avx512Float : Avx512Base {
+  static constexpr bool TWO_STEPS = false;
   using Acc = __m512;
   using Sum = float;
 

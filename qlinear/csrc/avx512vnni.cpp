@@ -1,22 +1,17 @@
 // AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly.
 #include "avx512.h"
-#include "int16_rows.h"
+#include "int16.h"
 
 namespace awq {
 namespace {
 
 struct Avx512Vnni : Avx512Base {
-  static constexpr int ROWS = 12, NEAR = 3072;
+  static constexpr int ROWS = 12;
+  static constexpr bool TWO_STEPS = true;
   using Acc = __m512i;
   using Pair = __m512i;    // 16 tile rows x 2 columns of int16
   using Input = uint32_t;  // 2 columns of int16
   using Sum = Int16Sum;
-
-  // First to L2, then to L1: one row takes so few instructions that either alone leaves a tenth of the bandwidth.
-  static AWQ_INLINE void prefetch(const uint8_t* at) {
-    _mm_prefetch(reinterpret_cast<const char*>(at + AHEAD), _MM_HINT_T1);
-    _mm_prefetch(reinterpret_cast<const char*>(at + NEAR), _MM_HINT_T0);
-  }
 
   static AWQ_INLINE Acc multiply_add(Acc acc, Pair weights, const Input* input) {
     return _mm512_dpwssd_epi32(acc, weights, _mm512_set1_epi32(int(*input)));
@@ -34,15 +29,11 @@ struct Avx512Vnni : Avx512Base {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(sum->scale));
   }
 
-  // A code is masked where it stands, and inverting its sign bit makes it 0 to 2^BITS - 1: one vpternlogd. Codes that
-  // stand higher are summed apart and shifted down once a group (int16_rows.h says why they fit).
+  // A code is masked where it stands, and inverting its sign bit makes it 0 to 2^BITS - 1: one vpternlogd.
   template <int BITS, int MOST>
-  struct Decoder {
-    static constexpr int PLACES = BITS == 4 ? (MOST >= 2 ? 2 : 1) : MOST >= 3 ? 3 : 1;
-    static constexpr int SETS = BITS == 4 && MOST >= 4 ? 4 : PLACES;  // two of each, or sums would wait for each other
-    using Codes = Avx512Codes<BITS, PLACES>;
-    static constexpr int set(int pair) { return SETS > PLACES ? pair % SETS : Codes::place(pair); }
-    static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm512_srai_epi32(acc, set % PLACES * BITS); }
+  struct Decoder : PlaceSets<BITS, MOST> {
+    using Codes = Avx512Codes<BITS, PlaceSets<BITS, MOST>::PLACES>;
+    static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm512_srai_epi32(acc, Decoder::height(set)); }
 
     template <int P>
     AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {

@@ -14,7 +14,7 @@
 //   multiply_add         acc + pair . input
 //   load_zero<BITS>      zero points, relative to codes as the decoder gives them
 //   less_zero            acc - zero * sum(x), as fp32
-//   prefetch             what the stream of codes holds AHEAD bytes from here
+//   TWO_STEPS            how to prefetch
 // The decoded weights never reach memory; with 12 rows decoding is about a tenth of the work, so the same kernel
 // serves decode (1 row) and prefill (blocks of 12).
 #pragma once
@@ -26,7 +26,25 @@
 namespace awq {
 namespace {
 
-constexpr int AHEAD = 10240;  // bytes to prefetch ahead in the stream of codes; with 4 to 6 KB decode is a tenth slower
+// Bytes to prefetch ahead in the stream of codes; with 4 to 6 KB alone decode is a tenth slower. Where one row takes so
+// few instructions that memory could be the only limit, two steps, to L2 and then to L1, are worth another tenth.
+constexpr int FAR = 10240, NEAR = 3072;
+
+template <bool TWO_STEPS>
+AWQ_INLINE void prefetch(const uint8_t* at) {
+  __builtin_prefetch(at + FAR, 0, TWO_STEPS ? 2 : 3);
+  if (TWO_STEPS) __builtin_prefetch(at + NEAR, 0, 3);
+}
+
+// Where the code of an even column stands in the low half of a lane (layout.h) once its field is shifted by as little
+// as leaves it at one of PLACES neighbouring places: bit place * BITS, with the code of the odd column 16 bits higher.
+// So many fields share a shift, or need none. The pair that lies in no field is put together at the last place.
+template <int BITS, int PLACES>
+struct Places {
+  static constexpr int FIELDS = 16 / BITS, IN_FIELDS = FIELDS * BITS;  // fields of a vector, pairs of a chunk in them
+  static constexpr int place(int pair) { return pair < IN_FIELDS ? pair % FIELDS % PLACES : PLACES - 1; }
+  static constexpr int shift(int pair) { return (pair % FIELDS - place(pair)) * BITS; }
+};
 
 // Sets that weigh the same, for sums of fp32.
 template <int MOST>
@@ -61,7 +79,7 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
 
   for (int64_t g = 0; g < groups; ++g, x += group_size / 2 * ROWS, sums += ROWS) {
     const uint8_t* codes = record + HEADER_BYTES;
-    for (int line = 0; line < HEADER_BYTES; line += 64) Simd::prefetch(record + line);
+    for (int line = 0; line < HEADER_BYTES; line += 64) prefetch<Simd::TWO_STEPS>(record + line);
     for (int slice = 0; slice < TILE; slice += SLICE) {
       Acc acc[SETS][ROWS][VECTORS];
 #pragma GCC unroll 4
@@ -75,7 +93,7 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
         const uint8_t* chunk = codes + c * chunk_bytes(BITS);
         const auto* inputs = x + c * PAIRS * ROWS;
         if (slice == 0) {
-          for (int line = 0; line < chunk_bytes(BITS); line += 64) Simd::prefetch(chunk + line);
+          for (int line = 0; line < chunk_bytes(BITS); line += 64) prefetch<Simd::TWO_STEPS>(chunk + line);
         }
         typename Decoder::Codes state[VECTORS];
         for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {

@@ -9,7 +9,7 @@ namespace awq {
 namespace {
 
 struct Cpu {
-  bool avx2, avx512, avx512vnni, avx512bf16;
+  bool avx2, avxvnni, avx512, avx512vnni, avx512bf16;
 };
 
 // The registers that the operating system saves: without it, an instruction set that cpuid shows cannot be used.
@@ -20,10 +20,10 @@ uint64_t xgetbv() {
 }
 
 Cpu detect() {
-  constexpr uint32_t FMA = 1u << 12, OSXSAVE = 1u << 27;                                     // leaf 1, ecx
+  constexpr uint32_t FMA = 1u << 12, OSXSAVE = 1u << 27;                                         // leaf 1, ecx
   constexpr uint32_t AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;  // leaf 7, ebx
-  constexpr uint32_t VNNI = 1u << 11;                                                        // leaf 7, ecx
-  constexpr uint32_t BF16 = 1u << 5;                                                         // leaf 7.1, eax
+  constexpr uint32_t VNNI = 1u << 11;                                                            // leaf 7, ecx
+  constexpr uint32_t AVX_VNNI = 1u << 4, BF16 = 1u << 5;                                         // leaf 7.1, eax
   constexpr uint64_t YMM_STATE = 0x06, ZMM_STATE = 0xe6;
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || (c & OSXSAVE) == 0) return {};
@@ -35,6 +35,7 @@ Cpu detect() {
   if (a >= 1) __get_cpuid_count(7, 1, &sub_a, &b, &c, &d);
   Cpu cpu;
   cpu.avx2 = fma && (features & AVX2) != 0 && (state & YMM_STATE) == YMM_STATE;
+  cpu.avxvnni = cpu.avx2 && (sub_a & AVX_VNNI) != 0;
   cpu.avx512 = cpu.avx2 && (features & wanted) == wanted && (state & ZMM_STATE) == ZMM_STATE;
   cpu.avx512vnni = cpu.avx512 && (more & VNNI) != 0;
   cpu.avx512bf16 = cpu.avx512 && (sub_a & BF16) != 0;
@@ -63,14 +64,14 @@ bool climb(const char* last, Table& result) {
   const Rung ladder[] = {
       {"scalar", true, fill_scalar},
       {"avx2", cpu.avx2, fill_avx2},
+      {"avxvnni", cpu.avxvnni && fill_avxvnni != nullptr, fill_avxvnni},
       {"avx512", cpu.avx512, fill_avx512},
       {"avx512vnni", cpu.avx512vnni, fill_avx512vnni},
       {"avx512bf16", cpu.avx512bf16 && (named || climbs_to_bf16()), fill_avx512bf16},
   };
   for (const Rung& rung : ladder) {
-    if (!rung.available) return !named;
-    rung.fill(result);
-    if (strcmp(rung.name, last) == 0) return true;
+    if (rung.available) rung.fill(result);
+    if (strcmp(rung.name, last) == 0) return rung.available;
   }
   return !named;
 }

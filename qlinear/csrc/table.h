@@ -45,6 +45,7 @@ struct Table {
 
 void fill_scalar(Table& table);
 void fill_avx2(Table& table);
+extern void (*const fill_avxvnni)(Table& table);  // null where the compiler is too old for it
 void fill_avx512(Table& table);
 void fill_avx512vnni(Table& table);
 void fill_avx512bf16(Table& table);

@@ -7,13 +7,13 @@
 //
 // Sums of a group are exact in int32. Codes are 0 to 15 here and a group has 256 columns at most:
 //   |sum(code * x) - zero * sum(x)| <= 2 * 256 * 15 * 32640 < 2^28
-// and where a set of accumulators (block.h) holds codes `s` bits up, it holds some of the columns only (layout.h):
-//   4 bits, s = 4: every other pair,                       128 columns of 15 * 2^4 * 32640 < 2^30
-//   3 bits, s = 6: fields 2 and the last pair, 4 pairs of 16, 64 columns of 7 * 2^6 * 32640 < 2^30; less where s = 3
+// and a set of accumulators whose codes stand `height` bits up holds some of the columns only (layout.h):
+//   4 bits, height 4: every other field, 128 columns of 15 * 2^4 * 32640 < 2^30
+//   3 bits, height 6: field 2 and the pair in no field, 64 columns of 7 * 2^6 * 32640 < 2^30; less at height 3
 // Then the group's sum is rounded to fp32, once.
 #pragma once
 
-#include "rows.h"
+#include "block.h"
 
 namespace awq {
 namespace {
@@ -93,6 +93,17 @@ void lay_out_int16(const void* x, int64_t stride, int64_t rows, int64_t k, int64
     }
   }
 }
+
+// Sets of accumulators by the place of codes (block.h): codes that stand higher are added up apart, and the sum is
+// shifted down once a group. Of 4 bits there are two sets of each where they can be had, or sums would wait for
+// themselves.
+template <int BITS, int MOST>
+struct PlaceSets {
+  static constexpr int PLACES = BITS == 4 ? (MOST >= 2 ? 2 : 1) : MOST >= 3 ? 3 : 1;
+  static constexpr int SETS = BITS == 4 && MOST >= 4 ? 4 : PLACES;
+  static constexpr int set(int pair) { return SETS > PLACES ? pair % SETS : Places<BITS, PLACES>::place(pair); }
+  static constexpr int height(int set) { return set % PLACES * BITS; }
+};
 
 inline void set_int16_rows(Route& route, int64_t rows) {
   route.rows = rows;
