@@ -78,7 +78,8 @@ def torch_threads() -> tuple[int | None, int | None]:
 def select_isa(isa: str | None = None) -> str:
     """Use instruction set `isa` (default: RUN_AWQ_ISA, else the best there is) from now on, and return its name.
 
-    The choice holds for the whole process; the best is not always the highest (dispatch.cpp). Raises `TargetError` where it is unknown or this machine lacks it.
+    The choice holds for the whole process; the best is not always the highest (dispatch.cpp). Raises `TargetError`
+    where `isa` is unknown or this machine lacks it.
     """
     wanted = isa if isa is not None else os.environ.get(ISA_VARIABLE, "")
     if wanted and wanted not in ISAS:
