@@ -1,11 +1,5 @@
 """The native kernels against float64, on every instruction set this machine has."""
 
-import copy
-import ctypes
-import pickle
-import shutil
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -19,11 +13,11 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends.cpu import CpuBackend, CpuWeight  # noqa: E402
+from qlinear.backends.cpu import CpuBackend  # noqa: E402
+from tests.qlinear.exact import INT16, assert_close, random_weight, reference  # noqa: E402
 
 BITS, GROUPS = (3, 4), (32, 64, 128, 256)
 ROWS = (1, 2, 3, 5, 8, 17, 64, 130)
-INT16 = ("avx2", "avxvnni", "avx512vnni")  # they round bfloat16 activations to int16, a power of two a group
 SHAPES = ((1, 1), (7, 3), (33, 2), (100, 5), (257, 3))  # (N, groups along K)
 
 
@@ -37,59 +31,10 @@ def backend(request, monkeypatch):
 
 
 @pytest.fixture
-def best():
-    return CpuBackend()
-
-
-@pytest.fixture
 def two_threads():
     before = torch.get_num_threads()
     yield lambda count: torch.set_num_threads(count)
     torch.set_num_threads(before)
-
-
-def random_weight(n, k, bits, group, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(0, 2**bits, (n, k), generator=generator, dtype=torch.uint8)
-    zeros = torch.randint(0, 2**bits, (n, k // group), generator=generator, dtype=torch.uint8)
-    scales = (torch.rand(n, k // group, generator=generator) * 0.02 + 0.001).bfloat16()
-    return GridWeight(codes, zeros, scales, bits)
-
-
-def reference(x, weight, bias=None):
-    """`(y, size)` in float64: the exact result, and the sum of |x| * scale * levels that errors are measured by."""
-    n, k = weight.codes.shape
-    group = k // weight.scales.shape[1]
-    scales = weight.scales.double().repeat_interleave(group, 1)
-    dense = (weight.codes.double() - weight.zeros.double().repeat_interleave(group, 1)) * scales
-    y = x.double() @ dense.t()
-    if bias is not None:
-        y += bias.double()
-    return y, x.double().abs() @ (scales * (2**weight.bits - 1)).t()
-
-
-def int16_error(x, weight):
-    """How far rounding x to int16 may move a result: half a step of 2^(e - 14) for each value, where the group's
-    largest has exponent e; none for values from 2^(e - 7) up, whose eight bits are all there.
-    """
-    group = x.shape[1] // weight.scales.shape[1]
-    values = x.double().abs().unflatten(1, (-1, group))
-    exponent = values.amax(2, keepdim=True).log2().floor().clamp(min=-112)
-    half_step = torch.where(values < 2 ** (exponent - 7), 2 ** (exponent - 15), 0).flatten(1)
-    levels = (weight.codes.double() - weight.zeros.double().repeat_interleave(group, 1)).abs()
-    return half_step @ (levels * weight.scales.double().repeat_interleave(group, 1)).t()
-
-
-def assert_close(y, x, weight, bias=None):
-    """Within float32 rounding of the sum, and one rounding of the result to its own type."""
-    exact, size = reference(x, weight, bias)
-    rounding = 2**-8 if y.dtype == torch.bfloat16 else 2**-23
-    assert y.dtype == x.dtype and y.shape == exact.shape
-    allowed = rounding * exact.abs() + 5e-7 * size
-    if y.dtype == torch.bfloat16 and native.library().awq_isa().decode() in INT16:
-        allowed += int16_error(x, weight)
-    excess = (y.double() - exact).abs() - allowed
-    assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
@@ -291,128 +236,3 @@ def test_same_bits_at_any_thread_count(backend, two_threads, rows):
         two_threads(count)
         results.append(backend.matmul(x, prepared))
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-
-
-def test_threads_of_our_own_give_the_same_bits(best):
-    prepared = best.prepare(PackedWeight.pack(random_weight(515, 512, 4, 64)), None)
-    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(7)).bfloat16()
-    on_torch = best.matmul(x, prepared)
-    library = native.library()
-    library.awq_set_threads(None, None, 3)
-    try:
-        assert torch.equal(best.matmul(x, prepared), on_torch)
-    finally:
-        library.awq_set_threads(*native.torch_threads(), 1)
-
-
-def test_a_copied_or_pickled_weight_owns_its_memory(best):
-    weight = random_weight(33, 128, 4, 64)
-    prepared = best.prepare(PackedWeight.pack(weight), torch.ones(33))
-    x = torch.randn(2, 128, generator=torch.Generator().manual_seed(8))
-    expected = best.matmul(x, prepared)
-    twins = copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))
-    prepared.packed.zero_()
-    for twin in twins:
-        assert isinstance(twin, CpuWeight) and torch.equal(best.matmul(x, twin), expected)
-
-
-def test_weights_lie_one_after_the_other_and_apart(best):
-    small = PackedWeight.pack(random_weight(33, 128, 3, 64))
-    first, second = best.prepare(small, None), best.prepare(small, None)
-    assert second.packed.data_ptr() - first.packed.data_ptr() == -(-first.packed.nbytes // 64) * 64
-    kept = second.packed.clone()
-    first.packed.fill_(255)
-    assert torch.equal(second.packed, kept)
-    assert len(pickle.dumps(first)) < 2 * first.packed.nbytes
-
-
-def test_backend_is_named_after_the_instruction_set(monkeypatch):
-    for isa in AVAILABLE:
-        monkeypatch.setenv(native.ISA_VARIABLE, isa)
-        assert CpuBackend().name == f"cpu/{isa}"
-    monkeypatch.delenv(native.ISA_VARIABLE)
-    assert CpuBackend().name == f"cpu/{native.select_isa('')}"
-
-
-def test_the_best_is_found_again_by_every_process(tmp_path):
-    """Where bf16 pairs might be slow, it is measured when a library is loaded; each copy is a library of its own."""
-    best = set()
-    for i in range(10):
-        copy_of_it = shutil.copy(native.LIBRARY, tmp_path / f"{i}.so")
-        fresh = ctypes.CDLL(str(copy_of_it))
-        fresh.awq_isa.restype = ctypes.c_char_p
-        best.add(fresh.awq_isa().decode())
-    slow_pairs = AVAILABLE[:-1] if AVAILABLE[-1] == "avx512bf16" else AVAILABLE
-    assert best in ({AVAILABLE[-1]}, {slow_pairs[-1]})
-
-
-def test_unknown_instruction_set(monkeypatch):
-    monkeypatch.setenv(native.ISA_VARIABLE, "sse9")
-    with pytest.raises(TargetError, match="RUN_AWQ_ISA=sse9 is not an instruction set; use one of scalar, avx2"):
-        CpuBackend()
-
-
-def test_missing_instruction_set(monkeypatch):
-    best_only_scalar = SimpleNamespace(
-        awq_select_isa=lambda name: 0 if name == b"scalar" else -1, awq_isa=lambda: b"scalar"
-    )
-    monkeypatch.setattr(native, "library", lambda: best_only_scalar)
-    with pytest.raises(TargetError, match="RUN_AWQ_ISA=avx512 is not available on this machine, which has scalar"):
-        native.select_isa("avx512")
-
-
-def test_missing_library(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_kernels.so")
-    with pytest.raises(TargetError, match="not built .* install again with g\\+\\+ or clang\\+\\+"):
-        native.library.__wrapped__()
-
-
-def test_other_dtypes_and_widths_are_refused(best):
-    prepared = best.prepare(PackedWeight.pack(random_weight(9, 128, 4, 64)), None)
-    with pytest.raises(TargetError, match="bfloat16 or float32 activations, not torch.float16"):
-        best.matmul(torch.zeros(1, 128, dtype=torch.float16), prepared)
-    with pytest.raises(ValueError, match="64 features, the weight has 128"):
-        best.matmul(torch.zeros(1, 64), prepared)
-
-
-class Layer(torch.nn.Module):
-    def __init__(self, backend, prepared):
-        super().__init__()
-        self.backend, self.prepared = backend, prepared
-
-    def forward(self, x):
-        return torch.relu(self.backend.matmul(x * 2, self.prepared))
-
-
-@pytest.fixture
-def layer(best):
-    weight = random_weight(35, 128, 4, 64)
-    return Layer(best, best.prepare(PackedWeight.pack(weight), torch.linspace(-1, 1, 35)))
-
-
-def test_torch_compile_keeps_the_operator(layer):
-    graphs = []
-
-    def keep(graph, _inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(9))
-    compiled = torch.compile(layer, backend=keep, fullgraph=True)(x)
-    assert torch.equal(compiled, layer(x))
-    targets = [node.target for node in graphs[0].graph.nodes]
-    assert torch.ops.run_awq.qlinear in targets or torch.ops.run_awq.qlinear.default in targets
-
-
-def test_torch_export_passes_through(layer):
-    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(10))
-    exported = torch.export.export(layer, (x,))
-    assert any(node.target is torch.ops.run_awq.qlinear.default for node in exported.graph.nodes)
-    assert torch.equal(exported.module()(x), layer(x))
-
-
-@pytest.mark.parametrize("bias", [None, torch.ones(35)])
-def test_operator_and_its_fake_agree(best, bias):
-    w = best.prepare(PackedWeight.pack(random_weight(35, 128, 4, 64)), bias)
-    x = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(11)).bfloat16()
-    torch.library.opcheck(torch.ops.run_awq.qlinear.default, (x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size))
