@@ -43,17 +43,16 @@ struct Avx512Bf16 : Avx512Float {
 // Ticks that a burst of independent instructions takes, enough of them to fill two units at a latency of 8 cycles.
 template <class Step>
 uint64_t ticks(Step step) {
-  constexpr int CHAINS = 16, ROUNDS = 64;
-  __m512 sum[CHAINS];
-#pragma GCC unroll 16
-  for (__m512& value : sum) value = _mm512_setzero_ps();
+  constexpr int ROUNDS = 64;
+  __m512 sum[PAIRS];  // in registers: every index is a constant, at any level of optimization
+  for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) { sum[decltype(p)::value] = _mm512_setzero_ps(); });
   const uint64_t start = __rdtsc();
   for (int round = 0; round < ROUNDS; ++round) {
-#pragma GCC unroll 16
-    for (__m512& value : sum) {
+    for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+      __m512& value = sum[decltype(p)::value];
       value = step(value);
       asm volatile("" : "+v"(value));  // one by one, and none left out
-    }
+    });
   }
   return __rdtsc() - start;
 }
@@ -66,8 +65,12 @@ bool bf16_pairs_are_fast() {
   __m512 zero = _mm512_setzero_ps();
   asm("" : "+v"(zero));  // not for the compiler to know
   for (int repeat = 0; repeat < REPEATS; ++repeat) {
-    const uint64_t a = ticks([=](__m512 sum) { return _mm512_dpbf16_ps(sum, (__m512bh)zero, (__m512bh)zero); });
-    const uint64_t b = ticks([=](__m512 sum) { return _mm512_fmadd_ps(zero, zero, sum); });
+    const uint64_t a = ticks([=](__m512 sum) __attribute__((always_inline)) {
+      return _mm512_dpbf16_ps(sum, (__m512bh)zero, (__m512bh)zero);
+    });
+    const uint64_t b = ticks([=](__m512 sum) __attribute__((always_inline)) {
+      return _mm512_fmadd_ps(zero, zero, sum);
+    });
     pairs = a < pairs ? a : pairs;
     singles = b < singles ? b : singles;
   }
