@@ -2,15 +2,17 @@
 
 import os
 import platform
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CSRC = "qlinear/csrc"
-HEADERS = ["block.h", "avx512.h", "kernels.h", "layout.h", "linear.h", "rows.h", "table.h", "threads.h"]
+KERNELS = ["avx2", "avx512", "block", "int16", "kernels", "layout", "linear", "rows", "table", "threads"]
 DECODER = ["attention", "dense", "fill", "input", "lanes", "pieces", "rowwise", "step", "team"]
-HEADERS += ["decoder.h"] + [f"decoder_{name}.h" for name in DECODER]
+HEADERS = [f"{name}.h" for name in [*KERNELS, "decoder"]] + [f"decoder_{name}.h" for name in DECODER]
 # The kernels need -O3, but an explicit level wins: a sanitizer build at -O3 takes ten times as long.
 OPTIMIZE = [] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O3"]
 BASELINE = ["-std=c++17", *OPTIMIZE, "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
@@ -24,7 +26,9 @@ FLAGS = {
     "threads.cpp": [],
     "scalar.cpp": [],
     "avx2.cpp": ["-mavx2", "-mfma"],
+    "avxvnni.cpp": ["-mavx2", "-mfma"],
     "avx512.cpp": [*AVX512, *QUIET],
+    "avx512vnni.cpp": [*AVX512, "-mavx512vnni", *QUIET],
     "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
     "decoder.cpp": [],
     "decoder_cache.cpp": [],
@@ -34,6 +38,8 @@ FLAGS = {
     "decoder_avx512.cpp": [*AVX512, *QUIET],
     "decoder_avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
 }
+# Flags that a compiler may be too old for (gcc 11, clang 12); the source then leaves its instruction set out.
+OPTIONAL = {"avxvnni.cpp": ["-mavxvnni"]}
 X86_64 = ("x86_64", "amd64")
 
 
@@ -43,9 +49,20 @@ class BuildKernels(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", "/") + ".so"
 
+    def is_known(self, flag: str) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            empty = os.path.join(folder, "empty.cpp")
+            open(empty, "w").close()
+            try:
+                self.compiler.compile([empty], output_dir=folder, extra_postargs=[flag])
+            except CompileError:
+                return False
+        return True
+
     def build_extension(self, ext: Extension) -> None:
         def compile_one(source: str) -> list[str]:
-            flags = BASELINE + FLAGS[os.path.basename(source)]
+            name = os.path.basename(source)
+            flags = BASELINE + FLAGS[name] + [flag for flag in OPTIONAL.get(name, []) if self.is_known(flag)]
             return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -15,7 +15,7 @@ HOW_TO_BUILD = (
     "again with g++ or clang++ present"
 )
 ISA_VARIABLE = "RUN_AWQ_ISA"
-ISAS = ("scalar", "avx2", "avx512", "avx512bf16")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
 DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
 
 
@@ -78,14 +78,15 @@ def torch_threads() -> tuple[int | None, int | None]:
 def select_isa(isa: str | None = None) -> str:
     """Use instruction set `isa` (default: RUN_AWQ_ISA, else the best there is) from now on, and return its name.
 
-    The choice holds for the whole process. Raises `TargetError` where it is unknown or this machine lacks it.
+    The choice holds for the whole process; the best is not always the highest (dispatch.cpp). Raises `TargetError`
+    where `isa` is unknown or this machine lacks it.
     """
     wanted = isa if isa is not None else os.environ.get(ISA_VARIABLE, "")
     if wanted and wanted not in ISAS:
         raise TargetError(f"{ISA_VARIABLE}={wanted} is not an instruction set; use one of {', '.join(ISAS)}")
     if library().awq_select_isa(wanted.encode()) != 0:
-        best = available_isas()[-1]
-        raise TargetError(f"{ISA_VARIABLE}={wanted} is not available on this machine; the best here is {best}")
+        found = ", ".join(available_isas())
+        raise TargetError(f"{ISA_VARIABLE}={wanted} is not available on this machine, which has {found}")
     return library().awq_isa().decode()
 
 

@@ -1,55 +1,48 @@
-// AVX2 and FMA: fp32 multiply-add on eight rows at a time.
-#include <immintrin.h>
-
-#include "block.h"
+// AVX2: pairs of int16, and FMA's fp32 multiply-add for fp32 activations.
+#include "avx2.h"
 
 namespace awq {
 namespace {
 
-struct Avx2 {
-  using Vec = __m256;
-  static constexpr int LANES = 8, VECTORS = 2, ACCUMULATORS = 8, ROWS = 4;
+// vpmaddwd, exact, and an addition.
+struct MultiplyThenAdd {
+  static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+  }
+};
+
+struct Avx2 : Avx2Base {
+  static constexpr int ACCUMULATORS = 8, ROWS = 4;
+  static constexpr bool TWO_STEPS = false;
+  using Acc = __m256;
+  using Sum = float;
   struct Pair { __m256 even, odd; };
   struct Input { float even, odd; };
 
-  static AWQ_INLINE Vec zero() { return _mm256_setzero_ps(); }
-  static AWQ_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
-  static AWQ_INLINE void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
-  static AWQ_INLINE Vec broadcast(const float* from) { return _mm256_set1_ps(*from); }
-  static AWQ_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-  static AWQ_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-  static AWQ_INLINE Vec subtract_product(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(b, c, a); }
-  static AWQ_INLINE void prefetch(const uint8_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
-
-  static AWQ_INLINE Vec load_bf16(const uint8_t* from) {
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  static AWQ_INLINE Acc add(Acc a, Acc b) { return _mm256_add_ps(a, b); }
+  template <int BITS>
+  static AWQ_INLINE Vec load_zero(const uint8_t* from) { return _mm256_cvtepi32_ps(load_int8(from)); }
+  static AWQ_INLINE Vec less_zero(Acc acc, Vec zero, const Sum* sum) {
+    return _mm256_fnmadd_ps(zero, _mm256_set1_ps(*sum), acc);
   }
-  static AWQ_INLINE Vec load_int8(const uint8_t* from) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
-  }
-
   static AWQ_INLINE Vec multiply_add(Vec acc, const Pair& weights, const Input* input) {
     acc = _mm256_fmadd_ps(weights.even, _mm256_set1_ps(input->even), acc);
     return _mm256_fmadd_ps(weights.odd, _mm256_set1_ps(input->odd), acc);
   }
 
-  static AWQ_INLINE __m256i codes_at(const uint8_t* codes, int vector) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 64 * vector));
-  }
-
   // Pairs are read where they lie: memory operands cost nothing here.
-  template <int BITS>
   struct Codes {};
-  template <int BITS>
+  template <int BITS, int MOST>
   struct Decoder;
 };
 
 // Stored as two's complement: up to the sign bit, down again, done.
-template <>
-struct Avx2::Decoder<4> {
+template <int MOST>
+struct Avx2::Decoder<4, MOST> : EvenSets<MOST> {
+  using Codes = Avx2::Codes;
+
   template <int P>
-  AWQ_INLINE Pair pair(Codes<4>&, const uint8_t* codes) const {
+  AWQ_INLINE Pair pair(Codes&, const uint8_t* codes) const {
     const __m256i lanes = codes_at(codes, P / 4);
     const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(lanes, 28 - P % 4 * 4), 28);
     const __m256i odd = _mm256_srai_epi32(_mm256_slli_epi32(lanes, 12 - P % 4 * 4), 28);
@@ -58,12 +51,13 @@ struct Avx2::Decoder<4> {
 };
 
 // vpermps looks at the low three bits of each index: a table of the eight values.
-template <>
-struct Avx2::Decoder<3> {
+template <int MOST>
+struct Avx2::Decoder<3, MOST> : EvenSets<MOST> {
+  using Codes = Avx2::Codes;
   __m256 values = _mm256_setr_ps(0, 1, 2, 3, -4, -3, -2, -1);
 
   template <int P>
-  AWQ_INLINE Pair pair(Codes<3>&, const uint8_t* codes) const {
+  AWQ_INLINE Pair pair(Codes&, const uint8_t* codes) const {
     const __m256i even = field<P>(codes);
     return {_mm256_permutevar8x32_ps(values, even), _mm256_permutevar8x32_ps(values, _mm256_srli_epi32(even, 16))};
   }
@@ -87,8 +81,9 @@ struct Avx2::Decoder<3> {
 
 void fill_avx2(Table& table) {
   table.name = "avx2";
-  for (Route& route : table.route) set_blocks<Avx2>(route);
-  set_rows<Bf16, float>(table.route[0], Avx2::ROWS);
+  set_blocks<Avx2Int16<MultiplyThenAdd>>(table.route[0]);
+  set_int16_rows(table.route[0], Avx2Int16<MultiplyThenAdd>::ROWS);
+  set_blocks<Avx2>(table.route[1]);
   set_rows<float, float>(table.route[1], Avx2::ROWS);
   table.pack_tile[0] = pack_tile<3>;
   table.pack_tile[1] = pack_tile<4>;

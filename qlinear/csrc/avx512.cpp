@@ -4,7 +4,7 @@
 namespace awq {
 namespace {
 
-struct Avx512 : Avx512Base {
+struct Avx512 : Avx512Float {
   static constexpr int ROWS = 12;
   struct Pair { __m512 even, odd; };
   struct Input { float even, odd; };
@@ -15,8 +15,9 @@ struct Avx512 : Avx512Base {
   }
 
   // vpermps looks at the low four bits of each index. The bit above a 3-bit code may be anything: the table repeats.
-  template <int BITS>
-  struct Decoder {
+  template <int BITS, int MOST>
+  struct Decoder : EvenSets<MOST> {
+    using Codes = Avx512Codes<BITS, 1>;
     __m512 values;
 
     Decoder() {
@@ -29,7 +30,7 @@ struct Avx512 : Avx512Base {
     }
 
     template <int P>
-    AWQ_INLINE Pair pair(Codes<BITS>& codes, const uint8_t* chunk) const {
+    AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {
       const __m512i even = codes.template field<P>(chunk);
       return {_mm512_permutexvar_ps(even, values), _mm512_permutexvar_ps(_mm512_srli_epi32(even, 16), values)};
     }

@@ -1,10 +1,12 @@
 // AVX-512 BF16: vdpbf16ps multiplies a pair of columns at once, exactly, and adds in fp32.
+#include <x86intrin.h>
+
 #include "avx512.h"
 
 namespace awq {
 namespace {
 
-struct Avx512Bf16 : Avx512Base {
+struct Avx512Bf16 : Avx512Float {
   static constexpr int ROWS = 12;
   using Pair = __m512i;    // 16 tile rows x 2 columns of bf16
   using Input = uint32_t;  // 2 columns of bf16
@@ -14,8 +16,9 @@ struct Avx512Bf16 : Avx512Base {
   }
 
   // vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above it.
-  template <int BITS>
-  struct Decoder {
+  template <int BITS, int MOST>
+  struct Decoder : EvenSets<MOST> {
+    using Codes = Avx512Codes<BITS, 1>;
     __m512i values;
 
     Decoder() {
@@ -31,13 +34,48 @@ struct Avx512Bf16 : Avx512Base {
     }
 
     template <int P>
-    AWQ_INLINE Pair pair(Codes<BITS>& codes, const uint8_t* chunk) const {
+    AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {
       return _mm512_permutexvar_epi16(codes.template field<P>(chunk), values);
     }
   };
 };
 
+// Ticks that a burst of independent instructions takes, enough of them to fill two units at a latency of 8 cycles.
+template <class Step>
+uint64_t ticks(Step step) {
+  constexpr int ROUNDS = 64;
+  __m512 sum[PAIRS];  // in registers: every index is a constant, at any level of optimization
+  for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) { sum[decltype(p)::value] = _mm512_setzero_ps(); });
+  const uint64_t start = __rdtsc();
+  for (int round = 0; round < ROUNDS; ++round) {
+    for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+      __m512& value = sum[decltype(p)::value];
+      value = step(value);
+      asm volatile("" : "+v"(value));  // one by one, and none left out
+    });
+  }
+  return __rdtsc() - start;
+}
+
 }  // namespace
+
+bool bf16_pairs_are_fast() {
+  constexpr int REPEATS = 24;  // in turns, and the least of each: an interrupt or a change of clock spoils but a few
+  uint64_t pairs = UINT64_MAX, singles = UINT64_MAX;
+  __m512 zero = _mm512_setzero_ps();
+  asm("" : "+v"(zero));  // not for the compiler to know
+  for (int repeat = 0; repeat < REPEATS; ++repeat) {
+    const uint64_t a = ticks([=](__m512 sum) __attribute__((always_inline)) {
+      return _mm512_dpbf16_ps(sum, (__m512bh)zero, (__m512bh)zero);
+    });
+    const uint64_t b = ticks([=](__m512 sum) __attribute__((always_inline)) {
+      return _mm512_fmadd_ps(zero, zero, sum);
+    });
+    pairs = a < pairs ? a : pairs;
+    singles = b < singles ? b : singles;
+  }
+  return pairs < 2 * singles;
+}
 
 void fill_avx512bf16(Table& table) {
   // fp32 activations stay on AVX-512's fp32 multiply-add: rounding them to bf16 is the caller's to decide.

@@ -1,14 +1,20 @@
 // The block kernel, written once: a tile of weights, decoded in registers, times 1 to MAX_ROWS rows of activations.
 //
-// An instruction set brings a `Simd` type with the vector types and four operations:
-//   Vec, LANES         fp32 accumulators of LANES tile rows
-//   VECTORS            accumulators side by side; VECTORS * LANES rows of the tile are one slice
-//   ACCUMULATORS       how many may be live at once
-//   Pair               two columns of weights, decoded
-//   Input              a column pair of one activation row
-//   Codes<BITS>        what is kept from one pair of a chunk to the next
-//   Decoder<BITS>      .pair<P>(codes, chunk): pair P of a chunk, for LANES rows; called in order of P
-//   multiply_add       acc + pair . input
+// An instruction set brings a `Simd` type with its vector types and operations:
+//   Vec, LANES           fp32 values of LANES tile rows
+//   Acc                  the same, while a group is summed: fp32 or int32
+//   VECTORS              accumulators side by side; VECTORS * LANES rows of the tile are one slice
+//   ACCUMULATORS         how many may be live at once
+//   Pair                 two columns of weights, decoded
+//   Input, Sum           of one activation row: a column pair; what is kept of a group besides
+//   Decoder<BITS, MOST>  .pair<P>(codes, chunk): pair P of a chunk, for LANES rows; called in order of P
+//     Codes              what is kept from one pair of a chunk to the next
+//     SETS, set(P)       sums that pairs are spread over, at most MOST, and which of them pair P is added to
+//     weigh(acc, s)      the sum of set s in units of set 0
+//   multiply_add         acc + pair . input
+//   load_zero<BITS>      zero points, relative to codes as the decoder gives them
+//   less_zero            acc - zero * sum(x), as fp32
+//   TWO_STEPS            how to prefetch
 // The decoded weights never reach memory; with 12 rows decoding is about a tenth of the work, so the same kernel
 // serves decode (1 row) and prefill (blocks of 12).
 #pragma once
@@ -20,7 +26,34 @@
 namespace awq {
 namespace {
 
-constexpr int PREFETCH = 10240;  // bytes ahead in the stream of codes; with 4 to 6 KB decode is a tenth slower
+// Bytes to prefetch ahead in the stream of codes; with 4 to 6 KB alone decode is a tenth slower. Where one row takes so
+// few instructions that memory could be the only limit, two steps, to L2 and then to L1, are worth another tenth.
+constexpr int FAR = 10240, NEAR = 3072;
+
+template <bool TWO_STEPS>
+AWQ_INLINE void prefetch(const uint8_t* at) {
+  __builtin_prefetch(at + FAR, 0, TWO_STEPS ? 2 : 3);
+  if (TWO_STEPS) __builtin_prefetch(at + NEAR, 0, 3);
+}
+
+// Where the code of an even column stands in the low half of a lane (layout.h) once its field is shifted by as little
+// as leaves it at one of PLACES neighbouring places: bit place * BITS, with the code of the odd column 16 bits higher.
+// So many fields share a shift, or need none. The pair that lies in no field is put together at the last place.
+template <int BITS, int PLACES>
+struct Places {
+  static constexpr int FIELDS = 16 / BITS, IN_FIELDS = FIELDS * BITS;  // fields of a vector, pairs of a chunk in them
+  static constexpr int place(int pair) { return pair < IN_FIELDS ? pair % FIELDS % PLACES : PLACES - 1; }
+  static constexpr int shift(int pair) { return (pair % FIELDS - place(pair)) * BITS; }
+};
+
+// Sets that weigh the same, for sums of fp32.
+template <int MOST>
+struct EvenSets {
+  static constexpr int SETS = MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
+  static constexpr int set(int pair) { return pair % SETS; }
+  template <class Acc>
+  static AWQ_INLINE Acc weigh(Acc acc, int) { return acc; }
+};
 
 template <int N> struct Index { static constexpr int value = N; };
 template <int... N> struct Sequence {};
@@ -32,36 +65,39 @@ AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
 }
 
 template <class Simd, int BITS, int ROWS>
-void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* activations, const float* sums,
+void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* activations, const void* sums_in,
            float* y) {
   using Vec = typename Simd::Vec;
+  using Acc = typename Simd::Acc;
   constexpr int VECTORS = Simd::VECTORS, SLICE = Simd::LANES * VECTORS;
   // Few rows leave too few independent sums to hide the latency of a multiply-add: spread the pairs over several.
-  constexpr int MOST = Simd::ACCUMULATORS / (ROWS * VECTORS);
-  constexpr int SETS = MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
-  const typename Simd::template Decoder<BITS> decoder;
+  using Decoder = typename Simd::template Decoder<BITS, Simd::ACCUMULATORS / (ROWS * VECTORS)>;
+  constexpr int SETS = Decoder::SETS;
+  const Decoder decoder;
   const auto* x = static_cast<const typename Simd::Input*>(activations);
+  const auto* sums = static_cast<const typename Simd::Sum*>(sums_in);
 
   for (int64_t g = 0; g < groups; ++g, x += group_size / 2 * ROWS, sums += ROWS) {
     const uint8_t* codes = record + HEADER_BYTES;
+    for (int line = 0; line < HEADER_BYTES; line += 64) prefetch<Simd::TWO_STEPS>(record + line);
     for (int slice = 0; slice < TILE; slice += SLICE) {
-      Vec acc[SETS][ROWS][VECTORS];
+      Acc acc[SETS][ROWS][VECTORS];
 #pragma GCC unroll 4
       for (int s = 0; s < SETS; ++s)
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-          for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = Simd::zero();
+          for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = Acc{};
 
       for (int64_t c = 0; c < group_size / CHUNK; ++c) {
         const uint8_t* chunk = codes + c * chunk_bytes(BITS);
         const auto* inputs = x + c * PAIRS * ROWS;
         if (slice == 0) {
-          for (int line = 0; line < chunk_bytes(BITS); line += 64) Simd::prefetch(chunk + line + PREFETCH);
+          for (int line = 0; line < chunk_bytes(BITS); line += 64) prefetch<Simd::TWO_STEPS>(chunk + line);
         }
-        typename Simd::template Codes<BITS> state[VECTORS];
+        typename Decoder::Codes state[VECTORS];
         for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
-          constexpr int P = decltype(p)::value;
+          constexpr int P = decltype(p)::value, S = Decoder::set(P);
           typename Simd::Pair weights[VECTORS];
 #pragma GCC unroll 4
           for (int v = 0; v < VECTORS; ++v) {
@@ -72,7 +108,7 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
           for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; ++v)
-              acc[P % SETS][r][v] = Simd::multiply_add(acc[P % SETS][r][v], weights[v], inputs + P * ROWS + r);
+              acc[S][r][v] = Simd::multiply_add(acc[S][r][v], weights[v], inputs + P * ROWS + r);
         });
       }
 
@@ -80,15 +116,15 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) {
         const int row = slice + v * Simd::LANES;
-        const Vec scale = Simd::load_bf16(record + 2 * row), zero = Simd::load_int8(record + SCALE_BYTES + row);
+        const Vec scale = Simd::load_bf16(record + 2 * row);
+        const auto zero = Simd::template load_zero<BITS>(record + SCALE_BYTES + row);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
-          Vec total = acc[0][r][v];
+          Acc total = acc[0][r][v];
 #pragma GCC unroll 4
-          for (int s = 1; s < SETS; ++s) total = Simd::add(total, acc[s][r][v]);
-          total = Simd::subtract_product(total, zero, Simd::broadcast(sums + r));
+          for (int s = 1; s < SETS; ++s) total = Simd::add(total, Decoder::weigh(acc[s][r][v], s));
           float* out = y + r * TILE + row;
-          Simd::store(out, Simd::fma(scale, total, Simd::load(out)));
+          Simd::store(out, Simd::fma(scale, Simd::less_zero(total, zero, sums + r), Simd::load(out)));
         }
       }
     }

@@ -14,8 +14,9 @@ namespace awq {
 const Pieces& pieces() {
   const char* name = table().name;
   if (strcmp(name, "avx512bf16") == 0) return avx512bf16_pieces;
-  if (strcmp(name, "avx512") == 0) return avx512_pieces;
-  if (strcmp(name, "avx2") == 0) return avx2_pieces;
+  // avx512vnni: where products of bf16 pairs are slow, multiply-adds are as fast here, and they are always there
+  if (strncmp(name, "avx512", 6) == 0) return avx512_pieces;
+  if (strncmp(name, "avx", 3) == 0) return avx2_pieces;
   return scalar_pieces;
 }
 

@@ -2,7 +2,9 @@
 //
 // A weight is (n, k) = (out_features, in_features); w = (code - zero) * scale with one scale (bf16) and one zero
 // point per row and group of `group_size` columns. group_size is 32, 64, 128 or 256 and divides k; bits is 3 or 4.
-// Products are exact, sums are fp32, and the result has the same bits at any number of threads.
+// Sums are fp32 and products exact, but that the int16 instruction sets ("avx2", "avxvnni", "avx512vnni") first round
+// bf16 activations to int16 with one power of two for each row and group (int16.h). The result has the same bits at any
+// number of threads.
 #pragma once
 
 #include <stdint.h>
@@ -26,8 +28,8 @@ typedef struct awq_weight {
   int32_t group_size;
 } awq_weight;
 
-// The instruction set in use: "scalar", "avx2", "avx512" or "avx512bf16". The first call of any function picks the
-// best that the processor and the operating system allow.
+// The instruction set in use: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" or "avx512bf16". The first call of any
+// function picks the best that the processor and the operating system allow.
 AWQ_EXPORT const char* awq_isa(void);
 
 // Use `name` from now on; "" means the best there is. Returns 0, or -1 (and changes nothing) where it is unknown or

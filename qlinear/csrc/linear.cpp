@@ -73,8 +73,9 @@ void multiply_panel(const awq_weight& weight, const Activations& a, const void* 
 }  // namespace
 
 int64_t activation_bytes(awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size) {
-  const int64_t sum_bytes = (rows * (k / group_size) * int64_t(sizeof(float)) + 63) / 64 * 64;
-  return sum_bytes + rows * k * table().route[dtype].element_bytes;
+  const Route& route = table().route[dtype];
+  const int64_t sum_bytes = (rows * (k / group_size) * route.sum_bytes + 63) / 64 * 64;
+  return sum_bytes + rows * k * route.element_bytes;
 }
 
 Activations activations_in(void* buffer, awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size) {
@@ -82,7 +83,7 @@ Activations activations_in(void* buffer, awq_dtype dtype, int64_t rows, int64_t 
   const Route& route = table().route[dtype];
   const int64_t x_bytes = rows * k * route.element_bytes;
   const int64_t sum_bytes = activation_bytes(dtype, rows, k, group_size) - x_bytes;
-  return {&route, rows, k, group_size, reinterpret_cast<float*>(bytes), bytes + sum_bytes};
+  return {&route, rows, k, group_size, bytes, bytes + sum_bytes};
 }
 
 void lay_out_blocks(const Activations& a, const void* x, int64_t stride, int64_t begin, int64_t end) {
@@ -91,7 +92,7 @@ void lay_out_blocks(const Activations& a, const void* x, int64_t stride, int64_t
   for (int64_t b = begin; b < end; ++b) {
     const int64_t first = a.first_row(b), rows = a.first_row(b + 1) - first;
     a.route->lay_out(static_cast<const uint8_t*>(x) + first * stride * in_bytes, stride, rows, a.k, a.group_size,
-                     a.x + first * a.k * a.route->element_bytes, a.sums + first * (a.k / a.group_size));
+                     a.x + first * a.k * a.route->element_bytes, a.sums + first * (a.k / a.group_size) * a.route->sum_bytes);
   }
 }
 
@@ -115,7 +116,8 @@ void multiply_units(const awq_weight& weight, const Activations& a, void* y, int
       float out[MAX_ROWS * TILE];
       for (int64_t r = 0; r < rows; ++r) memcpy(out + r * TILE, bias, sizeof bias);
       a.route->block[weight.bits - 3][rows](records, groups, a.group_size,
-                                            a.x + first * a.k * a.route->element_bytes, a.sums + first * groups, out);
+                                            a.x + first * a.k * a.route->element_bytes,
+                                            a.sums + first * groups * a.route->sum_bytes, out);
       a.route->store(out, rows, columns, static_cast<uint8_t*>(y) + (first * stride + column) * out_bytes, stride);
     }
   }

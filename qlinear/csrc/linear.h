@@ -16,8 +16,8 @@ namespace awq {
 struct Activations {
   const Route* route;
   int64_t rows, k, group_size;
-  float* sums;  // block by block (groups, rows of the block)
-  uint8_t* x;   // block by block (k / 2, rows of the block, 2)
+  uint8_t* sums;  // block by block (groups, rows of the block)
+  uint8_t* x;     // block by block (k / 2, rows of the block, 2)
 
   int64_t blocks() const { return (rows + route->rows - 1) / route->rows; }
   int64_t first_row(int64_t block) const { return rows * block / blocks(); }  // blocks differ by one row at most

@@ -64,9 +64,10 @@ inline void convert_pair(const Bf16* from, Bf16* to) { memcpy(to, from, 2 * size
 
 // Group by group, so that what is written stays in L1 while the rows take their turns.
 template <class In, class Out>
-void lay_out(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out, float* sums) {
+void lay_out(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out, void* sums_out) {
   const In* group = static_cast<const In*>(x);
   Out* pairs = static_cast<Out*>(out);
+  float* sums = static_cast<float*>(sums_out);
   for (int64_t g = 0; g < k / group_size; ++g, group += group_size, pairs += group_size * rows, sums += rows) {
     if (rows == 1) {
       for (int64_t i = 0; i < group_size; ++i) convert(group[i], pairs[i]);
@@ -174,6 +175,7 @@ template <class In, class Laid>
 void set_rows(Route& route, int64_t rows) {
   route.rows = rows;
   route.element_bytes = sizeof(Laid);
+  route.sum_bytes = sizeof(float);
   route.lay_out = lay_out<In, Laid>;
   route.store = store<In>;
 }

@@ -5,7 +5,8 @@ namespace awq {
 namespace {
 
 template <int BITS, int ROWS>
-void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* x, const float* sums, float* y) {
+void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* x, const void* sums_in, float* y) {
+  const float* sums = static_cast<const float*>(sums_in);
   const float* pair = static_cast<const float*>(x);
   for (int64_t g = 0; g < groups; ++g, record += record_bytes(BITS, group_size), sums += ROWS) {
     float acc[ROWS][TILE] = {};

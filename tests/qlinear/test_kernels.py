@@ -1,9 +1,5 @@
 """The native kernels against float64, on every instruction set this machine has."""
 
-import copy
-import pickle
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -17,7 +13,8 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends.cpu import CpuBackend, CpuWeight  # noqa: E402
+from qlinear.backends.cpu import CpuBackend  # noqa: E402
+from tests.qlinear.exact import INT16, assert_close, random_weight, reference  # noqa: E402
 
 BITS, GROUPS = (3, 4), (32, 64, 128, 256)
 ROWS = (1, 2, 3, 5, 8, 17, 64, 130)
@@ -34,44 +31,10 @@ def backend(request, monkeypatch):
 
 
 @pytest.fixture
-def best():
-    return CpuBackend()
-
-
-@pytest.fixture
 def two_threads():
     before = torch.get_num_threads()
     yield lambda count: torch.set_num_threads(count)
     torch.set_num_threads(before)
-
-
-def random_weight(n, k, bits, group, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(0, 2**bits, (n, k), generator=generator, dtype=torch.uint8)
-    zeros = torch.randint(0, 2**bits, (n, k // group), generator=generator, dtype=torch.uint8)
-    scales = (torch.rand(n, k // group, generator=generator) * 0.02 + 0.001).bfloat16()
-    return GridWeight(codes, zeros, scales, bits)
-
-
-def reference(x, weight, bias=None):
-    """`(y, size)` in float64: the exact result, and the sum of |x| * scale * levels that errors are measured by."""
-    n, k = weight.codes.shape
-    group = k // weight.scales.shape[1]
-    scales = weight.scales.double().repeat_interleave(group, 1)
-    dense = (weight.codes.double() - weight.zeros.double().repeat_interleave(group, 1)) * scales
-    y = x.double() @ dense.t()
-    if bias is not None:
-        y += bias.double()
-    return y, x.double().abs() @ (scales * (2**weight.bits - 1)).t()
-
-
-def assert_close(y, x, weight, bias=None):
-    """Within float32 rounding of the sum, and one rounding of the result to its own type."""
-    exact, size = reference(x, weight, bias)
-    rounding = 2**-8 if y.dtype == torch.bfloat16 else 2**-23
-    assert y.dtype == x.dtype and y.shape == exact.shape
-    excess = (y.double() - exact).abs() - rounding * exact.abs() - 5e-7 * size
-    assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
@@ -108,6 +71,82 @@ def test_extreme_codes_and_zeros(backend, bits, code, zero):
     for rows in (1, 13):
         x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(2)) + 1
         assert_close(backend.matmul(x, prepared), x, weight)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_error_before_the_result_is_rounded(backend, group, bits):
+    """A bias of minus the exact result leaves the error, which bfloat16 shows in full."""
+    weight = random_weight(64, 4 * group, bits, group)
+    x = torch.randn(1, 4 * group, generator=torch.Generator().manual_seed(12)).bfloat16()
+    exact, _ = reference(x, weight)
+    error = backend.matmul(x, backend.prepare(PackedWeight.pack(weight), -exact[0].float()))
+    relative = error.double().square().mean().sqrt() / exact.square().mean().sqrt()
+    assert relative < (1.5e-5 if native.library().awq_isa().decode() in INT16 else 5e-7)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_one_activation_a_thousand_times_the_others(backend, bits):
+    weight = random_weight(33, 512, bits, 128)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    for rows in (1, 4, 12, 14):
+        x = torch.randn(rows, 512, generator=torch.Generator().manual_seed(13))
+        x[:, 77] *= 1000
+        x[-1, 300] = -3000
+        assert_close(backend.matmul(x.bfloat16(), prepared), x.bfloat16(), weight)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("value", [1.0, -1.0], ids=["positive", "negative"])
+def test_largest_sums(backend, bits, value):
+    """Every code and activation as large as can be, zero points at the other end: integers must not overflow."""
+    weight = random_weight(32, 512, bits, 256)
+    largest = GridWeight(
+        torch.full_like(weight.codes, 2**bits - 1), torch.zeros_like(weight.zeros), weight.scales, bits
+    )
+    smallest = GridWeight(
+        torch.zeros_like(weight.codes), torch.full_like(weight.zeros, 2**bits - 1), weight.scales, bits
+    )
+    x = torch.full((12, 512), value * (2 - 2**-7)).bfloat16()  # 32640 of 2^15 steps
+    for extreme in (largest, smallest):
+        prepared = backend.prepare(PackedWeight.pack(extreme), None)
+        for rows in range(1, 13):
+            assert_close(backend.matmul(x[:rows], prepared), x[:rows], extreme)
+
+
+@pytest.mark.parametrize("size", [2.0**-110, 2.0**-60, 2.0**120])
+def test_tiny_and_huge_activations(backend, size):
+    weight = random_weight(33, 128, 4, 32)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    for rows in (1, 5):
+        x = (torch.randn(rows, 128, generator=torch.Generator().manual_seed(14)) * size).bfloat16()
+        assert_close(backend.matmul(x, prepared), x, weight)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_groups_of_zeros_and_of_less_than_normal_numbers(backend, bits):
+    weight, bias = random_weight(33, 128, bits, 32), torch.linspace(-1, 1, 33).bfloat16()
+    prepared = backend.prepare(PackedWeight.pack(weight), bias)
+    x = torch.zeros(3, 128)
+    x[1] = 2.0**-130
+    x[2, 64:] = 1.0
+    y = backend.matmul(x.bfloat16(), prepared)
+    assert torch.equal(y[0], bias) and (y[1] - bias).abs().max() < 2.0**-120
+    assert_close(y[2:], x[2:].bfloat16(), weight, bias)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_infinity_and_nan_show_in_their_row_alone(backend, bits, value):
+    weight = random_weight(33, 128, bits, 32)
+    prepared = backend.prepare(PackedWeight.pack(weight), None)
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(15)).bfloat16()
+    clean = x.clone()
+    x[1, 40] = value
+    y = backend.matmul(x, prepared)
+    assert not y[1].isfinite().any()
+    assert torch.equal(y[::2], backend.matmul(clean, prepared)[::2])
+    assert not backend.matmul(x[1:2], prepared).isfinite().any()
 
 
 @pytest.mark.parametrize("bias_dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -197,116 +236,3 @@ def test_same_bits_at_any_thread_count(backend, two_threads, rows):
         two_threads(count)
         results.append(backend.matmul(x, prepared))
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-
-
-def test_threads_of_our_own_give_the_same_bits(best):
-    prepared = best.prepare(PackedWeight.pack(random_weight(515, 512, 4, 64)), None)
-    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(7)).bfloat16()
-    on_torch = best.matmul(x, prepared)
-    library = native.library()
-    library.awq_set_threads(None, None, 3)
-    try:
-        assert torch.equal(best.matmul(x, prepared), on_torch)
-    finally:
-        library.awq_set_threads(*native.torch_threads(), 1)
-
-
-def test_a_copied_or_pickled_weight_owns_its_memory(best):
-    weight = random_weight(33, 128, 4, 64)
-    prepared = best.prepare(PackedWeight.pack(weight), torch.ones(33))
-    x = torch.randn(2, 128, generator=torch.Generator().manual_seed(8))
-    expected = best.matmul(x, prepared)
-    twins = copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))
-    prepared.packed.zero_()
-    for twin in twins:
-        assert isinstance(twin, CpuWeight) and torch.equal(best.matmul(x, twin), expected)
-
-
-def test_weights_lie_one_after_the_other_and_apart(best):
-    small = PackedWeight.pack(random_weight(33, 128, 3, 64))
-    first, second = best.prepare(small, None), best.prepare(small, None)
-    assert second.packed.data_ptr() - first.packed.data_ptr() == -(-first.packed.nbytes // 64) * 64
-    kept = second.packed.clone()
-    first.packed.fill_(255)
-    assert torch.equal(second.packed, kept)
-    assert len(pickle.dumps(first)) < 2 * first.packed.nbytes
-
-
-def test_backend_is_named_after_the_instruction_set(monkeypatch):
-    for isa in AVAILABLE:
-        monkeypatch.setenv(native.ISA_VARIABLE, isa)
-        assert CpuBackend().name == f"cpu/{isa}"
-    monkeypatch.delenv(native.ISA_VARIABLE)
-    assert CpuBackend().name == f"cpu/{AVAILABLE[-1]}"
-
-
-def test_unknown_instruction_set(monkeypatch):
-    monkeypatch.setenv(native.ISA_VARIABLE, "sse9")
-    with pytest.raises(TargetError, match="RUN_AWQ_ISA=sse9 is not an instruction set; use one of scalar, avx2"):
-        CpuBackend()
-
-
-def test_missing_instruction_set(monkeypatch):
-    best_only_scalar = SimpleNamespace(
-        awq_select_isa=lambda name: 0 if name == b"scalar" else -1, awq_isa=lambda: b"scalar"
-    )
-    monkeypatch.setattr(native, "library", lambda: best_only_scalar)
-    with pytest.raises(TargetError, match="RUN_AWQ_ISA=avx512 is not available .* the best here is scalar"):
-        native.select_isa("avx512")
-
-
-def test_missing_library(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_kernels.so")
-    with pytest.raises(TargetError, match="not built .* install again with g\\+\\+ or clang\\+\\+"):
-        native.library.__wrapped__()
-
-
-def test_other_dtypes_and_widths_are_refused(best):
-    prepared = best.prepare(PackedWeight.pack(random_weight(9, 128, 4, 64)), None)
-    with pytest.raises(TargetError, match="bfloat16 or float32 activations, not torch.float16"):
-        best.matmul(torch.zeros(1, 128, dtype=torch.float16), prepared)
-    with pytest.raises(ValueError, match="64 features, the weight has 128"):
-        best.matmul(torch.zeros(1, 64), prepared)
-
-
-class Layer(torch.nn.Module):
-    def __init__(self, backend, prepared):
-        super().__init__()
-        self.backend, self.prepared = backend, prepared
-
-    def forward(self, x):
-        return torch.relu(self.backend.matmul(x * 2, self.prepared))
-
-
-@pytest.fixture
-def layer(best):
-    weight = random_weight(35, 128, 4, 64)
-    return Layer(best, best.prepare(PackedWeight.pack(weight), torch.linspace(-1, 1, 35)))
-
-
-def test_torch_compile_keeps_the_operator(layer):
-    graphs = []
-
-    def keep(graph, _inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(9))
-    compiled = torch.compile(layer, backend=keep, fullgraph=True)(x)
-    assert torch.equal(compiled, layer(x))
-    targets = [node.target for node in graphs[0].graph.nodes]
-    assert torch.ops.run_awq.qlinear in targets or torch.ops.run_awq.qlinear.default in targets
-
-
-def test_torch_export_passes_through(layer):
-    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(10))
-    exported = torch.export.export(layer, (x,))
-    assert any(node.target is torch.ops.run_awq.qlinear.default for node in exported.graph.nodes)
-    assert torch.equal(exported.module()(x), layer(x))
-
-
-@pytest.mark.parametrize("bias", [None, torch.ones(35)])
-def test_operator_and_its_fake_agree(best, bias):
-    w = best.prepare(PackedWeight.pack(random_weight(35, 128, 4, 64)), bias)
-    x = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(11)).bfloat16()
-    torch.library.opcheck(torch.ops.run_awq.qlinear.default, (x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size))
