@@ -206,6 +206,13 @@ def observe_block(
     return seen
 
 
+def run_block(block: nn.Module, hidden: Sequence[Tensor], call: Call) -> list[Tensor]:
+    """The block's output for each sample, in the dtype of `hidden`, which may be lower than the block's."""
+    dtype = next(block.parameters()).dtype
+    with torch.no_grad():
+        return [call(block, x.to(dtype)).to(x.dtype) for x in hidden]
+
+
 def _statistics_hook(name: str, seen: Observation, inputs: dict[int, tuple[Tensor, str]]):
     def hook(linear, args):
         x = args[0]

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-import torch
 from torch import Tensor, nn
 
 from qlinear.solvers import Solver, gptq, hqq, rtn
 from scales.learned import learn_block
-from scales.observe import observe_block
+from scales.observe import observe_block, run_block
 from scales.search import relative_loss, substituted
 from scales.task import BlockTask, Solution
 
@@ -27,7 +26,10 @@ class Text(Enum):
 
 @dataclass(frozen=True)
 class Method:
-    """linear: for one linear, such as the output head; block: for a block at once, None takes linear by linear."""
+    """linear: for one linear, such as the output head; block: for a block at once, None takes linear by linear.
+
+    A method for a block aims at what the float model's block makes of the text.
+    """
 
     linear: Solver
     text: Text
@@ -66,6 +68,5 @@ def solve_block(task: BlockTask, method: Method, bits: int, group_size: int) -> 
 def run_rounded(task: BlockTask, solution: Solution) -> list[Tensor]:
     """The block's outputs on the inputs of the task when its linears stand on their grids."""
     rounded = [solution.grids[name].decode() for name in task.linears]
-    dtype = next(task.block.parameters()).dtype
-    with substituted(list(task.linears.values()), rounded), torch.no_grad():
-        return [task.call(task.block, x.to(dtype)).to(x.dtype) for x in task.inputs]
+    with substituted(list(task.linears.values()), rounded):
+        return run_block(task.block, task.inputs, task.call)

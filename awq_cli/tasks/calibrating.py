@@ -1,5 +1,6 @@
 """The calibration text on its way through the model: read, cut into samples, handed from block to block."""
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from awq_cli.tasks.progress import Progress
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import OptionError
 from scales import calibration
-from scales.observe import Call, InputStatistics, Observation, observe_block, observe_head, record_calls
+from scales.observe import Call, InputStatistics, Observation, observe_block, observe_head, record_calls, run_block
 from scales.selftext import ordinary_tokens, self_samples
 from scales.solve import run_rounded
 from scales.task import BlockTask, Solution
@@ -28,8 +29,8 @@ class Calibration:
 
     meta: what text it was and how it was cut, for the records; tokens: `(samples, seqlen)` int64; calls: how each block
     is called;
-    hidden: what the float model makes of the samples; rounded: what the blocks quantized so far make of them, empty
-    if nobody asks; forward_seconds: what the float32 forward passes alone have taken.
+    hidden: what the float model makes of the samples; rounded: what the blocks quantized so far make of them; either
+    is empty if nobody asks; forward_seconds: what the float32 forward passes of the float model alone have taken.
     """
 
     meta: dict
@@ -49,8 +50,14 @@ class Calibration:
         self.forward_seconds += seen.forward_seconds
         return seen
 
+    def pass_over(self, index: int, block: nn.Module) -> None:
+        """Step over unit `index`, float as it is, on the float side without looking."""
+        start = time.perf_counter()
+        self.hidden = run_block(block, self.hidden, self.calls[index])
+        self.forward_seconds += time.perf_counter() - start
+
     def task(self, index: int, block: nn.Module) -> BlockTask:
-        """What a solver works on, after `observe`."""
+        """What a solver works on, once the float side is past unit `index`."""
         linears = unit_linears(self.source.model, self.plan.units[index])
         return BlockTask(block, linears, self.calls[index], self.rounded, self.hidden)
 
@@ -88,9 +95,9 @@ class Calibration:
 
 
 def open_calibration(
-    request, source: PretrainedModel, plan: Plan, both: bool, progress: Progress, kept: Tensor | None
+    request, source: PretrainedModel, plan: Plan, sides: tuple[bool, bool], progress: Progress, kept: Tensor | None
 ) -> Calibration:
-    """both: whether the quantized side is wanted too; kept: the tokens of an earlier run, whose state is taken up next.
+    """sides: whether the float and the quantized one are wanted; kept: the tokens of an earlier run, to be taken up.
 
     Raises `CalibrationError` where there is no text, `OptionError` where samples are longer than the context.
     """
@@ -106,7 +113,7 @@ def open_calibration(
         "seed": request.seed,
     }
     hidden, calls = _first_inputs(source, plan, tokens if kept is None else tokens[:1])
-    return Calibration(meta, source, plan, tokens, calls, hidden, hidden if both else [])
+    return Calibration(meta, source, plan, tokens, calls, *(hidden if wanted else [] for wanted in sides))
 
 
 def _tokens(request, source: PretrainedModel, progress: Progress, kept: Tensor | None) -> tuple[Tensor, dict]:

@@ -16,6 +16,7 @@ from qlinear.grid import GridWeight
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
 from scales.awq import LayerLoss, watched_modules
+from scales.observe import Observation
 from scales.precision import onednn_float32
 from scales.search import relative_loss
 from scales.solve import Method, round_linears, solve_block
@@ -142,14 +143,21 @@ class Work:
             losses = self.scaling.apply(index, block, None)
             linears = unit_linears(self.source.model, self.plan.units[index])
             return losses, round_linears(linears, self.method, self.bits, self.plan.group_size)
-        seen = self.calibration.observe(index, block, watched_modules(self.plan.architecture))
-        losses = self.scaling.apply(index, block, seen)
+        losses = self.scaling.apply(index, block, self._look(index, block))
         task = self.calibration.task(index, block)
         if not task.inputs:
             return losses, round_linears(task.linears, self.method, self.bits, self.plan.group_size)
         solution = solve_block(task, self.method, self.bits, self.plan.group_size)
         self.calibration.step(task, solution)
         return losses, solution
+
+    def _look(self, index: int, block: nn.Module) -> Observation | None:
+        """What a search wants to see of the block; where none looks, a block's solver may want its float outputs."""
+        if self.scaling.mode == "run":
+            return self.calibration.observe(index, block, watched_modules(self.plan.architecture))
+        if self.calibration.hidden:
+            self.calibration.pass_over(index, block)
+        return None
 
     def write_rest(self) -> None:
         """The output head, if it is to be quantized, and every tensor outside the units."""

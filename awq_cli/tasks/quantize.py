@@ -175,12 +175,14 @@ def _calibration(
     request: Request, source: PretrainedModel, plan: Plan, scaling: Scaling, journal: Journal, progress: Progress
 ) -> Calibration | None:
     """The calibration text, if the search or the solver wants to see it. Raises `ModelError` where it cannot be run."""
-    reads = METHODS[request.solver].reads_text(scaling.mode != "none")
-    if not reads and scaling.mode != "run":
+    method, searches = METHODS[request.solver], scaling.mode == "run"
+    reads = method.reads_text(scaling.mode != "none")
+    if not reads and not searches:
         return None
     if plan.architecture is None:
         raise ModelError(f"--solver {request.solver} needs to know the blocks of {source.name}; use rtn or hqq")
-    calibration = open_calibration(request, source, plan, reads, progress, journal.load_kept().get(TOKENS))
+    sides = searches or method.block is not None, reads
+    calibration = open_calibration(request, source, plan, sides, progress, journal.load_kept().get(TOKENS))
     journal.identify(text_marks(calibration))
     return calibration
 
