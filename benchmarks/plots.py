@@ -107,7 +107,7 @@ def _roof(axes, report: Report, rows: list[Row], value: Callable[[Row], float]) 
     is_bytes = value(four) == four.gb_s
     bound = [(weight if is_bytes else products * m) / seconds for m, seconds in zip(exact, at_least, strict=True)]
     axes.plot(exact, bound, color=ROOF, linestyle=(0, (5, 3)), linewidth=1.4, zorder=2)
-    kind = "bf16" if "roof bf16" in names else "fp32"
+    kind = max(medians, key=lambda row: row.gflop_s).what.removeprefix("roof ")
     if is_bytes:
         text, at = f"read bandwidth, {bandwidth:.0f} GB/s", (exact[0], bandwidth)
     else:

@@ -38,7 +38,7 @@ def build(compiler: str = "c++") -> ctypes.CDLL:
 
 
 def roofs(size: int = 256 << 20) -> list[Roof]:
-    """Two ways to read memory (the better one counts), fp32 multiply-add and, where there are such, bf16 pairs."""
+    """Two ways to read memory (the better one counts), fp32 multiply-add and, where there are any, pair products."""
     native = build()
     parallel_type = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
@@ -63,8 +63,9 @@ def roofs(size: int = 256 << 20) -> list[Roof]:
         roof("read", "roof_read_prefetched", size, PIECES, memory),
         roof("fp32", "roof_fma", flops, threads, rounds),
     ]
-    if hasattr(native, "roof_bf16"):
-        found.append(roof("bf16", "roof_bf16", 2 * flops, threads, rounds))
+    for pairs in ("bf16", "int16"):
+        if hasattr(native, f"roof_{pairs}"):
+            found.append(roof(pairs, f"roof_{pairs}", 2 * flops, threads, rounds))
     return found
 
 
