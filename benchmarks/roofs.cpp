@@ -59,7 +59,7 @@ void roof_read(int64_t begin, int64_t end, void* context) { read<0>(begin, end, 
 // Faster on some machines.
 void roof_read_prefetched(int64_t begin, int64_t end, void* context) { read<10240 / BYTES>(begin, end, context); }
 
-// Operations of a round of roof_fma; one of roof_bf16 or roof_int16 has twice as many.
+// Floating-point operations of a round of roof_fma; one of roof_bf16 or roof_int16 has twice as many.
 int32_t roof_flops(void) { return CHAINS * BYTES / 4 * 2; }
 
 // context: int64_t, the number of rounds for each index; a round is CHAINS instructions.

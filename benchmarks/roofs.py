@@ -38,7 +38,7 @@ def build(compiler: str = "c++") -> ctypes.CDLL:
 
 
 def roofs(size: int = 256 << 20) -> list[Roof]:
-    """Two ways to read memory (the better one counts), fp32 multiply-add and, where there are such, pair products."""
+    """Two ways to read memory (the better one counts), fp32 multiply-add and, where there are any, pair products."""
     native = build()
     parallel_type = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p

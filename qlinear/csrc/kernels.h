@@ -28,8 +28,8 @@ typedef struct awq_weight {
   int32_t group_size;
 } awq_weight;
 
-// The instruction set in use: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" or "avx512bf16". The first call of any
-// function picks the best that the processor and the operating system allow.
+// The instruction set in use: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" or "avx512bf16". The first call of
+// any function picks the best that the processor and the operating system allow.
 AWQ_EXPORT const char* awq_isa(void);
 
 // Use `name` from now on; "" means the best there is. Returns 0, or -1 (and changes nothing) where it is unknown or

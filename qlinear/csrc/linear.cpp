@@ -92,7 +92,8 @@ void lay_out_blocks(const Activations& a, const void* x, int64_t stride, int64_t
   for (int64_t b = begin; b < end; ++b) {
     const int64_t first = a.first_row(b), rows = a.first_row(b + 1) - first;
     a.route->lay_out(static_cast<const uint8_t*>(x) + first * stride * in_bytes, stride, rows, a.k, a.group_size,
-                     a.x + first * a.k * a.route->element_bytes, a.sums + first * (a.k / a.group_size) * a.route->sum_bytes);
+                     a.x + first * a.k * a.route->element_bytes,
+                     a.sums + first * (a.k / a.group_size) * a.route->sum_bytes);
   }
 }
 
