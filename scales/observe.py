@@ -42,7 +42,7 @@ def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
 
 
 class _Done(Exception):
-    """Raised at the last block: what follows it has nothing to tell."""
+    """Raised where all that is to be seen has been: what follows has nothing to tell."""
 
 
 def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
@@ -204,6 +204,37 @@ def observe_block(
     for statistics in set(seen.statistics.values()):
         statistics.complete()
     return seen
+
+
+def observe_inputs(
+    block: nn.Module, linears: dict[str, nn.Linear], hidden: Sequence[Tensor], call: Call
+) -> dict[str, InputStatistics]:
+    """The statistics of `observe_block` alone: no sample runs further than to the last linear that is still to come."""
+    seen = Observation()
+    inputs: dict[int, tuple[Tensor, str]] = {}
+    waiting: set[str] = set()
+    dtype = next(block.parameters()).dtype
+
+    def stop_at_the_last(name: str):
+        def hook(*_):
+            waiting.discard(name)
+            if not waiting:
+                raise _Done
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, linear in linears.items():
+            hooks.enter_context(linear.register_forward_pre_hook(_statistics_hook(name, seen, inputs)))
+            hooks.enter_context(linear.register_forward_pre_hook(stop_at_the_last(name)))
+        for x in hidden:
+            inputs.clear()
+            waiting.update(linears)
+            with suppress(_Done):
+                call(block, x.to(dtype))
+    for statistics in set(seen.statistics.values()):
+        statistics.complete()
+    return seen.statistics
 
 
 def run_block(block: nn.Module, hidden: Sequence[Tensor], call: Call) -> list[Tensor]:

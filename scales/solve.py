@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qlinear.solvers import Solver, gptq, hqq, rtn
 from scales.learned import learn_block
-from scales.observe import observe_block, run_block
+from scales.observe import observe_inputs, run_block
 from scales.search import relative_loss, substituted
 from scales.task import BlockTask, Solution
 
@@ -54,9 +54,9 @@ def round_linears(linears: dict[str, nn.Linear], method: Method, bits: int, grou
 
 def solve_block(task: BlockTask, method: Method, bits: int, group_size: int) -> Solution:
     """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole."""
-    seen = observe_block(task.block, task.linears, (), task.inputs, task.call, 0)
+    statistics = observe_inputs(task.block, task.linears, task.inputs, task.call)
     weights = {name: linear.weight.data for name, linear in task.linears.items()}
-    grams = {name: seen.statistics[name].gram for name in weights}
+    grams = {name: statistics[name].gram for name in weights}
     grids = {name: method.linear(weight, bits, group_size, grams[name]) for name, weight in weights.items()}
     solution = Solution(grids, {})
     if method.block:

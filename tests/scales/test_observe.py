@@ -7,7 +7,7 @@ import torch
 
 from scales.awq import watched_modules
 from scales.mappings import architecture_of, block_linears
-from scales.observe import InputStatistics, observe_block, record_calls
+from scales.observe import InputStatistics, observe_block, observe_inputs, record_calls
 from scales.search import module_error
 from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
 
@@ -86,6 +86,24 @@ def test_blocks_chained_reproduce_the_model(model_type, overrides):
             # What was kept is the module's own output, untouched by what the block did with it afterwards.
             size = sum(float(output.square().sum()) for _, _, output in samples)
             assert module_error(module, samples) <= 1e-12 * size, name
+
+
+@pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
+def test_the_inputs_alone_are_those_of_the_whole_forward(model_type, overrides):
+    """And where the block ends with its last linear, as most do, that one is not multiplied out."""
+    model = tiny_model(model_type, **overrides)
+    blocks, tokens = decoder_blocks(model), tiny_tokens(SAMPLES, LENGTH)
+    hidden, calls = record_calls(model, blocks, tokens)
+    block, linears, finished = blocks[0], block_linears(blocks[0]), []
+    whole = observe_block(block, linears, (), hidden, calls[0], 0).statistics
+    for name, linear in linears.items():
+        linear.register_forward_hook(lambda *_, name=name: finished.append(name))
+    alone = observe_inputs(block, linears, hidden, calls[0])
+    assert alone.keys() == whole.keys()
+    for name in whole:
+        assert alone[name].tokens == SAMPLES * LENGTH
+        assert torch.equal(alone[name].gram, whole[name].gram) and torch.equal(alone[name].sum_abs, whole[name].sum_abs)
+    assert len(finished) == SAMPLES * (len(linears) - 1)
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
