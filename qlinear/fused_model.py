@@ -104,7 +104,9 @@ class _Describer:
         head_dim, kv_heads = attention.head_dim, self.config.num_key_value_heads
         self._check(attention, head_dim)
         elements = native.decoder_library().awq_cache_elements(self.max_tokens, kv_heads, head_dim)
-        cache = torch.zeros(len(self.layers), 2, elements, dtype=torch.bfloat16)
+        cache = torch.empty(len(self.layers), 2, elements, dtype=torch.bfloat16)
+        native.decoder_library().awq_use_huge_pages(cache.data_ptr(), cache.nbytes)  # before the first write
+        cache.zero_()
         blocks = (native.Block * len(self.layers))(
             *(self._block(layer, keys_values) for layer, keys_values in zip(self.layers, cache, strict=True))
         )

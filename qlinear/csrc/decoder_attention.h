@@ -65,8 +65,7 @@ void add_values(const uint16_t* weights, const uint16_t* values, int64_t positio
 }
 
 template <class Pairs, int ROWS>
-AWQ_LANES_INLINE void add_all_values(const uint16_t* weights, const uint16_t* values, int64_t positions,
-                                     int64_t width, float* out) {
+void add_all_values(const uint16_t* weights, const uint16_t* values, int64_t positions, int64_t width, float* out) {
   int64_t d = 0;
   for (; d + 4 * WIDTH <= width; d += 4 * WIDTH)
     add_values<Pairs, ROWS, 4>(weights, values + 2 * d, positions, width, out + d);
@@ -116,7 +115,10 @@ void score_rows(const awq_attention_job& job, const uint16_t* keys, int64_t posi
         kernel(job.q + r * job.width, tiles, job.width, scores + r * CACHE_STEP + t);
     };
     if constexpr (Pairs::ROWS >= 8) score(score_tiles<Pairs, 8>, 8);
-    if constexpr (Pairs::ROWS >= 4) score(score_tiles<Pairs, 4>, 4);
+    if constexpr (Pairs::ROWS >= 4) {
+      score(score_tiles<Pairs, 4>, 4);
+      score(score_tiles<Pairs, 3>, 3);
+    }
     score(score_tiles<Pairs, 2>, 2);
     score(score_tiles<Pairs, 1>, 1);
   }
@@ -125,13 +127,16 @@ void score_rows(const awq_attention_job& job, const uint16_t* keys, int64_t posi
 template <class Pairs>
 void value_rows(const awq_attention_job& job, const uint16_t* values, int64_t positions, const uint16_t* weights) {
   int64_t r = 0;
-  if constexpr (Pairs::ROWS >= 4)
-    for (; r + 4 <= job.rows; r += 4)
-      add_all_values<Pairs, 4>(weights + r * CACHE_STEP, values, positions, job.width, job.out + r * job.width);
-  for (; r + 2 <= job.rows; r += 2)
-    add_all_values<Pairs, 2>(weights + r * CACHE_STEP, values, positions, job.width, job.out + r * job.width);
-  for (; r < job.rows; ++r)
-    add_all_values<Pairs, 1>(weights + r * CACHE_STEP, values, positions, job.width, job.out + r * job.width);
+  auto add = [&](auto kernel, int64_t rows) {
+    for (; r + rows <= job.rows; r += rows)
+      kernel(weights + r * CACHE_STEP, values, positions, job.width, job.out + r * job.width);
+  };
+  if constexpr (Pairs::ROWS >= 4) {
+    add(add_all_values<Pairs, 4>, 4);
+    add(add_all_values<Pairs, 3>, 3);
+  }
+  add(add_all_values<Pairs, 2>, 2);
+  add(add_all_values<Pairs, 1>, 1);
 }
 
 template <class Pairs>

@@ -2,5 +2,5 @@
 #include "decoder_fill.h"
 
 namespace awq {
-const Pieces avx512_pieces = pieces_with<PairsByHalves>();
+const Pieces avx512_pieces = pieces_with<PairsByHalves<8>>();
 }

@@ -95,8 +95,10 @@ AWQ_LANES_INLINE Floats exponential(Floats x) {
 AWQ_LANES_INLINE Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
 // Products of bf16 pairs, exact, summed in fp32. An instruction set may bring its own.
+// AT_ONCE: query rows side by side, as many as the registers hold sums for.
+template <int AT_ONCE>
 struct PairsByHalves {
-  static constexpr int ROWS = 2;  // query rows side by side: 16 lanes take two registers or more
+  static constexpr int ROWS = AT_ONCE;
   static AWQ_LANES_INLINE Floats even(Words pairs) { return (Floats)(pairs << 16); }
   static AWQ_LANES_INLINE Floats odd(Words pairs) { return (Floats)(pairs & 0xffff0000u); }
   static AWQ_LANES_INLINE Floats multiply_add(Floats acc, Words a, Words b) {

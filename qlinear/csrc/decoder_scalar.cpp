@@ -2,5 +2,5 @@
 #include "decoder_fill.h"
 
 namespace awq {
-const Pieces scalar_pieces = pieces_with<PairsByHalves>();
+const Pieces scalar_pieces = pieces_with<PairsByHalves<2>>();
 }
