@@ -32,13 +32,14 @@ scales = click.option(
     type=click.Path(),
     help="MIT-Han-Lab result file to load or to write.  [default: $AWQ_CACHE/<model>-w<bits>-g<group>.pt]",
 )
+# By --awq: the best perplexity at less than twice the time of rtn where text is read (docs/quantization.md), and
+# rtn, which needs none, where nothing is searched.
+DEFAULT_SOLVERS = {"auto": "gptq", "run": "gptq", "load": "rtn", "none": "rtn"}
 solver = click.option(
     "--solver",
     type=click.Choice(["rtn", "hqq", "gptq", "learned"]),
-    default="rtn",
-    show_default=True,
     help="How codes are chosen: nearest (rtn), on the best range of each group (hqq), with errors made up for (gptq), "
-    "or learned, all of a block's together.",
+    "or learned, all of a block's together.  [default: gptq; rtn with --awq load and --awq none]",
 )
 lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head too, per group.")
 lm_head_group_size = click.option(
@@ -176,7 +177,8 @@ def _quantize(values) -> bool:
 def _reads_no_text(values, awq: str) -> bool:
     """Whether nothing looks at calibration text; `scales.solve` decides it, and a test compares the two."""
     readers = {"none": ("gptq", "learned"), "load": ("hqq", "gptq", "learned")}[awq]
-    return _quantize(values) and values["awq"] == awq and values["solver"] not in readers
+    solver = values["solver"] or DEFAULT_SOLVERS[awq]
+    return _quantize(values) and values["awq"] == awq and solver not in readers
 
 
 def _evaluates(values, perplexity: bool) -> bool:

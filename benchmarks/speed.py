@@ -85,7 +85,7 @@ def command(model_name: str, precision: str, checkpoint: str | None, threads: in
     if threads is not None:
         torch.set_num_threads(threads)
     request = ModelRequest(
-        model_name=model_name, w_bit=4, group_size=None, awq="auto", solver="rtn", lm_head=False,
+        model_name=model_name, w_bit=4, group_size=None, awq="auto", solver=None, lm_head=False,
         checkpoint=checkpoint, precision=precision, target="cpu", device="phx", latency=(), flash_attention=True,
         trust_remote_code=False,
     )  # fmt: skip

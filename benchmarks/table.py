@@ -37,6 +37,7 @@ class Settings:
     model_name: str
     group_size: int | None
     calib_data: str
+    n_samples: int | None
     eval_data: str | None
     dataset: str | None
     n_windows: int | None
@@ -49,7 +50,8 @@ class Settings:
         checkpoint = str(self.work / "checkpoints" / row.name)
         steps, which = {}, ["--model_name", self.model_name, "--precision", "bf16"]
         if row.quantize is not None:
-            calibration = [] if "none" in row.quantize else ["--calib_data", self.calib_data]
+            samples = ["--calib_data", self.calib_data, *_option("--n_samples", self.n_samples)]
+            calibration = [] if "none" in row.quantize else samples
             size = _option("--group_size", self.group_size)
             make = ["--model_name", self.model_name, *row.quantize, *size, *calibration, "--flash_attention"]
             steps["quantize"] = [*RUN, "quantize", *make, "--overwrite", "--output", checkpoint]
@@ -102,6 +104,7 @@ def run_row(row: Row, settings: Settings) -> Figures:
 @click.option("--model_name", default="smollm2-135m-instruct", show_default=True)
 @click.option("--group_size", type=click.IntRange(1), help="Of every quantized row.  [default: the command's own]")
 @click.option("--calib_data", default="builtin", show_default=True)
+@click.option("--n_samples", type=click.IntRange(1), help="Of calibration text.  [default: the command's own]")
 @click.option("--eval_data", type=click.Path(exists=True, file_okay=False), help="[default: from the hub]")
 @click.option("--dataset", help="Text for the perplexity.  [default: that of --eval_data, or wikitext-2 from the hub]")
 @click.option("--n_windows", type=click.IntRange(1), help="[default: all]")

@@ -127,7 +127,7 @@ def write_page(figures: list[Figures], settings, output: Path) -> None:
 def _command(settings) -> str:
     """As one would type it again: with the names of files, not the places where they happened to be."""
     words = ["python", "-m", "benchmarks.table", "--model_name", settings.model_name]
-    for name in ("group_size", "calib_data", "eval_data", "dataset", "n_windows", "limit", "threads"):
+    for name in ("group_size", "calib_data", "n_samples", "eval_data", "dataset", "n_windows", "limit", "threads"):
         value = getattr(settings, name)
         if value is not None:
             words += [f"--{name}", Path(value).name if isinstance(value, str) else str(value)]

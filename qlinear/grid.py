@@ -6,6 +6,7 @@ is rounded to bfloat16 before the codes are chosen, so what is stored is what wa
 includes 0, so the zero point never has to be clamped away from where it belongs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,11 @@ class GridWeight:
     @property
     def group_size(self) -> int:
         return self.codes.shape[1] // self.scales.shape[1]
+
+    def split(self, sizes: Sequence[int]) -> "list[GridWeight]":
+        """The weights of `sizes` rows each that this one is made of."""
+        parts = zip(self.codes.split(sizes), self.zeros.split(sizes), self.scales.split(sizes), strict=True)
+        return [GridWeight(*part, self.bits) for part in parts]
 
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight `(N, K)` the codes stand for; the product is formed in float32, then cast to `dtype`."""

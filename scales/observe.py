@@ -150,6 +150,12 @@ class InputStatistics:
         for i in range(PANEL, len(self.gram), PANEL):
             self.gram[i:, i - PANEL : i] = self.gram[i - PANEL : i, i:].t()
 
+    def divide(self, scale: Tensor) -> None:
+        """Become the statistics of x / `scale`, `(K,)`."""
+        self.sum_abs /= scale
+        self.gram /= scale
+        self.gram /= scale.unsqueeze(1)
+
     @property
     def mean_abs(self) -> Tensor:
         return self.sum_abs / max(self.tokens, 1)
@@ -170,6 +176,11 @@ class Observation:
     outputs: list[Tensor] = field(default_factory=list)
     forward_seconds: float = 0.0
     statistics_seconds: float = 0.0
+
+    def divide(self, linears: Sequence[str], scale: Tensor) -> None:
+        """These linears are from now on going to see x / `scale`, `(K,)`, where they saw x."""
+        for statistics in {self.statistics[name] for name in linears}:
+            statistics.divide(scale)
 
 
 def observe_block(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scales.observe import Call
+from scales.observe import PANEL, Call
 
 N_RATIOS = 20
 N_CONFIRMED = 5
@@ -63,8 +63,17 @@ def candidates(mean_abs: Tensor) -> list[ScaleChoice]:
 
 
 def output_loss(error: Tensor, gram: Tensor) -> float:
-    """`trace(E G E^T)`: the squared output error of a weight error `(N, K)`, summed over the tokens of `gram`."""
-    return float(((error @ gram) * error).sum())
+    """`trace(E G E^T)`: the squared output error of a weight error `(N, K)`, summed over the tokens of `gram`.
+
+    G is symmetric: what lies below its diagonal panels counts twice, and what lies above is not multiplied.
+    """
+    loss = 0.0
+    for i in range(0, len(gram), PANEL):
+        j = i + PANEL
+        part = error[:, i:j]
+        below = error[:, j:] @ gram[j:, i:j]  # zeros for the last panel, which has nothing below
+        loss += float(torch.addmm(below, part, gram[i:j, i:j], beta=2).mul_(part).sum())
+    return loss
 
 
 def sample_rows(weight: Tensor, rows: int = LOSS_ROWS) -> Tensor:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+import torch
 from torch import Tensor, nn
 
+from qlinear.grid import GridWeight
 from qlinear.solvers import Solver, gptq, hqq, rtn
 from scales.learned import learn_block
-from scales.observe import observe_inputs, run_block
-from scales.search import relative_loss, substituted
+from scales.observe import InputStatistics, observe_inputs, run_block
+from scales.search import relative_loss, sample_rows, substituted
 from scales.task import BlockTask, Solution
 
 
@@ -52,17 +54,43 @@ def round_linears(linears: dict[str, nn.Linear], method: Method, bits: int, grou
     return Solution({name: method.linear(linear.weight.data, bits, group_size) for name, linear in linears.items()}, {})
 
 
-def solve_block(task: BlockTask, method: Method, bits: int, group_size: int) -> Solution:
-    """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole."""
-    statistics = observe_inputs(task.block, task.linears, task.inputs, task.call)
+def solve_block(
+    task: BlockTask,
+    method: Method,
+    bits: int,
+    group_size: int,
+    statistics: dict[str, InputStatistics] | None = None,
+) -> Solution:
+    """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole.
+
+    statistics: those of the inputs, where they are known; else the block is run on the inputs of the task.
+    """
+    if statistics is None:
+        statistics = observe_inputs(task.block, task.linears, task.inputs, task.call)
     weights = {name: linear.weight.data for name, linear in task.linears.items()}
-    grams = {name: statistics[name].gram for name in weights}
-    grids = {name: method.linear(weight, bits, group_size, grams[name]) for name, weight in weights.items()}
-    solution = Solution(grids, {})
+    grids: dict[str, GridWeight] = {}
+    for names in reading_the_same(statistics):
+        joined = torch.cat([weights[name] for name in names])
+        solved = method.linear(joined, bits, group_size, statistics[names[0]].gram)
+        grids |= zip(names, solved.split([len(weights[name]) for name in names]), strict=True)
+    solution = Solution({name: grids[name] for name in weights}, {})
     if method.block:
         solution = method.block(task, solution)
-    losses = {name: relative_loss(solution.grids[name].decode(), weights[name], grams[name]) for name in weights}
+    losses = {
+        name: relative_loss(
+            sample_rows(solution.grids[name].decode()), sample_rows(weights[name]), statistics[name].gram
+        )
+        for name in weights
+    }
     return replace(solution, losses=losses)
+
+
+def reading_the_same(statistics: dict[str, InputStatistics]) -> list[list[str]]:
+    """The linears, those together that read the same input: what a solver makes of that, it makes once for all."""
+    together: dict[int, list[str]] = {}
+    for name, seen in statistics.items():
+        together.setdefault(id(seen), []).append(name)
+    return list(together.values())
 
 
 def run_rounded(task: BlockTask, solution: Solution) -> list[Tensor]:

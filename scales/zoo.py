@@ -19,7 +19,7 @@ from qlinear.errors import ScalesError
 from scales.mappings import Architecture, Edge
 
 # What `meta` may hold that is compared with what is wanted.
-META_KINDS = {"w_bit": int, "group_size": int, "fingerprint": str, "calibration": dict}
+META_KINDS = {"w_bit": int, "group_size": int, "fingerprint": str, "solver": str, "calibration": dict}
 
 
 @dataclass

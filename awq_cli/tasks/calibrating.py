@@ -43,11 +43,15 @@ class Calibration:
     forward_seconds: float = 0.0
 
     def observe(self, index: int, block: nn.Module, watched: tuple[str, ...]) -> Observation:
-        """Run unit `index`, float as it is, and step over it on the float side."""
+        """Run unit `index`, float as it is, on what it is going to see, and step over it on the float side."""
         linears = unit_linears(self.source.model, self.plan.units[index])
-        seen = observe_block(block, linears, watched, self.hidden, self.calls[index], N_CONFIRM_SAMPLES)
-        self.hidden = seen.outputs
+        inputs = self.rounded or self.hidden
+        seen = observe_block(block, linears, watched, inputs, self.calls[index], N_CONFIRM_SAMPLES)
         self.forward_seconds += seen.forward_seconds
+        if not self.rounded:
+            self.hidden = seen.outputs
+        elif self.hidden:
+            self.pass_over(index, block)
         return seen
 
     def pass_over(self, index: int, block: nn.Module) -> None:

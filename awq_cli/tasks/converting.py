@@ -143,11 +143,13 @@ class Work:
             losses = self.scaling.apply(index, block, None)
             linears = unit_linears(self.source.model, self.plan.units[index])
             return losses, round_linears(linears, self.method, self.bits, self.plan.group_size)
-        losses = self.scaling.apply(index, block, self._look(index, block))
+        seen = self._look(index, block)
+        losses = self.scaling.apply(index, block, seen)
         task = self.calibration.task(index, block)
         if not task.inputs:
             return losses, round_linears(task.linears, self.method, self.bits, self.plan.group_size)
-        solution = solve_block(task, self.method, self.bits, self.plan.group_size)
+        known = seen and seen.statistics
+        solution = solve_block(task, self.method, self.bits, self.plan.group_size, known)
         self.calibration.step(task, solution)
         return losses, solution
 

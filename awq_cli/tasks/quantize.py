@@ -1,13 +1,14 @@
 """Make a 3- or 4-bit checkpoint of a float model, one decoder block at a time."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from awq_cli import paths
 from awq_cli.memory import peak_rss_bytes
+from awq_cli.options import DEFAULT_SOLVERS
 from awq_cli.tasks.calibrating import TOKENS, Calibration, open_calibration
 from awq_cli.tasks.converting import Layer, Size, Work
 from awq_cli.tasks.plan import Plan, make_plan
@@ -30,7 +31,7 @@ class Request:
     group_size: int | None
     awq: str
     scales: str | None
-    solver: str
+    solver: str | None
     lm_head: bool
     lm_head_group_size: int
     calib_data: str
@@ -83,6 +84,7 @@ class Result:
 
 def run(request: Request, progress: Progress) -> Result:
     start = time.perf_counter()
+    request = replace(request, solver=request.solver or DEFAULT_SOLVERS[request.awq])
     source = open_pretrained(request.model_name, request.trust_remote_code)
     plan = make_plan(source, request.awq, request.group_size, request.lm_head_group_size if request.lm_head else None)
     if request.group_size is None:
@@ -181,7 +183,7 @@ def _calibration(
         return None
     if plan.architecture is None:
         raise ModelError(f"--solver {request.solver} needs to know the blocks of {source.name}; use rtn or hqq")
-    sides = searches or method.block is not None, reads
+    sides = method.block is not None or not reads, reads
     calibration = open_calibration(request, source, plan, sides, progress, journal.load_kept().get(TOKENS))
     journal.identify(text_marks(calibration))
     return calibration

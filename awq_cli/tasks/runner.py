@@ -24,7 +24,7 @@ class ModelRequest:
     w_bit: int
     group_size: int | None
     awq: str
-    solver: str
+    solver: str | None
     lm_head: bool
     checkpoint: str | None
     precision: str
@@ -166,7 +166,7 @@ def _checkpoint(request: ModelRequest) -> Path:
         request.model_name,
         request.w_bit,
         request.group_size,
-        request.awq != "none",
+        request.awq,
         request.solver,
         request.lm_head,
         request.flash_attention,

@@ -28,7 +28,10 @@ class Scaling(Protocol):
     fallback_blocks: list[str]
 
     def apply(self, index: int, block: nn.Module, seen: Observation | None) -> dict[str, LayerLoss]:
-        """Change unit `index`, which showed `seen`, in place; the losses of its linears by local name, where known."""
+        """Change unit `index`, which showed `seen`, in place; what `seen` says of its linears' inputs changes with it.
+
+        Returns the losses of its linears by local name, where known.
+        """
 
     def found(self) -> tuple[dict, dict[str, Tensor]]:
         """All that was found so far, for a run that goes on after this one: what JSON holds, and tensors by name."""
@@ -103,6 +106,8 @@ class SearchedScaling:
         )
         if self.clip:
             _clip(block, found.clips)
+        for edge, vector in found.scales:
+            seen.divide(edge.layers, fold.consumer_scale(edge, vector, self.source.config))
         if found.fell_back:
             self.fallback_blocks.append(unit)
         for edge, vector in found.scales:
@@ -154,12 +159,13 @@ def open_scaling(request, source: PretrainedModel, plan: Plan, quantize: Quantiz
         if _fits(file, request, source):
             progress.note(f"loading AWQ scales from {path}")
             return _load(path, file, request, source, plan, clip)
-        made = f"{path} was made from other calibration data or another model"
+        made = f"{path} was made from other calibration data, for another solver or from another model"
         if request.scales:
             raise OptionError(f"{made}; --awq load takes it as it is, --awq run replaces it")
         progress.note(f"{made}; searching anew and replacing it")
     _check_writable(path)
     meta = {"w_bit": request.w_bit, "group_size": plan.group_size, "fingerprint": source.fingerprint}
+    meta["solver"] = request.solver  # the search looks at what its blocks, quantized, hand over
     return SearchedScaling(path, source, plan, quantize, clip, zoo.ScaleFile(meta=meta))
 
 
@@ -188,7 +194,7 @@ def _fits(file: zoo.ScaleFile, request, source: PretrainedModel) -> bool:
     made_from = file.meta.get("calibration")
     if made_from is None:  # a file of the zoo, put there by the user
         return True
-    if file.meta.get("fingerprint") != source.fingerprint:
+    if file.meta.get("fingerprint") != source.fingerprint or file.meta.get("solver") != request.solver:
         return False
     wanted = {"n_samples": request.n_samples, "seqlen": request.seqlen, "seed": request.seed}
     if any(made_from.get(key) != value for key, value in wanted.items()):

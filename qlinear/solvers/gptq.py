@@ -17,6 +17,10 @@ DAMPING = 0.01
 BLOCK = 128  # columns worked on between two updates of all that follow
 PASSES = 2
 
+# Rows are independent of each other; those solved at a time hold at most this many weights, of which half a dozen
+# copies are made.
+CHUNK_WEIGHTS = 2**22
+
 
 def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
     """Codes for `weight` `(N, K)` that together err little on inputs with the Gram matrix `gram` `(K, K)`."""
@@ -24,11 +28,16 @@ def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None)
     if gram is None:
         gram = torch.eye(weight.shape[1])
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    columns = _Columns(weight, scales, zeros, bits, order)
+    back = torch.argsort(order)
     ordered = gram[order][:, order]
-    codes = compensate(columns, inverse_factor(ordered))
-    codes = revisit(columns, codes, ordered)
-    return GridWeight(codes[torch.argsort(order)].t().to(torch.uint8).contiguous(), zeros, scales, bits)
+    factor = inverse_factor(ordered)
+    rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
+    parts = []
+    for some in zip(weight.split(rows), scales.split(rows), zeros.split(rows), strict=True):
+        columns = _Columns(*some, bits, order)
+        codes = revisit(columns, compensate(columns, factor), ordered)
+        parts.append(codes[back].t().to(torch.uint8))
+    return GridWeight(torch.cat(parts), zeros, scales, bits)
 
 
 class _Columns:

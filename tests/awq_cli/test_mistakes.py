@@ -56,7 +56,7 @@ MALFORMED = [
      "--json no/such/result.json: there is no directory {}/no/such"),
     (["--task", "decode", "--json", "."], "--json . is a directory; name a file"),
     (["--task", "benchmark", "--csv", "/"], "--csv / is a directory; name a file"),
-    (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq; "
+    (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq-gptq; "
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
     (["--task", "decode", "--checkpoint", "nowhere"],
      "nowhere is not a checkpoint: it has no config.json; make one with --task quantize"),

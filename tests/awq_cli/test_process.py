@@ -56,7 +56,7 @@ def test_nothing_but_the_result_is_printed(tmp_path, model, text_file):
     assert len(summary) == 5 and summary[1].startswith("tiny: 0.3 MB in bfloat16 -> ")
     assert summary[-2:] == [
         f"scales saved in {tmp_path}/cache/tiny-w3-g64.pt",
-        "saved in quantized_models/tiny-w3-g64-awq",
+        "saved in quantized_models/tiny-w3-g64-awq-gptq",
     ]
     process = start(tmp_path, "--task", "decode", *shared, "--prompt", "the value", "--max_new_tokens", "3")
     out, err = process.communicate(timeout=60)

@@ -76,7 +76,7 @@ def left(run) -> list[str]:
 
 WHOLE, SHARDS = 2**30, 60_000
 KINDS = [
-    (WHOLE, ("--awq", "run")),
+    (WHOLE, ("--awq", "run", "--solver", "rtn")),
     (SHARDS, ("--awq", "run", "--w_bit", "3", "--lm_head", "--flash_attention")),
     (WHOLE, ("--awq", "run", "--solver", "hqq", "--lm_head")),
     (SHARDS, ("--awq", "run", "--solver", "gptq", "--lm_head")),
@@ -224,7 +224,7 @@ def test_other_options_than_those_it_began_with(run, deep, make_model, stopped, 
 
     assert error("--w_bit", "3") == "--w_bit 4, this one has 3"
     assert error("--group_size", "32") == "--group_size 64, this one has 32"
-    assert error("--solver", "hqq") == "--solver rtn, this one has hqq"
+    assert error("--solver", "hqq") == "--solver gptq, this one has hqq"
     assert error("--lm_head") == "--lm_head False, this one has True"
     assert error("--flash_attention") == "--flash_attention False, this one has True"
     assert error("--seed", "7") == "--seed 42, this one has 7"
@@ -236,7 +236,7 @@ def test_other_options_than_those_it_began_with(run, deep, make_model, stopped, 
     other = make_model(tmp_path / "deep", num_hidden_layers=N_BLOCKS, rms_norm_eps=1e-4)
     assert error("--model_name", other).startswith("the model of fingerprint ")
     none = run(*quantize(deep, "made", "--awq", "none"), "--resume")
-    assert "had --awq run, this one has none" in none.error or "had --n_samples 4" in none.error
+    assert "had --solver gptq, this one has rtn" in none.error
     assert run(*stopped, "--resume").code == 0
 
 

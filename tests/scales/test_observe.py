@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from scales import fold
 from scales.awq import watched_modules
 from scales.mappings import architecture_of, block_linears
 from scales.observe import InputStatistics, observe_block, observe_inputs, record_calls
@@ -104,6 +105,23 @@ def test_the_inputs_alone_are_those_of_the_whole_forward(model_type, overrides):
         assert alone[name].tokens == SAMPLES * LENGTH
         assert torch.equal(alone[name].gram, whole[name].gram) and torch.equal(alone[name].sum_abs, whole[name].sum_abs)
     assert len(finished) == SAMPLES * (len(linears) - 1)
+
+
+@pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
+def test_what_scaled_linears_see_is_known_without_looking_again(model_type, overrides):
+    model = tiny_model(model_type, **overrides).requires_grad_(False)
+    architecture, blocks = architecture_of(model.config), decoder_blocks(model)
+    hidden, calls = record_calls(model, blocks, tiny_tokens(SAMPLES, LENGTH))
+    block, linears = blocks[0], block_linears(blocks[0])
+    seen = observe_block(block, linears, (), hidden, calls[0], 0)
+    for edge in architecture.edges:
+        generator = torch.Generator().manual_seed(len(edge.prev))
+        vector = torch.randn(fold.scale_length(block, edge, model.config), generator=generator).exp()
+        fold.apply_scale(block, edge, vector, model.config)
+        seen.divide(edge.layers, fold.consumer_scale(edge, vector, model.config))
+    for name, again in observe_inputs(block, linears, hidden, calls[0]).items():
+        assert_close(seen.statistics[name].gram, again.gram)
+        assert_close(seen.statistics[name].mean_abs, again.mean_abs)
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)

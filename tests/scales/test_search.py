@@ -32,6 +32,7 @@ def same(vector: torch.Tensor) -> torch.Tensor:
 def statistics_of(x: torch.Tensor) -> InputStatistics:
     seen = InputStatistics.empty(x.shape[-1])
     seen.add(x.float())
+    seen.complete()
     return seen
 
 
@@ -85,9 +86,10 @@ def test_candidates_stay_finite_and_positive_where_half_precision_would_not(mean
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 500])
-def test_the_gram_loss_is_the_squared_output_error_over_tokens(tokens):
-    x = outlier_inputs(tokens, 96)
-    error = random_weight(40, 96) - round_to_grid(random_weight(40, 96))
+@pytest.mark.parametrize("k", [96, 256, 608])  # in one panel, and in several with a rest
+def test_the_gram_loss_is_the_squared_output_error_over_tokens(tokens, k):
+    x = outlier_inputs(tokens, k)
+    error = random_weight(40, k) - round_to_grid(random_weight(40, k))
     literal = sum(float((token @ error.double().t()).square().sum()) for token in x)
     assert output_loss(error, statistics_of(x).gram) == pytest.approx(literal, rel=1e-4)
 
