@@ -125,9 +125,12 @@ def _map(file: Path, begin: int, end: int, dtype: torch.dtype) -> Tensor:
     if begin == end:  # which cannot be mapped
         return torch.empty(0, dtype=dtype)
     start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    with file.open("rb") as stored:
-        pages = mmap.mmap(stored.fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
-    return torch.frombuffer(pages, dtype=dtype, offset=begin - start)
+    with file.open("rb") as opened:
+        pages = mmap.mmap(opened.fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
+    stored = torch.frombuffer(pages, dtype=torch.uint8, offset=begin - start)
+    if begin % dtype.itemsize:  # nothing in the format forbids it; numbers have to lie at multiples of their size
+        stored = stored.clone()
+    return stored.view(dtype)
 
 
 class PickleShards(Shards):

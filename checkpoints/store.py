@@ -164,10 +164,13 @@ def load_weights(
 
 
 def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The quantized layers in the order in which they run: alone, or with those that a group joins them to."""
+    """The quantized layers, alone or with those that a group joins them to.
+
+    The last comes first: the head is the largest, and while it is mapped little else should be held.
+    """
     group_of = {name: names for names in groups if quantized.keys() >= set(names) for name in names}
     ordered = [name for name, _ in model.named_modules(remove_duplicate=False) if name in quantized]
-    return list(dict.fromkeys(group_of.get(name, (name,)) for name in ordered))
+    return list(dict.fromkeys(group_of.get(name, (name,)) for name in reversed(ordered)))
 
 
 def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:

@@ -78,7 +78,7 @@ struct Avx2::Decoder<3, MOST> : EvenSets<MOST> {
 };
 
 struct TurnAvx2 {
-  static void turn_block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
     for (int row = 0; row < TILE; row += 8, words += 8 * row_words)
       for (int word = 0; word < LANES; word += 8) turn_eight(words + word, row_words, turned[word] + row);
   }

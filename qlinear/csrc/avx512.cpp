@@ -38,7 +38,7 @@ struct Avx512 : Avx512Float {
 };
 
 struct TurnAvx512 {
-  static void turn_block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
     for (int half = 0; half < TILE; half += LANES, words += LANES * row_words) {
       __m512i rows[16], pairs[16], fours[16];
 #pragma GCC unroll 16

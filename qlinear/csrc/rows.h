@@ -105,14 +105,14 @@ __attribute__((always_inline)) inline Lanes part_eight(Lanes codes) {
 
 // Of ten 3-bit codes, c0 lowest, c0 c2 c4 c6 c8 side by side.
 __attribute__((always_inline)) inline Lanes evens_of_ten(Lanes codes) {
-  codes &= 0x071c71c7;                             // c0 . c2 . c4 . c6 . c8 .
-  codes = (codes | (codes >> 3)) & 0x0703f03f;     // c0 c2 . . c4 c6 . . c8 .
-  codes = (codes | (codes >> 6)) & 0x07000fff;     // c0 c2 c4 c6 . . . . c8 .
-  return (codes | (codes >> 12)) & 0x7fff;         // c0 c2 c4 c6 c8
+  codes &= 0x071c71c7;                          // c0 . c2 . c4 . c6 . c8 .
+  codes = (codes | (codes >> 3)) & 0x0703f03f;  // c0 c2 . . c4 c6 . . c8 .
+  codes = (codes | (codes >> 6)) & 0x07000fff;  // c0 c2 c4 c6 . . . . c8 .
+  return (codes | (codes >> 12)) & 0x7fff;      // c0 c2 c4 c6 c8
 }
 
-// Dense words of sixteen rows, TILE lanes from word to word, to the vectors of a chunk (layout.h); the exclusive or
-// flips the highest bit of each code, which is what centring it comes to.
+// Dense words of sixteen rows, TILE lanes from word to word, to the vectors of a chunk (layout.h). A code is centred by
+// flipping its highest bit.
 template <int BITS>
 __attribute__((always_inline)) inline void pack_chunk(const uint32_t* turned, uint8_t* out) {
   Lanes words[BITS], packed[BITS];
@@ -146,9 +146,9 @@ void pack_header(const PackJob& job, int64_t tile, int64_t rows, int64_t group, 
   uint64_t dense[BITS] = {};
   for (int64_t w = 0; w < BITS && tile * BITS + w < zero_rows; ++w)
     dense[w] = job.zeros[(tile * BITS + w) * groups + group];
-  // sixteen zeros at a time
+  // sixteen zeros each, and other bits above them
   const uint64_t low = dense[0] | dense[1] << 32;
-  const uint64_t high = BITS == 4 ? dense[2] | dense[BITS - 1] << 32 : dense[1] >> 16 | dense[2] << 16;
+  const uint64_t high = BITS == 3 ? dense[1] >> 16 | dense[2] << 16 : dense[2] | dense[BITS - 1] << 32;
   uint8_t zeros[TILE];
   for (int r = 0; r < LANES; ++r) {
     zeros[r] = uint8_t((low >> (r * BITS) & ((1u << BITS) - 1)) - (1u << (BITS - 1)));
@@ -157,18 +157,19 @@ void pack_header(const PackJob& job, int64_t tile, int64_t rows, int64_t group, 
   memcpy(out + SCALE_BYTES, zeros, sizeof zeros);
 }
 
-constexpr int SPAN = 96;  // words of a row read in one go: whole groups, with either number of bits
+constexpr int SPAN = 96;  // words of a row that are read in one go: whole groups, with either number of bits
 
-// (row, word) -> (word, row) for `rows` rows of up to SPAN words.
+// (row, word) -> (word, row) for `rows` rows of up to SPAN words, from word `first` to before `end`.
+inline void turn_words(const uint32_t* words, int64_t row_words, int64_t rows, int64_t first, int64_t end,
+                       uint32_t (*turned)[TILE]) {
+  for (int64_t r = 0; r < rows; ++r, words += row_words)
+    for (int64_t w = first; w < end; ++w) turned[w][r] = words[w];
+}
+
+// Turn::block does the same for the TILE rows of a whole tile and LANES words, which an instruction set may shuffle.
 struct TurnScalar {
-  static void turn(const uint32_t* words, int64_t row_words, int64_t rows, int64_t first, int64_t end,
-                   uint32_t (*turned)[TILE]) {
-    for (int64_t r = 0; r < rows; ++r, words += row_words)
-      for (int64_t w = first; w < end; ++w) turned[w][r] = words[w];
-  }
-  // All of a tile, and sixteen words of it.
-  static void turn_block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
-    turn(words, row_words, TILE, 0, LANES, turned);
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+    turn_words(words, row_words, TILE, 0, LANES, turned);
   }
 };
 
@@ -182,12 +183,9 @@ void pack_tile(const PackJob& job, int64_t tile, uint8_t* out) {
 
   for (int64_t begin = 0; begin < groups; begin += span, words += SPAN) {
     const int64_t end = begin + span < groups ? begin + span : groups, count = (end - begin) * chunks * BITS;
-    // The rows are too many streams for the processor to see where they go.
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t w = 0; w < SPAN; w += 16) __builtin_prefetch(words + r * row_words + SPAN + w);
     const int64_t blocks = rows == TILE ? count / LANES * LANES : 0;
-    for (int64_t w = 0; w < blocks; w += LANES) Turn::turn_block(words + w, row_words, turned + w);
-    TurnScalar::turn(words, row_words, rows, blocks, count, turned);
+    for (int64_t w = 0; w < blocks; w += LANES) Turn::block(words + w, row_words, turned + w);
+    turn_words(words, row_words, rows, blocks, count, turned);
     const uint32_t* from = turned[0];
     for (int64_t g = begin; g < end; ++g, out += HEADER_BYTES) {
       pack_header<BITS>(job, tile, rows, g, out);
