@@ -1,6 +1,8 @@
 """Load a quantized checkpoint: a compressed-tensors `pack-quantized` directory, checked before it is believed."""
 
 import json
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from qlinear.errors import CheckpointError, ModelError
 from qlinear.grid import BITS, GROUP_SIZES
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
-from qlinear.replace import join_groups, prepare, replace_linear
+from qlinear.replace import prepare, replace_linear
 from scales.mappings import GATE_UP, architecture_of
 
 RECIPE = "awq_recipe.json"
@@ -53,15 +55,13 @@ def load(
     quantization = read_quantization(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
     model = _empty_model(directory, len(source.shapes), trust_remote_code)
-    try:
-        load_weights(model, source, quantization)
-    except CheckpointError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
     recipe = _read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
-    if flash:
-        join_groups(model, groups_of(model, backend.joins_gate_up))
-    prepare(model, backend)
+    groups = groups_of(model, backend.joins_gate_up) if flash else []
+    try:
+        load_weights(model, source, quantization, backend, groups)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
     model.to(backend.device)
     return LoadedModel(model, _tokenizer(directory, trust_remote_code), flash, _stored_bytes(source), recipe)
 
@@ -137,38 +137,67 @@ def read_quantization(section: Any, directory: Path) -> Quantization:
     return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
 
 
-def load_weights(model: nn.Module, source: TensorSource, quantization: Quantization) -> None:
-    """Fill a model on the meta device from a checkpoint's tensors, replacing the linears that are quantized."""
+def load_weights(
+    model: nn.Module,
+    source: TensorSource,
+    quantization: Quantization,
+    backend: Backend,
+    groups: Iterable[tuple[str, ...]],
+) -> None:
+    """Fill a model on the meta device from a checkpoint's tensors, its quantized linears prepared for `backend`.
+
+    groups: names of the linears to be joined. A layer's stored weight is mapped while the backend lays it out, and no
+    longer: what is held at any time is the model so far and one layer, or one group.
+    """
     # A dict for its order: the same damage is told in the same words every time.
     quantized = dict.fromkeys(name.removesuffix(PACKED) for name in source.shapes if name.endswith(PACKED))
     if not quantized:
         raise CheckpointError("the checkpoint holds no quantized layer")
-    for name in quantized:
-        replace_linear(model, name, _read_layer(model, name, source, quantization))
-    wanted = {
-        name: tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if name.rpartition(".")[0] not in quantized
-    }
-    for name, tensor in wanted.items():
+    layers = {name: _check_layer(model, name, source.shapes, quantization) for name in quantized}
+    # First, as the largest of them is copied while nothing else is held.
+    _read_others(model, source, quantized)
+    for names in _together(model, quantized, groups):
+        with ExitStack() as lent:
+            for name in names:
+                replace_linear(model, name, _read_layer(name, layers[name], source, lent))
+            prepare(model, names, backend)
+
+
+def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The quantized layers, alone or with those that a group joins them to.
+
+    The last comes first: the head is the largest, and while it is mapped little else should be held.
+    """
+    group_of = {name: names for names in groups if quantized.keys() >= set(names) for name in names}
+    ordered = [name for name, _ in model.named_modules(remove_duplicate=False) if name in quantized]
+    return list(dict.fromkeys(group_of.get(name, (name,)) for name in reversed(ordered)))
+
+
+def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
+    """Copy in every tensor that is not of a quantized layer."""
+
+    def wanted() -> dict[str, Tensor]:
+        tensors = model.state_dict(keep_vars=True).items()
+        return {name: tensor for name, tensor in tensors if name.rpartition(".")[0] not in quantized}
+
+    for name, tensor in wanted().items():
         if name in source.shapes:
-            value = _read(source, name)
+            with source.borrow(name) as stored:
+                value = stored.clone()
+            _check_finite(name, value)
             if value.shape != tensor.shape:
                 raise CheckpointError(f"{name} is {tuple(value.shape)} on disk, {tuple(tensor.shape)} by the config")
             _assign(model, name, value)
     model.tie_weights()
-    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    missing = [name for name, tensor in wanted().items() if tensor.is_meta]
     if missing:
         raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
 
 
-def _read(source: TensorSource, name: str) -> Tensor:
-    with source.borrow(name) as tensor:
-        value = tensor.clone()
+def _check_finite(name: str, value: Tensor) -> None:
     # One vectorized pass; a NaN anywhere makes both ends NaN.
     if value.is_floating_point() and not all(end.isfinite() for end in torch.aminmax(value)):
         raise CheckpointError(f"{name} holds a value that is not finite; quantize the model again")
-    return value
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:
@@ -179,8 +208,17 @@ def _assign(model: nn.Module, name: str, value: Tensor) -> None:
     setattr(owner, leaf, value)
 
 
-def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization: Quantization) -> QLinearPerGrp:
-    """Check a layer's tensors against each other and the model before reading them."""
+@dataclass(frozen=True)
+class Layer:
+    """A quantized linear whose stored shapes are right. shape: (out_features, in_features)."""
+
+    shape: tuple[int, int]
+    bits: int
+    has_bias: bool
+
+
+def _check_layer(model: nn.Module, name: str, stored: dict[str, tuple[int, ...]], quantization: Quantization) -> Layer:
+    """Check the shapes of a layer's tensors against each other and the model."""
     try:
         linear = model.get_submodule(name)
         n, k = linear.out_features, linear.in_features
@@ -188,7 +226,7 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
         raise CheckpointError(
             f"the checkpoint quantizes {name}, which the model of its config does not have"
         ) from error
-    shapes = {part: source.shapes.get(f"{name}.{part}") for part in PARTS}
+    shapes = {part: stored.get(f"{name}.{part}") for part in PARTS}
     scale = shapes["weight_scale"]
     group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
     if group_size not in quantization.group_sizes or k % group_size:
@@ -208,12 +246,22 @@ def _read_layer(model: nn.Module, name: str, source: TensorSource, quantization:
             raise CheckpointError(
                 f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
             )
-    words, zeros, scales, bias = (
-        None if shape is None else _read(source, f"{name}.{part}") for part, shape in expected.items()
-    )
+    return Layer((n, k), bits, linear.bias is not None)
+
+
+def _read_layer(name: str, layer: Layer, source: TensorSource, lent: ExitStack) -> QLinearPerGrp:
+    """The layer over its tensors as the source lends them, until `lent` is closed."""
+
+    def read(part: str) -> Tensor:
+        tensor = lent.enter_context(source.borrow(f"{name}.{part}"))
+        _check_finite(f"{name}.{part}", tensor)
+        return tensor
+
+    words, zeros, scales = (read(part) for part in ("weight_packed", "weight_zero_point", "weight_scale"))
+    bias = read("bias") if layer.has_bias else None
     if words.dtype != torch.int32 or zeros.dtype != torch.int32:
         raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")
-    return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), (n, k), bits), bias)
+    return QLinearPerGrp(PackedWeight(words, zeros, scales.to(torch.bfloat16), layer.shape, layer.bits), bias)
 
 
 def groups_of(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """`QLinearPerGrp`: a linear layer whose weight lives on the grouped grid."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from qlinear.backends.base import Backend
 from qlinear.errors import TargetError
-from qlinear.packing import PackedWeight
+from qlinear.packing import JoinedWeight, PackedWeight
 
 
 class QLinearPerGrp(nn.Module):
@@ -49,12 +50,22 @@ class QLinearPerGrp(nn.Module):
         shape = (self.out_features, self.in_features)
         return PackedWeight(self.weight_packed, self.weight_zero_point, self.weight_scale, shape, self.w_bit)
 
-    def prepare(self, backend: Backend) -> "QLinearPerGrp":
-        """Move the weight to `backend`; from here on the layer runs there, and its buffers are gone."""
-        self._prepared = backend.prepare(self.packed(), self.bias)
-        self.backend = backend
-        for name in ("weight_packed", "weight_zero_point", "weight_scale", "bias"):
-            setattr(self, name, None)
+    def prepare(self, backend: Backend, following: Sequence["QLinearPerGrp"] = ()) -> "QLinearPerGrp":
+        """Move the weight to `backend`; from here on the layer runs there, and its buffers are gone.
+
+        following: layers over the same input, of the same `w_bit` and `group_size`, whose outputs this one gives too
+        from here on, after its own; their buffers are gone as well.
+        """
+        layers = (self, *following)
+        weight = JoinedWeight(tuple(layer.packed() for layer in layers)) if following else self.packed()
+        self._prepared = backend.prepare(weight, _joined_bias(layers))
+        self.out_features = weight.shape[0]
+        self.has_bias = any(layer.has_bias for layer in layers)
+        self.weight_shape = torch.tensor(weight.shape, dtype=torch.int64)
+        for layer in layers:
+            layer.backend = backend
+            for name in ("weight_packed", "weight_zero_point", "weight_scale", "bias"):
+                setattr(layer, name, None)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,3 +91,13 @@ class QLinearPerGrp(nn.Module):
             f"in_features:{self.in_features}, out_features:{self.out_features}, bias:{bias}, device:{device}, "
             f"w_bit:{self.w_bit} group_size:{self.group_size}"
         )
+
+
+def _joined_bias(layers: Sequence[QLinearPerGrp]) -> Tensor | None:
+    if len(layers) == 1 or not any(layer.has_bias for layer in layers):
+        return layers[0].bias
+    filled = [
+        torch.zeros(layer.out_features, dtype=layer.weight_scale.dtype) if layer.bias is None else layer.bias
+        for layer in layers
+    ]
+    return torch.cat(filled)

@@ -62,6 +62,10 @@ class PackedWeight:
     def group_size(self) -> int:
         return self.shape[1] // self.scales.shape[1]
 
+    @property
+    def parts(self) -> tuple["PackedWeight", ...]:
+        return (self,)
+
     @classmethod
     def pack(cls, weight: GridWeight) -> "PackedWeight":
         zeros = pack(weight.zeros.t(), weight.bits).t().contiguous()
@@ -72,22 +76,39 @@ class PackedWeight:
         zeros = unpack(self.zeros.t().contiguous(), self.bits, n).t().contiguous()
         return GridWeight(unpack(self.words, self.bits, k), zeros, self.scales, self.bits)
 
-    @classmethod
-    def concat(cls, parts: "list[PackedWeight]") -> "PackedWeight":
-        """One weight with the rows of all parts in order; they share in_features, bits and group size."""
-        first = parts[0]
-        return cls(
-            torch.cat([p.words for p in parts]),
-            cls._concat_zeros(parts),
-            torch.cat([p.scales for p in parts]),
-            (sum(p.shape[0] for p in parts), first.shape[1]),
-            first.bits,
-        )
 
-    @staticmethod
-    def _concat_zeros(parts: "list[PackedWeight]") -> Tensor:
-        bits = parts[0].bits
-        if all(p.shape[0] * bits % 32 == 0 for p in parts[:-1]):  # each part begins with a word of its own
-            return torch.cat([p.zeros for p in parts])
-        zeros = torch.cat([unpack(p.zeros.t().contiguous(), bits, p.shape[0]) for p in parts], dim=1)
-        return pack(zeros, bits).t().contiguous()
+@dataclass(frozen=True)
+class JoinedWeight:
+    """One weight with the rows of all parts in order, each still where it was: joining copies nothing.
+
+    The parts share in_features, bits and group size.
+    """
+
+    parts: tuple[PackedWeight, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def bits(self) -> int:
+        return self.parts[0].bits
+
+    @property
+    def group_size(self) -> int:
+        return self.parts[0].group_size
+
+    def concat(self) -> PackedWeight:
+        """The same weight in one piece: a copy."""
+        words = torch.cat([part.words for part in self.parts])
+        scales = torch.cat([part.scales for part in self.parts])
+        return PackedWeight(words, self._concat_zeros(), scales, self.shape, self.bits)
+
+    def _concat_zeros(self) -> Tensor:
+        if all(part.shape[0] * self.bits % 32 == 0 for part in self.parts[:-1]):  # each begins with a word of its own
+            return torch.cat([part.zeros for part in self.parts])
+        rows = [unpack(part.zeros.t().contiguous(), self.bits, part.shape[0]) for part in self.parts]
+        return pack(torch.cat(rows, dim=1), self.bits).t().contiguous()
+
+    def unpack(self) -> GridWeight:
+        return self.concat().unpack()

@@ -1,13 +1,9 @@
 """Putting `QLinearPerGrp` layers into a model, and joining those that read the same input into one matmul."""
 
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor, nn
 
 from qlinear.backends.base import Backend
 from qlinear.layer import QLinearPerGrp
-from qlinear.packing import PackedWeight
 
 
 def replace_linear(model: nn.Module, name: str, layer: QLinearPerGrp) -> None:
@@ -23,12 +19,6 @@ def replace_linear(model: nn.Module, name: str, layer: QLinearPerGrp) -> None:
 
 def quantized_layers(model: nn.Module) -> dict[str, QLinearPerGrp]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QLinearPerGrp)}
-
-
-def prepare(model: nn.Module, backend: Backend) -> None:
-    """Hand every quantized layer to `backend`, one after the other."""
-    for layer in quantized_layers(model).values():
-        layer.prepare(backend)
 
 
 class GroupedOutput(nn.Module):
@@ -54,10 +44,10 @@ class GroupedOutput(nn.Module):
 class LinearGroup(nn.Module):
     """The joined layer of a group and the results not yet taken."""
 
-    def __init__(self, layers: list[QLinearPerGrp]):
+    def __init__(self, layers: list[QLinearPerGrp], backend: Backend):
         super().__init__()
         self.sizes = [layer.out_features for layer in layers]
-        self.joined = QLinearPerGrp(PackedWeight.concat([layer.packed() for layer in layers]), _joined_bias(layers))
+        self.joined = layers[0].prepare(backend, layers[1:])
         self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
 
@@ -71,30 +61,16 @@ class LinearGroup(nn.Module):
         return output
 
 
-def _joined_bias(layers: list[QLinearPerGrp]) -> Tensor | None:
-    if all(layer.bias is None for layer in layers):
-        return None
-    filled = [
-        torch.zeros(layer.out_features, dtype=layer.weight_scale.dtype) if layer.bias is None else layer.bias
-        for layer in layers
-    ]
-    return torch.cat(filled)
+def prepare(model: nn.Module, names: tuple[str, ...], backend: Backend) -> None:
+    """Hand the quantized layers of these names to `backend`; several read the same input and become one matmul.
 
-
-def join_groups(model: nn.Module, groups: Iterable[tuple[str, ...]]) -> int:
-    """Join each group of unprepared quantized layers, given by name; returns how many groups were joined.
-
-    A group is left alone unless all its members are quantized with the same bits and group size.
+    They stay apart where they differ in bits or group size.
     """
-    joined = 0
-    for names in groups:
-        layers = [model.get_submodule(name) for name in names]
-        if not all(isinstance(layer, QLinearPerGrp) for layer in layers):
-            continue
-        if len({(layer.w_bit, layer.group_size, layer.in_features) for layer in layers}) > 1:
-            continue
-        group = LinearGroup(layers)
-        for index, name in enumerate(names):
-            model.set_submodule(name, GroupedOutput(group, index))
-        joined += 1
-    return joined
+    layers = [model.get_submodule(name) for name in names]
+    if len(layers) == 1 or len({(layer.w_bit, layer.group_size, layer.in_features) for layer in layers}) > 1:
+        for layer in layers:
+            layer.prepare(backend)
+        return
+    group = LinearGroup(layers, backend)
+    for index, name in enumerate(names):
+        model.set_submodule(name, GroupedOutput(group, index))

@@ -16,7 +16,7 @@ from qlinear.backends.aie_array.devices import LatencyModel, find_device
 from qlinear.backends.aie_array.execution import Weight, multiply
 from qlinear.backends.aie_array.packing import pack
 from qlinear.backends.aie_array.planner import Plan, plan_matmul
-from qlinear.packing import PackedWeight
+from qlinear.packing import JoinedWeight, PackedWeight
 
 
 class AieBackend:
@@ -36,7 +36,7 @@ class AieBackend:
         self.device = torch.device("cpu")
         self.counters = Counters()
 
-    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> Weight:
+    def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> Weight:
         """Pack the weight `(N, K)` into sub-volumes and derive from their bytes what `matmul` needs."""
         n, k = weight.shape
         plan = plan_matmul(self.array, 1, k, n, weight.bits, weight.group_size)

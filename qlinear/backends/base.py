@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from qlinear.packing import PackedWeight
+from qlinear.packing import JoinedWeight, PackedWeight
 
 
 class Backend(Protocol):
@@ -20,10 +20,11 @@ class Backend(Protocol):
     device: torch.device
     joins_gate_up: bool
 
-    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> Any:
+    def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> Any:
         """Lay the weight out for the hardware, once; what it returns belongs to `matmul` alone.
 
-        `bias` is `(N,)` of any float dtype, or None.
+        `bias` is `(N,)` of any float dtype, or None. Both are lent, as views of a file it may be: what is kept of them
+        is a copy.
         """
 
     def matmul(self, x: Tensor, prepared: Any) -> Tensor:

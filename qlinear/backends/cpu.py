@@ -7,8 +7,9 @@ from torch import Tensor
 
 from qlinear.backends import native
 from qlinear.errors import TargetError
-from qlinear.packing import PackedWeight
+from qlinear.packing import JoinedWeight, PackedWeight
 
+TILE = 32  # rows that the kernels' layout keeps together
 HUGE_PAGE = 2 << 20
 BLOCK_BYTES = 64 << 20
 
@@ -77,24 +78,19 @@ class CpuBackend:
         self._linear = self._library.awq_linear
         self._arena = Arena()
 
-    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> CpuWeight:
+    def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> CpuWeight:
         """Lay the weight out for the kernels, at the speed of memory; `weight` is not needed afterwards."""
-        n, k = weight.shape
-        size = self._library.awq_packed_bytes(n, k, weight.bits, weight.group_size)
-        packed = self._arena.take(size)
-        words, zeros, scales = weight.words.contiguous(), weight.zeros.contiguous(), weight.scales.contiguous()
-        self._library.awq_pack(
-            words.data_ptr(),
-            zeros.data_ptr(),
-            scales.data_ptr(),
-            n,
-            k,
-            weight.bits,
-            weight.group_size,
-            packed.data_ptr(),
-        )
-        bias = None if bias is None else bias.detach().to(torch.float32).contiguous()
-        return CpuWeight(packed, bias, n, k, weight.bits, weight.group_size)
+        (n, k), bits, group_size = weight.shape, weight.bits, weight.group_size
+        packed = self._arena.take(self._library.awq_packed_bytes(n, k, bits, group_size))
+        whole_tiles = all(part.shape[0] % TILE == 0 for part in weight.parts[:-1])
+        address = packed.data_ptr()
+        for part in weight.parts if whole_tiles else (weight.concat(),):
+            words, zeros, scales = part.words.contiguous(), part.zeros.contiguous(), part.scales.contiguous()
+            sources = words.data_ptr(), zeros.data_ptr(), scales.data_ptr()
+            self._library.awq_pack(*sources, part.shape[0], k, bits, group_size, address)
+            address += self._library.awq_packed_bytes(part.shape[0], k, bits, group_size)
+        bias = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
+        return CpuWeight(packed, bias, n, k, bits, group_size)
 
     def matmul(self, x: Tensor, prepared: CpuWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, bfloat16 or float32; inference only, no gradient.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlinear.grid import GridWeight
-from qlinear.packing import PackedWeight
+from qlinear.packing import JoinedWeight, PackedWeight
 
 # Rows decoded at a time: 2**21 float32 weights are 8 MiB, so that a decoded block is still in cache when it is used.
 BLOCK_WEIGHTS = 2**21
@@ -28,12 +28,11 @@ class ReferenceBackend:
         self.name = name
         self.device = torch.device(device)
 
-    def prepare(self, weight: PackedWeight, bias: Tensor | None) -> Prepared:
+    def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> Prepared:
         grid = weight.unpack()
-        moved = GridWeight(
-            grid.codes.to(self.device), grid.zeros.to(self.device), grid.scales.to(self.device), grid.bits
-        )
-        return Prepared(moved, None if bias is None else bias.to(self.device, torch.float32))
+        scales = grid.scales.to(self.device, copy=True)  # unpacked, the other two are copies already
+        moved = GridWeight(grid.codes.to(self.device), grid.zeros.to(self.device), scales, grid.bits)
+        return Prepared(moved, None if bias is None else bias.to(self.device, torch.float32, copy=True))
 
     def matmul(self, x: Tensor, prepared: Prepared) -> Tensor:
         weight, bias = prepared.weight, prepared.bias

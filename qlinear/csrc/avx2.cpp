@@ -77,6 +77,40 @@ struct Avx2::Decoder<3, MOST> : EvenSets<MOST> {
   }
 };
 
+struct TurnAvx2 {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+    for (int row = 0; row < TILE; row += 8, words += 8 * row_words)
+      for (int word = 0; word < LANES; word += 8) turn_eight(words + word, row_words, turned[word] + row);
+  }
+
+  // 8 rows of 8 words.
+  static AWQ_INLINE void turn_eight(const uint32_t* words, int64_t row_words, uint32_t* turned) {
+    __m256i rows[8], pairs[8], fours[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) rows[r] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + r * row_words));
+#pragma GCC unroll 4
+    for (int r = 0; r < 8; r += 2) {
+      pairs[r] = _mm256_unpacklo_epi32(rows[r], rows[r + 1]);
+      pairs[r + 1] = _mm256_unpackhi_epi32(rows[r], rows[r + 1]);
+    }
+    // fours[4 * h + j]: rows 4h to 4h + 3 of words j and 4 + j, a half each
+#pragma GCC unroll 2
+    for (int r = 0; r < 8; r += 4) {
+      fours[r] = _mm256_unpacklo_epi64(pairs[r], pairs[r + 2]);
+      fours[r + 1] = _mm256_unpackhi_epi64(pairs[r], pairs[r + 2]);
+      fours[r + 2] = _mm256_unpacklo_epi64(pairs[r + 1], pairs[r + 3]);
+      fours[r + 3] = _mm256_unpackhi_epi64(pairs[r + 1], pairs[r + 3]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      __m256i* to = reinterpret_cast<__m256i*>(turned + j * TILE);
+      __m256i* later = reinterpret_cast<__m256i*>(turned + (4 + j) * TILE);
+      _mm256_store_si256(to, _mm256_permute2x128_si256(fours[j], fours[4 + j], 0x20));
+      _mm256_store_si256(later, _mm256_permute2x128_si256(fours[j], fours[4 + j], 0x31));
+    }
+  }
+};
+
 }  // namespace
 
 void fill_avx2(Table& table) {
@@ -85,8 +119,8 @@ void fill_avx2(Table& table) {
   set_int16_rows(table.route[0], Avx2Int16<MultiplyThenAdd>::ROWS);
   set_blocks<Avx2>(table.route[1]);
   set_rows<float, float>(table.route[1], Avx2::ROWS);
-  table.pack_tile[0] = pack_tile<3>;
-  table.pack_tile[1] = pack_tile<4>;
+  table.pack_tile[0] = pack_tile<3, TurnAvx2>;
+  table.pack_tile[1] = pack_tile<4, TurnAvx2>;
 }
 
 }  // namespace awq

@@ -37,6 +37,41 @@ struct Avx512 : Avx512Float {
   };
 };
 
+struct TurnAvx512 {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+    for (int half = 0; half < TILE; half += LANES, words += LANES * row_words) {
+      __m512i rows[16], pairs[16], fours[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_si512(words + r * row_words);
+#pragma GCC unroll 8
+      for (int r = 0; r < 16; r += 2) {
+        pairs[r] = _mm512_unpacklo_epi32(rows[r], rows[r + 1]);
+        pairs[r + 1] = _mm512_unpackhi_epi32(rows[r], rows[r + 1]);
+      }
+      // fours[4 * q + j]: rows 4q to 4q + 3 of words j, 4 + j, 8 + j and 12 + j, a quarter each
+#pragma GCC unroll 4
+      for (int r = 0; r < 16; r += 4) {
+        fours[r] = _mm512_unpacklo_epi64(pairs[r], pairs[r + 2]);
+        fours[r + 1] = _mm512_unpackhi_epi64(pairs[r], pairs[r + 2]);
+        fours[r + 2] = _mm512_unpacklo_epi64(pairs[r + 1], pairs[r + 3]);
+        fours[r + 3] = _mm512_unpackhi_epi64(pairs[r + 1], pairs[r + 3]);
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        // quarters 0 and 2, 1 and 3 of the words, for rows 0 to 7 and 8 to 15
+        const __m512i even_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88);
+        const __m512i even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
+        const __m512i odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xdd);
+        const __m512i odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xdd);
+        _mm512_store_si512(turned[j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+        _mm512_store_si512(turned[4 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+        _mm512_store_si512(turned[8 + j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+        _mm512_store_si512(turned[12 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+      }
+    }
+  }
+};
+
 }  // namespace
 
 void fill_avx512(Table& table) {
@@ -44,8 +79,8 @@ void fill_avx512(Table& table) {
   for (Route& route : table.route) set_blocks<Avx512>(route);
   set_rows<Bf16, float>(table.route[0], Avx512::ROWS);
   set_rows<float, float>(table.route[1], Avx512::ROWS);
-  table.pack_tile[0] = pack_tile<3>;
-  table.pack_tile[1] = pack_tile<4>;
+  table.pack_tile[0] = pack_tile<3, TurnAvx512>;
+  table.pack_tile[1] = pack_tile<4, TurnAvx512>;
 }
 
 }  // namespace awq

@@ -95,31 +95,40 @@ void store(const float* y, int64_t rows, int64_t columns, void* out, int64_t str
   }
 }
 
-// Column `column` of sixteen rows, centred, from the dense words of a chunk; the bits above the code are 0.
-template <int BITS>
-__attribute__((always_inline)) inline Lanes dense_code(const Lanes* words, int column) {
-  const int word = column * BITS / 32, shift = column * BITS % 32;
-  Lanes code = words[word] >> shift;
-  if (shift + BITS > 32) code |= words[word + 1] << (32 - shift);
-  return (code & ((1u << BITS) - 1)) ^ (1u << (BITS - 1));
+// Eight 4-bit codes of a lane, c0 lowest, become c0 c2 c4 c6 c1 c3 c5 c7.
+__attribute__((always_inline)) inline Lanes part_eight(Lanes codes) {
+  Lanes moved = (codes ^ (codes >> 4)) & 0x00f000f0;  // c1 with c2, c5 with c6
+  codes ^= moved ^ (moved << 4);
+  moved = (codes ^ (codes >> 8)) & 0x0000ff00;  // c1 c3 with c4 c6
+  return codes ^ moved ^ (moved << 8);
 }
 
-// Dense words of sixteen rows, TILE lanes from word to word, to the vectors of a chunk (layout.h).
+// Of ten 3-bit codes, c0 lowest, c0 c2 c4 c6 c8 side by side.
+__attribute__((always_inline)) inline Lanes evens_of_ten(Lanes codes) {
+  codes &= 0x071c71c7;                          // c0 . c2 . c4 . c6 . c8 .
+  codes = (codes | (codes >> 3)) & 0x0703f03f;  // c0 c2 . . c4 c6 . . c8 .
+  codes = (codes | (codes >> 6)) & 0x07000fff;  // c0 c2 c4 c6 . . . . c8 .
+  return (codes | (codes >> 12)) & 0x7fff;      // c0 c2 c4 c6 c8
+}
+
+// Dense words of sixteen rows, TILE lanes from word to word, to the vectors of a chunk (layout.h). A code is centred by
+// flipping its highest bit.
 template <int BITS>
 __attribute__((always_inline)) inline void pack_chunk(const uint32_t* turned, uint8_t* out) {
-  constexpr int FIELDS = 16 / BITS;
-  Lanes words[BITS], packed[BITS] = {};
+  Lanes words[BITS], packed[BITS];
 #pragma GCC unroll 4
   for (int w = 0; w < BITS; ++w) memcpy(&words[w], turned + w * TILE, sizeof words[w]);
-#pragma GCC unroll 32
-  for (int column = 0; column < CHUNK; ++column) {
-    const int pair = column / 2, odd = column % 2 * 16;
-    const Lanes code = dense_code<BITS>(words, column);
-    if (pair < FIELDS * BITS) {
-      packed[pair / FIELDS] |= code << (pair % FIELDS * BITS + odd);
-    } else {
+  if constexpr (BITS == 4) {
 #pragma GCC unroll 4
-      for (int j = 0; j < BITS; ++j) packed[j] |= (code >> j & 1) << (15 + odd);
+    for (int j = 0; j < 4; ++j) packed[j] = part_eight(words[j]) ^ 0x88888888;
+  } else {
+    const Lanes tens[3] = {words[0], words[0] >> 30 | words[1] << 2, words[1] >> 28 | words[2] << 4};
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j) {
+      packed[j] = evens_of_ten(tens[j]) | evens_of_ten(tens[j] >> 3) << 16;
+      // columns 30 and 31, in the highest 6 bits: bit j of either
+      packed[j] |= (words[2] >> (11 + j) & 0x8000) | (words[2] << (2 - j) & 0x80000000);
+      packed[j] ^= j == 2 ? 0xc924c924 : 0x49244924;
     }
   }
   memcpy(out, packed, sizeof packed);
@@ -134,39 +143,56 @@ void pack_header(const PackJob& job, int64_t tile, int64_t rows, int64_t group, 
   for (int64_t r = 0; r < rows; ++r) scales[r] = scale[r * groups];
   memcpy(out, scales, sizeof scales);
 
-  uint32_t dense[BITS + 1] = {};
+  uint64_t dense[BITS] = {};
   for (int64_t w = 0; w < BITS && tile * BITS + w < zero_rows; ++w)
     dense[w] = job.zeros[(tile * BITS + w) * groups + group];
-#pragma GCC unroll 32
-  for (int r = 0; r < TILE; ++r) {
-    const int word = r * BITS / 32, shift = r * BITS % 32;
-    uint32_t zero = dense[word] >> shift;
-    if (shift + BITS > 32) zero |= dense[word + 1] << (32 - shift);
-    out[SCALE_BYTES + r] = uint8_t((zero & ((1u << BITS) - 1)) - (1u << (BITS - 1)));
+  // sixteen zeros each, and other bits above them
+  const uint64_t low = dense[0] | dense[1] << 32;
+  const uint64_t high = BITS == 3 ? dense[1] >> 16 | dense[2] << 16 : dense[2] | dense[BITS - 1] << 32;
+  uint8_t zeros[TILE];
+  for (int r = 0; r < LANES; ++r) {
+    zeros[r] = uint8_t((low >> (r * BITS) & ((1u << BITS) - 1)) - (1u << (BITS - 1)));
+    zeros[LANES + r] = uint8_t((high >> (r * BITS) & ((1u << BITS) - 1)) - (1u << (BITS - 1)));
   }
+  memcpy(out + SCALE_BYTES, zeros, sizeof zeros);
 }
 
-template <int BITS>
+constexpr int SPAN = 96;  // words of a row that are read in one go: whole groups, with either number of bits
+
+// (row, word) -> (word, row) for `rows` rows of up to SPAN words, from word `first` to before `end`.
+inline void turn_words(const uint32_t* words, int64_t row_words, int64_t rows, int64_t first, int64_t end,
+                       uint32_t (*turned)[TILE]) {
+  for (int64_t r = 0; r < rows; ++r, words += row_words)
+    for (int64_t w = first; w < end; ++w) turned[w][r] = words[w];
+}
+
+// Turn::block does the same for the TILE rows of a whole tile and LANES words, which an instruction set may shuffle.
+struct TurnScalar {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+    turn_words(words, row_words, TILE, 0, LANES, turned);
+  }
+};
+
+template <int BITS, class Turn>
 void pack_tile(const PackJob& job, int64_t tile, uint8_t* out) {
   const int64_t groups = job.k / job.group_size, row_words = job.k * BITS / 32;
   const int64_t first = tile * TILE, rows = job.n - first < TILE ? job.n - first : TILE;
-  const int64_t chunks = job.group_size / CHUNK;
-  alignas(64) uint32_t turned[MAX_GROUP * BITS / 32][TILE] = {};  // rows past n stay 0
+  const int64_t chunks = job.group_size / CHUNK, span = SPAN / (chunks * BITS);
+  alignas(64) uint32_t turned[SPAN][TILE] = {};  // rows past n stay 0
   const uint32_t* words = job.words + first * row_words;
 
-  for (int64_t g = 0; g < groups; ++g, words += chunks * BITS, out += record_bytes(BITS, job.group_size)) {
-    pack_header<BITS>(job, tile, rows, g, out);
-    // (row, word) -> (word, row): a group of a row is read at once, while its cache line is there
-    for (int64_t r = 0; r < rows; ++r) {
-      const uint32_t* row = words + r * row_words;
-      for (int64_t c = 0; c < chunks; ++c, row += BITS)
-#pragma GCC unroll 4
-        for (int w = 0; w < BITS; ++w) turned[c * BITS + w][r] = row[w];
-    }
-    uint8_t* chunk = out + HEADER_BYTES;
-    for (int64_t c = 0; c < chunks; ++c, chunk += chunk_bytes(BITS)) {
-      pack_chunk<BITS>(turned[c * BITS], chunk);
-      pack_chunk<BITS>(turned[c * BITS] + LANES, chunk + BITS * 64);
+  for (int64_t begin = 0; begin < groups; begin += span, words += SPAN) {
+    const int64_t end = begin + span < groups ? begin + span : groups, count = (end - begin) * chunks * BITS;
+    const int64_t blocks = rows == TILE ? count / LANES * LANES : 0;
+    for (int64_t w = 0; w < blocks; w += LANES) Turn::block(words + w, row_words, turned + w);
+    turn_words(words, row_words, rows, blocks, count, turned);
+    const uint32_t* from = turned[0];
+    for (int64_t g = begin; g < end; ++g, out += HEADER_BYTES) {
+      pack_header<BITS>(job, tile, rows, g, out);
+      for (int64_t c = 0; c < chunks; ++c, from += BITS * TILE, out += chunk_bytes(BITS)) {
+        pack_chunk<BITS>(from, out + HEADER_BYTES);
+        pack_chunk<BITS>(from + LANES, out + HEADER_BYTES + BITS * 64);
+      }
     }
   }
 }

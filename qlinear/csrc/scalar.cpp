@@ -46,8 +46,8 @@ void fill_scalar(Table& table) {
   }
   set_rows<Bf16, float>(table.route[0], 4);
   set_rows<float, float>(table.route[1], 4);
-  table.pack_tile[0] = pack_tile<3>;
-  table.pack_tile[1] = pack_tile<4>;
+  table.pack_tile[0] = pack_tile<3, TurnScalar>;
+  table.pack_tile[1] = pack_tile<4, TurnScalar>;
 }
 
 }  // namespace awq

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from checkpoints import store, writer
@@ -126,6 +126,56 @@ def test_joined_layers_give_the_same_logits(tmp_path, model_type, overrides, fla
     assert found.flash_attention == (flash_attention is not False)
     apart = logits(store.load(directory, BACKEND, False).model)
     assert (logits(found.model) - apart).abs().max() <= 2**-6 * apart.abs().max()
+
+
+def is_mapped(file: Path) -> int:
+    """How many parts of a file this process has mapped."""
+    return sum(line.rstrip().endswith(str(file)) for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+class Watching(ReferenceBackend):
+    """Counts what is mapped of a file whenever it is handed a weight."""
+
+    def __init__(self, file: Path):
+        super().__init__("cpu/torch")
+        self.file, self.counts = file, []
+
+    def prepare(self, weight, bias):
+        self.counts.append(is_mapped(self.file))
+        return super().prepare(weight, bias)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
+@pytest.mark.parametrize(("flash", "layers", "most"), [(False, 14, 4), (True, 8, 12)])
+def test_no_more_is_mapped_than_the_layer_at_hand(tmp_path, flash, layers, most):
+    """most: words, zeros, scales and bias of q, k and v."""
+    directory = quantized(save_float(tmp_path / "float", attention_bias=True, mlp_bias=True), tmp_path / "q")
+    backend = Watching((directory / "model.safetensors").resolve())
+    loaded = store.load(directory, backend, flash)
+    # the kernel may merge neighbours
+    assert len(backend.counts) == layers and 1 <= min(backend.counts) <= max(backend.counts) <= most
+    assert is_mapped(backend.file) == 0
+    before = logits(loaded.model)
+    with backend.file.open("r+b") as file:
+        file.write(bytes(backend.file.stat().st_size))
+    assert torch.equal(logits(loaded.model), before)
+
+
+@pytest.mark.parametrize("flash", [False, True])
+def test_a_group_with_a_member_left_in_float(tmp_path, flash):
+    directory = quantized(save_float(tmp_path / "float"), tmp_path / "q")
+    kept, file = "model.layers.1.self_attn.k_proj", directory / "model.safetensors"
+    tensors, weights = load_file(file), decoded_weights(directory)
+    before = logits(store.load(directory, BACKEND, False).model)
+    parts = [name for name in tensors if name.startswith(f"{kept}.")]
+    for name in parts:
+        del tensors[name]
+    save_file(tensors | {f"{kept}.weight": weights[f"{kept}.weight"].bfloat16()}, file)
+    model = store.load(directory, BACKEND, flash).model
+    assert isinstance(model.get_submodule(kept), torch.nn.Linear)
+    # joined: q, k, v of block 0, gate and up of both; apart: q and v of block 1, o and down of both
+    assert len(parts) == 4 and len(quantized_layers(model)) == (1 + 2 + 2 + 4 if flash else 13)
+    assert (logits(model) - before).abs().max() <= 2**-5 * before.abs().max()
 
 
 def test_how_many_layers_are_joined(tmp_path):

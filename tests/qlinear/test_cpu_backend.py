@@ -60,6 +60,13 @@ def test_weights_lie_one_after_the_other_and_apart(best):
     assert len(pickle.dumps(first)) < 2 * first.packed.nbytes
 
 
+def test_a_bias_that_is_float32_already_is_copied_too(best):
+    bias = torch.arange(33.0)
+    prepared = best.prepare(PackedWeight.pack(random_weight(33, 128, 4, 64)), bias)
+    bias.zero_()
+    assert torch.equal(best.matmul(torch.zeros(1, 128), prepared)[0], torch.arange(33.0))
+
+
 def test_backend_is_named_after_the_instruction_set(monkeypatch):
     for isa in AVAILABLE:
         monkeypatch.setenv(native.ISA_VARIABLE, isa)

@@ -7,7 +7,7 @@ from qlinear.backends.reference import ReferenceBackend
 from qlinear.decoder import ModuleDecoder, generate
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
-from qlinear.replace import prepare, replace_linear
+from qlinear.replace import replace_linear
 from qlinear.solvers import rtn
 from scales.mappings import architecture_of, block_linears
 from tests.tiny import VARIANTS, tiny_model, tiny_tokens
@@ -117,8 +117,7 @@ def quantize(model, bits: int = 4) -> torch.nn.Module:
         for name, linear in block_linears(block).items():
             bias = None if linear.bias is None else linear.bias.data
             layer = QLinearPerGrp(PackedWeight.pack(rtn(linear.weight.data, bits, 32)), bias)
-            replace_linear(model, f"{architecture.blocks}.{index}.{name}", layer)
-    prepare(model, ReferenceBackend("cpu/torch"))
+            replace_linear(model, f"{architecture.blocks}.{index}.{name}", layer.prepare(ReferenceBackend("cpu/torch")))
     return model
 
 

@@ -16,7 +16,7 @@ from qlinear.errors import TargetError
 from qlinear.fused_model import ARCHITECTURES
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
-from qlinear.replace import join_groups, prepare
+from qlinear.replace import prepare, quantized_layers
 from tests.tiny import VARIANTS, VOCAB, tiny_model
 
 try:
@@ -38,6 +38,7 @@ def tokens_of(length, seed=0):
 
 def quantized(model_type, bits=4, head=True, join=True, backend=None, **options):
     """A tiny bfloat16 model with its linears on the grid, on a backend; and one in float32 of the same weights."""
+    backend = backend or CpuBackend()
     model = tiny_model(model_type, **options).to(torch.bfloat16)
     exact = copy.deepcopy(model).float()
     for name, linear in list(model.named_modules()):
@@ -50,12 +51,12 @@ def quantized(model_type, bits=4, head=True, join=True, backend=None, **options)
     if join:
         attention, mlp = ARCHITECTURES[model_type].qkv, ARCHITECTURES[model_type].gate_up
         names = [[f"self_attn.{name}" for name in attention], [f"mlp.{name}" for name in mlp]]
-        layers = range(len(model.model.layers))
-        join_groups(
-            model,
-            [tuple(f"model.layers.{i}.{n}" for n in group) for i in layers for group in names if len(group) > 1],
-        )
-    prepare(model, backend or CpuBackend())
+        for group in (group for group in names if len(group) > 1):
+            for i in range(len(model.model.layers)):
+                prepare(model, tuple(f"model.layers.{i}.{name}" for name in group), backend)
+    for layer in quantized_layers(model).values():
+        if not layer.is_prepared:
+            layer.prepare(backend)
     return model, exact
 
 

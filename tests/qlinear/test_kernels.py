@@ -6,7 +6,7 @@ import torch
 from qlinear.backends import native
 from qlinear.errors import TargetError
 from qlinear.grid import GridWeight
-from qlinear.packing import PackedWeight
+from qlinear.packing import JoinedWeight, PackedWeight
 
 try:
     AVAILABLE = native.available_isas()
@@ -216,14 +216,32 @@ def test_packing_round_trip_and_size(backend, bits, group):
             assert torch.equal(got, put)
 
 
-def test_every_instruction_set_packs_the_same_bytes(monkeypatch):
-    weight = PackedWeight.pack(random_weight(70, 384, 3, 128))
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("k", [256, 768, 1024, 1280, 2816])  # a row is packed 96 words at a time, turned 16 at a time
+def test_every_instruction_set_packs_the_same_bytes(monkeypatch, k, group, bits):
+    grid = random_weight(70, k, bits, group)
+    weight = PackedWeight.pack(grid)
     packed = []
     for isa in AVAILABLE:
         monkeypatch.setenv(native.ISA_VARIABLE, isa)
-        packed.append(CpuBackend().prepare(weight, None).packed)
+        prepared = CpuBackend().prepare(weight, None)
+        packed.append(prepared.packed)
     native.select_isa("")
     assert all(torch.equal(packed[0], other) for other in packed[1:])
+    codes, zeros, scales = (torch.empty_like(t) for t in (grid.codes, grid.zeros, grid.scales))
+    native.library().awq_unpack(prepared.address, codes.data_ptr(), zeros.data_ptr(), scales.data_ptr())
+    assert torch.equal(codes, grid.codes) and torch.equal(zeros, grid.zeros) and torch.equal(scales, grid.scales)
+
+
+@pytest.mark.parametrize("rows", [(64, 32, 32), (32, 5), (33, 7, 40), (1, 64), (40,)])
+def test_parts_are_packed_as_one_weight_is(backend, rows):
+    """Where each but the last fills whole tiles, and where it does not."""
+    grids = [random_weight(n, 192, 3, 64) for n in rows]
+    whole = GridWeight(*(torch.cat([getattr(g, part) for g in grids]) for part in ("codes", "zeros", "scales")), 3)
+    joined = backend.prepare(JoinedWeight(tuple(PackedWeight.pack(grid) for grid in grids)), None)
+    assert (joined.n, joined.k, joined.bits, joined.group_size) == (sum(rows), 192, 3, 64)
+    assert torch.equal(joined.packed, backend.prepare(PackedWeight.pack(whole), None).packed)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40, 600])

@@ -117,6 +117,26 @@ def test_preparing_lets_go_of_the_packed_weight():
         layer.prepare(BACKEND)
 
 
+def test_a_backend_keeps_copies_of_what_it_was_lent():
+    layer, weight, bias = random_layer(33, 64, bias=torch.float32)
+    lent = [layer.weight_packed, layer.weight_zero_point, layer.weight_scale, layer.bias]
+    layer.prepare(BACKEND)
+    for tensor in lent:
+        tensor.zero_()
+    x = torch.randn(3, 64)
+    assert_close(layer(x), x, weight, bias)
+
+
+def test_a_layer_that_takes_others_in():
+    layers, weights, biases = zip(*(random_layer(n, 64, bias=torch.float32) for n in (33, 8, 1)), strict=True)
+    joined = layers[0].prepare(BACKEND, layers[1:])
+    assert joined is layers[0] and joined.weight_shape.tolist() == [42, 64]
+    assert repr(joined).startswith("QLinearPerGrp(in_features:64, out_features:42, bias:(42,), device:cpu/torch")
+    x = torch.randn(3, 64)
+    assert_close(joined(x), x, torch.cat(weights), torch.cat(biases))
+    assert all({name for name, _ in layer.named_buffers()} <= {"weight_shape"} for layer in layers)
+
+
 def test_an_unprepared_layer_says_what_to_call():
     with pytest.raises(RuntimeError, match=r"prepare\(backend\) has to be called"):
         random_layer(8, 64)[0](torch.randn(64))

@@ -5,7 +5,7 @@ import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
 from qlinear.grid import BITS, GridWeight
-from qlinear.packing import PackedWeight, pack, unpack
+from qlinear.packing import JoinedWeight, PackedWeight, pack, unpack
 
 COLUMNS = (1, 7, 8, 10, 11, 31, 32, 33, 64, 100, 257)
 
@@ -84,9 +84,10 @@ def test_a_weight_comes_back_from_its_packed_form(bits, n, k, group_size):
 @pytest.mark.parametrize("bits", BITS)
 def test_joining_rows_also_where_zeros_share_a_word(bits, rows):
     grids = [random_grid(n, 64, bits, 32) for n in rows]
-    joined = PackedWeight.concat([PackedWeight.pack(grid) for grid in grids])
+    joined = JoinedWeight(tuple(PackedWeight.pack(grid) for grid in grids))
     parts = {name: torch.cat([getattr(grid, name) for grid in grids]) for name in ("codes", "zeros", "scales")}
     whole = GridWeight(bits=bits, **parts)
-    assert joined.shape == (sum(rows), 64)
+    assert joined.shape == joined.concat().shape == (sum(rows), 64)
+    assert (joined.bits, joined.group_size) == (bits, 32)
     assert_same(joined.unpack(), whole)
-    assert torch.equal(joined.zeros, PackedWeight.pack(whole).zeros)
+    assert torch.equal(joined.concat().zeros, PackedWeight.pack(whole).zeros)

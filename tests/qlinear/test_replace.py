@@ -10,7 +10,7 @@ from torch import nn
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
-from qlinear.replace import join_groups, prepare, quantized_layers, replace_linear
+from qlinear.replace import prepare, quantized_layers, replace_linear
 from qlinear.solvers import rtn
 
 BACKEND = ReferenceBackend("cpu/torch")
@@ -23,22 +23,22 @@ def quantized(linear: nn.Linear, bits: int = 4, group_size: int = 32) -> QLinear
     return QLinearPerGrp(PackedWeight.pack(rtn(linear.weight.data, bits, group_size)), bias)
 
 
-def attention(biased: tuple[str, ...] = (), **group_sizes: int) -> nn.Module:
+def attention(biased: tuple[str, ...] = ()) -> nn.Module:
     """Three unprepared quantized linears of different size over the same 64 inputs."""
     torch.manual_seed(0)
     module = nn.Module()
     for name, size in SIZES.items():
         linear = nn.Linear(64, size, bias=name in biased)
-        module.add_module(name, quantized(linear, group_size=group_sizes.get(name, 32)))
+        module.add_module(name, quantized(linear))
     return module
 
 
 def separate_and_joined(**options) -> tuple[nn.Module, nn.Module]:
     separate = attention(**options)
     joined = deepcopy(separate)
-    assert join_groups(joined, [GROUP]) == 1
-    prepare(separate, BACKEND)
-    prepare(joined, BACKEND)
+    for name in GROUP:
+        prepare(separate, (name,), BACKEND)
+    prepare(joined, GROUP, BACKEND)
     return separate, joined
 
 
@@ -111,19 +111,13 @@ def test_members_keep_their_sizes_and_one_layer_holds_the_weight():
     assert (layer.in_features, layer.out_features) == (64, sum(SIZES.values()))
 
 
-def test_unequal_group_sizes_are_left_alone():
-    module = attention(k=64)
-    before = dict(module.named_children())
-    assert join_groups(module, [GROUP]) == 0
-    assert dict(module.named_children()) == before
-
-
-def test_unequal_bits_and_float_members_are_left_alone():
+@pytest.mark.parametrize("other", [dict(bits=3), dict(group_size=64)])
+def test_layers_of_other_bits_or_group_size_stay_apart(other):
     module = attention()
-    module.k = quantized(nn.Linear(64, 7, bias=False), bits=3)
-    assert join_groups(module, [GROUP]) == 0
-    module.k = nn.Linear(64, 7)
-    assert join_groups(module, [GROUP, ("q", "v")]) == 1
+    module.k = quantized(nn.Linear(64, 7, bias=False), **other)
+    before = dict(module.named_children())
+    prepare(module, GROUP, BACKEND)
+    assert dict(module.named_children()) == before and all(layer.is_prepared for layer in before.values())
 
 
 def test_replacing_by_another_shape():
