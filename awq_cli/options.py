@@ -58,7 +58,7 @@ calib_data = click.option(
     "the hub.",
 )
 n_samples = click.option(
-    "--n_samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration samples."
+    "--n_samples", type=click.IntRange(1), default=64, show_default=True, help="Calibration samples."
 )
 seqlen = click.option(
     "--seqlen", type=click.IntRange(8), default=512, show_default=True, help="Tokens per calibration sample."

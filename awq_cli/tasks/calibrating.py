@@ -50,7 +50,9 @@ class Calibration:
         self.forward_seconds += seen.forward_seconds
         if not self.rounded:
             self.hidden = seen.outputs
-        elif self.hidden:
+            return seen
+        seen.outputs.clear()  # the next block is going to see those of this one quantized
+        if self.hidden:
             self.pass_over(index, block)
         return seen
 

@@ -19,7 +19,7 @@ PASSES = 2
 
 # Rows are independent of each other; those solved at a time hold at most this many weights, of which half a dozen
 # copies are made.
-CHUNK_WEIGHTS = 2**22
+CHUNK_WEIGHTS = 2**23
 
 
 def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:

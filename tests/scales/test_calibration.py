@@ -23,8 +23,8 @@ def numbers(count: int) -> CalibrationText:
 
 def test_the_builtin_text_is_long_english_and_the_same_every_time():
     text = read_text("builtin")
-    assert text.name == "builtin" and len(text.text) > 200_000
-    assert text.text.count(" the ") > 2000
+    assert text.name == "builtin" and len(text.text) > 150_000
+    assert text.text.count(" the ") > 1000
     assert text.sha256 == read_text("builtin").sha256 == hashlib.sha256(text.text.encode()).hexdigest()
 
 
