@@ -25,7 +25,8 @@ TOKENS = 1024  # a step looks at
 CODE_RATE = 0.02
 SCALE_RATE = 0.01
 
-# What Adam remembers of the mean gradient and of the mean square, and what keeps it from dividing by zero.
+# What Adam (Kingma & Ba, arXiv 1412.6980) remembers of the mean gradient and of the mean square, and what keeps it from
+# dividing by zero.
 BETAS = (0.9, 0.99)
 TINY = 1e-12
 
@@ -138,7 +139,8 @@ class LearnedGrid:
         exact = weight.float().view_as(codes) / start.scales.float().unsqueeze(-1) + self.zeros
         self.places = torch.clamp(exact, codes - REACH, codes + REACH)
         self.logs = start.scales.float().log()
-        self._places_adam, self._logs_adam = Adam(self.places), Adam(self.logs)
+        groups = [dict(params=[self.places], lr=CODE_RATE), dict(params=[self.logs], lr=SCALE_RATE)]
+        self._adam = torch.optim.Adam(groups, betas=BETAS, eps=TINY, fused=True)
 
     def codes(self) -> Tensor:
         return self.places.round().clamp_(0, self.levels)
@@ -158,25 +160,11 @@ class LearnedGrid:
     def move(self, gradient: Tensor, step: int) -> None:
         """Against the gradient `(N, K)` of the error by the decoded weight, in step 1, 2, ..., STEPS."""
         gradient = gradient.view_as(self.places)
-        rate = 1 - (step - 1) / STEPS
         scales = self.scales().float()
-        logs_gradient = (self.codes().sub_(self.zeros) * gradient).sum(-1) * scales
-        places_gradient = gradient * scales.unsqueeze(-1)
-        self.places.add_(self._places_adam.direction(places_gradient, step), alpha=-CODE_RATE * rate)
+        self.logs.grad = (self.codes().sub_(self.zeros) * gradient).sum(-1).mul_(scales)
+        self.places.grad = gradient * scales.unsqueeze(-1)
+        for group, rate in zip(self._adam.param_groups, (CODE_RATE, SCALE_RATE), strict=True):
+            group["lr"] = rate * (1 - (step - 1) / STEPS)
+        self._adam.step()
+        self._adam.zero_grad()
         self.places.clamp_(-REACH, self.levels + REACH)
-        self.logs.add_(self._logs_adam.direction(logs_gradient, step), alpha=-SCALE_RATE * rate)
-
-
-class Adam:
-    """Kingma & Ba, arXiv 1412.6980: gradients in their usual size come out near 1, whatever that size is."""
-
-    def __init__(self, like: Tensor):
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-
-    def direction(self, gradient: Tensor, step: int) -> Tensor:
-        """step: 1 the first time, one more each time."""
-        (beta1, beta2) = BETAS
-        self.mean.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        deviation = (self.square / (1 - beta2**step)).sqrt_().add_(TINY)
-        return (self.mean / (1 - beta1**step)).div_(deviation)
