@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.table_plot import plot
-from benchmarks.table_rows import Row
+from benchmarks.table_rows import ROWS, Row
 
 NOTE = """\
 How it was measured, after torchao's table for AWQ:
@@ -112,11 +112,12 @@ def write_page(figures: list[Figures], settings, output: Path) -> None:
     quantized = [figure for figure in figures if figure.row.quantize is not None] or figures
     backends = ", ".join(sorted({figure.backend for figure in quantized}))
     decoders = ", ".join(sorted({figure.decoder for figure in figures}))
+    missing = ", ".join(row.name for row in ROWS if row not in [figure.row for figure in figures])
     parts = [
         f"# {settings.model_name}: what each recipe costs and keeps",
         f"Made by `{_command(settings)}` on {_machine()}, threads: {figures[0].threads}, kernels: {backends}, through: "
         f"{decoders}. `default` and `learned` are this project's; the "
-        "others are torchao's recipes, run by this project.",
+        "others are torchao's recipes, run by this project." + f" Not run: {missing}." * bool(missing),
         "\n".join(head + rows),
         "\n\n".join(pictures),
         NOTE.format(text=figures[0].text, calibration=Path(settings.calib_data).name),
