@@ -163,7 +163,7 @@ KILLS = [
 
 @pytest.mark.parametrize(("method", "call", "kept"), KILLS, ids=[kill[0] for kill in KILLS])
 def test_a_killed_run_is_resumed(run, deep, text_file, method, call, kept):
-    options = ("--solver", "gptq", "--lm_head", "--calib_data", text_file, *CALIBRATION)
+    options = ("--solver", "rtn", "--lm_head", "--calib_data", text_file, *CALIBRATION)
     command = quantize(deep, "out/killed", *options, "--scales", "killed-scales/found.pt")
     killed(run.folder, command, method, call)
     assert [path.name for path in (run.folder / "out").iterdir()] == [".killed.partial"]
