@@ -46,19 +46,23 @@ class _Done(Exception):
 
 
 def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
-    """Run the model's own forward on each row of `tokens` `(samples, seqlen)` up to and through its first block.
+    """Run the model's own forward on each row of `tokens` `(samples, seqlen)`, up to its first block.
 
     Returns the first block's input for each row, `(1, seqlen, hidden)`, and each block's call (the same for every
-    row, as all have the same length). The first block and everything before it must hold weights; the others may be
-    on the meta device: they pass their input through, in the form in which the first one returned its output.
+    row, as all have the same length). The first block, run on the first row alone, and everything before it must hold
+    weights; the others may be on the meta device: they pass their input through, in the form in which the first one
+    returned its output.
     """
     inputs: list[Tensor] = []
     calls: dict[int, Call] = {}
     shape: list[type] = []
 
     def first_in(_, args, kwargs):
-        hidden, calls[0] = _split(args, kwargs)
+        hidden, call = _split(args, kwargs)
         inputs.append(hidden.detach())
+        if len(inputs) > 1:
+            raise _Done  # the first row has shown every call
+        calls[0] = call
 
     def first_out(_, args, output):
         shape.append(type(output))

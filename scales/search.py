@@ -72,7 +72,7 @@ def output_loss(error: Tensor, gram: Tensor) -> float:
         j = i + PANEL
         part = error[:, i:j]
         below = error[:, j:] @ gram[j:, i:j]  # zeros for the last panel, which has nothing below
-        loss += float(torch.addmm(below, part, gram[i:j, i:j], beta=2).mul_(part).sum())
+        loss += float(torch.addmm(below, part, gram[i:j, i:j], beta=2).mul_(part).sum(0).sum())
     return loss
 
 
@@ -150,7 +150,12 @@ def confirm(
 def module_error(module: nn.Module, samples: Sequence[tuple[Tensor, Call, Tensor]]) -> float:
     """Summed squared difference between the module's output now and the output it had when it was observed."""
     with torch.no_grad():
-        return sum(float((call(module, hidden) - output).square().sum()) for hidden, call, output in samples)
+        return sum(_squares(call(module, hidden) - output) for hidden, call, output in samples)
+
+
+def _squares(values: Tensor) -> float:
+    """Their sum, first over all dimensions but the last: one thread's work each, however many there are."""
+    return float(values.square().reshape(-1, values.shape[-1]).sum(0).sum())
 
 
 @contextmanager

@@ -62,18 +62,36 @@ class _Columns:
 
 
 def inverse_factor(gram: Tensor) -> Tensor:
-    """The upper triangular U with U^T U = (damped gram)^-1, float32; damped more where that fails to exist."""
+    """The upper triangular U with U^T U = (damped gram)^-1, float32; damped more where that fails to exist.
+
+    U = R^-1 where R R^T is the damped gram and R upper triangular: the Cholesky factor from the last column back.
+    """
     mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     damping = DAMPING
     while True:
-        damped = gram.clone()
-        damped.diagonal().add_(damping * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
-        if not failed:
-            return factor
+        flipped = gram.flip(0, 1)
+        flipped.diagonal().add_(damping * mean)
+        lower = cholesky(flipped)
+        if lower is not None:
+            return torch.linalg.solve_triangular(lower.flip(0, 1), torch.eye(len(gram)), upper=True)
         damping *= 10
+
+
+def cholesky(matrix: Tensor) -> Tensor | None:
+    """The lower triangular L with L L^T = `matrix`, which is overwritten, or None where there is none.
+
+    In blocks, of matrix products: LAPACK's own, beyond a few blocks, depends on the number of threads.
+    """
+    for start in range(0, len(matrix), BLOCK):
+        stop = start + BLOCK
+        corner, failed = torch.linalg.cholesky_ex(matrix[start:stop, start:stop])
+        if failed:
+            return None
+        below, rest = matrix[stop:, start:stop], matrix[stop:, stop:]
+        below.copy_(torch.linalg.solve_triangular(corner.mT, below, upper=True, left=False))
+        rest.addmm_(below, below.mT, alpha=-1)
+        matrix[start:stop, start:stop] = corner
+    return matrix.tril_()
 
 
 def compensate(columns: _Columns, factor: Tensor) -> Tensor:

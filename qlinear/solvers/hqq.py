@@ -45,7 +45,7 @@ def half_quadratic(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, 
     for _ in range(STEPS):
         codes = (groups / scale + zero).round_().clamp_(0, levels)
         error = groups - (codes - zero) * scale
-        mean_error = float(error.abs().mean())
+        mean_error = float(error.abs().mean(0).mean())
         if mean_error >= best_error:
             break
         best_error, best_zero = mean_error, zero

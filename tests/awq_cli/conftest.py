@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,6 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from awq_cli.main import main
 from tests.tiny import tiny_model
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command has it: before anything is multiplied
 
 VOCABULARY, CONTEXT = 512, 600
 # What every run on the CPU says where the package was installed without a compiler: true, but of the machine.

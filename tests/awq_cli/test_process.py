@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "run_awq.py"
 
 def start(folder: Path, *arguments, python: tuple[str, ...] = (), **streams) -> subprocess.Popen:
     environment = {**os.environ, "AWQ_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    environment.pop("MKL_CBWR", None)  # set for the command in this process; that in its own sets it by itself
     command = [sys.executable, *python, SCRIPT, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, encoding="utf-8", **pipes)
@@ -89,6 +90,23 @@ main()
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+def test_any_number_of_threads_makes_the_same_bytes(tmp_path, make_model, text_file, solver):
+    """Of a model large enough for libraries to share its sums out."""
+    model = make_model(tmp_path / "wider", hidden_size=256, intermediate_size=512, num_hidden_layers=1)
+    options = ("--task", "quantize", "--model_name", model, "--w_bit", "3", "--lm_head", "--solver", solver)
+    text = ("--calib_data", text_file, "--n_samples", "4", "--seqlen", "512", "--awq", "run")
+    files = ("--output", "made", "--scales", "found.pt")
+    for threads in ("1", "2", "3"):
+        (tmp_path / threads).mkdir()
+        process = start(tmp_path / threads, *options, *text, *files, "--num_torch_threads", threads)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    for name in ("made/model.safetensors", "found.pt"):
+        first, *others = ((tmp_path / threads / name).read_bytes() for threads in ("1", "2", "3"))
+        assert all(other == first for other in others), name
 
 
 @pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="no such link on this system")

@@ -1,6 +1,9 @@
 """Solvers against what they promise, reckoned in float64: codes on the grid, and less error than plain rounding."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +113,35 @@ def test_compensation_is_that_of_the_paper(bits, k):
     columns, gram = in_order(random_weight(23, k), bits, 32, (inputs.t() @ inputs).float())
     codes = compensate(columns, inverse_factor(gram))
     assert (codes == literal_compensation(columns, gram)).float().mean() > 0.995  # float32 tips a tie here and there
+
+
+ON_THREADS = """
+import torch
+from qlinear.solvers.gptq import inverse_factor
+
+inputs = torch.randn(900, 384, generator=torch.Generator().manual_seed(0))
+for threads in (1, 2, 3):
+    torch.set_num_threads(threads)
+    print(hash(inverse_factor(inputs.t() @ inputs).numpy().tobytes()))
+"""
+
+
+def test_the_factor_is_the_same_on_any_number_of_threads():
+    """With what the command asks of Intel's library before anything is multiplied."""
+    environment = {**os.environ, "MKL_CBWR": "AUTO,STRICT", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", ON_THREADS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout.split()) == 3 and len(set(done.stdout.split())) == 1
+
+
+@pytest.mark.parametrize("k", [96, 128, 300])
+def test_the_factor_is_that_of_the_damped_inverse(k):
+    inputs = correlated(k, 3 * k)
+    gram = (inputs.t() @ inputs).float()
+    factor = inverse_factor(gram).double()
+    damped = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(k, dtype=torch.float64)
+    assert torch.equal(factor, factor.triu())
+    torch.testing.assert_close(factor.t() @ factor @ damped, torch.eye(k, dtype=torch.float64), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", [3, 4])
