@@ -1,12 +1,13 @@
 """What the fused decoder has to know of a model: a table of architectures, and one model described by it."""
 
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from qlinear.backends import native_decoder as native
-from qlinear.backends.cpu import CpuWeight
+from qlinear.backends.cpu import CpuWeight, huge_pages
 from qlinear.backends.native import Weight
 from qlinear.layer import QLinearPerGrp
 from qlinear.replace import GroupedOutput
@@ -104,9 +105,9 @@ class _Describer:
         head_dim, kv_heads = attention.head_dim, self.config.num_key_value_heads
         self._check(attention, head_dim)
         elements = native.decoder_library().awq_cache_elements(self.max_tokens, kv_heads, head_dim)
-        cache = torch.empty(len(self.layers), 2, elements, dtype=torch.bfloat16)
-        native.decoder_library().awq_use_huge_pages(cache.data_ptr(), cache.nbytes)  # before the first write
-        cache.zero_()
+        shape = len(self.layers), 2, elements
+        cache = huge_pages(2 * prod(shape)).view(torch.bfloat16)[: prod(shape)].view(shape)
+        cache.zero_()  # so that no token has to wait for pages
         blocks = (native.Block * len(self.layers))(
             *(self._block(layer, keys_values) for layer, keys_values in zip(self.layers, cache, strict=True))
         )

@@ -1,6 +1,7 @@
 """The cpu target on native kernels: bfloat16 or float32 activations, packed 3- or 4-bit weights, torch's threads."""
 
 import ctypes
+import mmap
 
 import torch
 from torch import Tensor
@@ -26,14 +27,19 @@ class Arena:
         """`size` bytes of uint8, uninitialized, 64-byte aligned."""
         padded = -(-size // 64) * 64
         if padded > self._free.numel():
-            self._free = _huge_pages(max(padded, BLOCK_BYTES))
+            self._free = huge_pages(max(padded, BLOCK_BYTES))
         taken, self._free = self._free[:size], self._free[padded:]
         return taken
 
 
-def _huge_pages(size: int) -> Tensor:
+def huge_pages(size: int) -> Tensor:
+    """At least `size` bytes of uint8, zeros, fresh from the system.
+
+    What the allocator has had before would stay on small pages, whatever is asked for.
+    """
     size = -(-size // HUGE_PAGE) * HUGE_PAGE
-    memory = torch.empty(size + HUGE_PAGE, dtype=torch.uint8)
+    mapped = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = torch.frombuffer(mapped, dtype=torch.uint8)
     start = -memory.data_ptr() % HUGE_PAGE
     native.library().awq_use_huge_pages(memory.data_ptr() + start, size)
     return memory[start : start + size]
