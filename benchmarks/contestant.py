@@ -39,7 +39,7 @@ def open_ours(spec: dict) -> Opened:
     before, start = resident(), time.perf_counter()
     loaded = store.load(Path(spec["path"]), backend, spec["kind"] == "fused")
     facts = dict(load_s=time.perf_counter() - start, runtime_bytes=before, impl=backend.name)
-    facts |= dict(stored_bytes=loaded.model_bytes, **sizes(loaded.model))
+    facts |= sizes(loaded.model)
     ctypes.CDLL(None).malloc_trim(0)  # what loading left behind is not the decoder's
     if spec["kind"] == "fused":
         decoder, reason = fused_decoder(loaded.model, spec["context"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import new_memory
 from benchmarks.roofs import Roof
 from benchmarks.rows import Row, Start, compare, limits_of, roof_rows, spread
 
@@ -33,6 +34,11 @@ class Entry:
     group_size: int
     path: Path
     read_bytes: int | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        files = self.path.glob("*.safetensors") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files)
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,12 @@ class Contestant:
         spec = dict(kind=entry.kind, path=str(entry.path), threads=race.threads, context=race.prompt + race.new)
         python = race.python if entry.kind == "llama.cpp" else sys.executable
         command = [python, "-m", "benchmarks.contestant", json.dumps(spec)]
+        rate = new_memory.measure(entry.stored_bytes, race.threads)
         start = time.perf_counter()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         self.facts = self._answer()
         self.ask(race.tokens(FIRST_PROMPT), [])
-        self.facts["first_token_s"] = time.perf_counter() - start
+        self.facts |= dict(first_token_s=time.perf_counter() - start, new_memory_gb_s=rate / 1e9)
 
     def ask(self, prompt: list[int], continuation: list[int]) -> dict:
         self._process.stdin.write(json.dumps(dict(prompt=prompt, continuation=continuation)) + "\n")
@@ -135,7 +142,7 @@ def _rows(
 
 
 def _start(model: str, contestant: Contestant, starts: list[dict], race: Race, facts: dict) -> Start:
-    size = contestant.entry.path.stat().st_size if contestant.entry.path.is_file() else 0
+    size = contestant.entry.stored_bytes
     own, last = contestant.facts, contestant.runs[-1]
     return Start(
         model,
@@ -143,7 +150,8 @@ def _start(model: str, contestant: Contestant, starts: list[dict], race: Race, f
         len(starts),
         median(start["first_token_s"] for start in starts),
         median(start["load_s"] for start in starts),
-        own.get("stored_bytes", size),
+        median(start["new_memory_gb_s"] for start in starts),
+        size,
         own.get("weight_bytes", size),
         (race.prompt + race.new) * facts["position_bytes"],
         own["runtime_bytes"],

@@ -1,7 +1,8 @@
 """One linear layer, by our kernels and by those of ONNX Runtime and torch, in turns, beside the machine's limits.
 
 Every implementation multiplies by a chain of matrices too large for the caches; rounds alternate between them, with a
-pause in between, so that one runtime's spinning threads do not slow the next.
+pause in between, so that one runtime's spinning threads do not slow the next. Our kernels are called as the fused
+decoder calls them, results in memory that is there, and once more through `matmul`, which is how modules do it.
 """
 
 import time
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.roofs import Roof
 from benchmarks.rows import Row, compare, limits_of, roof_rows, spread
+from qlinear.backends import native
 from qlinear.backends.cpu import CpuBackend
 from qlinear.grid import GridWeight
 from qlinear.packing import PackedWeight
@@ -45,12 +47,25 @@ def random_weight(n: int, k: int, bits: int, group: int) -> GridWeight:
     return GridWeight(codes, zeros, (torch.rand(n, k // group) * 0.01 + 0.001).bfloat16(), bits)
 
 
-def ours(weight: GridWeight, count: int) -> Case:
+def ours(weight: GridWeight, count: int) -> list[Case]:
     backend = CpuBackend()  # with an arena of its own
+    multiply = native.library().awq_linear
     packed = PackedWeight.pack(weight)
     chain = [backend.prepare(packed, None) for _ in range(count)]
+    n, k = packed.shape
+
+    def passes(x: Tensor) -> None:
+        y = x.new_empty(len(x), n)
+        x_at, y_at, rows, dtype = x.data_ptr(), y.data_ptr(), len(x), native.DTYPES[x.dtype]
+        for w in chain:
+            multiply(w.address, x_at, rows, k, dtype, y_at)
+
+    def matmuls(x: Tensor) -> list[Tensor]:
+        return [backend.matmul(x, w) for w in chain]
+
     impl = f"{backend.name} w{weight.bits}"
-    return Case(impl, weight.bits, chain[0].nbytes, count, lambda x: [backend.matmul(x, w) for w in chain])
+    jobs = [(impl, passes), (f"{impl} matmul", matmuls)]
+    return [Case(name, weight.bits, chain[0].nbytes, count, job) for name, job in jobs]
 
 
 def torch_int4pack(weight: GridWeight, count: int) -> Case:
@@ -132,7 +147,8 @@ def peers() -> dict[str, Callable[[GridWeight, int], Case]]:
 def cases(n: int, k: int, group: int, chain_bytes: int) -> list[Case]:
     count = max(2, -(-chain_bytes // (n * k // 2)))
     four = random_weight(n, k, 4, group)
-    made = [ours(four, count), ours(random_weight(n, k, 3, group), count)]
+    (four_bits, called), (three_bits, _) = ours(four, count), ours(random_weight(n, k, 3, group), count)
+    made = [four_bits, three_bits, called]
     return made + [make(four, count) for make in peers().values()]
 
 

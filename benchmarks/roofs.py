@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from qlinear.backends.cpu import Arena
 from qlinear.backends.native import torch_threads
 
 PIECES, ROUNDS = 64, 100_000
@@ -44,7 +45,7 @@ def roofs(size: int = 256 << 20) -> list[Roof]:
         ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
     )
     parallel_for = parallel_type(torch_threads()[0])
-    store = huge_pages(size)
+    store = Arena().take(size).fill_(1)  # on huge pages, as the packed weights are
     memory = Memory(store.data_ptr(), size // PIECES)
     rounds = ctypes.c_int64(ROUNDS)
 
@@ -67,14 +68,3 @@ def roofs(size: int = 256 << 20) -> list[Roof]:
         if hasattr(native, f"roof_{pairs}"):
             found.append(roof(pairs, f"roof_{pairs}", 2 * flops, threads, rounds))
     return found
-
-
-def huge_pages(size: int) -> torch.Tensor:
-    """`size` bytes, written once, on huge pages where the system grants them, as the packed weights are."""
-    page = 2 << 20
-    store = torch.empty(size + page, dtype=torch.uint8)
-    start = -store.data_ptr() % page
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.madvise(store.data_ptr() + start, size, 14)  # MADV_HUGEPAGE
-    return store[start : start + size].fill_(1)

@@ -43,6 +43,7 @@ class Start:
     """From the start of a process to its first token, the files in the disk cache; and what it then holds.
 
     first_token_s: after a prompt of 16 tokens; medians over `starts`. load_s: reading the file and packing it.
+    new_memory_gb_s: what a process beside it got, writing as many bytes once, before each start.
     weight_bytes: as they lie in memory; cache_bytes: keys and values; runtime_bytes: resident before loading.
     """
 
@@ -51,6 +52,7 @@ class Start:
     starts: int
     first_token_s: float
     load_s: float
+    new_memory_gb_s: float
     stored_bytes: int
     weight_bytes: int
     cache_bytes: int

@@ -167,11 +167,12 @@ def _starts(report: Report) -> Iterator[Table]:
             f"{start.first_token_s:.2f}",
             f"{start.load_s:.2f}",
             f"{start.stored_bytes / start.load_s / 1e9:.2f}",
+            f"{start.new_memory_gb_s:.2f}",
         ]
         megabytes = [f"{size / 1e6:,.0f}" for size in sizes]
         return [start.model, short(start.impl), *seconds, *megabytes, f"{start.peak_bytes / needed:.2f}"]
 
-    headings = ["model", "run by", "first token s", "load s", "load GB/s", "weights MB", "KV MB", "runtime MB"]
-    headings += ["held MB", "peak MB", "peak / (weights + KV)"]
+    headings = ["model", "run by", "first token s", "load s", "load GB/s", "new memory GB/s"]
+    headings += ["weights MB", "KV MB", "runtime MB", "held MB", "peak MB", "peak / (weights + KV)"]
     title = "From the start of the process to the first token, files in the disk cache; and memory"
     yield Table(title, headings, [cells(start) for start in report.starts], texts=2)

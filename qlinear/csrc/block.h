@@ -28,12 +28,16 @@ namespace {
 
 // Bytes to prefetch ahead in the stream of codes; with 4 to 6 KB alone decode is a tenth slower. Where one row takes so
 // few instructions that memory could be the only limit, two steps, to L2 and then to L1, are worth another tenth.
-constexpr int FAR = 10240, NEAR = 3072;
+constexpr int AHEAD = 10240, FAR_AHEAD = 16384, THEN_NEAR = 5120;
 
 template <bool TWO_STEPS>
 AWQ_INLINE void prefetch(const uint8_t* at) {
-  __builtin_prefetch(at + FAR, 0, TWO_STEPS ? 2 : 3);
-  if (TWO_STEPS) __builtin_prefetch(at + NEAR, 0, 3);
+  if (TWO_STEPS) {
+    __builtin_prefetch(at + FAR_AHEAD, 0, 2);
+    __builtin_prefetch(at + THEN_NEAR, 0, 3);
+  } else {
+    __builtin_prefetch(at + AHEAD, 0, 3);
+  }
 }
 
 // Where the code of an even column stands in the low half of a lane (layout.h) once its field is shifted by as little
