@@ -45,7 +45,7 @@ class Input {
     int64_t units = 0;
     for (int64_t i = 0; i < projection.parts; ++i) units += units_of(projection.part[i]);
     const int64_t stride = outputs_of(projection);
-    member.share(units, member.even(units), [&](int64_t begin, int64_t end) {
+    member.share_runs(units, [&](int64_t begin, int64_t end) {
       Out* out = y;
       for (int64_t i = 0; i < projection.parts; ++i) {
         const awq_matrix& part = projection.part[i];
