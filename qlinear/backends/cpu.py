@@ -35,10 +35,14 @@ class Arena:
 def huge_pages(size: int) -> Tensor:
     """At least `size` bytes of uint8, zeros, fresh from the system.
 
-    What the allocator has had before would stay on small pages, whatever is asked for.
+    What the allocator has had before would stay on small pages, whatever is asked for. Raises `TargetError` where there
+    is not so much.
     """
     size = -(-size // HUGE_PAGE) * HUGE_PAGE
-    mapped = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        mapped = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise TargetError(f"{size / 1e9:.1f} GB of memory are not to be had: {error.strerror}") from error
     memory = torch.frombuffer(mapped, dtype=torch.uint8)
     start = -memory.data_ptr() % HUGE_PAGE
     native.library().awq_use_huge_pages(memory.data_ptr() + start, size)

@@ -18,7 +18,7 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends.cpu import CpuBackend, CpuWeight  # noqa: E402
+from qlinear.backends.cpu import HUGE_PAGE, CpuBackend, CpuWeight, huge_pages  # noqa: E402
 from tests.qlinear.exact import random_weight  # noqa: E402
 
 
@@ -58,6 +58,19 @@ def test_weights_lie_one_after_the_other_and_apart(best):
     first.packed.fill_(255)
     assert torch.equal(second.packed, kept)
     assert len(pickle.dumps(first)) < 2 * first.packed.nbytes
+
+
+def test_memory_is_new_and_whole_huge_pages():
+    size = 3 * HUGE_PAGE + 1
+    huge_pages(size).fill_(7)  # and let go
+    memory = huge_pages(size)
+    assert memory.numel() == 4 * HUGE_PAGE and memory.data_ptr() % HUGE_PAGE == 0
+    assert not memory.any()
+
+
+def test_more_memory_than_there_can_be():
+    with pytest.raises(TargetError, match=r"^\d+\.\d GB of memory are not to be had: "):
+        huge_pages(1 << 60)
 
 
 def test_a_bias_that_is_float32_already_is_copied_too(best):
