@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qlinear.errors import CalibrationError
+
 
 @dataclass(frozen=True)
 class Call:
@@ -107,6 +109,7 @@ def observe_head(model: nn.Module, head: nn.Linear, blocks: Sequence[nn.Module],
             given = (x.to(dtype),) if call.returns_tuple else x.to(dtype)
             with _forwards(blocks, [lambda *_, given=given, **__: given] * len(blocks)), suppress(_Done):
                 model(input_ids=torch.zeros(x.shape[:2], dtype=torch.int64), use_cache=False)
+    statistics.complete()
     return statistics
 
 
@@ -150,7 +153,9 @@ class InputStatistics:
         self.tokens += rows.shape[0]
 
     def complete(self) -> None:
-        """Mirror the Gram matrix."""
+        """Mirror the Gram matrix. Raises `CalibrationError` where what was added is not finite."""
+        if not (self.sum_abs.isfinite().all() and self.gram.diagonal().isfinite().all()):
+            raise CalibrationError("on the calibration text inputs of a layer are infinite or NaN; is it damaged?")
         for i in range(PANEL, len(self.gram), PANEL):
             self.gram[i:, i - PANEL : i] = self.gram[i - PANEL : i, i:].t()
 

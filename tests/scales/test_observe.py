@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
+from qlinear.errors import CalibrationError
 from scales import fold
 from scales.awq import watched_modules
 from scales.mappings import architecture_of, block_linears
-from scales.observe import InputStatistics, observe_block, observe_inputs, record_calls
+from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs, record_calls
 from scales.search import module_error
 from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
 
@@ -224,3 +225,29 @@ def test_the_time_of_the_block_is_told_from_that_of_the_statistics(monkeypatch):
     added = SAMPLES * 4  # q, k and v see one input, and so do gate and up
     assert seen.statistics_seconds == 101 * added
     assert seen.forward_seconds == added + 1
+
+
+def test_what_the_head_sees_is_known_whole():
+    """The Gram matrix is mirrored for the head, too, where it is wider than what is summed at a time."""
+    model = tiny_model("llama", hidden_size=PANEL + 64, vocab_size=96).float()
+    tokens, blocks = tiny_tokens(SAMPLES, LENGTH) % 96, decoder_blocks(model)
+    _, calls = record_calls(model, blocks, tokens)
+    last: list[torch.Tensor] = []
+    hook = blocks[-1].register_forward_hook(lambda _, __, output: last.append(output))
+    with torch.no_grad():
+        seen = [model.model(row.unsqueeze(0)).last_hidden_state for row in tokens]  # past the last norm
+    hook.remove()
+    statistics = observe_head(model, model.lm_head, blocks, calls[0], last)
+    x = torch.cat(seen).reshape(-1, PANEL + 64).double()
+    assert statistics.tokens == SAMPLES * LENGTH
+    assert_close(statistics.gram, x.t() @ x)
+    assert_close(statistics.mean_abs, x.abs().mean(0))
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan, 1e30])  # the last one's square is too large
+def test_inputs_that_are_not_finite_are_refused(value):
+    seen = InputStatistics.empty(8)
+    seen.add(torch.ones(3, 8))
+    seen.add(torch.eye(8) * value)
+    with pytest.raises(CalibrationError, match="infinite or NaN"):
+        seen.complete()
