@@ -155,7 +155,7 @@ class InputStatistics:
     def complete(self) -> None:
         """Mirror the Gram matrix. Raises `CalibrationError` where what was added is not finite."""
         if not (self.sum_abs.isfinite().all() and self.gram.diagonal().isfinite().all()):
-            raise CalibrationError("on the calibration text inputs of a layer are infinite or NaN; is it damaged?")
+            raise CalibrationError("inputs of a layer are infinite or NaN on the calibration text: is the model sound?")
         for i in range(PANEL, len(self.gram), PANEL):
             self.gram[i:, i - PANEL : i] = self.gram[i - PANEL : i, i:].t()
 
