@@ -6,8 +6,8 @@ with E the error and G = X^T X the Gram matrix of the input, `||X E^T||^2 = trac
 Where the inspected output is behind a nonlinearity (attention, the gated MLP), the closed form ranks the candidates
 and the best few are confirmed by running the module itself on a few samples.
 
-The loss is a sum over output rows, so that of a large layer is estimated from some of its rows, the same for all
-candidates, and the best few are told apart on more of them.
+The loss is a sum over output rows, so some of them, the same for all candidates, tell which candidates are worth the
+whole sum; of a large layer, the best few are told apart on more of its rows, and again not on all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,9 @@ N_CONFIRMED = 5
 WHOLE_PRODUCTS = 2**33
 LOSS_ROWS = 256
 
-# Rounds of the ranking of a large layer: (rows, how many candidates are left).
-ROUNDS = ((128, N_RATIOS), (512, N_CONFIRMED))
+# Rounds of the ranking: rows, but all of them where that takes no more multiplications than the second number; how many
+# candidates are left to be ranked.
+ROUNDS = ((128, 0, N_RATIOS), (512, WHOLE_PRODUCTS, N_CONFIRMED))
 
 # Rows rounded at a time hold at most this many weights: no more than that of a quantizer's temporaries is needed.
 CHUNK_WEIGHTS = 2**20
@@ -76,12 +77,17 @@ def output_loss(error: Tensor, gram: Tensor) -> float:
     return loss
 
 
-def sample_rows(weight: Tensor, rows: int = LOSS_ROWS) -> Tensor:
-    """Evenly spaced rows of a `(N, K)` weight: `(rows, K)`, or all of them if that is not much work."""
+def sample_rows(weight: Tensor) -> Tensor:
+    """Evenly spaced rows of a `(N, K)` weight: `(LOSS_ROWS, K)`, or all of them if that is not much work."""
     n, k = weight.shape
-    if n <= rows or n * k**2 <= WHOLE_PRODUCTS:
+    if n <= LOSS_ROWS or n * k**2 <= WHOLE_PRODUCTS:
         return weight
-    return weight[torch.arange(rows, device=weight.device) * n // rows]
+    return weight[_evenly(n, LOSS_ROWS, weight)]
+
+
+def _evenly(n: int, count: int, like: Tensor) -> Tensor:
+    """`count` of the numbers below `n`, evenly spaced."""
+    return torch.arange(count, device=like.device) * n // count
 
 
 def relative_loss(rounded: Tensor, weight: Tensor, gram: Tensor) -> float:
@@ -95,8 +101,11 @@ def relative_loss(rounded: Tensor, weight: Tensor, gram: Tensor) -> float:
 
 def quantize_by_rows(weight: Tensor, quantize: Quantizer) -> Tensor:
     """`quantize(weight)`, some rows of the `(N, K)` weight at a time: in a processor's cache, and in little memory."""
-    rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
-    return torch.cat([quantize(part) for part in weight.split(rows)])
+    return torch.cat([quantize(part) for part in weight.split(_rows_at_a_time(weight))])
+
+
+def _rows_at_a_time(weight: Tensor) -> int:
+    return max(1, CHUNK_WEIGHTS // weight.shape[1])
 
 
 def rank(
@@ -111,19 +120,43 @@ def rank(
     expand: takes a scale `(S,)` to the `(K,)` input channels.
     """
     ranked = list(choices)
-    for rows, left in ROUNDS:
-        samples = [sample_rows(weight, rows) for weight in weights]
-        shares = [len(sample) / len(weight) for sample, weight in zip(samples, weights, strict=True)]
+    orders = [_by_harm(weight, gram, quantize) for weight in weights]
+    for rows, whole, left in ROUNDS:
+        samples = [_draw(weight, order, rows, whole) for weight, order in zip(weights, orders, strict=True)]
 
-        def loss(choice: ScaleChoice, samples=samples, shares=shares) -> float:
+        def loss(choice: ScaleChoice, samples=samples) -> float:
             scale = expand(choice.vector)
-            errors = [quantize(sample * scale).div_(scale).sub_(sample) for sample in samples]
-            return sum(output_loss(error, gram) / share for error, share in zip(errors, shares, strict=True))
+            errors = [(quantize(part * scale).div_(scale).sub_(part), stand_for) for part, stand_for in samples]
+            return sum(output_loss(error.mul_(stand_for.sqrt()), gram) for error, stand_for in errors)
 
         ranked[:left] = sorted(ranked[:left], key=loss)
-        if min(shares) == 1:
+        if all(len(part) == len(weight) for (part, _), weight in zip(samples, weights, strict=True)):
             break
     return ranked
+
+
+def _by_harm(weight: Tensor, gram: Tensor, quantize: Quantizer) -> Tensor:
+    """Numbers `(N,)` of the rows of a `(N, K)` weight, first those that rounding harms most if channels were apart."""
+    parts = weight.split(_rows_at_a_time(weight))
+    harm = torch.cat([(quantize(part) - part).square().mul_(gram.diagonal()).sum(1) for part in parts])
+    return harm.argsort(descending=True, stable=True)
+
+
+def _draw(weight: Tensor, order: Tensor, rows: int, whole: int) -> tuple[Tensor, Tensor]:
+    """Rows `(rows, K)` of a weight and how many rows each stands for, `(rows, 1)`; `order` as of `_by_harm`.
+
+    Half of them are the first in order, which stand for themselves: a few rows, those that write a model's outlier
+    channels, may have most of the loss. The others are evenly spaced over the rest.
+    """
+    n, k = weight.shape
+    if n <= rows or n * k**2 <= whole:
+        return weight, weight.new_ones(n, 1)
+    first = rows // 2
+    rest = order[first:]
+    drawn = torch.cat([order[:first], rest[_evenly(len(rest), rows - first, rest)]])
+    stand_for = weight.new_ones(rows, 1)
+    stand_for[first:] = len(rest) / (rows - first)
+    return weight[drawn], stand_for
 
 
 def confirm(

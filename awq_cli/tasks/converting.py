@@ -17,7 +17,7 @@ from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
 from scales.awq import LayerLoss, watched_modules
 from scales.observe import Observation
-from scales.precision import onednn_float32
+from scales.precision import fast_float32
 from scales.search import relative_loss
 from scales.solve import Method, round_linears, solve_block
 from scales.task import BlockErrors, Solution
@@ -123,7 +123,7 @@ class Work:
         """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
         self.source.materialize(unit, self.dtype)
         block = self.source.model.get_submodule(unit)
-        with onednn_float32():
+        with fast_float32():
             losses, solution = self._solve(index, block)
         for local, linear in unit_linears(self.source.model, unit).items():
             name, loss = full_name(unit, local), losses.get(local)
@@ -180,7 +180,7 @@ class Work:
         statistics = self.calibration.head_statistics() if self.calibration and self.calibration.rounded else None
         self.source.materialize(name, torch.float32)
         head = self.source.model.get_submodule(name)
-        with onednn_float32():
+        with fast_float32():
             grid = self.method.linear(head.weight.data, self.bits, group_size, statistics and statistics.gram)
             loss = statistics and relative_loss(grid.decode(), head.weight.data, statistics.gram)
         self._add_quantized(name, head, grid)

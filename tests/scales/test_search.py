@@ -138,7 +138,7 @@ def test_a_large_layer_is_ranked_on_some_of_its_rows():
         return round_to_grid(part)
 
     ranked = rank(candidates(seen.mean_abs), [weight], seen.gram, same, quantize)
-    assert taken == 20 * [128] + 5 * [512]
+    assert taken == 6 * [512] + 20 * [128] + 5 * [512]  # once all rows, to see which are harmed most
     assert sorted(choice.ratio for choice in ranked) == RATIOS
 
     root = torch.linalg.qr(x, mode="r").R
@@ -148,6 +148,17 @@ def test_a_large_layer_is_ranked_on_some_of_its_rows():
         error = weight.double() - round_to_grid(weight.double() * scale) / scale
         losses[ratio] = float((error @ root.t()).square().sum())
     assert losses[ranked[0].ratio] <= 1.01 * min(losses.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_rows_with_most_of_the_loss_decide(seed):
+    """As those that write a model's outlier channels do; there are too few for evenly spaced rows to meet them."""
+    x, weight = outlier_inputs(200, 64, seed), random_weight(900, 64, seed)
+    weight[[5, 333, 778]] *= 200
+    seen = statistics_of(x)
+    ranked = rank(candidates(seen.mean_abs), [weight], seen.gram, same, round_to_grid)
+    losses = literal_losses(x, [weight])
+    assert losses[RATIOS.index(ranked[0].ratio)] == min(losses)
 
 
 def test_layers_of_one_input_count_for_all_of_their_rows():
