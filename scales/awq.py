@@ -53,8 +53,13 @@ class BlockResult:
 
 
 def watched_modules(architecture: Architecture) -> tuple[str, ...]:
-    """The modules of a block whose calls the search wants to see: those it inspects, and the block itself."""
-    return tuple(dict.fromkeys([edge.inspect for edge in architecture.edges] + [""]))
+    """The modules of a block whose calls the search wants to see: those it runs to confirm, and the block itself."""
+    return tuple(dict.fromkeys([edge.inspect for edge in architecture.edges if not _is_linear(edge)] + [""]))
+
+
+def _is_linear(edge: Edge) -> bool:
+    """Whether the inspected output is that of a scaled linear, so that a Gram matrix tells all."""
+    return edge.inspect in edge.layers
 
 
 def quantize_block(
@@ -87,7 +92,7 @@ def quantize_block(
     }
     clips, loss_awq = _clip_all(linears, architecture, seen.statistics, scales, quantize, group_size)
     for linear in linears.values():
-        linear.weight.data.copy_(quantize_by_rows(linear.weight.data, quantize))
+        quantize_by_rows(linear.weight.data, quantize, out=linear.weight.data)
     error_awq = _mean_error(block, seen)
     for name, parameter in block.named_parameters():
         parameter.data.copy_(original[name])
@@ -112,7 +117,7 @@ def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quanti
 
     choices = candidates(fold.reduce_statistic(edge, statistics.mean_abs, config))
     ranked = rank(choices, [linear.weight.data for linear in linears], statistics.gram, expand, quantize)
-    if edge.inspect in edge.layers:
+    if _is_linear(edge):
         return ranked[0]
     module = block.get_submodule(edge.inspect)
     samples = seen.samples[edge.inspect]

@@ -61,7 +61,7 @@ def apply_scale(block: nn.Module, edge: Edge, scale: Tensor, config: PreTrainedC
     columns = consumer_scale(edge, scale, config)
     for name in edge.layers:
         weight = block.get_submodule(name).weight
-        weight.copy_(weight.to(torch.float32) * columns.to(weight.device))
+        weight.mul_(columns.to(weight.device))
 
 
 @torch.no_grad()
@@ -79,8 +79,7 @@ def apply_clip(linear: nn.Linear, clip_max: Tensor) -> None:
             f" ({n}, {k} / group_size, 1); they belong to another model"
         )
     limit = clip_max.to(weight.device, torch.float32)
-    grouped = weight.to(torch.float32).view(n, groups, -1)
-    weight.copy_(grouped.clamp(-limit, limit).view(n, k))
+    weight.view(n, groups, -1).clamp_(-limit, limit)
 
 
 def _index(of: Index | None, config: PreTrainedConfig) -> Tensor | None:
@@ -91,4 +90,7 @@ def _divide_rows(parameter: Tensor, rows: Tensor | None, divisor: Tensor, offset
     """`parameter[rows] = (parameter[rows] + offset) / divisor - offset` for a `(N, K)` weight or a `(N,)` vector."""
     index = slice(None) if rows is None else rows.to(parameter.device)
     divisor = divisor.view(-1, *[1] * (parameter.dim() - 1))
+    if rows is None and offset == 0:  # without copies of what may be large
+        parameter.div_(divisor)
+        return
     parameter[index] = ((parameter[index].to(torch.float32) + offset) / divisor - offset).to(parameter.dtype)

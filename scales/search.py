@@ -99,9 +99,16 @@ def relative_loss(rounded: Tensor, weight: Tensor, gram: Tensor) -> float:
     return output_loss(rounded - weight, gram) / whole if whole > 0 else 0.0
 
 
-def quantize_by_rows(weight: Tensor, quantize: Quantizer) -> Tensor:
-    """`quantize(weight)`, some rows of the `(N, K)` weight at a time: in a processor's cache, and in little memory."""
-    return torch.cat([quantize(part) for part in weight.split(_rows_at_a_time(weight))])
+def quantize_by_rows(weight: Tensor, quantize: Quantizer, out: Tensor | None = None) -> Tensor:
+    """`quantize(weight)`, some rows of the `(N, K)` weight at a time: in a processor's cache, and in little memory.
+
+    out: where to put it; it may be the weight itself.
+    """
+    out = torch.empty_like(weight) if out is None else out
+    rows = _rows_at_a_time(weight)
+    for part, place in zip(weight.split(rows), out.split(rows), strict=True):
+        place.copy_(quantize(part))
+    return out
 
 
 def _rows_at_a_time(weight: Tensor) -> int:

@@ -145,11 +145,13 @@ class Work:
             return losses, round_linears(linears, self.method, self.bits, self.plan.group_size)
         seen = self._look(index, block)
         losses = self.scaling.apply(index, block, seen)
+        known = seen and seen.statistics
+        del seen  # the samples in it, and all of it before the block runs once more, as soon as they have served
         task = self.calibration.task(index, block)
         if not task.inputs:
             return losses, round_linears(task.linears, self.method, self.bits, self.plan.group_size)
-        known = seen and seen.statistics
         solution = solve_block(task, self.method, self.bits, self.plan.group_size, known)
+        del known
         self.calibration.step(task, solution)
         return losses, solution
 

@@ -14,7 +14,8 @@ from qlinear.solvers.ranges import search_ranges
 
 # Share of the mean diagonal added to the Gram matrix, so that inputs the calibration text never moved stay solvable.
 DAMPING = 0.01
-BLOCK = 128  # columns worked on between two updates of all that follow
+BLOCK = 128  # columns worked on between two updates of all that are still to come
+PANEL = 1024  # columns of an inverse triangle found at a time: what lies above the diagonal is not multiplied
 PASSES = 2
 
 # Rows are independent of each other; those solved at a time hold at most this many weights, of which half a dozen
@@ -27,9 +28,9 @@ def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None)
     scales, zeros = search_ranges(weight, bits, group_size, gram)
     if gram is None:
         gram = torch.eye(weight.shape[1])
-    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    order = rising(gram)
     back = torch.argsort(order)
-    ordered = gram[order][:, order]
+    ordered = gram[order.unsqueeze(1), order]
     factor = inverse_factor(ordered)
     rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
     parts = []
@@ -40,8 +41,13 @@ def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None)
     return GridWeight(torch.cat(parts), zeros, scales, bits)
 
 
+def rising(gram: Tensor) -> Tensor:
+    """Numbers `(K,)` of the columns by rising activation: they are worked on from the last to the first."""
+    return torch.argsort(gram.diagonal(), descending=True, stable=True).flip(0)
+
+
 class _Columns:
-    """A weight and the scale and zero of each of its columns, in the order they are rounded in.
+    """A weight and the scale and zero of each of its columns, in the order of `rising`.
 
     All are float32 `(K, N)`: a column of the weight is a row here, so that it lies in one piece.
     """
@@ -62,51 +68,67 @@ class _Columns:
 
 
 def inverse_factor(gram: Tensor) -> Tensor:
-    """The upper triangular U with U^T U = (damped gram)^-1, float32; damped more where that fails to exist.
+    """The lower triangular L with L^T L = (damped gram)^-1, float32; damped more where that fails to exist.
 
-    U = R^-1 where R R^T is the damped gram and R upper triangular: the Cholesky factor from the last column back.
+    L = C^-1 where C C^T is the damped gram. Row c of L tells how an error in column c, those after it being rounded,
+    is best made up for by the columns before.
     """
     mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     damping = DAMPING
     while True:
-        flipped = gram.flip(0, 1)
-        flipped.diagonal().add_(damping * mean)
-        lower = cholesky(flipped)
-        if lower is not None:
-            return torch.linalg.solve_triangular(lower.flip(0, 1), torch.eye(len(gram)), upper=True)
+        damped = gram.clone()
+        damped.diagonal().add_(damping * mean)
+        if cholesky(damped):
+            invert_lower(damped)
+            return damped
         damping *= 10
 
 
-def cholesky(matrix: Tensor) -> Tensor | None:
-    """The lower triangular L with L L^T = `matrix`, which is overwritten, or None where there is none.
+def cholesky(matrix: Tensor) -> bool:
+    """Turn a symmetric `(K, K)` matrix into the lower triangular C with C C^T = matrix; False where there is none.
 
     In blocks, of matrix products: LAPACK's own, beyond a few blocks, depends on the number of threads.
     """
     for start in range(0, len(matrix), BLOCK):
-        stop = start + BLOCK
-        corner, failed = torch.linalg.cholesky_ex(matrix[start:stop, start:stop])
+        stop = min(start + BLOCK, len(matrix))
+        panel = matrix[start:, start:stop]
+        panel.addmm_(matrix[start:, :start], matrix[start:stop, :start].t(), alpha=-1)
+        corner, failed = torch.linalg.cholesky_ex(panel[: stop - start])
         if failed:
-            return None
-        below, rest = matrix[stop:, start:stop], matrix[stop:, stop:]
+            return False
+        below = matrix[stop:, start:stop]
         below.copy_(torch.linalg.solve_triangular(corner.mT, below, upper=True, left=False))
-        rest.addmm_(below, below.mT, alpha=-1)
         matrix[start:stop, start:stop] = corner
-    return matrix.tril_()
+    matrix.tril_()
+    return True
+
+
+def invert_lower(lower: Tensor) -> None:
+    """Turn a lower triangular `(K, K)` matrix into its inverse, block row by block row."""
+    for start in range(0, len(lower), BLOCK):
+        corner = lower[start : start + BLOCK, start : start + BLOCK]
+        inverse = torch.linalg.solve_triangular(corner, torch.eye(len(corner)), upper=False)
+        rows = lower[start : start + BLOCK, :start]
+        scaled = -inverse @ rows
+        for left in range(0, start, PANEL):
+            right = min(left + PANEL, start)
+            torch.mm(scaled[:, left:], lower[left:start, left:right], out=rows[:, left:right])
+        corner.copy_(inverse)
 
 
 def compensate(columns: _Columns, factor: Tensor) -> Tensor:
-    """Round column by column, taking each error out of the columns that follow; the codes, float32 `(K, N)`."""
+    """Round column by column, taking each error out of the columns still to come; the codes, float32 `(K, N)`."""
     weight = columns.weight.clone()
     codes = torch.empty_like(weight)
-    for start in range(0, len(weight), BLOCK):
-        stop = min(start + BLOCK, len(weight))
+    for stop in range(len(weight), 0, -BLOCK):
+        start = max(stop - BLOCK, 0)
         errors = torch.empty_like(weight[start:stop])
-        for column in range(start, stop):
+        for column in reversed(range(start, stop)):
             codes[column] = columns.round(column, weight[column])
             error = (weight[column] - columns.decode(column, codes[column])).div_(factor[column, column])
-            weight[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
+            weight[start:column].addr_(factor[column, start:column], error, alpha=-1)
             errors[column - start] = error
-        weight[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
+        weight[:start].addmm_(factor[start:stop, :start].t(), errors, alpha=-1)
     return codes
 
 
@@ -115,16 +137,16 @@ def revisit(columns: _Columns, codes: Tensor, gram: Tensor) -> Tensor:
     live = (gram.diagonal() > 0).tolist()
     for _ in range(PASSES):
         slope = gram @ (columns.decode(slice(None), codes) - columns.weight)  # half the gradient of the error
-        for start in range(0, len(codes), BLOCK):
-            stop = min(start + BLOCK, len(codes))
+        for stop in range(len(codes), 0, -BLOCK):
+            start = max(stop - BLOCK, 0)
             moves = torch.zeros_like(slope[start:stop])
-            for column in range(start, stop):
+            for column in reversed(range(start, stop)):
                 if not live[column]:
                     continue
                 now = columns.decode(column, codes[column])
                 codes[column] = columns.round(column, now - slope[column] / gram[column, column])
                 move = columns.decode(column, codes[column]).sub_(now)
-                slope[column + 1 : stop].addr_(gram[column, column + 1 : stop], move)
+                slope[start:column].addr_(gram[column, start:column], move)
                 moves[column - start] = move
-            slope[stop:].addmm_(gram[start:stop, stop:].t(), moves)  # true for the columns still to come
+            slope[:start].addmm_(gram[start:stop, :start].t(), moves)  # true for the columns still to come
     return codes

@@ -57,6 +57,10 @@ def mean_output_error(block, seen, quantizer=rounded) -> float:
     return float(torch.stack([(found - output).square().mean() for found, output in pairs]).mean())
 
 
+def test_nothing_is_kept_of_linears_whose_gram_matrix_tells_all():
+    assert watched_modules(architecture_of(tiny_model("llama").config)) == ("self_attn", "mlp", "")
+
+
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
 def test_a_block_after_awq(model_type, overrides):
     model = outlier_model(model_type, **overrides)
