@@ -139,7 +139,7 @@ def main(quick: bool, json_file: Path | None, plot: Path | None, plot_from: Path
     if quick:
         source = click.get_current_context().get_parameter_source
         options |= {name: value for name, value in QUICK.items() if source(name) is ParameterSource.DEFAULT}
-    report = Report.read(plot_from) if plot_from else measure(options)
+    report = _read(plot_from) if plot_from else measure(options)
     if json_file:
         report.write(json_file)
     show(report)
@@ -147,6 +147,13 @@ def main(quick: bool, json_file: Path | None, plot: Path | None, plot_from: Path
         write_docs(report)
     for stem in [plot] * (plot is not None) + [DOCS / "cpu-kernels"] * docs:
         draw(report, stem)
+
+
+def _read(path: Path) -> Report:
+    try:
+        return Report.read(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 if __name__ == "__main__":

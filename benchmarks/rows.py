@@ -74,8 +74,13 @@ class Report:
 
     @staticmethod
     def read(path: Path) -> "Report":
-        given = json.loads(path.read_text())
-        return Report(given["machine"], [Row(**row) for row in given["rows"]], [Start(**s) for s in given["starts"]])
+        """Raises `ValueError` for what is no report, or one by another version, whose rows had other fields."""
+        try:
+            given = json.loads(path.read_text())
+            rows, starts = [Row(**row) for row in given["rows"]], [Start(**start) for start in given["starts"]]
+            return Report(given["machine"], rows, starts)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no report that this version wrote: {error}") from error
 
 
 def spread(times: list[float]) -> float:

@@ -37,14 +37,14 @@ def plot(label: str, values: list[float], points: list[tuple[str, str, float]], 
 
 
 def _name_points(figure, axes, values: list[float], points: list[tuple[str, str, float]]) -> None:
-    """Each name at the first place where it touches nothing that is there already."""
+    """Each name, from the top down, at the first place where it touches nothing that is there already."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
     marks = axes.transData.transform([(x, point[2]) for x, point in zip(values, points, strict=True)])
     taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
-    for x, (name, family, perplexity) in zip(values, points, strict=True):
+    for x, (name, family, perplexity) in sorted(zip(values, points, strict=True), key=lambda named: -named[1][2]):
         for right, up in PLACES:
             text = axes.annotate(
                 name,
