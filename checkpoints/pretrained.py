@@ -4,10 +4,8 @@
 then bring single modules in and out, so that a model far larger than memory can be worked on block by block.
 """
 
-import ctypes
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,6 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from checkpoints.empty import (
+    build_empty,
+    check_depth,
+    move_to_meta,
+    places_of_tensors,
+    replace,
+    stored_tensors,
+    trim_heap,
+)
 from checkpoints.gguf_source import GgufSource
 from checkpoints.sources import TensorSource, fingerprint, one_line_errors, open_directory, read_json
 from qlinear.errors import ModelError
@@ -60,19 +67,19 @@ class PretrainedModel:
         appears in every module that shares it. Raises `ModelError` naming the tensor when a value is not finite,
         and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
         """
-        homes = _homes(self.model)
-        held = _tensors(self.model.get_submodule(module), module)
+        places = places_of_tensors(self.model)
+        held = stored_tensors(self.model.get_submodule(module), module)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
             wanted = (dtype or self.dtype) if isinstance(tensor, nn.Parameter) else tensor.dtype
-            _replace(homes[tensor], tensor, self._read(self._stored[name], wanted))
+            replace(places[tensor], tensor, self._read(self._stored[name], wanted))
 
     def release(self, module: str = "") -> None:
         """Give back the memory of every parameter and persistent buffer in the module of that name, tied ones too.
 
         What was changed in them is lost: `materialize` reads the file again.
         """
-        _move_to_meta(self.model, module)
-        _trim_heap()
+        move_to_meta(self.model, module)
+        trim_heap()
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
@@ -200,31 +207,11 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     with one_line_errors(f"{name}: no model can be built from its configuration"):
         model = build_empty(config, dtype, trust_remote_code)
     stored = _match(name, model, source)
-    values = sum(tensor.numel() for tensor in {tensor for _, tensor in _tensors(model)})
+    values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
         values * torch.bfloat16.itemsize, source, stored, tokenizer,
     )  # fmt: skip
-
-
-def check_depth(label: str, config, n_tensors: int) -> None:
-    """Raise `ModelError` for more layers than there are stored tensors: building them first could take forever."""
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
-    if layers > n_tensors:
-        raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
-
-
-def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
-    """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
-    _move_to_meta(model, "")  # persistent buffers are not there yet
-    model.config.architectures = [type(model).__name__]  # a GGUF file names none
-    return model.eval().requires_grad_(False)
 
 
 def _match(label: str, model: nn.Module, source: TensorSource) -> dict[str, str]:
@@ -233,7 +220,7 @@ def _match(label: str, model: nn.Module, source: TensorSource) -> dict[str, str]
     Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
     and is not one that this kind of model is known to carry along.
     """
-    here = dict(_tensors(model))
+    here = dict(stored_tensors(model))
     stored = {}
     for name, place in source.places(model).items():
         if place not in here:
@@ -266,46 +253,6 @@ def _may_be_left(model: nn.Module, name: str) -> bool:
     known = model._keys_to_ignore_on_load_unexpected or ()
     computed = {buffer for buffer, _ in model.named_buffers()}
     return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))
-
-
-def _tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every parameter (each name of a tied one) and persistent buffer with its full name: what a file must hold."""
-    for path, child in module.named_modules(prefix=prefix):
-        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
-            if tensor is not None and leaf not in child._non_persistent_buffers_set:
-                yield f"{path}.{leaf}".lstrip("."), tensor
-
-
-def _homes(model: nn.Module) -> dict[Tensor, list[tuple[dict, str]]]:
-    """Every place in the modules that holds a tensor: a tied parameter has several."""
-    homes = {}
-    for module in model.modules():
-        for slots in (module._parameters, module._buffers):
-            for leaf, tensor in slots.items():
-                if tensor is not None:
-                    homes.setdefault(tensor, []).append((slots, leaf))
-    return homes
-
-
-def _replace(homes: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
-    """Put `new` wherever the model holds `old`, as a parameter where `old` was one."""
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=False)
-    for slots, leaf in homes:
-        slots[leaf] = new
-
-
-def _move_to_meta(model: nn.Module, module: str) -> None:
-    homes = _homes(model)
-    for tensor in {tensor for _, tensor in _tensors(model.get_submodule(module), module)}:
-        _replace(homes[tensor], tensor, torch.empty_like(tensor, device="meta"))
-
-
-def _trim_heap() -> None:
-    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def _slug(name: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.pretrained import TOKENIZER_FILES, build_empty, check_depth
+from checkpoints.empty import build_empty, check_depth
+from checkpoints.pretrained import TOKENIZER_FILES
 from checkpoints.sources import TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, ModelError

@@ -1,0 +1,70 @@
+"""A model without its weights: built on the meta device, and the places that tensors are put into and taken from."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from qlinear.errors import ModelError
+
+
+def check_depth(label: str, config, n_tensors: int) -> None:
+    """Raise `ModelError` for more layers than there are stored tensors: building them first could take forever."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers > n_tensors:
+        raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
+
+
+def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
+    move_to_meta(model, "")  # persistent buffers are not there yet
+    model.config.architectures = [type(model).__name__]  # a GGUF file names none
+    return model.eval().requires_grad_(False)
+
+
+def stored_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every parameter (each name of a tied one) and persistent buffer with its full name: what a file must hold."""
+    for path, child in module.named_modules(prefix=prefix):
+        for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None and leaf not in child._non_persistent_buffers_set:
+                yield f"{path}.{leaf}".lstrip("."), tensor
+
+
+def places_of_tensors(model: nn.Module) -> dict[Tensor, list[tuple[dict, str]]]:
+    """Every place in the modules that holds a tensor: a tied parameter has several."""
+    places = {}
+    for module in model.modules():
+        for slots in (module._parameters, module._buffers):
+            for leaf, tensor in slots.items():
+                if tensor is not None:
+                    places.setdefault(tensor, []).append((slots, leaf))
+    return places
+
+
+def replace(places: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
+    """Put `new` wherever the model holds `old`, as a parameter where `old` was one."""
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=False)
+    for slots, leaf in places:
+        slots[leaf] = new
+
+
+def move_to_meta(model: nn.Module, module: str) -> None:
+    places = places_of_tensors(model)
+    for tensor in {tensor for _, tensor in stored_tensors(model.get_submodule(module), module)}:
+        replace(places[tensor], tensor, torch.empty_like(tensor, device="meta"))
+
+
+def trim_heap() -> None:
+    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
