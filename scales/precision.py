@@ -26,5 +26,7 @@ def fast_float32() -> Iterator[None]:
 
 
 def _mkl_is_faster() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch does not tell
+        return False
     processor = torch.cpu.get_capabilities()
     return "Intel" in processor.get("cpu_name", "") and not processor.get("amx_bf16", False)
