@@ -80,7 +80,7 @@ class Report:
             rows, starts = [Row(**row) for row in given["rows"]], [Start(**start) for start in given["starts"]]
             return Report(given["machine"], rows, starts)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no report that this version wrote: {error}") from error
+            raise ValueError(f"{path} is no report that this version wrote: {type(error).__name__} {error}") from error
 
 
 def spread(times: list[float]) -> float:

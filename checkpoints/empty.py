@@ -1,7 +1,5 @@
 """A model without its weights: built on the meta device, and the places that tensors are put into and taken from."""
 
-import ctypes
-import os
 from collections.abc import Iterator
 
 import torch
@@ -49,7 +47,7 @@ def places_of_tensors(model: nn.Module) -> dict[Tensor, list[tuple[dict, str]]]:
     return places
 
 
-def replace(places: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
+def put(places: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
     """Put `new` wherever the model holds `old`, as a parameter where `old` was one."""
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=False)
@@ -58,13 +56,7 @@ def replace(places: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
 
 
 def move_to_meta(model: nn.Module, module: str) -> None:
+    """Take the tensors of the module of that name out of the model, wherever they are, and leave their shapes."""
     places = places_of_tensors(model)
     for tensor in {tensor for _, tensor in stored_tensors(model.get_submodule(module), module)}:
-        replace(places[tensor], tensor, torch.empty_like(tensor, device="meta"))
-
-
-def trim_heap() -> None:
-    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+        put(places[tensor], tensor, torch.empty_like(tensor, device="meta"))

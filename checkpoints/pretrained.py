@@ -4,6 +4,8 @@
 then bring single modules in and out, so that a model far larger than memory can be worked on block by block.
 """
 
+import ctypes
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,9 +21,8 @@ from checkpoints.empty import (
     check_depth,
     move_to_meta,
     places_of_tensors,
-    replace,
+    put,
     stored_tensors,
-    trim_heap,
 )
 from checkpoints.gguf_source import GgufSource
 from checkpoints.sources import TensorSource, fingerprint, one_line_errors, open_directory, read_json
@@ -71,7 +72,7 @@ class PretrainedModel:
         held = stored_tensors(self.model.get_submodule(module), module)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
             wanted = (dtype or self.dtype) if isinstance(tensor, nn.Parameter) else tensor.dtype
-            replace(places[tensor], tensor, self._read(self._stored[name], wanted))
+            put(places[tensor], tensor, self._read(self._stored[name], wanted))
 
     def release(self, module: str = "") -> None:
         """Give back the memory of every parameter and persistent buffer in the module of that name, tied ones too.
@@ -79,7 +80,7 @@ class PretrainedModel:
         What was changed in them is lost: `materialize` reads the file again.
         """
         move_to_meta(self.model, module)
-        trim_heap()
+        _trim_heap()
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
@@ -253,6 +254,13 @@ def _may_be_left(model: nn.Module, name: str) -> bool:
     known = model._keys_to_ignore_on_load_unexpected or ()
     computed = {buffer for buffer, _ in model.named_buffers()}
     return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))
+
+
+def _trim_heap() -> None:
+    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _slug(name: str) -> str:

@@ -88,9 +88,9 @@ def _index(of: Index | None, config: PreTrainedConfig) -> Tensor | None:
 
 def _divide_rows(parameter: Tensor, rows: Tensor | None, divisor: Tensor, offset: float) -> None:
     """`parameter[rows] = (parameter[rows] + offset) / divisor - offset` for a `(N, K)` weight or a `(N,)` vector."""
-    index = slice(None) if rows is None else rows.to(parameter.device)
     divisor = divisor.view(-1, *[1] * (parameter.dim() - 1))
-    if rows is None and offset == 0:  # without copies of what may be large
+    if rows is None and offset == 0:  # in place: a float32 weight may be large
         parameter.div_(divisor)
         return
+    index = slice(None) if rows is None else rows.to(parameter.device)
     parameter[index] = ((parameter[index].to(torch.float32) + offset) / divisor - offset).to(parameter.dtype)

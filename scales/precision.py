@@ -12,8 +12,8 @@ def fast_float32() -> Iterator[None]:
 
     torch's default, MKL, does not use all of an AMD core's vector width. On Intel's own cores it is the faster one, but
     for those with matrix tiles (AMX), which only oneDNN makes use of. The switch to oneDNN is torch's permission to
-    form products of bfloat16-rounded inputs; it does so only in those tiles, and the statistics of a bfloat16 model
-    lose nothing by it.
+    form products of bfloat16-rounded inputs. On x86 it makes use of that in those tiles alone; there, activations,
+    Gram matrices and factors are then as exact as bfloat16 is. Below AVX-512, torch ignores the switch.
     """
     matmul = torch.backends.mkldnn.matmul
     before = matmul.fp32_precision

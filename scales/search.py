@@ -26,9 +26,20 @@ N_CONFIRMED = 5
 WHOLE_PRODUCTS = 2**33
 LOSS_ROWS = 256
 
-# Rounds of the ranking: rows, but all of them where that takes no more multiplications than the second number; how many
-# candidates are left to be ranked.
-ROUNDS = ((128, 0, N_RATIOS), (512, WHOLE_PRODUCTS, N_CONFIRMED))
+
+@dataclass(frozen=True)
+class Round:
+    """Of the ranking: how many of the best candidates so far it orders anew, and on how many rows of each weight.
+
+    whole_products: all rows are taken where a loss takes no more multiplications than that.
+    """
+
+    candidates: int
+    rows: int
+    whole_products: int
+
+
+ROUNDS = (Round(N_RATIOS, 128, 0), Round(N_CONFIRMED, 512, WHOLE_PRODUCTS))
 
 # Rows rounded at a time hold at most this many weights: no more than that of a quantizer's temporaries is needed.
 CHUNK_WEIGHTS = 2**20
@@ -86,8 +97,8 @@ def sample_rows(weight: Tensor) -> Tensor:
 
 
 def _evenly(n: int, count: int, like: Tensor) -> Tensor:
-    """`count` of the numbers below `n`, evenly spaced."""
-    return torch.arange(count, device=like.device) * n // count
+    """`count` of the numbers below `n`, each the middle of its share."""
+    return (2 * torch.arange(count, device=like.device) + 1) * n // (2 * count)
 
 
 def relative_loss(rounded: Tensor, weight: Tensor, gram: Tensor) -> float:
@@ -124,45 +135,49 @@ def rank(
 ) -> list[ScaleChoice]:
     """The choices, best first, by the summed output error of `weights`, whose common input has the matrix `gram`.
 
+    Only the first `N_CONFIRMED` are told apart on as many rows as can be; those behind are as the first round had them.
     expand: takes a scale `(S,)` to the `(K,)` input channels.
     """
     ranked = list(choices)
     orders = [_by_harm(weight, gram, quantize) for weight in weights]
-    for rows, whole, left in ROUNDS:
-        samples = [_draw(weight, order, rows, whole) for weight, order in zip(weights, orders, strict=True)]
+    for turn in ROUNDS:
+        samples = [_draw(weight, order, turn) for weight, order in zip(weights, orders, strict=True)]
 
         def loss(choice: ScaleChoice, samples=samples) -> float:
             scale = expand(choice.vector)
             errors = [(quantize(part * scale).div_(scale).sub_(part), stand_for) for part, stand_for in samples]
             return sum(output_loss(error.mul_(stand_for.sqrt()), gram) for error, stand_for in errors)
 
-        ranked[:left] = sorted(ranked[:left], key=loss)
+        ranked[: turn.candidates] = sorted(ranked[: turn.candidates], key=loss)
         if all(len(part) == len(weight) for (part, _), weight in zip(samples, weights, strict=True)):
             break
     return ranked
 
 
 def _by_harm(weight: Tensor, gram: Tensor, quantize: Quantizer) -> Tensor:
-    """Numbers `(N,)` of the rows of a `(N, K)` weight, first those that rounding harms most if channels were apart."""
+    """Numbers `(N,)` of the rows of a `(N, K)` weight by falling loss of plain rounding, as `sum_k G_kk e_k^2`.
+
+    That is the loss with the correlations between channels left out: enough for an order, and found in no time.
+    """
     parts = weight.split(_rows_at_a_time(weight))
     harm = torch.cat([(quantize(part) - part).square().mul_(gram.diagonal()).sum(1) for part in parts])
     return harm.argsort(descending=True, stable=True)
 
 
-def _draw(weight: Tensor, order: Tensor, rows: int, whole: int) -> tuple[Tensor, Tensor]:
-    """Rows `(rows, K)` of a weight and how many rows each stands for, `(rows, 1)`; `order` as of `_by_harm`.
+def _draw(weight: Tensor, order: Tensor, turn: Round) -> tuple[Tensor, Tensor]:
+    """Rows `(R, K)` of a weight and how many rows each stands for, `(R, 1)`; `order` as of `_by_harm`.
 
     Half of them are the first in order, which stand for themselves: a few rows, those that write a model's outlier
     channels, may have most of the loss. The others are evenly spaced over the rest.
     """
     n, k = weight.shape
-    if n <= rows or n * k**2 <= whole:
+    if n <= turn.rows or n * k**2 <= turn.whole_products:
         return weight, weight.new_ones(n, 1)
-    first = rows // 2
+    first = turn.rows // 2
     rest = order[first:]
-    drawn = torch.cat([order[:first], rest[_evenly(len(rest), rows - first, rest)]])
-    stand_for = weight.new_ones(rows, 1)
-    stand_for[first:] = len(rest) / (rows - first)
+    drawn = torch.cat([order[:first], rest[_evenly(len(rest), turn.rows - first, rest)]])
+    stand_for = weight.new_ones(turn.rows, 1)
+    stand_for[first:] = len(rest) / (turn.rows - first)
     return weight[drawn], stand_for
 
 
@@ -180,7 +195,9 @@ def confirm(
 
     def error(choice: ScaleChoice) -> float:
         scale = expand(choice.vector)
-        rounded = [quantize_by_rows(linear.weight.data * scale, quantize).div_(scale) for linear in linears]
+        rounded = [linear.weight.data * scale for linear in linears]
+        for weight in rounded:
+            quantize_by_rows(weight, quantize, out=weight).div_(scale)
         with substituted(linears, rounded):
             return module_error(module, samples)
 

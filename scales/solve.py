@@ -70,7 +70,7 @@ def solve_block(
     weights = {name: linear.weight.data for name, linear in task.linears.items()}
     grids: dict[str, GridWeight] = {}
     for names in reading_the_same(statistics):
-        joined = torch.cat([weights[name] for name in names])
+        joined = torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
         solved = method.linear(joined, bits, group_size, statistics[names[0]].gram)
         grids |= zip(names, solved.split([len(weights[name]) for name in names]), strict=True)
     solution = Solution({name: grids[name] for name in weights}, {})

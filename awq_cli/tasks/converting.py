@@ -146,12 +146,12 @@ class Work:
         seen = self._look(index, block)
         losses = self.scaling.apply(index, block, seen)
         known = seen and seen.statistics
-        del seen  # the samples in it, and all of it before the block runs once more, as soon as they have served
+        del seen  # lets go of the samples it holds
         task = self.calibration.task(index, block)
         if not task.inputs:
             return losses, round_linears(task.linears, self.method, self.bits, self.plan.group_size)
         solution = solve_block(task, self.method, self.bits, self.plan.group_size, known)
-        del known
+        del known  # before the block's weights are there twice, float and rounded
         self.calibration.step(task, solution)
         return losses, solution
 

@@ -9,6 +9,7 @@ how later columns would round, and this one does.
 import torch
 from torch import Tensor
 
+from qlinear.errors import CalibrationError
 from qlinear.grid import GridWeight
 from qlinear.solvers.ranges import search_ranges
 
@@ -70,18 +71,20 @@ class _Columns:
 def inverse_factor(gram: Tensor) -> Tensor:
     """The lower triangular L with L^T L = (damped gram)^-1, float32; damped more where that fails to exist.
 
+    Raises `CalibrationError` for a matrix that no damping helps, as one with NaN in it.
+
     L = C^-1 where C C^T is the damped gram. Row c of L tells how an error in column c, those after it being rounded,
     is best made up for by the columns before.
     """
     mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    damping = DAMPING
-    while True:
-        damped = gram.clone()
-        damped.diagonal().add_(damping * mean)
+    damping, damped = DAMPING, torch.empty_like(gram)
+    while damping < 1e6:
+        damped.copy_(gram).diagonal().add_(damping * mean)
         if cholesky(damped):
             invert_lower(damped)
             return damped
         damping *= 10
+    raise CalibrationError("the inputs of a layer have no Gram matrix that can be inverted: are they finite?")
 
 
 def cholesky(matrix: Tensor) -> bool:

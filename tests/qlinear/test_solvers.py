@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qlinear import grid
+from qlinear.errors import CalibrationError
 from qlinear.solvers import SOLVERS
 from qlinear.solvers.gptq import DAMPING, PANEL, _Columns, compensate, inverse_factor, revisit, rising
 from qlinear.solvers.hqq import half_quadratic
@@ -107,9 +108,20 @@ def literal_compensation(columns, gram):
     return codes
 
 
+@pytest.fixture(params=["ieee", "bf16"])
+def library(request):
+    """Both that torch multiplies float32 matrices with on an x86 CPU: the second asks for oneDNN."""
+    if request.param == "bf16" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
+        pytest.skip("this processor has matrix tiles, which take bfloat16")
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, request.param
+    yield
+    matmul.fp32_precision = before
+
+
 @pytest.mark.parametrize("bits", [3, 4])
 @pytest.mark.parametrize("k", [96, 320])  # less than a block of columns, and a few with a rest
-def test_compensation_is_that_of_the_paper(bits, k):
+def test_compensation_is_that_of_the_paper(bits, k, library):
     inputs = correlated(k, 3 * k)
     columns, gram = in_order(random_weight(23, k), bits, 32, (inputs.t() @ inputs).float())
     codes = compensate(columns, inverse_factor(gram))
@@ -120,7 +132,7 @@ ON_THREADS = """
 import torch
 from qlinear.solvers.gptq import inverse_factor
 
-inputs = torch.randn(900, 384, generator=torch.Generator().manual_seed(0))
+inputs = torch.randn(900, 1500, generator=torch.Generator().manual_seed(0))
 for threads in (1, 2, 3):
     torch.set_num_threads(threads)
     print(hash(inverse_factor(inputs.t() @ inputs).numpy().tobytes()))
@@ -135,8 +147,15 @@ def test_the_factor_is_the_same_on_any_number_of_threads():
     assert len(done.stdout.split()) == 3 and len(set(done.stdout.split())) == 1
 
 
+def test_a_matrix_that_no_damping_helps_is_refused():
+    gram = torch.eye(160)
+    gram[70, 3] = gram[3, 70] = torch.nan
+    with pytest.raises(CalibrationError, match="are they finite"):
+        inverse_factor(gram)
+
+
 @pytest.mark.parametrize("k", [96, 128, 300, PANEL + 200])
-def test_the_factor_is_that_of_the_damped_inverse(k):
+def test_the_factor_is_that_of_the_damped_inverse(k, library):
     inputs = correlated(k, 3 * k)
     gram = (inputs.t() @ inputs).float()
     factor = inverse_factor(gram).double()
