@@ -124,8 +124,10 @@ def _forwards(modules: Sequence[nn.Module], forwards: Sequence) -> Iterator[None
             del module.forward
 
 
-# Columns of a Gram matrix that are added to at a time.
+# Columns of a Gram matrix that are added to at a time, and tokens: of more, oneDNN may make as many sums as there are
+# threads and add those up, which rounds differently on another number of them.
 PANEL = 256
+TOKENS = 1024
 
 
 @dataclass(eq=False)
@@ -148,8 +150,9 @@ class InputStatistics:
     def add(self, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()
         self.sum_abs += rows.abs().sum(0)
-        for i in range(0, len(self.gram), PANEL):
-            self.gram[i : i + PANEL, i:].addmm_(rows[:, i : i + PANEL].t(), rows[:, i:])
+        for part in rows.split(TOKENS):
+            for i in range(0, len(self.gram), PANEL):
+                self.gram[i : i + PANEL, i:].addmm_(part[:, i : i + PANEL].t(), part[:, i:])
         self.tokens += rows.shape[0]
 
     def complete(self) -> None:

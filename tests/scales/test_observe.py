@@ -207,6 +207,14 @@ def test_a_gram_matrix_wider_than_what_is_summed_at_a_time():
     assert torch.equal(seen.gram, seen.gram.t())
 
 
+def test_a_sample_longer_than_what_is_summed_at_a_time():
+    x = torch.randn(2500, 40, generator=torch.Generator().manual_seed(0))
+    seen = InputStatistics.empty(40)
+    seen.add(x.unsqueeze(0))
+    seen.complete()
+    assert_close(seen.gram, x.double().t() @ x.double())
+
+
 def test_the_time_of_the_block_is_told_from_that_of_the_statistics(monkeypatch):
     """A clock by which adding up an input takes 100 s, and everything else a second a look."""
     now = [0.0]
