@@ -3,11 +3,12 @@
 from pathlib import Path
 
 COLOURS = {"float": "#1b1e23", "torchao's recipes": "#efb118", "4 bits": "#4269d0", "3 bits": "#ff725c"}
-# Where a name may stand: how far from its point, in points, the nearest first.
-PLACES = [
+# Where a name may stand: how far from its point, in points, the nearest first. If not beside it, a line leads there.
+BESIDE = [(7, 0), (-7, 0)]
+PLACES = BESIDE + [
     (reach * x, reach * y)
-    for reach in (7, 14, 22, 32, 44, 58, 74, 92)
-    for x, y in ((1, 0), (1, 0.5), (1, -0.5), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 0), (-1, 0.5), (-1, -0.5))
+    for reach in (14, 22, 32, 44, 58, 74, 92)
+    for x, y in ((1, 0.5), (1, -0.5), (0, 1), (0, -1), (1, 1), (1, -1), (1, 0), (-1, 0.5), (-1, -0.5), (-1, 0))
 ]
 
 
@@ -56,8 +57,8 @@ def _name_points(figure, axes, values: list[float], points: list[tuple[str, str,
                 ha="left" if right > 0 else "right" if right < 0 else "center",
                 va="bottom" if up > 0 else "top" if up < 0 else "center",
                 arrowprops=None
-                if max(abs(right), abs(up)) < 8
-                else dict(arrowstyle="-", color=COLOURS[family], lw=0.6),
+                if (right, up) in BESIDE
+                else dict(arrowstyle="-", color=COLOURS[family], lw=0.6, shrinkA=0, shrinkB=2),
             )
             text.update_positions(figure.canvas.get_renderer())
             box = Text.get_window_extent(text).padded(1)  # without the line to the point
