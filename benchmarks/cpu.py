@@ -133,7 +133,11 @@ def known_models(_, __, value: str) -> str:
 @click.option("--quick", is_flag=True, help="One shape, three M, one small model, two rounds.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the linear layers to this name .png and .svg.")
-@click.option("--plot_from", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read a --json file.")
+@click.option(
+    "--plot_from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: read a --json file.",
+)
 @click.option("--docs", is_flag=True, help="Rewrite the tables and pictures of docs/cpu.md.")
 def main(quick: bool, json_file: Path | None, plot: Path | None, plot_from: Path | None, docs: bool, **options) -> None:
     if quick:

@@ -16,14 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from checkpoints.empty import (
-    build_empty,
-    check_depth,
-    move_to_meta,
-    places_of_tensors,
-    put,
-    stored_tensors,
-)
+from checkpoints.empty import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
 from checkpoints.gguf_source import GgufSource
 from checkpoints.sources import TensorSource, fingerprint, one_line_errors, open_directory, read_json
 from qlinear.errors import ModelError

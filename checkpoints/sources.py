@@ -7,6 +7,7 @@ long as it stays mapped, and a 13.5 GB model is read here within a few hundred M
 import hashlib
 import json
 import mmap
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_json(path: Path) -> dict:
     return value
 
 
-class Shards:
+class Shards(ABC):
     """What the formats of a model directory share. file_of: stored name -> the shard that holds it."""
 
     def __init__(self, files: tuple[Path, ...]):
@@ -71,9 +72,9 @@ class Shards:
                     raise ModelError(f"{name} is stored twice: in {self.file_of[name].name} and in {file}")
                 self.file_of[name], self.shapes[name] = file, shape
 
+    @abstractmethod
     def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
         """Name -> shape of what one shard holds."""
-        raise NotImplementedError
 
     def places(self, model: torch.nn.Module) -> dict[str, str]:
         return checkpoint_places(model, self.shapes)
