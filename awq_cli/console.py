@@ -1,298 +1,132 @@
-"""The terminal and the result files: the only module that prints a result."""
+"""The terminal: what a task tells while it runs, as it is told."""
 
-import csv
-import io
-import json
-import os
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from pathlib import Path
-from statistics import geometric_mean
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console as Terminal
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
-from rich.text import Text
 
-from qlinear.errors import OptionError
-
-T = TypeVar("T")
+from awq_cli import tables
+from awq_cli.spelling import as_options
+from awq_cli.tasks.decode import Answering, Piece, Response
+from qlinear.progress import Note, Step
 
 # Seconds between two lines of progress where there is no terminal to move a bar on.
 LOG_EVERY = 30
 
 
 class Console:
-    """Shows what a task reports while it runs (see `tasks.progress.Progress`) and, at the end, its result.
+    """Watches a task and shows its result.
 
-    Results go to standard output; notes and progress bars to standard error, so that output can be piped.
+    Answers and results go to standard output; notes and progress to standard error, so that output can be piped, and
+    nowhere if `quiet`. On a terminal an answer is shown as it is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         self.out = Terminal(highlight=False, emoji=False)
-        self.err = Terminal(stderr=True, highlight=False, emoji=False)
+        self.err = Terminal(stderr=True, highlight=False, emoji=False, quiet=quiet)
+        self._progress = _MovingBar(self.err) if self.err.is_terminal and not quiet else _Lines(self.err)
+        self._writing = False  # in the middle of a line of an answer
+        self._shows = {
+            Note: self._note,
+            Step: self._step,
+            Answering: self._answering,
+            Piece: self._piece,
+            Response: self._response,
+        }
 
     def __enter__(self) -> "Console":
         return self
 
-    def __exit__(self, *_) -> None: ...
+    def __exit__(self, *_) -> None:
+        self._progress.close()
+        if self._writing:
+            self._write("\n")
 
-    def note(self, text: str) -> None:
-        self.err.print(f"note: {text}", markup=False, soft_wrap=True)
-
-    def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        if not self.err.is_terminal:
-            yield from self._log(items, total, what)
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=self.err, transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            for item in items:
-                yield item
-                bar.advance(task)
-
-    def _log(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        start = last = time.monotonic()
-        for done, item in enumerate(items):
-            now = time.monotonic()
-            if done and now - last >= LOG_EVERY:
-                elapsed, last = now - start, now
-                self.note(f"{what} {done}/{total} after {elapsed:.0f} s, {elapsed / done * (total - done):.0f} s left")
-            yield item
-
-    def partial(self, item: Any) -> None:
-        """A response, in the original command's layout."""
-        self.out.print("*" * 40)
-        self.out.print(f"prompt: {item.prompt}", markup=False, soft_wrap=True)
-        self.out.print(f"response: {item.response}", markup=False, soft_wrap=True)
+    def watch(self, event: Any) -> None:
+        self._shows[type(event)](event)
 
     def show(self, result: Any) -> None:
-        SHOW[result.task](self.out, result)
+        tables.show(self.out, result)
+
+    def _note(self, note: Note) -> None:
+        self.err.print(f"note: {as_options(note.text)}", markup=False, soft_wrap=True)
+
+    def _step(self, step: Step) -> None:
+        self._progress.show(step)
+
+    def _answering(self, begun: Answering) -> None:
+        """The original command's layout."""
+        self.out.print("*" * min(40, self.out.width))
+        self.out.print(f"prompt: {begun.prompt}", markup=False, soft_wrap=True)
+        if self.out.is_terminal:
+            self._writing = True
+            self._write("response: ")
+
+    def _piece(self, piece: Piece) -> None:
+        if self.out.is_terminal:
+            self._write(piece.text)
+
+    def _response(self, response: Response) -> None:
+        if self.out.is_terminal:
+            self._writing = False
+            self._write("\n")
+        else:
+            self.out.print(f"response: {response.response}", markup=False, soft_wrap=True)
+
+    def _write(self, text: str) -> None:
+        """At once, and as it is: no markup, no wrapping."""
+        self.out.file.write(text)
+        self.out.file.flush()
 
 
-def _heading(out: Terminal, result: Any) -> None:
-    mode = ", flash attention" if result.flash_attention else ""
-    out.print(f"\n{_plain(result.checkpoint or result.model)} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
+class _MovingBar:
+    def __init__(self, terminal: Terminal):
+        self._terminal = terminal
+        self._bar: Bar | None = None
+        self._task: Any = None
+
+    def show(self, step: Step) -> None:
+        if self._bar is None:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._terminal,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(step.what, total=step.total)
+        self._bar.update(self._task, completed=step.done)
+        if step.done == step.total:
+            self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
 
 
-def _plain(text: str) -> str:
-    """The user's text, in which brackets are brackets and not markup."""
-    return escape(text)
+class _Lines:
+    """One line in a while."""
 
+    def __init__(self, terminal: Terminal):
+        self._terminal = terminal
+        self._start = self._last = time.monotonic()
 
-def _table(*columns: str) -> Table:
-    """Names to the left, figures to the right; where there is no room, names give way (see `_name`)."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        named = column in ("layer", "prompt", "task", "metric")
-        table.add_column(column, justify="left" if named else "right", no_wrap=not named)
-    return table
+    def show(self, step: Step) -> None:
+        now = time.monotonic()
+        if step.done == 0:
+            self._start = self._last = now
+        elif step.done < step.total and now - self._last >= LOG_EVERY:
+            self._last, elapsed = now, now - self._start
+            left = elapsed / step.done * (step.total - step.done)
+            self._terminal.print(
+                f"note: {step.what} {step.done}/{step.total} after {elapsed:.0f} s, {left:.0f} s left", soft_wrap=True
+            )
 
-
-def _name(text: str) -> Text:
-    """A cell of the first column: one line, cut where there is no room."""
-    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _show_quantize(out: Terminal, result: Any) -> None:
-    if any(layer.loss_awq is not None for layer in result.layers):
-        out.print(_loss_table(result))
-    if result.fallback_blocks:
-        out.print(
-            f"AWQ was worse than plain rounding in {len(result.fallback_blocks)} blocks, which are rounded plainly: "
-            + ", ".join(result.fallback_blocks),
-            soft_wrap=True,
-        )
-    if result.blocks:
-        before, after = (
-            geometric_mean([max(getattr(errors, when), 1e-30) for errors in result.blocks.values()])
-            for when in ("before", "after")
-        )
-        out.print(f"error of a block's output {before:.2e}, learned {after:.2e} (geometric means)", soft_wrap=True)
-    size, seconds = result.size, result.seconds
-    out.print(
-        f"\n{result.model}: {_size(size.float_bytes)} in bfloat16 -> {_size(size.quantized_bytes)}, "
-        f"{size.bits_per_weight:.2f} bits a weight ({size.bits_per_weight_with_embeddings:.2f} with embeddings)",
-        soft_wrap=True,
-    )
-    out.print(
-        f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}, "
-        f"of which float forward passes {seconds.forward:.1f}), peak memory {_size(result.peak_rss_bytes)}",
-        soft_wrap=True,
-    )
-    if result.scales and result.awq == "run":
-        out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
-    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]", soft_wrap=True)
-
-
-def _loss_table(result: Any) -> Table:
-    """Per kind of layer (the name without its block), as geometric means over the blocks."""
-    kinds = defaultdict(list)
-    for layer in result.layers:
-        if layer.loss_awq is not None:
-            kinds[".".join(part for part in layer.name.split(".")[2:] if not part.isdigit())].append(layer)
-    table = _table("layer", "loss rounded", "loss AWQ", "AWQ / rounded", "ratio")
-    for kind, layers in kinds.items():
-        rtn = geometric_mean([max(layer.loss_rtn, 1e-30) for layer in layers])
-        awq = geometric_mean([max(layer.loss_awq, 1e-30) for layer in layers])
-        ratios = [layer.ratio for layer in layers if layer.ratio is not None]
-        mean = f"{sum(ratios) / len(ratios):.2f}" if ratios else "-"
-        table.add_row(kind, f"{rtn:.2e}", f"{awq:.2e}", f"{awq / rtn:.2f}", mean)
-    return table
-
-
-def _show_decode(out: Terminal, result: Any) -> None:
-    _heading(out, result)
-    table = _table("prompt", "prompt\ntokens", "new\ntokens", "first\ntoken ms", "ms per\ntoken", "tokens\nper s")
-    for row in result.responses:
-        rate = 1e3 / row.ms_per_token if row.ms_per_token else None
-        table.add_row(
-            _name(row.prompt),
-            str(row.prompt_tokens),
-            str(row.new_tokens),
-            _number(row.ttft_ms),
-            _number(row.ms_per_token),
-            _number(rate),
-        )
-    out.print(table)
-
-
-def _show_benchmark(out: Terminal, result: Any) -> None:
-    _heading(out, result)
-    if result.latency_model is not None:
-        out.print("times below are those of the emulation on this machine's CPU, not of an NPU")
-    table = _table("prompt tokens", "first token ms", "prefill tokens/s", "ms/token", "decode tokens/s")
-    for row in result.rows:
-        table.add_row(
-            str(row.prompt_tokens),
-            _number(row.ttft_ms),
-            _number(row.prefill_tok_s),
-            _number(row.ms_per_token),
-            _number(row.decode_tok_s),
-        )
-    out.print(table)
-    if result.latency_model is not None:
-        _show_modelled(out, result)
-    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    out.print(f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}")
-
-
-def _show_modelled(out: Terminal, result: Any) -> None:
-    """Beside the emulation's wall time, never in one table with it."""
-    out.print("\n[bold]modelled[/bold], not measured: the matmuls alone on the NPU, without the host's part")
-    table = _table(
-        "prompt tokens", "modelled\nfirst ms", "modelled\nms/token", "dispatches\nper prompt",
-        "dispatches\nper token", "MB moved\nper token", "padding",
-    )  # fmt: skip
-    for row in result.rows:
-        modelled = row.modelled
-        table.add_row(
-            str(row.prompt_tokens),
-            _number(modelled.ttft_ms),
-            _number(modelled.ms_per_token),
-            str(modelled.dispatches_per_prompt),
-            str(modelled.dispatches_per_token),
-            _number(modelled.bytes_per_token / 1e6, 0),
-            f"{modelled.padding_waste:.1%}",
-        )
-    out.print(table)
-    out.print("by these figures (docs/aie.md):")
-    for name, figure in result.latency_model.items():
-        out.print(f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True)
-
-
-def _show_perplexity(out: Terminal, result: Any) -> None:
-    _heading(out, result)
-    out.print(
-        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {_plain(result.dataset)}: {result.n_windows} x "
-        f"{result.window} tokens, {result.tokens} predicted, {result.seconds:.1f} s",
-        soft_wrap=True,
-    )
-
-
-def _show_evaluate(out: Terminal, result: Any) -> None:
-    _heading(out, result)
-    columns = ("task", "metric", "value", "+/-", *("float", "+/-") * (result.float_model is not None), "of")
-    table = _table(*columns)
-    for score in result.scores:
-        figures = [score.value, score.stderr, score.float_value, score.float_stderr][: len(columns) - 3]
-        count = f"{score.examples} {'windows' if score.shots is None else 'questions'}"
-        table.add_row(score.task, score.metric, *(_number(figure, 4) for figure in figures), count)
-    out.print(table)
-    out.print(f"{result.seconds:.1f} s")
-
-
-SHOW = {
-    "quantize": _show_quantize,
-    "decode": _show_decode,
-    "benchmark": _show_benchmark,
-    "benchmark_long": _show_benchmark,
-    "perplexity": _show_perplexity,
-    "evaluate": _show_evaluate,
-}
-
-
-def check_writable(option: str, path: str | None) -> None:
-    """Before hours of work: whether a result can be written where `option` asks for it."""
-    if path is None:
-        return
-    folder = Path(path).resolve().parent
-    if Path(path).is_dir():
-        raise OptionError(f"{option} {path} is a directory; name a file")
-    if not folder.is_dir():
-        raise OptionError(f"{option} {path}: there is no directory {folder}")
-    if not os.access(path if _is_written_through(Path(path)) else folder, os.W_OK):
-        raise OptionError(f"{option} {path} cannot be written: no permission")
-
-
-def _is_written_through(path: Path) -> bool:
-    """Whether `path` is a link, a pipe or a terminal (/dev/stdout is one): no file may be put in its place."""
-    return path.is_symlink() or (path.exists() and not path.is_file())
-
-
-def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
-    """The whole result as JSON, a benchmark's rows as CSV; each complete or not there."""
-    if json_file is not None:
-        _write(Path(json_file), json.dumps(asdict(result), indent=2) + "\n")
-    if csv_file is not None:
-        table = io.StringIO(newline="")
-        writer = csv.writer(table)
-        rows = [_flat(asdict(row)) for row in result.rows]
-        writer.writerow(rows[0])
-        writer.writerows(row.values() for row in rows)
-        _write(Path(csv_file), table.getvalue())
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row's own fields, then those of its modelled part, if it has one, under their names with `modelled_` before."""
-    modelled = row.pop("modelled", None) or {}
-    return row | {f"modelled_{name}": value for name, value in modelled.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    if _is_written_through(path):
-        path.write_text(text, encoding="utf-8", newline="")
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
+    def close(self) -> None: ...

@@ -4,13 +4,14 @@ import importlib
 import os
 import sys
 import warnings
-from dataclasses import fields
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from awq_cli import options
+from awq_cli.requests import build, options_of
+from awq_cli.spelling import as_options
 from qlinear.errors import AwqError, OptionError
 
 # Imported when chosen: a task brings torch with it, and `--help` has no time for that.
@@ -23,8 +24,18 @@ MODULES = {
     "evaluate": "awq_cli.tasks.evaluate",
 }
 
+# Options the command itself sees to, whatever the task.
+OF_THE_COMMAND = {"task", "num_torch_threads", "json_file", "quiet"}
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+@click.command(
+    cls=options.GroupedCommand,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "token_normalize_func": lambda name: name.replace("-", "_"),  # --group-size is --group_size
+    },
+)
 @options.every_option
 @click.pass_context
 def command(context: click.Context, **values) -> None:
@@ -37,31 +48,25 @@ def command(context: click.Context, **values) -> None:
     run_awq.py --task perplexity --dataset text.txt
     run_awq.py --task evaluate --w_bit 4   compare it with the float model
     """
-    _quiet_libraries()
-    # Intel's library, which torch multiplies with: the same sums at any number of threads, at no cost in time
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    _set_environment()
     module = importlib.import_module(MODULES[values["task"]])
     given = {
         parameter.name: parameter.opts[0]
         for parameter in context.command.params
         if context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
-    _refuse_foreign_options(given, values["task"], {field.name for field in fields(module.Request)})
+    _refuse_foreign_options(given, values["task"], options_of(module.Request))
     _refuse_idle_options(given, values)
-    from awq_cli import console
+    from awq_cli import console, files
 
     for name in ("json_file", "csv_file"):
-        console.check_writable("--" + name.removesuffix("_file"), values[name])
+        files.check_writable(options.NAMES[name], values[name])
     _set_threads(values["num_torch_threads"])
-    request = module.Request(**{field.name: values[field.name] for field in fields(module.Request)})
-    with console.Console() as screen:
-        result = module.run(request, screen)
+    request = build(module.Request, values)
+    with console.Console(values["quiet"]) as screen:
+        result = module.run(request, screen.watch)
         screen.show(result)
-    console.write_files(result, values["json_file"], values["csv_file"])
-
-
-# Options the command itself sees to, whatever the task.
-OF_THE_COMMAND = {"task", "num_torch_threads", "json_file"}
+    files.write_files(result, values["json_file"], values["csv_file"])
 
 
 def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[str]) -> None:
@@ -87,8 +92,12 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _quiet_libraries() -> None:
-    """What goes wrong is said once, by us: not by a library's warning before it."""
+def _set_environment() -> None:
+    """Before the libraries are loaded that read it.
+
+    What goes wrong is said once, by us: not by a library's warning before it. And Intel's library, which torch
+    multiplies with, makes the same sums at any number of threads, at no cost in time.
+    """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -96,6 +105,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def main() -> None:
@@ -109,7 +119,7 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message())
     except AwqError as error:
-        _fail(str(error))
+        _fail(as_options(str(error)))
 
 
 def _fail(message: str) -> None:

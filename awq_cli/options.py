@@ -2,7 +2,16 @@
 
 import click
 
+from qlinear.backends.registry import TARGETS
+from qlinear.sizes import BITS, GROUP_SIZES
+from qlinear.version import __version__
+from quantization.methods import METHODS
+from quantization.recipe import DEFAULT_SOLVERS, Awq, Recipe
+
 TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity", "evaluate")
+
+# The recipe's defaults are the command's.
+DEFAULTS = Recipe()
 
 task = click.option("--task", type=click.Choice(TASKS), required=True, help="What to do.")
 
@@ -13,16 +22,16 @@ model_name = click.option(
     metavar="NAME",
     help="Embedded name, local directory, .gguf file or hub id of the float model.",
 )
-w_bit = click.option("--w_bit", type=click.Choice([3, 4]), default=4, show_default=True, help="Bits per weight.")
+w_bit = click.option("--w_bit", type=click.Choice(BITS), default=DEFAULTS.w_bit, show_default=True, help="Bits per weight.")
 group_size = click.option(
     "--group_size",
-    type=click.Choice([32, 64, 128, 256]),
+    type=click.Choice(GROUP_SIZES),
     help="Weights that share a scale.  [default: the largest of 128, 64, 32 that divides every layer]",
 )
 awq = click.option(
     "--awq",
-    type=click.Choice(["auto", "load", "run", "none"]),
-    default="auto",
+    type=click.Choice([choice.value for choice in Awq]),
+    default=DEFAULTS.awq.value,
     show_default=True,
     help="Load AWQ scales from a file, run the search for them, or round plainly (none); auto loads if a file that "
     "fits is there, else runs.",
@@ -32,41 +41,39 @@ scales = click.option(
     type=click.Path(),
     help="MIT-Han-Lab result file to load or to write.  [default: $AWQ_CACHE/<model>-w<bits>-g<group>.pt]",
 )
-# By --awq: the best perplexity at less than twice the time of rtn where text is read (docs/quantization.md), and
-# rtn, which needs none, where nothing is searched.
-DEFAULT_SOLVERS = {"auto": "gptq", "run": "gptq", "load": "rtn", "none": "rtn"}
 solver = click.option(
     "--solver",
-    type=click.Choice(["rtn", "hqq", "gptq", "learned"]),
-    help="How codes are chosen: nearest (rtn), on the best range of each group (hqq), with errors made up for (gptq), "
-    "or learned, all of a block's together.  [default: gptq; rtn with --awq load and --awq none]",
+    type=click.Choice(list(METHODS)),
+    help="How codes are chosen: "
+    + ", ".join(f"{method.description} ({name})" for name, method in METHODS.items())
+    + ".  [default: gptq; rtn with --awq load and --awq none]",
 )
 lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head too, per group.")
 lm_head_group_size = click.option(
     "--lm_head_group_size",
-    type=click.Choice([32, 64, 128, 256]),
-    default=32,
+    type=click.Choice(GROUP_SIZES),
+    default=DEFAULTS.lm_head_group_size,
     show_default=True,
     help="Group size of the head; needs --lm_head.",
 )
 calib_data = click.option(
     "--calib_data",
-    default="builtin",
+    default=DEFAULTS.calib_data,
     show_default=True,
     metavar="SOURCE",
     help="Calibration text: builtin, self (what the model itself writes), a UTF-8 file, or pileval, wikitext2, c4 from "
     "the hub.",
 )
 n_samples = click.option(
-    "--n_samples", type=click.IntRange(1), default=64, show_default=True, help="Calibration samples."
+    "--n_samples", type=click.IntRange(1), default=DEFAULTS.n_samples, show_default=True, help="Calibration samples."
 )
 seqlen = click.option(
-    "--seqlen", type=click.IntRange(8), default=512, show_default=True, help="Tokens per calibration sample."
+    "--seqlen", type=click.IntRange(8), default=DEFAULTS.seqlen, show_default=True, help="Tokens per calibration sample."
 )
 seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
-    default=42,
+    default=DEFAULTS.seed,
     show_default=True,
     help="Draws the calibration samples; with --temperature, the tokens.",
 )
@@ -79,7 +86,7 @@ precision = click.option(
 )
 target = click.option(
     "--target",
-    type=click.Choice(["cpu", "aie", "aie_emu", "cuda"]),
+    type=click.Choice(list(TARGETS)),
     default="cpu",
     show_default=True,
     help="Where it runs. aie without an NPU, and aie_emu, emulate the NPU's arithmetic on the CPU.",
@@ -102,7 +109,9 @@ flash_attention = click.option(
     default=None,
     help="Join q/k/v and gate/up into one matmul each, and keep a static KV cache.  [default: as quantized]",
 )
-prompt = click.option("--prompt", multiple=True, metavar="TEXT", help="Prompt to decode; may be given again.")
+prompt = click.option(
+    "--prompt", multiple=True, metavar="TEXT", help="Prompt to decode, @FILE, or - for standard input; may be given again."
+)
 chat = click.option("--chat", is_flag=True, help="Put each prompt through the model's chat template.")
 max_new_tokens = click.option(
     "--max_new_tokens", type=click.IntRange(1), default=11, show_default=True, help="Tokens to write per prompt."
@@ -158,12 +167,52 @@ json_file = click.option("--json", "json_file", type=click.Path(), help="Write t
 csv_file = click.option("--csv", "csv_file", type=click.Path(), help="Write the benchmark's rows to a CSV file.")
 trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let the model's own Python code run.")
 
-ALL = (
-    task, model_name, w_bit, group_size, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples,
-    seqlen, seed, precision, target, device, latency, flash_attention, prompt, chat, max_new_tokens, temperature, top_k,
-    top_p, dataset, window, n_windows, tasks, eval_data, limit, float_model, output, checkpoint, overwrite,
-    resume, num_torch_threads, json_file, csv_file, trust_remote_code,
-)  # fmt: skip
+quiet = click.option("--quiet", is_flag=True, help="No notes and no progress, only results.")
+version = click.version_option(__version__, message="run_awq %(version)s")
+
+# In the order of `--help`, under its headings.
+GROUPS = {
+    "Model": (task, model_name, trust_remote_code),
+    "Quantizing": (
+        w_bit, group_size, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples, seqlen, seed,
+        resume,
+    ),
+    "Running": (
+        checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat,
+        max_new_tokens, temperature, top_k, top_p,
+    ),
+    "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
+    "Output": (output, overwrite, json_file, csv_file, quiet, version),
+}  # fmt: skip
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options under headings."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        left = {parameter.name: parameter.get_help_record(context) for parameter in self.get_params(context)}
+        for heading, decorators in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([left.pop(_parameter(decorator).name) for decorator in decorators])
+        with formatter.section("Help"):
+            formatter.write_dl(list(left.values()))
+
+
+def _parameter(decorator) -> click.Parameter:
+    """What a decorator adds to a command."""
+
+    def bare() -> None: ...
+
+    (parameter,) = decorator(bare).__click_params__
+    return parameter
+
+
+# Parameter -> its option, for those whose names differ only in spelling.
+NAMES = {
+    parameter.name: parameter.opts[0]
+    for decorators in GROUPS.values()
+    for parameter in map(_parameter, decorators)
+}
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "solver", "lm_head")
 _SAMPLING = ("top_k", "top_p", "seed")
@@ -175,10 +224,10 @@ def _quantize(values) -> bool:
 
 
 def _reads_no_text(values, awq: str) -> bool:
-    """Whether nothing looks at calibration text; `scales.solve` decides it, and a test compares the two."""
-    readers = {"none": ("gptq", "learned"), "load": ("hqq", "gptq", "learned")}[awq]
-    solver = values["solver"] or DEFAULT_SOLVERS[awq]
-    return _quantize(values) and values["awq"] == awq and solver not in readers
+    """Whether nothing looks at calibration text."""
+    solver = values["solver"] or DEFAULT_SOLVERS[Awq(awq)]
+    reads = METHODS[solver].reads_text(awq != "none")
+    return _quantize(values) and values["awq"] == awq and not reads
 
 
 def _evaluates(values, perplexity: bool) -> bool:
@@ -213,6 +262,6 @@ IDLE = (
 
 def every_option(command):
     """Decorate a function with all options, in the order of `--help`."""
-    for option in reversed(ALL):
+    for option in reversed([option for decorators in GROUPS.values() for option in decorators]):
         command = option(command)
     return command

@@ -107,8 +107,8 @@ class Journal:
             was = self.fingerprint.get(name)
             if self.record and was != value:
                 raise CheckpointError(
-                    f"--resume: the run that stopped had {name} {was}, this one has {value}; give what it had, or start"
-                    f" over without --resume"
+                    f"`resume`: the run that stopped had {name} {was}, this one has {value}; give what it had, or start"
+                    f" over without `resume`"
                 )
             self.fingerprint[name] = value
 
@@ -204,5 +204,5 @@ def _one_line_errors(directory: Path) -> Iterator[None]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"the progress in {directory} is damaged ({reason}); start over without --resume"
+            f"the progress in {directory} is damaged ({reason}); start over without `resume`"
         ) from error

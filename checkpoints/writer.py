@@ -12,7 +12,7 @@ from torch import Tensor
 
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
-from checkpoints.store import RECIPE
+from checkpoints.quantized import RECIPE
 from qlinear.errors import CheckpointError
 
 # The least a shard holds, unless it is the last.
@@ -29,9 +29,9 @@ class CheckpointWriter:
     def __init__(self, directory: Path, overwrite: bool = False, resume: bool = False):
         """Raises `CheckpointError` if something is there already and `overwrite` is not given."""
         if directory.exists() and not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory} is there already and no checkpoint; give another --output")
+            raise CheckpointError(f"{directory} is there already and no checkpoint; give another `output`")
         if directory.exists() and not overwrite:
-            raise CheckpointError(f"{directory} exists already; give --overwrite to replace it, or another --output")
+            raise CheckpointError(f"{directory} exists already; give `overwrite` to replace it, or another `output`")
         self.directory = directory
         self.resume = resume
         self._place = directory.resolve()  # "." has no name to put another beside
@@ -45,7 +45,7 @@ class CheckpointWriter:
         try:
             self._lock = Lock(
                 self.partial / "lock",
-                f"another run is writing {self.directory}; wait until it has ended, or give another --output",
+                f"another run is writing {self.directory}; wait until it has ended, or give another `output`",
             )
         except OSError as error:
             raise CheckpointError(f"cannot write to {self.directory.parent}: {error.strerror}") from error
@@ -60,7 +60,7 @@ class CheckpointWriter:
         journal = Journal.read(self.partial)
         if journal is None:
             raise CheckpointError(
-                f"--resume: no run that was stopped has left anything for {self.directory}; leave --resume out to start"
+                f"`resume`: no run that was stopped has left anything for {self.directory}; leave `resume` out to start"
             )
         self._take_names_back(journal)
         journal.check()
@@ -188,26 +188,3 @@ def _shard_names(count: int) -> list[str]:
     if count == 1:
         return ["model.safetensors"]
     return [f"model-{index + 1:05d}-of-{count:05d}.safetensors" for index in range(count)]
-
-
-def quantization_section(bits: int, group_size: int, head: tuple[str, int] | None, kept: list[str]) -> dict:
-    """The `quantization_config` of `config.json`.
-
-    head: name and group size of the output head if it is quantized; kept: names of linears left in bfloat16.
-    `dequantize` lets transformers turn the weights to bfloat16 as it loads them: its other way, which keeps them packed
-    until the first forward, expects unpacked zero points and refuses every asymmetric checkpoint. Readers with kernels
-    of their own (vLLM) pass over it.
-    """
-    from compressed_tensors.quantization import QuantizationConfig
-
-    def scheme(targets: list[str], size: int) -> dict:
-        weights = {"num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": size}
-        return {"targets": targets, "weights": weights}
-
-    groups = {"group_0": scheme(["Linear"], group_size)}
-    if head is not None:
-        groups["group_1"] = scheme([f"re:.*{head[0]}$"], head[1])
-    section = QuantizationConfig(
-        config_groups=groups, format="pack-quantized", quantization_status="compressed", ignore=kept
-    )
-    return {**section.model_dump(mode="json", exclude_none=True), "dequantize": True}

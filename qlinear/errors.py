@@ -1,7 +1,8 @@
-"""What a user can cause, as exceptions: the lowest floor of the house, which every package may import.
+"""What a user can cause, as exceptions. Part of the ground floor, which every room may import.
 
-A message names the value, the limit it broke and what to do next, in one line; `awq_cli.main` prints it and
-exits with status 2.
+A message names the value, the limit it broke and what to do next, in one line. What to do next is a field of the
+Python API in backquotes, `` `overwrite` `` or `` `awq=none` ``; the command shows it as the option it is, `--overwrite`
+or `--awq none`, and exits with status 2.
 """
 
 
@@ -34,4 +35,4 @@ class TargetError(AwqError):
 
 
 class OptionError(AwqError):
-    """Options that contradict each other or the task."""
+    """A value out of range, or values that contradict each other or what is asked for."""

@@ -1,4 +1,4 @@
-"""The grouped affine grid: fit scale and zero point to a weight, choose codes, decode them.
+"""The grouped affine grid: fit scale and zero point to a weight, choose codes, dequantize them.
 
 A weight is `(N, K)` = (out_features, in_features). Each row is cut along K into groups of `group_size`, and within
 a group `w = (q - zero) * scale` with integers `q`, `zero` in `[0, 2**bits - 1]` and `scale` in bfloat16. The scale
@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from qlinear.errors import GridError
-
-BITS = (3, 4)
-GROUP_SIZES = (32, 64, 128, 256)
+from qlinear.sizes import GROUP_SIZES
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class GridWeight:
         parts = zip(self.codes.split(sizes), self.zeros.split(sizes), self.scales.split(sizes), strict=True)
         return [GridWeight(*part, self.bits) for part in parts]
 
-    def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight `(N, K)` the codes stand for; the product is formed in float32, then cast to `dtype`."""
         n, k = self.codes.shape
         grouped = self.codes.view(n, -1, self.group_size).to(torch.float32)
@@ -53,7 +51,7 @@ def check_divides(in_features: int, group_size: int, layer: str) -> None:
     if in_features % group_size == 0:
         return
     fitting = [str(g) for g in GROUP_SIZES if in_features % g == 0]
-    advice = f"use --group_size {' or '.join(fitting)}" if fitting else f"none of {GROUP_SIZES} does"
+    advice = f"use `group_size={' or '.join(fitting)}`" if fitting else f"none of {GROUP_SIZES} does"
     raise GridError(f"group size {group_size} does not divide {layer} (in_features {in_features}); {advice}")
 
 
@@ -72,7 +70,7 @@ def fit(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
     return scales, zeros
 
 
-def encode(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> GridWeight:
+def quantize(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> GridWeight:
     """The nearest code for every weight, with scale and zero given."""
     n, k = weight.shape
     groups = weight.to(torch.float32).view(n, scales.shape[1], -1)

@@ -1,9 +1,7 @@
-"""`QLinearPerGrp`: a linear layer whose weight lives on the grouped grid."""
+"""`QLinearPerGrp`: a linear layer whose weight lives on the grouped grid, laid out for the hardware it runs on."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qlinear.backends.base import Backend
@@ -14,90 +12,37 @@ from qlinear.packing import JoinedWeight, PackedWeight
 class QLinearPerGrp(nn.Module):
     """`y = x @ weight.T + bias` with a packed 3- or 4-bit weight.
 
-    As built it holds the checkpoint's tensors, under the checkpoint's names, as buffers: `weight_packed`,
-    `weight_zero_point`, `weight_scale`, `weight_shape` and `bias` (see `PackedWeight` for shapes and dtypes).
-    `prepare` hands them to a backend, which lays the weight out once, and lets go of them, so that only one copy
-    of the weight is held while the model runs.
+    The weight goes to the backend as the layer is made, which lays it out once; the layer keeps nothing else of it, so
+    that only one copy is held while the model runs. weight: lent, a view of a file it may be; bias: `(N,)` or None.
+
+    prepared: what the backend made of the weight.
     """
 
-    def __init__(self, weight: PackedWeight, bias: Tensor | None = None):
+    def __init__(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None, backend: Backend):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.w_bit = weight.bits
         self.group_size = weight.group_size
         self.has_bias = bias is not None
-        self.register_buffer("weight_packed", weight.words)
-        self.register_buffer("weight_zero_point", weight.zeros)
-        self.register_buffer("weight_scale", weight.scales)
-        self.register_buffer("weight_shape", torch.tensor(weight.shape, dtype=torch.int64))
-        self.register_buffer("bias", bias)
-        self.backend: Backend | None = None
-        self._prepared: Any = None
-
-    @property
-    def is_prepared(self) -> bool:
-        return self.backend is not None
-
-    @property
-    def prepared(self) -> Any:
-        """What the backend made of the weight; None before `prepare`."""
-        return self._prepared
-
-    def packed(self) -> PackedWeight:
-        """The weight in the checkpoint's layout. Raises `RuntimeError` once the layer has been prepared."""
-        if self.is_prepared:
-            raise RuntimeError("the packed weight was handed to the backend; load the checkpoint again to have it")
-        shape = (self.out_features, self.in_features)
-        return PackedWeight(self.weight_packed, self.weight_zero_point, self.weight_scale, shape, self.w_bit)
-
-    def prepare(self, backend: Backend, following: Sequence["QLinearPerGrp"] = ()) -> "QLinearPerGrp":
-        """Move the weight to `backend`; from here on the layer runs there, and its buffers are gone.
-
-        following: layers over the same input, of the same `w_bit` and `group_size`, whose outputs this one gives too
-        from here on, after its own; their buffers are gone as well.
-        """
-        layers = (self, *following)
-        weight = JoinedWeight(tuple(layer.packed() for layer in layers)) if following else self.packed()
-        self._prepared = backend.prepare(weight, _joined_bias(layers))
-        self.out_features = weight.shape[0]
-        self.has_bias = any(layer.has_bias for layer in layers)
-        self.weight_shape = torch.tensor(weight.shape, dtype=torch.int64)
-        for layer in layers:
-            layer.backend = backend
-            for name in ("weight_packed", "weight_zero_point", "weight_scale", "bias"):
-                setattr(layer, name, None)
-        return self
+        self.backend = backend
+        self.prepared: Any = backend.prepare(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in_features)` to `(..., out_features)`, in the dtype of `x`."""
-        if not self.is_prepared:
-            raise RuntimeError("QLinearPerGrp.prepare(backend) has to be called before the layer can run")
-        return self.backend.matmul(x, self._prepared)
+        return self.backend.matmul(x, self.prepared)
 
-    def plan(self, rows: int) -> Any:
-        """How a prepared layer's hardware would run on `rows` rows of activations; `str()` reads well.
+    def tiling(self, rows: int) -> Any:
+        """How the layer's hardware would cut up a matmul of `rows` rows of activations; `str()` reads well.
 
-        Raises `TargetError` on a backend that has nothing to plan: only the NPU's cuts and pads a matmul.
+        Raises `TargetError` on a backend that cuts nothing: only the NPU's cuts and pads a matmul.
         """
-        if not hasattr(self.backend, "plan"):
-            name = self.backend.name if self.is_prepared else "an unprepared layer"
-            raise TargetError(f"{name} runs a matmul as it is and has no plan of it; use the target aie_emu")
-        return self.backend.plan(rows, self._prepared)
+        if not hasattr(self.backend, "tiling"):
+            raise TargetError(f"{self.backend.name} runs a matmul as it is, uncut; use the target aie_emu")
+        return self.backend.tiling(rows, self.prepared)
 
     def extra_repr(self) -> str:
-        device = self.backend.name if self.is_prepared else "cpu"
         bias = f"({self.out_features},)" if self.has_bias else "None"
         return (
-            f"in_features:{self.in_features}, out_features:{self.out_features}, bias:{bias}, device:{device}, "
-            f"w_bit:{self.w_bit} group_size:{self.group_size}"
+            f"in_features:{self.in_features}, out_features:{self.out_features}, bias:{bias}, "
+            f"device:{self.backend.name}, w_bit:{self.w_bit} group_size:{self.group_size}"
         )
-
-
-def _joined_bias(layers: Sequence[QLinearPerGrp]) -> Tensor | None:
-    if len(layers) == 1 or not any(layer.has_bias for layer in layers):
-        return layers[0].bias
-    filled = [
-        torch.zeros(layer.out_features, dtype=layer.weight_scale.dtype) if layer.bias is None else layer.bias
-        for layer in layers
-    ]
-    return torch.cat(filled)

@@ -1,20 +1,54 @@
-"""Putting `QLinearPerGrp` layers into a model, and joining those that read the same input into one matmul."""
+"""Putting `QLinearPerGrp` layers into a model, those that read the same input as one matmul."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
 from qlinear.backends.base import Backend
 from qlinear.layer import QLinearPerGrp
+from qlinear.packing import JoinedWeight, PackedWeight
 
 
-def replace_linear(model: nn.Module, name: str, layer: QLinearPerGrp) -> None:
-    """Put `layer` where `model` has the linear called `name`; raises `ValueError` if the shapes differ."""
-    linear = model.get_submodule(name)
-    if (linear.in_features, linear.out_features) != (layer.in_features, layer.out_features):
-        raise ValueError(
-            f"{name} is {linear.out_features}x{linear.in_features}, its quantized form "
-            f"{layer.out_features}x{layer.in_features}"
-        )
-    model.set_submodule(name, layer)
+@dataclass(frozen=True)
+class LinearWeight:
+    """What a linear is made of: a weight `(N, K)` on the grid and a bias `(N,)`, or None."""
+
+    weight: PackedWeight
+    bias: Tensor | None = None
+
+
+def replace_linears(model: nn.Module, weights: dict[str, LinearWeight], backend: Backend) -> None:
+    """Replace the linears of these names, which read the same input, by one matmul on `backend`.
+
+    They stay apart where they differ in bits or group size. Raises `ValueError` for a weight of another shape than its
+    linear's.
+    """
+    for name, given in weights.items():
+        linear = model.get_submodule(name)
+        if (linear.out_features, linear.in_features) != given.weight.shape:
+            n, k = given.weight.shape
+            raise ValueError(f"{name} is {linear.out_features}x{linear.in_features}, its quantized form {n}x{k}")
+    parts = tuple(given.weight for given in weights.values())
+    if len(parts) == 1 or len({(part.bits, part.group_size, part.shape[1]) for part in parts}) > 1:
+        for name, given in weights.items():
+            model.set_submodule(name, QLinearPerGrp(given.weight, given.bias, backend))
+        return
+    joined = QLinearPerGrp(JoinedWeight(parts), _joined_bias(list(weights.values())), backend)
+    group = LinearGroup(joined, [part.shape[0] for part in parts])
+    for index, name in enumerate(weights):
+        model.set_submodule(name, GroupedOutput(group, index))
+
+
+def _joined_bias(weights: Sequence[LinearWeight]) -> Tensor | None:
+    if all(given.bias is None for given in weights):
+        return None
+    filled = [
+        torch.zeros(given.weight.shape[0], dtype=given.weight.scales.dtype) if given.bias is None else given.bias
+        for given in weights
+    ]
+    return torch.cat(filled)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QLinearPerGrp]:
@@ -44,10 +78,9 @@ class GroupedOutput(nn.Module):
 class LinearGroup(nn.Module):
     """The joined layer of a group and the results not yet taken."""
 
-    def __init__(self, layers: list[QLinearPerGrp], backend: Backend):
+    def __init__(self, joined: QLinearPerGrp, sizes: list[int]):
         super().__init__()
-        self.sizes = [layer.out_features for layer in layers]
-        self.joined = layers[0].prepare(backend, layers[1:])
+        self.joined, self.sizes = joined, sizes
         self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
 
@@ -59,18 +92,3 @@ class LinearGroup(nn.Module):
         if not self._waiting:
             self._input = None
         return output
-
-
-def prepare(model: nn.Module, names: tuple[str, ...], backend: Backend) -> None:
-    """Hand the quantized layers of these names to `backend`; several read the same input and become one matmul.
-
-    They stay apart where they differ in bits or group size.
-    """
-    layers = [model.get_submodule(name) for name in names]
-    if len(layers) == 1 or len({(layer.w_bit, layer.group_size, layer.in_features) for layer in layers}) > 1:
-        for layer in layers:
-            layer.prepare(backend)
-        return
-    group = LinearGroup(layers, backend)
-    for index, name in enumerate(names):
-        model.set_submodule(name, GroupedOutput(group, index))

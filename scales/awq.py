@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from architectures.family import Edge, Family
 from scales import fold
 from scales.clip import blocks_behind, search_clip
-from scales.mappings import Architecture, Edge
 from scales.observe import InputStatistics, Observation
 from scales.search import (
     Quantizer,
+    Rounding,
     ScaleChoice,
     candidates,
     confirm,
@@ -52,9 +53,9 @@ class BlockResult:
     fell_back: bool
 
 
-def watched_modules(architecture: Architecture) -> tuple[str, ...]:
+def watched_modules(family: Family) -> tuple[str, ...]:
     """The modules of a block whose calls the search wants to see: those it runs to confirm, and the block itself."""
-    return tuple(dict.fromkeys([edge.inspect for edge in architecture.edges if not _is_linear(edge)] + [""]))
+    return tuple(dict.fromkeys([edge.inspect for edge in family.edges if not _is_linear(edge)] + [""]))
 
 
 def _is_linear(edge: Edge) -> bool:
@@ -65,23 +66,23 @@ def _is_linear(edge: Edge) -> bool:
 def quantize_block(
     block: nn.Module,
     linears: dict[str, nn.Linear],
-    architecture: Architecture,
+    family: Family,
     config,
     seen: Observation,
-    quantize: Quantizer,
-    group_size: int,
+    rounding: Rounding,
 ) -> BlockResult:
-    """Scale `block`, which holds float32 weights, so that rounding it with `quantize` does the least harm.
+    """Scale `block`, which holds float32 weights, so that rounding it does the least harm.
 
     The clips belong to it, and are judged with it, but it is for the caller to apply them: only plain rounding needs
     them, other solvers find ranges of their own.
     """
+    quantize = rounding.quantize
     rounded = [quantize_by_rows(linear.weight.data, quantize) for linear in linears.values()]
     with substituted(list(linears.values()), rounded):
         error_rtn = _mean_error(block, seen)
     del rounded
     loss_rtn = {name: _rounding_loss(linear, seen.statistics[name], quantize) for name, linear in linears.items()}
-    choices = [(edge, _search_edge(block, edge, config, seen, quantize)) for edge in architecture.edges]
+    choices = [(edge, _search_edge(block, edge, config, seen, quantize)) for edge in family.edges]
 
     # From here on there are two copies of the weights: this one and the block's, which is scaled, then rounded.
     original = {name: parameter.data.clone() for name, parameter in block.named_parameters()}
@@ -90,7 +91,7 @@ def quantize_block(
     scales = {
         name: fold.consumer_scale(edge, choice.vector, config) for edge, choice in choices for name in edge.layers
     }
-    clips, loss_awq = _clip_all(linears, architecture, seen.statistics, scales, quantize, group_size)
+    clips, loss_awq = _clip_all(linears, family, seen.statistics, scales, rounding)
     for linear in linears.values():
         quantize_by_rows(linear.weight.data, quantize, out=linear.weight.data)
     error_awq = _mean_error(block, seen)
@@ -127,11 +128,10 @@ def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quanti
 
 def _clip_all(
     linears: dict[str, nn.Linear],
-    architecture: Architecture,
+    family: Family,
     statistics: dict[str, InputStatistics],
     scales: dict[str, Tensor],
-    quantize: Quantizer,
-    group_size: int,
+    rounding: Rounding,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Clip every linear whose loss does not pass through q.k; returns the clips and all relative losses.
 
@@ -142,11 +142,11 @@ def _clip_all(
         gram = statistics[name].gram
         scale = scales[name] if name in scales else gram.new_ones(len(gram))
         folded = sample_rows(linear.weight.data).clone()
-        if name not in architecture.unclipped:
-            blocks = blocks_behind(gram, group_size, scale)
-            clips[name] = search_clip(linear.weight.data, blocks, quantize)
+        if name not in family.unclipped:
+            blocks = blocks_behind(gram, rounding.group_size, scale)
+            clips[name] = search_clip(linear.weight.data, blocks, rounding.quantize)
             fold.apply_clip(linear, clips[name])
-        losses[name] = relative_loss(quantize(sample_rows(linear.weight.data)) / scale, folded / scale, gram)
+        losses[name] = relative_loss(rounding.quantize(sample_rows(linear.weight.data)) / scale, folded / scale, gram)
     return clips, losses
 
 

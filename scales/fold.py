@@ -5,27 +5,31 @@ which leaves the float function as it is (AWQ, Lin et al., arXiv 2306.00978, sec
 float32; results are rounded once, to the parameter's own dtype.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
+from architectures.family import Edge, Index
 from qlinear.errors import ScalesError
-from scales.mappings import Edge, Index
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as Config
 
 
-def scale_length(block: nn.Module, edge: Edge, config: PreTrainedConfig) -> int:
+def scale_length(block: nn.Module, edge: Edge, config: "Config") -> int:
     """How many entries the vector of scales of this edge has."""
     rows = _index(edge.kind.rows, config)
     return block.get_submodule(edge.prev).weight.shape[0] if rows is None else len(rows)
 
 
-def consumer_scale(edge: Edge, scale: Tensor, config: PreTrainedConfig) -> Tensor:
+def consumer_scale(edge: Edge, scale: Tensor, config: "Config") -> Tensor:
     """The vector of scales spread over the consumers' input channels: `(in_features,)`."""
     channels = _index(edge.kind.channels, config)
     return scale if channels is None else scale[channels.to(scale.device)]
 
 
-def reduce_statistic(edge: Edge, mean_abs: Tensor, config: PreTrainedConfig) -> Tensor:
+def reduce_statistic(edge: Edge, mean_abs: Tensor, config: "Config") -> Tensor:
     """The opposite way: a statistic per input channel, `(in_features,)`, averaged per entry of the vector.
 
     Only grouped-query attention repeats an entry: the heads that share a value head are averaged.
@@ -39,7 +43,7 @@ def reduce_statistic(edge: Edge, mean_abs: Tensor, config: PreTrainedConfig) -> 
 
 
 @torch.no_grad()
-def apply_scale(block: nn.Module, edge: Edge, scale: Tensor, config: PreTrainedConfig) -> None:
+def apply_scale(block: nn.Module, edge: Edge, scale: Tensor, config: "Config") -> None:
     """Fold `scale`, float32 of `scale_length` positive entries, along `edge`.
 
     Raises `ScalesError`, before anything is changed, if the length is another.
@@ -82,7 +86,7 @@ def apply_clip(linear: nn.Linear, clip_max: Tensor) -> None:
     weight.view(n, groups, -1).clamp_(-limit, limit)
 
 
-def _index(of: Index | None, config: PreTrainedConfig) -> Tensor | None:
+def _index(of: Index | None, config: "Config") -> Tensor | None:
     return None if of is None else of(config.get_text_config())
 
 

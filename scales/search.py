@@ -48,6 +48,14 @@ CHUNK_WEIGHTS = 2**20
 Quantizer = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What candidates are judged with: plain rounding in groups of `group_size`, whatever chooses the codes later."""
+
+    quantize: Quantizer
+    group_size: int
+
+
 @dataclass(frozen=True, eq=False)
 class ScaleChoice:
     """ratio: the exponent r; vector: `s`, float32, all ones where r is 0."""

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from architectures.family import Edge, Family
 from qlinear.errors import ScalesError
-from scales.mappings import Architecture, Edge
+from qlinear.files import write_whole
 
 # What `meta` may hold that is compared with what is wanted.
 META_KINDS = {"w_bit": int, "group_size": int, "fingerprint": str, "solver": str, "calibration": dict}
@@ -32,17 +33,16 @@ class ScaleFile:
 
 
 def write(path: Path, file: ScaleFile) -> None:
-    """Write beside `path`, then rename: a file of that name is always complete."""
+    """Write a file that is whole from the moment it has its name; its folder is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"scale": file.scales, "clip": file.clips, "meta": file.meta}, partial)
-    partial.rename(path)
+    content = {"scale": file.scales, "clip": file.clips, "meta": file.meta}
+    write_whole(path, lambda place: torch.save(content, place))
 
 
 def read(path: Path) -> ScaleFile:
     """Raises `ScalesError` if the file is missing, is not of this format, or would run code when unpickled."""
     if not path.is_file():
-        raise ScalesError(f"no scales file {path}; make one with --awq run, or go without: --awq none")
+        raise ScalesError(f"no scales file {path}; make one with `awq=run`, or go without: `awq=none`")
     try:
         raw = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
@@ -79,7 +79,7 @@ class BlockScales:
 
 def by_block(
     file: ScaleFile,
-    architecture: Architecture,
+    family: Family,
     block_names: list[str],
     linear_shape: Callable[[str], tuple[int, int]],
     scale_length: Callable[[Edge], int],
@@ -91,7 +91,7 @@ def by_block(
     scale_length: edge -> length of the vector that is searched for it.
     """
     blocks = [BlockScales([], {}) for _ in block_names]
-    edges = {(edge.prev, edge.layers): edge for edge in architecture.edges}
+    edges = {(edge.prev, edge.layers): edge for edge in family.edges}
     for prev, layers, vector in file.scales:
         index, (local_prev, *local_layers) = _localize(block_names, (prev, *layers))
         edge = edges.get((local_prev, tuple(local_layers)))
@@ -99,7 +99,7 @@ def by_block(
             # llm-awq scales bloom's and falcon's GELU, which it replaces by a module of its own.
             raise ScalesError(
                 f"the scales file scales {prev} -> {', '.join(layers)}, which cannot be folded into this model: "
-                f"{local_prev} is no norm or linear of it that feeds them; use --awq run"
+                f"{local_prev} is no norm or linear of it that feeds them; use `awq=run`"
             )
         if any(edge == known for known, _ in blocks[index].scales):
             raise ScalesError(f"the scales file scales {prev} -> {', '.join(layers)} twice")

@@ -5,13 +5,16 @@ from statistics import median
 
 import torch
 
-from awq_cli.memory import peak_rss_bytes
-from awq_cli.tasks.progress import Progress
-from awq_cli.tasks.runner import ModelRequest, ModelResult, Runnable, open_runnable
-from awq_cli.tasks.texts import benchmark_text, encode
-from qlinear.backends.base import Metered
-from qlinear.decoder import Decoder, generate
+from awq_cli.running import ModelRequest, ModelResult, described, open_model
+from awq_cli.texts import benchmark_text
+from engine.decoder import Decoder, read_last
+from engine.generate import generate
+from engine.model import Model
+from engine.text import encode
+from qlinear.backends.base import Meter
 from qlinear.errors import OptionError
+from qlinear.process import peak_rss_bytes
+from qlinear.progress import Note, Watcher, steps
 
 # Those of the original command.
 PROMPT_LENGTHS = {
@@ -46,7 +49,7 @@ class Modelled:
 
 
 @dataclass(frozen=True)
-class Row:
+class Timing:
     """Medians over the repeats of measured time; decode figures are None where only one token is written."""
 
     prompt_tokens: int
@@ -62,64 +65,60 @@ class Row:
 class Result(ModelResult):
     threads: int
     dataset: str
-    rows: list[Row]
+    rows: list[Timing]
     peak_rss_bytes: int
     model_bytes: int
     latency_model: dict[str, dict] | None
 
 
-def run(request: Request, progress: Progress) -> Result:
-    runnable = open_runnable(request)
-    for note in runnable.notes:
-        progress.note(note)
+def run(request: Request, watch: Watcher) -> Result:
+    model = open_model(request, watch)
     text, note = benchmark_text(request.dataset)
     if note:
-        progress.note(note)
-    tokens = encode(runnable.tokenizer, text.text)
-    lengths = _fitting_lengths(request, runnable, len(tokens), progress)
-    decoder = runnable.decoder(max(lengths) + request.max_new_tokens, progress)
-    generate(decoder, tokens[: min(lengths)], 2)  # first calls allocate and load; they are nobody's speed
+        watch(Note(note))
+    tokens = encode(model.tokenizer, text.text)
+    lengths = _fitting_lengths(request, model, len(tokens), watch)
+    decoder, meter = model.decoder(max(lengths) + request.max_new_tokens), model.meter
+    list(generate(decoder, tokens[: min(lengths)], 2))  # first calls allocate and load; they are nobody's speed
     rows = [
-        _time(decoder, tokens[:length], request.max_new_tokens, runnable.meter)
-        for length in progress.track(lengths, len(lengths), "prompt lengths")
+        _time(decoder, tokens[:length], request.max_new_tokens, meter)
+        for length in steps(lengths, len(lengths), "prompt lengths", watch)
     ]
     return Result(
-        **runnable.described(request.task, request),
+        **described(request.task, request, model),
         threads=torch.get_num_threads(),
         dataset=text.name,
         rows=rows,
         peak_rss_bytes=peak_rss_bytes(),
-        model_bytes=runnable.model_bytes,
-        latency_model=runnable.meter and {name: figure._asdict() for name, figure in runnable.meter.latency.rows()},
+        model_bytes=model.about.model_bytes,
+        latency_model=meter and {name: figure._asdict() for name, figure in meter.latency.rows()},
     )
 
 
-def _fitting_lengths(request: Request, runnable: Runnable, available: int, progress: Progress) -> list[int]:
+def _fitting_lengths(request: Request, model: Model, available: int, watch: Watcher) -> list[int]:
     wanted = PROMPT_LENGTHS[request.task]
-    limit = (runnable.max_positions or 2**31) - request.max_new_tokens
+    limit = (model.max_positions or 2**31) - request.max_new_tokens
     fitting = [length for length in wanted if length <= min(limit, available)]
     if not fitting:
         raise OptionError(
-            f"no prompt length of --task {request.task} fits: the text has {available} tokens, the model's context "
-            f"room for {limit}"
+            f"no prompt length of {request.task} fits: the text has {available} tokens, the model's context room for "
+            f"{limit}"
         )
     if len(fitting) < len(wanted):
         left_out = ", ".join(str(length) for length in wanted if length not in fitting)
-        progress.note(
-            f"left out prompt lengths {left_out}: the model's context has room for {limit} prompt tokens, the text "
-            f"has {available}"
-        )
+        has_room = f"the model's context has room for {limit} prompt tokens, the text has {available}"
+        watch(Note(f"left out prompt lengths {left_out}: {has_room}"))
     return fitting
 
 
-def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Metered | None) -> Row:
-    runs = [generate(decoder, prompt, max_new_tokens) for _ in range(REPEATS)]
-    ttft = median(run.ttft_s for run in runs)
-    steps = [seconds for run in runs for seconds in run.step_s]
-    step = median(steps) if steps else None
-    return Row(
+def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Meter | None) -> Timing:
+    runs = [list(generate(decoder, prompt, max_new_tokens)) for _ in range(REPEATS)]
+    ttft = median(run[0].seconds for run in runs)
+    later = [token.seconds for run in runs for token in run[1:]]
+    step = median(later) if later else None
+    return Timing(
         len(prompt),
-        len(runs[0].tokens),
+        len(runs[0]),
         ttft * 1e3,
         len(prompt) / ttft,
         step * 1e3 if step else None,
@@ -128,12 +127,12 @@ def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Me
     )
 
 
-def _model(decoder: Decoder, prompt: torch.Tensor, meter: Metered) -> Modelled:
+def _model(decoder: Decoder, prompt: torch.Tensor, meter: Meter) -> Modelled:
     """Read the prompt and one token once more, counting."""
     before = meter.counters
-    decoder.prefill(prompt)
+    read_last(decoder, prompt)
     between = meter.counters
-    decoder.step(int(prompt[-1]))
+    read_last(decoder, torch.cat([prompt, prompt[-1:]]), known=len(prompt))
     whole, token = between - before, meter.counters - between
     return Modelled(
         whole.modelled_seconds * 1e3,

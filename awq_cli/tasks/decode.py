@@ -1,14 +1,21 @@
 """Answer prompts, one after the other, and time each."""
 
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from typing import Any
 
-from awq_cli.tasks.progress import Progress
-from awq_cli.tasks.runner import ModelRequest, ModelResult, Runnable, open_runnable
-from awq_cli.tasks.texts import encode
-from qlinear.decoder import generate, greedy
+from torch import Tensor
+
+from awq_cli.running import ModelRequest, ModelResult, described, open_model
+from engine.generate import Token, generate, greedy
+from engine.sampling import sampler
+from engine.text import TextStream, decode, encode_prompt
 from qlinear.errors import OptionError
-from qlinear.sampling import sampler
+from qlinear.progress import Watcher
+from quantization.texts.files import read_file
 
 # The ten prompts of the original command.
 PROMPTS = (
@@ -26,14 +33,38 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class Request(ModelRequest):
-    prompt: tuple[str, ...]
-    chat: bool
+class Writing:
     max_new_tokens: int
     temperature: float | None
     top_k: int | None
     top_p: float | None
     seed: int
+
+    def chooser(self) -> Callable[[Tensor], int]:
+        if self.temperature is None:
+            return greedy
+        return sampler(self.temperature, self.top_k, self.top_p, self.seed)
+
+
+@dataclass(frozen=True)
+class Request(ModelRequest):
+    prompt: tuple[str, ...]
+    chat: bool
+    writing: Writing
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Told of when a prompt goes in."""
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more of the answer, whole characters."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -53,47 +84,44 @@ class Result(ModelResult):
     responses: list[Response]
 
 
-def run(request: Request, progress: Progress) -> Result:
-    runnable = open_runnable(request)
-    for note in runnable.notes:
-        progress.note(note)
-    prompts = request.prompt or PROMPTS
-    encoded = [_encode(runnable, prompt, request.chat) for prompt in prompts]
-    longest = max(len(tokens) for tokens in encoded)
-    runnable.check_fits(
-        longest + request.max_new_tokens, f"a --prompt of {longest} and --max_new_tokens {request.max_new_tokens}"
-    )
-    decoder = runnable.decoder(longest + request.max_new_tokens, progress)
-    choose = greedy
-    if request.temperature is not None:
-        choose = sampler(request.temperature, request.top_k, request.top_p, request.seed)
+def run(request: Request, watch: Watcher) -> Result:
+    prompts = [_read(prompt) for prompt in request.prompt] or PROMPTS
+    model = open_model(request, watch)
+    encoded = [encode_prompt(model.tokenizer, prompt, request.chat) for prompt in prompts]
+    longest, new = max(len(tokens) for tokens in encoded), request.writing.max_new_tokens
+    model.check_fits(longest + new, f"a `prompt` of {longest} and `max_new_tokens={new}`")
+    decoder, choose = model.decoder(longest + new), request.writing.chooser()
     responses = []
     for prompt, tokens in zip(prompts, encoded, strict=True):
-        out = generate(decoder, tokens, request.max_new_tokens, runnable.end_tokens(), choose)
-        responses.append(
-            Response(
-                prompt,
-                runnable.tokenizer.decode(out.tokens, skip_special_tokens=True),
-                len(tokens),
-                len(out.tokens),
-                out.ttft_s * 1e3,
-                median(out.step_s) * 1e3 if out.step_s else None,
-            )
-        )
-        progress.partial(responses[-1])
-    return Result(**runnable.described("decode", request), responses=responses)
+        watch(Answering(prompt))
+        written = generate(decoder, tokens, new, model.end_tokens, choose)
+        responses.append(_answer(model.tokenizer, prompt, len(tokens), written, watch))
+        watch(responses[-1])
+    return Result(**described("decode", request, model), responses=responses)
 
 
-def _encode(runnable: Runnable, prompt: str, chat: bool):
-    tokenizer = runnable.tokenizer
-    if not prompt.strip():
-        raise OptionError(f"--prompt {prompt!r} is empty; give some text")
-    if chat:
-        if not tokenizer.chat_template:
-            raise OptionError("--chat: this model's tokenizer has no chat template; leave --chat out")
-        message = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    tokens = encode(tokenizer, prompt, special=not chat)
-    if len(tokens) == 0:
-        raise OptionError(f"--prompt {prompt!r} has no tokens; give some text")
-    return tokens
+def _read(prompt: str) -> str:
+    """The prompt itself, or what it points to: `@file`, or `-` for standard input."""
+    if prompt == "-":
+        return sys.stdin.read()
+    if prompt.startswith("@"):
+        return read_file(Path(prompt[1:]), f"`prompt={prompt}`", OptionError)
+    return prompt
+
+
+def _answer(tokenizer: Any, prompt: str, prompt_tokens: int, written: Iterator[Token], watch: Watcher) -> Response:
+    """The answer as it is written, told piece by piece."""
+    pieces, tokens = TextStream(tokenizer), []
+    for token in written:
+        tokens.append(token)
+        watch(Piece(pieces.add(token.id)))
+    watch(Piece(pieces.end()))
+    later = [token.seconds for token in tokens[1:]]
+    return Response(
+        prompt,
+        decode(tokenizer, [token.id for token in tokens]),
+        prompt_tokens,
+        len(tokens),
+        tokens[0].seconds * 1e3,
+        median(later) * 1e3 if later else None,
+    )

@@ -3,21 +3,24 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import stdev
 
-from awq_cli.tasks import choices
-from awq_cli.tasks.eval_data import TEXT
-from awq_cli.tasks.perplexity import cut_windows
-from awq_cli.tasks.progress import Progress
-from awq_cli.tasks.runner import ModelRequest, ModelResult, Runnable, open_float, open_runnable
-from awq_cli.tasks.texts import WIKITEXT, encode, open_text
-from qlinear.errors import OptionError
-from qlinear.scoring import compare
+from torch import Tensor
 
-TASKS = ("perplexity", *choices.FOLDERS)
+from awq_cli.questions import harness
+from awq_cli.questions.files import TEXT
+from awq_cli.running import ModelRequest, ModelResult, described, open_model
+from awq_cli.texts import WIKITEXT, Text, open_text
+from engine.model import Model
+from engine.scoring import compare, cut_windows, negative_log_likelihood
+from engine.text import encode
+from qlinear.errors import OptionError
+from qlinear.progress import Note, Watcher, steps
+
+TASKS = ("perplexity", *harness.FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -63,26 +66,32 @@ class Result(ModelResult):
     seconds: float
 
 
-def run(request: Request, progress: Progress) -> Result:
+@dataclass(frozen=True)
+class Pair:
+    """The model, and the float model to be compared with, if any."""
+
+    model: Model
+    reference: Model | None
+
+
+def run(request: Request, watch: Watcher) -> Result:
     start = time.perf_counter()
     tasks = _chosen(request.tasks)
     asked = [task for task in tasks if task != "perplexity"]
     if asked:
-        choices.require_library(asked)
-    text = _open_text(request, progress) if "perplexity" in tasks else None
-    loaded = choices.load_tasks(asked, request.eval_data) if asked else {}
-    runnable = open_runnable(request)
-    for note in runnable.notes:
-        progress.note(note)
-    reference = _open_reference(request, runnable, progress)
+        harness.require_library(asked)
+    text = _open_text(request, watch) if "perplexity" in tasks else None
+    loaded = harness.load_tasks(asked, request.eval_data) if asked else {}
+    model = open_model(request, watch)
+    pair = Pair(model, _open_reference(request, model, watch))
     scores = []
     if text is not None:
-        scores += _perplexity(request, runnable, reference, text, progress)
+        scores += _perplexity(request, pair, text, watch)
     if loaded:
-        scores += _questions(request, runnable, reference, loaded, progress)
+        scores += _questions(pair, loaded, request.limit, watch)
     return Result(
-        **runnable.described("evaluate", request),
-        float_model=reference and reference.name,
+        **described("evaluate", request, model),
+        float_model=pair.reference and pair.reference.about.name,
         scores=scores,
         dataset=text and text.name,
         window=request.window if text else None,
@@ -102,7 +111,7 @@ def _chosen(given: str) -> tuple[str, ...]:
     return tuple(task for task in TASKS if task in names)
 
 
-def _open_text(request: Request, progress: Progress):
+def _open_text(request: Request, watch: Watcher) -> Text:
     if request.dataset is None and request.eval_data is not None:
         path = Path(request.eval_data) / TEXT
         if not path.is_file():
@@ -110,40 +119,43 @@ def _open_text(request: Request, progress: Progress):
         return open_text(str(path))
     source = request.dataset or "raw"
     if source in WIKITEXT:
-        progress.note(f"reading {WIKITEXT[source]} from the hub or its local copy")
+        watch(Note(f"reading {WIKITEXT[source]} from the hub or its local copy"))
     return open_text(source)
 
 
-def _open_reference(request: Request, runnable: Runnable, progress: Progress) -> Runnable | None:
+def _open_reference(request: Request, model: Model, watch: Watcher) -> Model | None:
     """The float model to compare with: the one named, or the one that the checkpoint was made from."""
     if request.precision == "bf16" or request.float_model == "none":
         return None
-    name = request.float_model or runnable.origin
+    about, name = model.about, request.float_model or model.about.origin
     if not isinstance(name, str):
         raise OptionError(
-            f"{runnable.checkpoint} does not say which float model it was made from; give --float_model NAME, or none"
+            f"{about.checkpoint} does not say which float model it was made from; give --float_model NAME, or none"
         )
-    # The float model does not run on the NPU, whose arithmetic is emulated on the CPU anyway.
-    target = "cpu" if request.target.startswith("aie") else request.target
-    at = replace(request, target=target, flash_attention=runnable.flash_attention)
-    reference = open_float(name, at)
-    if reference.fingerprint != runnable.fingerprint:
-        progress.note(f"{name} is not the float model that {runnable.checkpoint} was made from, or has changed since")
+    target = model.backend.float_target or request.target
+    reference = open_model(request.of_float(name, target, model.flash_attention), watch)
+    if reference.about.fingerprint != about.fingerprint:
+        watch(Note(f"{name} is not the float model that {about.checkpoint} was made from, or has changed since"))
     return reference
 
 
-def _perplexity(request: Request, runnable: Runnable, reference: Runnable | None, text, progress: Progress):
+def _perplexity(request: Request, pair: Pair, text: Text, watch: Watcher) -> list[Score]:
     """Both models read each window, and nothing of one window is kept for the next but sums."""
-    runnable.check_fits(request.window, "windows of --window")
-    windows = cut_windows(encode(runnable.tokenizer, text.text), request.window, request.n_windows, text.name)
-    decoder = runnable.decoder(request.window, progress)
-    tracked = progress.track(windows, len(windows), "windows")
-    if reference is None:
-        losses = [decoder.negative_log_likelihood(window) / (request.window - 1) for window in tracked]
+    model = pair.model
+    model.check_fits(request.window, "windows of --window")
+    windows = cut_windows(encode(model.tokenizer, text.text), request.window, request.n_windows, text.name)
+    if pair.reference is None:
+        decoder = model.decoder(request.window)
+        tracked = steps(windows, len(windows), "windows", watch)
+        losses = [negative_log_likelihood(decoder, window) / (request.window - 1) for window in tracked]
         return [Score("perplexity", "perplexity", *_exponential(losses), None, None, len(losses), None)]
-    _check_same_vocabulary(runnable, reference)
-    beside = reference.decoder(request.window, progress)
-    found = [compare(decoder, beside, window) for window in tracked]
+    return _compared(model, pair.reference, windows, watch)
+
+
+def _compared(model: Model, reference: Model, windows: Tensor, watch: Watcher) -> list[Score]:
+    _check_same_vocabulary(model, reference)
+    decoder, beside = (one.decoder(windows.shape[1]) for one in (model, reference))
+    found = [compare(decoder, beside, window) for window in steps(windows, len(windows), "windows", watch)]
     perplexity = _exponential([one.nll for one in found])
     of_float = _exponential([one.reference_nll for one in found])
     divergence = _mean([one.divergence for one in found])
@@ -155,11 +167,12 @@ def _perplexity(request: Request, runnable: Runnable, reference: Runnable | None
     ]
 
 
-def _check_same_vocabulary(runnable: Runnable, reference: Runnable) -> None:
-    ours, floats = (one.model.get_output_embeddings().out_features for one in (runnable, reference))
+def _check_same_vocabulary(model: Model, reference: Model) -> None:
+    ours, floats = (one.module.get_output_embeddings().out_features for one in (model, reference))
     if ours != floats:
         raise OptionError(
-            f"{reference.name} has a vocabulary of {floats}, {runnable.name} of {ours}; give another --float_model"
+            f"{reference.about.name} has a vocabulary of {floats}, {model.about.name} of {ours}; give another "
+            f"--float_model"
         )
 
 
@@ -175,13 +188,11 @@ def _exponential(losses: Sequence[float]) -> tuple[float, float | None]:
     return math.exp(mean), None if stderr is None else math.exp(mean) * stderr
 
 
-def _questions(
-    request: Request, runnable: Runnable, reference: Runnable | None, loaded: dict[str, object], progress: Progress
-) -> list[Score]:
-    answered = choices.answer(loaded, runnable, request.limit, progress, "answers")
+def _questions(pair: Pair, loaded: dict[str, object], limit: int | None, watch: Watcher) -> list[Score]:
+    answered = harness.answer(loaded, pair.model, limit, "answers", watch)
     beside = [None] * len(answered)
-    if reference is not None:
-        beside = choices.answer(loaded, reference, request.limit, progress, "answers of the float model")
+    if pair.reference is not None:
+        beside = harness.answer(loaded, pair.reference, limit, "answers of the float model", watch)
     return [
         Score(
             ours.task,

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qlinear.backends.base import Backend
+from qlinear.backends.stack import Stack, StackDecoder, Unsupported
 from qlinear.grid import GridWeight
 from qlinear.packing import JoinedWeight, PackedWeight
 
-# Rows decoded at a time: 2**21 float32 weights are 8 MiB, so that a decoded block is still in cache when it is used.
+# Rows dequantized at a time: 2**21 float32 weights are 8 MiB, so that a dequantized block is still in cache when it is used.
 BLOCK_WEIGHTS = 2**21
 
 
@@ -19,10 +21,8 @@ class Prepared:
     bias: Tensor | None  # float32
 
 
-class ReferenceBackend:
-    """Keeps one byte a weight and decodes to float32 a block of rows at a time, on any torch device."""
-
-    joins_gate_up = True
+class ReferenceBackend(Backend):
+    """Keeps one byte a weight and dequantizes to float32 a block of rows at a time, on any torch device."""
 
     def __init__(self, name: str, device: str = "cpu"):
         self.name = name
@@ -42,6 +42,9 @@ class ReferenceBackend:
         rows = max(1, BLOCK_WEIGHTS // k)
         for start in range(0, n, rows):
             part = slice(start, start + rows)
-            decoded = GridWeight(weight.codes[part], weight.zeros[part], weight.scales[part], weight.bits).decode()
-            y[..., part] = F.linear(inputs, decoded, None if bias is None else bias[part])
+            of_part = GridWeight(weight.codes[part], weight.zeros[part], weight.scales[part], weight.bits)
+            y[..., part] = F.linear(inputs, of_part.dequantize(), None if bias is None else bias[part])
         return y
+
+    def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
+        raise Unsupported("the fused decoder needs the native cpu kernels, which this model does not run on")

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from qlinear.backends.base import Backend
 from qlinear.errors import TargetError
+
+if TYPE_CHECKING:
+    from qlinear.backends.base import Backend
 
 
 @dataclass(frozen=True)
 class Target:
     """backend: what runs; note: what the user should know of it, where it is not what the name promises."""
 
-    backend: Backend
+    backend: "Backend"
     note: str | None = None
 
 
@@ -24,10 +27,10 @@ class Npu:
 
 
 def _cpu(npu: Npu) -> Target:
-    from qlinear.backends import native
+    from qlinear.backends.cpu import native
 
     if native.is_built():
-        from qlinear.backends.cpu import CpuBackend
+        from qlinear.backends.cpu.backend import CpuBackend
 
         return Target(CpuBackend())
     from qlinear.backends.reference import ReferenceBackend
@@ -41,7 +44,7 @@ def _cuda(npu: Npu) -> Target:
     from qlinear.backends.reference import ReferenceBackend
 
     if not torch.cuda.is_available():
-        raise TargetError("--target cuda: torch finds no CUDA device on this machine; use --target cpu")
+        raise TargetError("`target=cuda`: torch finds no CUDA device on this machine; use `target=cpu`")
     return Target(ReferenceBackend("cuda/torch", "cuda"))
 
 
@@ -55,7 +58,7 @@ def _aie_emu(npu: Npu) -> Target:
 def _aie(npu: Npu) -> Target:
     from qlinear.backends.aie import find_npu
 
-    return Target(_aie_emu(npu).backend, f"--target aie: {find_npu()}")
+    return Target(_aie_emu(npu).backend, f"`target=aie`: {find_npu()}")
 
 
 TARGETS: dict[str, Callable[[Npu], Target]] = {
@@ -67,5 +70,7 @@ TARGETS: dict[str, Callable[[Npu], Target]] = {
 
 
 def open_target(name: str, npu: Npu = Npu()) -> Target:
-    """The backend that runs `--target name` on this machine; raises `TargetError` with the reason if none does."""
+    """The backend that runs on target `name` of this machine; raises `TargetError` with the reason if none does."""
+    if name not in TARGETS:
+        raise TargetError(f"`target={name}` is not known; use one of {', '.join(TARGETS)}")
     return TARGETS[name](npu)

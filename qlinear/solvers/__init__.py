@@ -1,13 +1,10 @@
-"""How codes are chosen on the grid. A solver is one file and one line in `SOLVERS`."""
+"""How codes are chosen on the grid, one solver a file; `quantization.methods` has them by name."""
 
 from typing import Protocol
 
 from torch import Tensor
 
 from qlinear.grid import GridWeight
-from qlinear.solvers.gptq import gptq
-from qlinear.solvers.hqq import hqq
-from qlinear.solvers.rtn import rtn
 
 
 class Solver(Protocol):
@@ -17,6 +14,3 @@ class Solver(Protocol):
         gram: X^T X `(K, K)` of the inputs X the weight will meet, for solvers that weigh their errors by it; without
         it all inputs count alike.
         """
-
-
-SOLVERS: dict[str, Solver] = {"rtn": rtn, "hqq": hqq, "gptq": gptq}

@@ -64,7 +64,7 @@ class _Columns:
         """The nearest codes, float32 `(N,)`, for `values` in one column."""
         return torch.div(values, self.scales[column]).add_(self.zeros[column]).round_().clamp_(0, self.levels)
 
-    def decode(self, column: int | slice, codes: Tensor) -> Tensor:
+    def dequantize(self, column: int | slice, codes: Tensor) -> Tensor:
         return (codes - self.zeros[column]).mul_(self.scales[column])
 
 
@@ -128,7 +128,7 @@ def compensate(columns: _Columns, factor: Tensor) -> Tensor:
         errors = torch.empty_like(weight[start:stop])
         for column in reversed(range(start, stop)):
             codes[column] = columns.round(column, weight[column])
-            error = (weight[column] - columns.decode(column, codes[column])).div_(factor[column, column])
+            error = (weight[column] - columns.dequantize(column, codes[column])).div_(factor[column, column])
             weight[start:column].addr_(factor[column, start:column], error, alpha=-1)
             errors[column - start] = error
         weight[:start].addmm_(factor[start:stop, :start].t(), errors, alpha=-1)
@@ -139,16 +139,16 @@ def revisit(columns: _Columns, codes: Tensor, gram: Tensor) -> Tensor:
     """Move each code to where the squared output error is least, all other codes being what they are by then."""
     live = (gram.diagonal() > 0).tolist()
     for _ in range(PASSES):
-        slope = gram @ (columns.decode(slice(None), codes) - columns.weight)  # half the gradient of the error
+        slope = gram @ (columns.dequantize(slice(None), codes) - columns.weight)  # half the gradient of the error
         for stop in range(len(codes), 0, -BLOCK):
             start = max(stop - BLOCK, 0)
             moves = torch.zeros_like(slope[start:stop])
             for column in reversed(range(start, stop)):
                 if not live[column]:
                     continue
-                now = columns.decode(column, codes[column])
+                now = columns.dequantize(column, codes[column])
                 codes[column] = columns.round(column, now - slope[column] / gram[column, column])
-                move = columns.decode(column, codes[column]).sub_(now)
+                move = columns.dequantize(column, codes[column]).sub_(now)
                 slope[start:column].addr_(gram[column, start:column], move)
                 moves[column - start] = move
             slope[:start].addmm_(gram[start:stop, :start].t(), moves)  # true for the columns still to come

@@ -24,14 +24,14 @@ def hqq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) 
     blocks = None if gram is None else diagonal_blocks(gram, group_size)
 
     def errors(scales: Tensor, zeros: Tensor) -> Tensor:
-        return group_errors(grid.encode(weight, scales, zeros, bits).decode() - weight, blocks, group_size)
+        return group_errors(grid.quantize(weight, scales, zeros, bits).dequantize() - weight, blocks, group_size)
 
     shifted_scales, shifted_zeros = half_quadratic(weight, bits, group_size)
     scales, zeros = search_ranges(weight, bits, group_size, gram)
     shifted_wins = errors(shifted_scales, shifted_zeros) < errors(scales, zeros)
     scales = torch.where(shifted_wins, shifted_scales, scales)
     zeros = torch.where(shifted_wins, shifted_zeros, zeros)
-    return grid.encode(weight, scales, zeros, bits)
+    return grid.quantize(weight, scales, zeros, bits)
 
 
 def half_quadratic(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:

@@ -61,5 +61,5 @@ def _search_rows(weight: Tensor, bits: int, group_size: int, blocks: Tensor | No
 
 
 def _errors(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int, blocks: Tensor | None) -> Tensor:
-    error = grid.encode(weight, scales, zeros, bits).decode().sub_(weight)
+    error = grid.quantize(weight, scales, zeros, bits).dequantize().sub_(weight)
     return group_errors(error, blocks, weight.shape[1] // scales.shape[1])

@@ -9,4 +9,4 @@ from qlinear.grid import GridWeight
 def rtn(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
     """Nearest codes for `weight` `(N, K)`; what the inputs look like is of no account."""
     scales, zeros = grid.fit(weight, bits, group_size)
-    return grid.encode(weight, scales, zeros, bits)
+    return grid.quantize(weight, scales, zeros, bits)

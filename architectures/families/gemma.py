@@ -1,0 +1,23 @@
+"""Gemma: a Llama whose norms multiply by one plus their weight."""
+
+from dataclasses import replace
+
+from architectures.families.llama import LLAMA, UP_TO_DOWN, V_TO_O
+from architectures.family import GATE_UP, QKV, Edge, Fused, Kind
+
+ONE_PLUS = Kind(offset=1.0)
+
+GEMMA = replace(
+    LLAMA,
+    model_type="gemma",
+    edges=(
+        Edge("input_layernorm", QKV, "self_attn", ONE_PLUS),
+        V_TO_O,
+        Edge("post_attention_layernorm", GATE_UP, "mlp", ONE_PLUS),
+        UP_TO_DOWN,
+    ),
+    fused=Fused(norm_offset=1.0),
+    gguf=None,
+)
+
+FAMILIES = (GEMMA,)

@@ -1,0 +1,14 @@
+"""Gemma 3: a Gemma 2 with norms on the heads and a rotation for each kind of layer; also inside a model that sees."""
+
+from dataclasses import replace
+
+from architectures.families.gemma2 import GEMMA2
+
+GEMMA3_TEXT = replace(
+    GEMMA2,
+    model_type="gemma3_text",
+    fused=replace(GEMMA2.fused, attention_cap=None, head_norms=True, rotary_per_layer_type=True),
+)
+GEMMA3 = replace(GEMMA3_TEXT, model_type="gemma3", blocks="model.language_model.layers", fused=None)
+
+FAMILIES = (GEMMA3_TEXT, GEMMA3)

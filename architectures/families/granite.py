@@ -1,0 +1,7 @@
+"""Granite: a Llama whose embedding, residual, attention scores and logits are multiplied by numbers of the config."""
+
+from dataclasses import replace
+
+from architectures.families.llama import LLAMA
+
+FAMILIES = (replace(LLAMA, model_type="granite", fused=None, gguf=None),)

@@ -1,0 +1,8 @@
+"""Mistral: a Llama whose positions may see a window only."""
+
+from dataclasses import replace
+
+from architectures.families.llama import LLAMA
+from architectures.family import Fused
+
+FAMILIES = (replace(LLAMA, model_type="mistral", fused=Fused(window="config"), gguf=None),)

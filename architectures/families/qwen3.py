@@ -1,0 +1,8 @@
+"""Qwen 3: a Qwen 2 without biases, with a norm on every head of q and k."""
+
+from dataclasses import replace
+
+from architectures.families.qwen2 import QWEN2
+from architectures.family import Fused
+
+FAMILIES = (replace(QWEN2, model_type="qwen3", fused=Fused(window="attention", head_norms=True)),)

@@ -1,0 +1,44 @@
+"""The result files that are asked for: JSON and CSV."""
+
+import csv
+import io
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qlinear.errors import OptionError
+from qlinear.files import is_written_through, write_text_whole
+
+
+def check_writable(option: str, path: str | None) -> None:
+    """Before hours of work: whether a result can be written where `option` asks for it."""
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir():
+        raise OptionError(f"{option} {path} is a directory; name a file")
+    if not folder.is_dir():
+        raise OptionError(f"{option} {path}: there is no directory {folder}")
+    if not os.access(path if is_written_through(Path(path)) else folder, os.W_OK):
+        raise OptionError(f"{option} {path} cannot be written: no permission")
+
+
+def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
+    """The whole result as JSON, a benchmark's rows as CSV; each complete or not there."""
+    if json_file is not None:
+        write_text_whole(Path(json_file), json.dumps(asdict(result), indent=2) + "\n")
+    if csv_file is not None:
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        rows = [_flat(asdict(row)) for row in result.rows]
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
+        write_text_whole(Path(csv_file), table.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's own fields, then those of its modelled part, if it has one, under their names with `modelled_` before."""
+    modelled = row.pop("modelled", None) or {}
+    return row | {f"modelled_{name}": value for name, value in modelled.items()}

@@ -1,0 +1,89 @@
+"""What the tasks that run a model share: which model, on which target, and what their results say of it."""
+
+from dataclasses import dataclass, field, replace
+
+import run_awq
+from awq_cli.finding import NAMING, find_checkpoint
+from engine.model import Model
+from qlinear.errors import OptionError
+from qlinear.progress import Watcher
+from quantization.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """The fields of a request that say which model runs, and where. recipe: of which a checkpoint is named after."""
+
+    model_name: str
+    recipe: Recipe = field(metadata={"options": NAMING})
+    checkpoint: str | None
+    precision: str
+    target: str
+    device: str
+    latency: tuple[str, ...]
+    flash_attention: bool | None
+    trust_remote_code: bool
+
+    def of_float(self, model_name: str, target: str, flash_attention: bool) -> "ModelRequest":
+        """The same with a float model in the place of the checkpoint."""
+        return replace(
+            self, model_name=model_name, precision="bf16", target=target, flash_attention=flash_attention, latency=()
+        )
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """The fields of a result that say which model ran, and where; a task's own figures follow them."""
+
+    task: str
+    model: str
+    target: str
+    backend: str
+    notes: tuple[str, ...]
+    precision: str
+    flash_attention: bool
+    checkpoint: str | None
+
+
+def open_model(request: ModelRequest, watch: Watcher) -> Model:
+    """Load the float model or the quantized checkpoint that the request names onto its target."""
+    source = request.model_name
+    if request.precision != "bf16":
+        recipe = replace(request.recipe, flash_attention=request.flash_attention)
+        source = request.checkpoint or str(find_checkpoint(request.model_name, recipe))
+    return run_awq.load(
+        source,
+        target=request.target,
+        precision=request.precision,
+        device=request.device,
+        latency=_figures(request.latency),
+        flash_attention=request.flash_attention,
+        trust_remote_code=request.trust_remote_code,
+        progress=watch,
+    )
+
+
+def described(task: str, request: ModelRequest, model: Model) -> dict[str, object]:
+    """The fields of `ModelResult`."""
+    return {
+        "task": task,
+        "model": model.about.name,
+        "target": request.target,
+        "backend": model.about.code,
+        "notes": model.about.notes,
+        "precision": request.precision,
+        "flash_attention": model.flash_attention,
+        "checkpoint": model.about.checkpoint,
+    }
+
+
+def _figures(given: tuple[str, ...]) -> dict[str, float]:
+    """NAME=VALUE pairs of `--latency`; whether there is such a name is the latency model's to say."""
+    figures = {}
+    for pair in given:
+        name, _, value = pair.partition("=")
+        try:
+            figures[name] = float(value)
+        except ValueError as error:
+            raise OptionError(f"`latency={pair}`: has to be NAME=VALUE with a number") from error
+    return figures

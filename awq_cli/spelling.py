@@ -1,0 +1,16 @@
+"""Fields of the Python API, as messages name them, in the command's spelling."""
+
+import re
+
+from awq_cli import options
+
+
+def as_options(text: str) -> str:
+    """`` `overwrite` `` becomes `--overwrite`, `` `awq=none` `` `--awq none`; what is no option loses its quotes."""
+
+    def spelled(match: re.Match) -> str:
+        name, value = match[1], match[2]
+        option = options.NAMES.get(name, name)
+        return option if value is None else f"{option} {value}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, text)

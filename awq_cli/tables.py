@@ -1,0 +1,199 @@
+"""Results as tables, on a terminal of any width: the layout of everything that a task shows in the end."""
+
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from statistics import geometric_mean
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+
+def show(out: Terminal, result: Any) -> None:
+    SHOW[result.task](out, result)
+
+
+def _heading(out: Terminal, result: Any) -> None:
+    mode = ", flash attention" if result.flash_attention else ""
+    out.print(f"\n{_plain(result.checkpoint or result.model)} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """The user's text, in which brackets are brackets and not markup."""
+    return escape(text)
+
+
+def _table(*columns: str) -> Table:
+    """Names to the left, figures to the right; where there is no room, names give way (see `_name`)."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        named = column in ("layer", "prompt", "task", "metric")
+        table.add_column(column, justify="left" if named else "right", no_wrap=not named)
+    return table
+
+
+def _name(text: str) -> Text:
+    """A cell of the first column: one line, cut where there is no room."""
+    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _show_quantize(out: Terminal, result: Any) -> None:
+    if any(layer.loss_awq is not None for layer in result.layers):
+        out.print(_loss_table(result))
+    if result.fallback_blocks:
+        out.print(
+            f"AWQ was worse than plain rounding in {len(result.fallback_blocks)} blocks, which are rounded plainly: "
+            + ", ".join(result.fallback_blocks),
+            soft_wrap=True,
+        )
+    if result.blocks:
+        before, after = (
+            geometric_mean([max(getattr(errors, when), 1e-30) for errors in result.blocks.values()])
+            for when in ("before", "after")
+        )
+        out.print(f"error of a block's output {before:.2e}, learned {after:.2e} (geometric means)", soft_wrap=True)
+    size, seconds = result.size, result.seconds
+    out.print(
+        f"\n{result.model}: {_size(size.float_bytes)} in bfloat16 -> {_size(size.quantized_bytes)}, "
+        f"{size.bits_per_weight:.2f} bits a weight ({size.bits_per_weight_with_embeddings:.2f} with embeddings)",
+        soft_wrap=True,
+    )
+    out.print(
+        f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}, "
+        f"of which float forward passes {seconds.forward:.1f}), peak memory {_size(result.peak_rss_bytes)}",
+        soft_wrap=True,
+    )
+    if result.scales and result.awq == "run":
+        out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
+    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
+    out.print(f"  {_command()} --task decode --checkpoint {shlex.quote(result.checkpoint)}", markup=False, soft_wrap=True)
+
+
+def _command() -> str:
+    """How this program was called."""
+    called = sys.argv[0]
+    return f"python {called}" if called.endswith(".py") else called.rpartition("/")[2]
+
+
+def _loss_table(result: Any) -> Table:
+    """Per kind of layer (the name without its block), as geometric means over the blocks.
+
+    What AWQ alone would lose stands beside what is lost in the checkpoint where a solver has gone on from there.
+    """
+    kinds = defaultdict(list)
+    for layer in result.layers:
+        if layer.loss_rtn is not None:
+            kinds[".".join(part for part in layer.name.split(".")[2:] if not part.isdigit())].append(layer)
+    table = _table("layer", "loss\nrounded", "with\nAWQ", "as\nsaved", "saved /\nrounded", "AWQ's\nratio")
+    for kind, layers in kinds.items():
+        rounded, awq, saved = (
+            geometric_mean([max(getattr(layer, loss), 1e-30) for layer in layers])
+            for loss in ("loss_rtn", "loss_awq", "loss_saved")
+        )
+        ratios = [layer.ratio for layer in layers if layer.ratio is not None]
+        mean = f"{sum(ratios) / len(ratios):.2f}" if ratios else "-"
+        table.add_row(kind, f"{rounded:.2e}", f"{awq:.2e}", f"{saved:.2e}", f"{saved / rounded:.2f}", mean)
+    return table
+
+
+def _show_decode(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    table = _table("prompt", "prompt\ntokens", "new\ntokens", "first\ntoken ms", "ms per\ntoken", "tokens\nper s")
+    for row in result.responses:
+        rate = 1e3 / row.ms_per_token if row.ms_per_token else None
+        table.add_row(
+            _name(row.prompt),
+            str(row.prompt_tokens),
+            str(row.new_tokens),
+            _number(row.ttft_ms),
+            _number(row.ms_per_token),
+            _number(rate),
+        )
+    out.print(table)
+
+
+def _show_benchmark(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    if result.latency_model is not None:
+        out.print("times below are those of the emulation on this machine's CPU, not of an NPU")
+    table = _table("prompt\ntokens", "first\ntoken ms", "prefill\ntokens/s", "ms per\ntoken", "decode\ntokens/s")
+    for row in result.rows:
+        table.add_row(
+            str(row.prompt_tokens),
+            _number(row.ttft_ms),
+            _number(row.prefill_tok_s),
+            _number(row.ms_per_token),
+            _number(row.decode_tok_s),
+        )
+    out.print(table)
+    if result.latency_model is not None:
+        _show_modelled(out, result)
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
+    out.print(f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}")
+
+
+def _show_modelled(out: Terminal, result: Any) -> None:
+    """Beside the emulation's wall time, never in one table with it."""
+    out.print("\n[bold]modelled[/bold], not measured: the matmuls alone on the NPU, without the host's part")
+    table = _table(
+        "prompt\ntokens", "modelled\nfirst ms", "modelled\nms/token", "calls per\nprompt",
+        "calls per\ntoken", "MB per\ntoken", "padding",
+    )  # fmt: skip
+    for row in result.rows:
+        modelled = row.modelled
+        table.add_row(
+            str(row.prompt_tokens),
+            _number(modelled.ttft_ms),
+            _number(modelled.ms_per_token),
+            str(modelled.dispatches_per_prompt),
+            str(modelled.dispatches_per_token),
+            _number(modelled.bytes_per_token / 1e6, 0),
+            f"{modelled.padding_waste:.1%}",
+        )
+    out.print(table)
+    out.print("by these figures (docs/aie.md):")
+    for name, figure in result.latency_model.items():
+        out.print(f"  {name} = {figure['value']:g} {figure['unit']} ({figure['source']})", markup=False, soft_wrap=True)
+
+
+def _show_perplexity(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    out.print(
+        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {_plain(result.dataset)}: {result.n_windows} x "
+        f"{result.window} tokens, {result.tokens} predicted, {result.seconds:.1f} s",
+        soft_wrap=True,
+    )
+
+
+def _show_evaluate(out: Terminal, result: Any) -> None:
+    _heading(out, result)
+    columns = ("task", "metric", "value", "+/-", *("float", "+/-") * (result.float_model is not None), "of")
+    table = _table(*columns)
+    for score in result.scores:
+        figures = [score.value, score.stderr, score.float_value, score.float_stderr][: len(columns) - 3]
+        count = f"{score.examples} {'windows' if score.shots is None else 'questions'}"
+        table.add_row(score.task, score.metric, *(_number(figure, 4) for figure in figures), count)
+    out.print(table)
+    out.print(f"{result.seconds:.1f} s")
+
+
+SHOW: dict[str, Callable[[Terminal, Any], None]] = {
+    "quantize": _show_quantize,
+    "decode": _show_decode,
+    "benchmark": _show_benchmark,
+    "benchmark_long": _show_benchmark,
+    "perplexity": _show_perplexity,
+    "evaluate": _show_evaluate,
+}

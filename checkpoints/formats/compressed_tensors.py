@@ -1,0 +1,176 @@
+"""The compressed-tensors *pack-quantized* format: how a quantized linear is named, shaped and described in it.
+
+Of a linear `NAME`, a checkpoint holds `NAME.weight_packed`, `.weight_zero_point`, `.weight_scale`, `.weight_shape` and,
+if it has one, `.bias` (`PackedWeight` gives shapes and dtypes). `quantization_config` in config.json has the rest.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.sources import TensorSource, is_finite
+from qlinear.errors import CheckpointError
+from qlinear.grid import GridWeight
+from qlinear.packing import PackedWeight
+from qlinear.replace import LinearWeight
+from qlinear.sizes import BITS, GROUP_SIZES
+
+WORDS, ZEROS, SCALES, SHAPE, BIAS = "weight_packed", "weight_zero_point", "weight_scale", "weight_shape", "bias"
+PARTS = (WORDS, ZEROS, SCALES, SHAPE, BIAS)
+
+
+# ---- writing
+
+
+def linear_tensors(weight: GridWeight, bias: Tensor | None) -> dict[str, Tensor]:
+    """What a checkpoint holds of a linear, by the last part of the name. bias: `(N,)` of any float dtype, or None."""
+    packed = PackedWeight.pack(weight)
+    shape = torch.tensor(packed.shape, dtype=torch.int64)
+    tensors = {WORDS: packed.words, ZEROS: packed.zeros, SCALES: packed.scales, SHAPE: shape}
+    return tensors if bias is None else tensors | {BIAS: bias.to(torch.bfloat16)}
+
+
+def quantization_section(bits: int, group_size: int, head: tuple[str, int] | None, kept: list[str]) -> dict:
+    """The `quantization_config` of `config.json`.
+
+    head: name and group size of the output head if it is quantized; kept: names of linears left in bfloat16.
+    `dequantize` lets transformers turn the weights to bfloat16 as it loads them: its other way, which keeps them packed
+    until the first forward, expects unpacked zero points and refuses every asymmetric checkpoint. Readers with kernels
+    of their own (vLLM) pass over it. The observer and the zero points' dtype are what the compressed-tensors library
+    writes; they say nothing of the weights.
+    """
+
+    def scheme(targets: list[str], size: int) -> dict:
+        weights = {
+            "num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": size,
+            "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {}, "zp_dtype": "torch.int8",
+        }  # fmt: skip
+        return {"targets": targets, "weights": weights}
+
+    groups = {"group_0": scheme(["Linear"], group_size)}
+    if head is not None:
+        groups["group_1"] = scheme([f"re:.*{head[0]}$"], head[1])
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": kept,
+        "dequantize": True,
+    }
+
+
+# ---- reading
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What a checkpoint's config says of its weights."""
+
+    bits: int
+    group_sizes: frozenset[int]
+
+
+def read_section(section: Any, directory: Path) -> Quantization:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`."""
+    where = f"{directory}/config.json"
+    if not isinstance(section, dict) or section.get("format") != "pack-quantized":
+        raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
+    groups = section.get("config_groups")
+    schemes = list(groups.values()) if isinstance(groups, dict) else []
+    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
+    if not schemes or not all(isinstance(entry, dict) for entry in weights) or len(weights) < len(schemes):
+        raise CheckpointError(f"{where} has no config_groups with weights")
+    if any(scheme.get("input_activations") or scheme.get("output_activations") for scheme in schemes):
+        raise CheckpointError(f"{where} quantizes activations too; this program runs quantized weights only")
+    for entry in weights:
+        _check_scheme(entry, where)
+    bits = {entry["num_bits"] for entry in weights}
+    if len(bits) > 1:
+        raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
+    return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
+
+
+def _check_scheme(entry: dict, where: str) -> None:
+    if type(entry.get("num_bits")) is not int or entry["num_bits"] not in BITS:  # 4.0 is in (3, 4)
+        raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
+    if entry.get("group_size") not in GROUP_SIZES:
+        raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
+    if entry.get("symmetric") is not False or entry.get("strategy") != "group":
+        raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
+    if entry.get("actorder") in ("group", "dynamic", True):
+        raise CheckpointError(f"{where} permutes channels between groups (actorder), which does not run here")
+
+
+def quantized_names(stored: Iterable[str]) -> list[str]:
+    """The linears that are stored quantized, in the order of their tensors."""
+    return [name.removesuffix(f".{WORDS}") for name in stored if name.endswith(f".{WORDS}")]
+
+
+@dataclass(frozen=True)
+class StoredLinear:
+    """A quantized linear whose stored shapes are right. shape: (out_features, in_features)."""
+
+    shape: tuple[int, int]
+    bits: int
+    has_bias: bool
+
+
+def check_linear(
+    model: nn.Module, name: str, stored: dict[str, tuple[int, ...]], quantization: Quantization
+) -> StoredLinear:
+    """Check the shapes of a linear's tensors against each other and the model. Raises `CheckpointError`."""
+    try:
+        linear = model.get_submodule(name)
+        n, k = linear.out_features, linear.in_features
+    except AttributeError as error:
+        raise CheckpointError(
+            f"the checkpoint quantizes {name}, which the model of its config does not have"
+        ) from error
+    shapes = {part: stored.get(f"{name}.{part}") for part in PARTS}
+    scale = shapes[SCALES]
+    group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
+    if group_size not in quantization.group_sizes or k % group_size:
+        raise CheckpointError(
+            f"{name}: scales {scale} do not make groups of {sorted(quantization.group_sizes)} over {k} inputs; the "
+            f"config does not belong to these weights"
+        )
+    bits, groups = quantization.bits, k // group_size
+    expected = {
+        WORDS: (n, -(-k * bits // 32)),
+        ZEROS: (-(-n * bits // 32), groups),
+        SCALES: (n, groups),
+        BIAS: None if linear.bias is None else (n,),
+    }
+    for part, shape in expected.items():
+        if shapes[part] != shape:
+            raise CheckpointError(
+                f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
+            )
+    return StoredLinear((n, k), bits, linear.bias is not None)
+
+
+def read_linear(name: str, found: StoredLinear, source: TensorSource, lent: ExitStack) -> LinearWeight:
+    """The linear's weight over its tensors as the source lends them, until `lent` is closed."""
+
+    def read(part: str) -> Tensor:
+        tensor = lent.enter_context(source.borrow(f"{name}.{part}"))
+        check_finite(f"{name}.{part}", tensor)
+        return tensor
+
+    words, zeros, scales = (read(part) for part in (WORDS, ZEROS, SCALES))
+    bias = read(BIAS) if found.has_bias else None
+    if words.dtype != torch.int32 or zeros.dtype != torch.int32:
+        raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")
+    return LinearWeight(PackedWeight(words, zeros, scales.to(torch.bfloat16), found.shape, found.bits), bias)
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise `CheckpointError` for a stored tensor with a value that is infinite or NaN."""
+    if value.is_floating_point() and not is_finite(value):
+        raise CheckpointError(f"{name} holds a value that is not finite; quantize the model again")

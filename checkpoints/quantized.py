@@ -1,0 +1,174 @@
+"""Open a quantized checkpoint onto a backend: a directory that is checked before it is believed."""
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from architectures.registry import find_family
+from checkpoints.formats import compressed_tensors
+from checkpoints.formats.compressed_tensors import Quantization
+from checkpoints.meta import build_empty, check_depth
+from checkpoints.pretrained import TOKENIZER_FILES
+from checkpoints.sources import TensorSource, one_line_errors, open_directory
+from qlinear.backends.base import Backend
+from qlinear.errors import CheckpointError
+from qlinear.replace import replace_linears
+
+RECIPE = "awq_recipe.json"
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """module: its quantized layers on their backend; model_bytes: all tensors as stored; recipe: {} if unknown."""
+
+    module: nn.Module
+    tokenizer: Any
+    flash_attention: bool
+    model_bytes: int
+    recipe: dict
+
+
+def open_quantized(
+    directory: Path, backend: Backend, flash_attention: bool | None = None, trust_remote_code: bool = False
+) -> QuantizedModel:
+    """Load a checkpoint onto a backend. Raises `CheckpointError` or `ModelError` in one line.
+
+    flash_attention: join the linears that read one input; None: as the checkpoint was made.
+    """
+    config = _read_config(directory)
+    quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
+    source = open_directory(directory)
+    model = _empty_model(directory, len(source.shapes), trust_remote_code)
+    recipe = _read_recipe(directory)
+    flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
+    groups = joined_groups(model, backend.joins_gate_up) if flash else []
+    try:
+        load_weights(model, source, quantization, backend, groups)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    model.to(backend.device)
+    stored_bytes = sum(file.stat().st_size for file in source.files)
+    return QuantizedModel(model, _tokenizer(directory, trust_remote_code), flash, stored_bytes, recipe)
+
+
+def _read_config(directory: Path) -> dict:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; quantize a model to make one")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return config
+
+
+def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoConfig, GenerationConfig
+
+    with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
+        opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        del opened.quantization_config  # its layers are built here, not by transformers
+        check_depth(str(directory), opened, n_tensors)
+        model = build_empty(opened, torch.bfloat16, trust_remote_code)
+    if (directory / "generation_config.json").is_file():
+        with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
+            model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model
+
+
+def _tokenizer(directory: Path, trust_remote_code: bool):
+    from transformers import AutoTokenizer
+
+    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
+        raise CheckpointError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    with one_line_errors(f"the tokenizer in {directory} cannot be opened"):
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+
+
+def _read_recipe(directory: Path) -> dict:
+    try:
+        recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def joined_groups(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
+    """Names of the linears that one norm feeds within one module, block by block: q, k and v; gate and up if asked."""
+    family = find_family(model.config)
+    together = family.joined_inputs(gate_up) if family else []
+    blocks = family.block_names(model) if together else ()
+    return [tuple(f"{block}.{name}" for name in layers) for block in blocks for layers in together]
+
+
+def load_weights(
+    model: nn.Module,
+    source: TensorSource,
+    quantization: Quantization,
+    backend: Backend,
+    groups: Iterable[tuple[str, ...]],
+) -> None:
+    """Fill a model on the meta device from a checkpoint's tensors, its quantized linears on `backend`.
+
+    groups: names of the linears to be joined. A layer's stored weight is mapped while the backend lays it out, and no
+    longer: what is held at any time is the model so far and one layer, or one group.
+    """
+    # A dict for its order: the same damage is told in the same words every time.
+    quantized = dict.fromkeys(compressed_tensors.quantized_names(source.shapes))
+    if not quantized:
+        raise CheckpointError("the checkpoint holds no quantized layer")
+    found = {name: compressed_tensors.check_linear(model, name, source.shapes, quantization) for name in quantized}
+    # First, as the largest of them is copied while nothing else is held.
+    _read_others(model, source, quantized)
+    for names in _together(model, quantized, groups):
+        with ExitStack() as lent:
+            weights = {name: compressed_tensors.read_linear(name, found[name], source, lent) for name in names}
+            replace_linears(model, weights, backend)
+            del weights  # before the files are unmapped
+
+
+def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The quantized layers, alone or with those that a group joins them to.
+
+    The last comes first: the head is the largest, and while it is mapped little else should be held.
+    """
+    group_of = {name: names for names in groups if quantized.keys() >= set(names) for name in names}
+    ordered = [name for name, _ in model.named_modules(remove_duplicate=False) if name in quantized]
+    return list(dict.fromkeys(group_of.get(name, (name,)) for name in reversed(ordered)))
+
+
+def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
+    """Copy in every tensor that is not of a quantized layer."""
+
+    def wanted() -> dict[str, Tensor]:
+        tensors = model.state_dict(keep_vars=True).items()
+        return {name: tensor for name, tensor in tensors if name.rpartition(".")[0] not in quantized}
+
+    for name, tensor in wanted().items():
+        if name in source.shapes:
+            with source.borrow(name) as stored:
+                value = stored.clone()
+            compressed_tensors.check_finite(name, value)
+            if value.shape != tensor.shape:
+                raise CheckpointError(f"{name} is {tuple(value.shape)} on disk, {tuple(tensor.shape)} by the config")
+            _assign(model, name, value)
+    model.tie_weights()
+    missing = [name for name, tensor in wanted().items() if tensor.is_meta]
+    if missing:
+        raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
+
+
+def _assign(model: nn.Module, name: str, value: Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if leaf in owner._parameters:
+        value = nn.Parameter(value, requires_grad=False)
+    setattr(owner, leaf, value)

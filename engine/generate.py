@@ -1,0 +1,45 @@
+"""The token loop: a prompt goes in at once, then one token at a time, each given out as it is chosen."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.decoder import Decoder, read_last
+
+
+@dataclass(frozen=True)
+class Token:
+    """seconds: since the prompt went in, of the first one; since the one before, of the others."""
+
+    id: int
+    seconds: float
+
+
+def greedy(logits: Tensor) -> int:
+    return int(logits.argmax())
+
+
+def generate(
+    decoder: Decoder,
+    prompt: Tensor,
+    max_new_tokens: int,
+    end_tokens: frozenset[int] = frozenset(),
+    choose: Callable[[Tensor], int] = greedy,
+) -> Iterator[Token]:
+    """Read `prompt` `(length,)` and write up to `max_new_tokens`, stopping after an end token, which is given too.
+
+    A token is timed up to its choice; what is done with it in between is nobody's.
+    """
+    text = torch.cat([prompt, prompt.new_zeros(max_new_tokens)])
+    known = 0
+    for length in range(len(prompt), len(text)):
+        start = time.perf_counter()
+        chosen = choose(read_last(decoder, text[:length], known))
+        yield Token(chosen, time.perf_counter() - start)
+        if chosen in end_tokens:
+            return
+        text[length] = chosen
+        known = length

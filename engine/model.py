@@ -1,0 +1,153 @@
+"""A model that runs: text in, text out, and the numbers behind it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine import scoring
+from engine.decoder import Decoder, read_all
+from engine.fused import fused_decoder
+from engine.generate import generate, greedy
+from engine.modules import ModuleDecoder
+from engine.sampling import sampler
+from engine.text import TextStream, encode, encode_prompt
+from qlinear.backends.base import Backend, Meter
+from qlinear.errors import OptionError
+from qlinear.progress import Note, Watcher
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a model.
+
+    name: of the model or of its checkpoint; code: what runs its layers, as results call it; precision: "w4abf16", or
+    "bf16" for a float model; model_bytes: as stored; checkpoint: its directory, None for a float model;
+    fingerprint: of the float model, or of the one a checkpoint says it was made from; origin: the name of that one;
+    notes: what the user should know of the target.
+    """
+
+    name: str
+    code: str
+    precision: str
+    model_bytes: int
+    checkpoint: str | None = None
+    fingerprint: str | None = None
+    origin: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Model:
+    """A causal language model on its target, quantized or float. Not for use from two threads at once.
+
+    about: what is known of it; module: the model of `transformers`, its quantized layers prepared; tokenizer: its own;
+    flash_attention: whether the whole stack is run at once where model and target allow it.
+    """
+
+    def __init__(
+        self, about: About, module: nn.Module, tokenizer: Any, backend: Backend, flash_attention: bool, watch: Watcher
+    ):
+        self.about, self.module, self.tokenizer = about, module, tokenizer
+        self.backend, self.flash_attention = backend, flash_attention
+        self._watch = watch
+        self._decoder: Decoder | None = None
+        self._room = 0  # positions of that decoder
+
+    def __repr__(self) -> str:
+        return f"Model({self.about.name!r} on {self.about.code})"
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence the model was made for, or None if its config does not say."""
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        given = self.module.generation_config.eos_token_id
+        ids = given if isinstance(given, list) else [given]
+        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    @property
+    def meter(self) -> Meter | None:
+        """Counts what hardware that is only emulated would have done; None where the hardware is real."""
+        return None if self.about.precision == "bf16" else self.backend.meter()
+
+    def decoder(self, max_tokens: int, rewinds: bool = False) -> Decoder:
+        """A new decoder for texts of up to `max_tokens`; rewinds: whether many of them are going to begin alike.
+
+        With flash attention it runs the whole stack at once, where model and target allow it.
+        """
+        if self.flash_attention and self.meter is None:  # a meter has to see every matmul
+            fused, reason = fused_decoder(self.module, self.backend, max_tokens)
+            if fused is not None:
+                return fused
+            self._watch(Note(f"`flash_attention` runs the model's own modules: {reason}"))
+        return ModuleDecoder(self.module, max_tokens, static_cache=self.flash_attention and not rewinds)
+
+    def check_fits(self, tokens: int, what: str) -> None:
+        """Raise `OptionError` if what is asked for is longer than the model's context."""
+        if self.max_positions is not None and tokens > self.max_positions:
+            raise OptionError(
+                f"{what} need {tokens} tokens, more than the model's context of {self.max_positions}; ask for fewer"
+            )
+
+    def stream(
+        self, prompt: str, *, chat: bool = False, max_new_tokens: int = 128, seed: int = 0, **sampling: float | None
+    ) -> Iterator[str]:
+        """The answer to a prompt, in pieces of whole characters as they are written.
+
+        chat: put the prompt through the model's chat template. Without more, the likeliest tokens are taken;
+        `temperature`, with `top_k` and `top_p` (see `engine.sampling`), draws them, the same ones for the same seed.
+        Raises `OptionError` for a prompt that is empty or, with its answer, too long for the model.
+        """
+        tokens = encode_prompt(self.tokenizer, prompt, chat)
+        self.check_fits(
+            len(tokens) + max_new_tokens, f"a `prompt` of {len(tokens)} and `max_new_tokens={max_new_tokens}`"
+        )
+        choose = sampler(seed=seed, **sampling) if sampling else greedy
+        pieces = TextStream(self.tokenizer)
+        decoder = self._with_room(len(tokens) + max_new_tokens)
+        for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose):
+            if piece := pieces.add(token.id):
+                yield piece
+        if piece := pieces.end():
+            yield piece
+
+    def generate(self, prompts: Sequence[str], **how: Any) -> list[str]:
+        """The whole answers to prompts, one after the other; what else is given is as for `stream`."""
+        if isinstance(prompts, str):
+            raise OptionError("`prompts` has to be a list of texts; for one text, give a list of one")
+        return ["".join(self.stream(prompt, **how)) for prompt in prompts]
+
+    def logits(self, tokens: Tensor | Sequence[int]) -> Tensor:
+        """Logits `(length, vocabulary)` float32 after every token of a text `(length,)`, each from its past alone."""
+        given = _token_ids(tokens)
+        self.check_fits(len(given), "the tokens")
+        return read_all(self._with_room(len(given)), given)
+
+    def perplexity(self, text: str, window: int = 2048, n_windows: int | None = None) -> float:
+        """Token perplexity of a text in windows that do not overlap, the first `n_windows` of them or all.
+
+        Raises `OptionError` for a window longer than the text or the model's context.
+        """
+        self.check_fits(window, "windows of `window`")
+        windows = scoring.cut_windows(encode(self.tokenizer, text), window, n_windows, "the text")
+        decoder = self._with_room(window)
+        return scoring.perplexity(sum(scoring.negative_log_likelihood(decoder, one) for one in windows), windows)
+
+    def _with_room(self, tokens: int) -> Decoder:
+        """A decoder for a text of that length, kept for those to come."""
+        if self._decoder is None or self._room < tokens:
+            self._decoder, self._room = self.decoder(tokens), tokens
+        return self._decoder
+
+
+def _token_ids(tokens: Tensor | Sequence[int]) -> Tensor:
+    """Token ids `(length,)` as a tensor. Raises `OptionError` for none, or for what is no list of numbers."""
+    given = torch.as_tensor(tokens)
+    if given.dim() != 1 or len(given) == 0 or given.is_floating_point():
+        raise OptionError(f"`tokens` have to be one list of token ids, not of shape {tuple(given.shape)}")
+    return given.to(torch.int64)

@@ -1,0 +1,111 @@
+"""What a decoder makes of a given text: how likely it is, and how far two decoders lie apart."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.decoder import Decoder
+from qlinear.errors import OptionError
+
+# Rows of logits compared at a time: several copies of each are made.
+ROWS_COMPARED = 64
+
+
+def negative_log_likelihood(decoder: Decoder, tokens: Tensor) -> float:
+    """Of a text `(length,)` read from the start, in nats, summed over the tokens after its first."""
+    targets, total = tokens[1:], 0.0
+    for part in decoder.read(tokens):
+        for rows in part.split(ROWS_COMPARED):
+            here, targets = targets[: len(rows)].to(rows.device), targets[len(rows) :]  # the last has no target
+            total += F.cross_entropy(rows[: len(here)], here, reduction="none").double().sum().item()
+    return total
+
+
+def cut_windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> Tensor:
+    """The first `n_windows` windows `(n_windows, window)` of a text `(length,)`, or all. Raises `OptionError`."""
+    available = len(tokens) // window
+    if available == 0:
+        raise OptionError(f"{name} has {len(tokens)} tokens, less than one `window` of {window}; use a smaller one")
+    if n_windows is not None and n_windows > available:
+        raise OptionError(f"`n_windows={n_windows}`: {name} has only {available} windows of {window} tokens; use fewer")
+    count = n_windows or available
+    return tokens[: count * window].view(count, window)
+
+
+def perplexity(total: float, windows: Tensor) -> float:
+    """exp of the mean over all predicted tokens of windows `(n, window)` whose negative log-likelihoods add to `total`.
+
+    Of each window, all tokens but the first are predicted.
+    """
+    return math.exp(total / (windows.shape[0] * (windows.shape[1] - 1)))
+
+
+class Scorer:
+    """Scores continuations one after the other; what a text begins with like the one before is not read again."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self._last: Sequence[int] = ()
+
+    def log_likelihood(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
+        """Of a continuation after a context, neither empty, in nats; and whether greedy decoding would write it."""
+        tokens = [*context, *continuation[:-1]]  # nothing is asked of what follows the last
+        known = min(_shared(tokens, self._last), len(context) - 1)
+        self._last = tokens
+        targets, total, greedy = torch.tensor(continuation), 0.0, True
+        for rows in self.decoder.read(torch.tensor(tokens), known, rows=len(continuation)):
+            here, targets = targets[: len(rows)].to(rows.device), targets[len(rows) :]
+            total -= F.cross_entropy(rows, here, reduction="none").double().sum().item()
+            greedy = greedy and bool((rows.argmax(dim=-1) == here).all())
+        return total, greedy
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Means over the predicted tokens of a text, that is all but its first.
+
+    nll, reference_nll: negative log-likelihoods of the text; divergence: the Kullback-Leibler divergence from the
+    reference's prediction to the decoder's, sum p_reference (log p_reference - log p), in nats; agreement: the share
+    of tokens for which both find the same token likeliest.
+    """
+
+    nll: float
+    reference_nll: float
+    divergence: float
+    agreement: float
+
+
+def compare(decoder: Decoder, reference: Decoder, tokens: Tensor) -> Comparison:
+    """Both read the text `(length,)` from the start. Softmax in float32, `ROWS_COMPARED` rows at a time."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    targets = tokens[1:]
+    for rows, wanted in _side_by_side(decoder.read(tokens), reference.read(tokens)):
+        here, targets = targets[: len(rows)].to(rows.device), targets[len(rows) :]
+        rows, wanted = rows[: len(here)], wanted[: len(here)]  # after the last token nothing is predicted
+        log_p, log_q = F.log_softmax(wanted, dim=-1), F.log_softmax(rows, dim=-1)
+        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+        agreed = rows.argmax(dim=-1) == wanted.argmax(dim=-1)
+        of_text = (-log.gather(1, here.unsqueeze(1)) for log in (log_q, log_p))
+        sums += torch.stack([figures.double().sum().cpu() for figures in (*of_text, divergence, agreed)])
+    return Comparison(*(sums / (len(tokens) - 1)).tolist())
+
+
+def _side_by_side(first: Iterator[Tensor], second: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of two streams of equal length, which come in parts of their own, in parts of the same."""
+    one, other = next(first, None), next(second, None)
+    while one is not None and other is not None:
+        count = min(len(one), len(other), ROWS_COMPARED)
+        yield one[:count], other[:count]
+        one, other = one[count:], other[count:]
+        one = one if len(one) else next(first, None)
+        other = other if len(other) else next(second, None)

@@ -1,0 +1,98 @@
+"""The native kernels (qlinear/csrc) as ctypes functions: finding, loading and configuring the library."""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+from qlinear.errors import TargetError
+
+LIBRARY = Path(__file__).parents[2] / "_kernels.so"
+HOW_TO_BUILD = (
+    "the native kernels are not built (they need x86-64 and a C++17 compiler when the package is installed); install "
+    "again with g++ or clang++ present"
+)
+ISA_VARIABLE = "RUN_AWQ_ISA"
+ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
+DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
+
+
+class Weight(ctypes.Structure):
+    """struct awq_weight; the memory it points to has to outlive it."""
+
+    _fields_ = [
+        ("packed", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("k", ctypes.c_int64),
+        ("bits", ctypes.c_int32),
+        ("group_size", ctypes.c_int32),
+    ]
+
+
+_POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_SIGNATURES = {
+    "awq_isa": (ctypes.c_char_p, []),
+    "awq_select_isa": (_INT32, [ctypes.c_char_p]),
+    "awq_set_threads": (None, [_POINTER, _POINTER, _INT32]),
+    "awq_use_huge_pages": (None, [_POINTER, _INT64]),
+    "awq_packed_bytes": (_INT64, [_INT64, _INT64, _INT32, _INT32]),
+    "awq_pack": (None, [_POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT32, _INT32, _POINTER]),
+    "awq_unpack": (None, [_POINTER, _POINTER, _POINTER, _POINTER]),
+    "awq_linear": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER]),
+}
+
+
+def is_built() -> bool:
+    return LIBRARY.exists()
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once, its parallel loops on torch's own threads.
+
+    Raises `TargetError` where it was not built.
+    """
+    if not is_built():
+        raise TargetError(HOW_TO_BUILD)
+    loaded = ctypes.CDLL(str(LIBRARY))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    loaded.awq_set_threads(*torch_threads(), torch.get_num_threads())
+    return loaded
+
+
+def torch_threads() -> tuple[int | None, int | None]:
+    """Addresses of `torch_parallel_for` and `torch_get_num_threads`, which torch exports in plain C since 2.10."""
+    try:
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        functions = torch_cpu.torch_parallel_for, torch_cpu.torch_get_num_threads
+    except (OSError, AttributeError):
+        return None, None
+    return tuple(ctypes.cast(function, _POINTER).value for function in functions)
+
+
+def select_isa(isa: str | None = None) -> str:
+    """Use instruction set `isa` (default: RUN_AWQ_ISA, else the best there is) from now on, and return its name.
+
+    The choice holds for the whole process; the best is not always the highest (dispatch.cpp). Raises `TargetError`
+    where `isa` is unknown or this machine lacks it.
+    """
+    wanted = isa if isa is not None else os.environ.get(ISA_VARIABLE, "")
+    if wanted and wanted not in ISAS:
+        raise TargetError(f"{ISA_VARIABLE}={wanted} is not an instruction set; use one of {', '.join(ISAS)}")
+    if library().awq_select_isa(wanted.encode()) != 0:
+        found = ", ".join(available_isas())
+        raise TargetError(f"{ISA_VARIABLE}={wanted} is not available on this machine, which has {found}")
+    return library().awq_isa().decode()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The instruction sets this machine has, lowest first; the selection stays as it was."""
+    current = library().awq_isa()
+    found = tuple(isa for isa in ISAS if library().awq_select_isa(isa.encode()) == 0)
+    library().awq_select_isa(current)
+    return found

@@ -1,0 +1,93 @@
+"""The native decoder (qlinear/csrc/decoder.h) as ctypes structures and functions."""
+
+import ctypes
+import functools
+
+from qlinear.backends.cpu.native import Weight, library
+
+_POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
+PARTS = 3  # weights of a projection at most
+MAX_HEAD_DIM, MAX_SHARING = 256, 64  # limits of csrc/decoder.h
+ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}  # enum awq_activation
+
+
+class Matrix(ctypes.Structure):
+    """struct awq_matrix"""
+
+    _fields_ = [("weight", Weight), ("dense", _POINTER)]
+
+
+class Projection(ctypes.Structure):
+    """struct awq_projection"""
+
+    _fields_ = [("part", Matrix * PARTS), ("parts", _INT64)]
+
+
+class Block(ctypes.Structure):
+    """struct awq_block"""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm", "q_norm", "k_norm")),
+        *((name, Projection) for name in ("qkv", "o", "gate_up", "down")),
+        *((name, _POINTER) for name in ("cosines", "sines", "keys", "values")),
+        ("window", _INT64),
+    ]
+
+
+class Model(ctypes.Structure):
+    """struct awq_model"""
+
+    _fields_ = [
+        ("blocks", ctypes.POINTER(Block)),
+        ("embedding", _POINTER),
+        ("final_norm", _POINTER),
+        ("head", Projection),
+        *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "intermediate", "heads", "kv_heads")),
+        *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "chunk")),
+        *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
+        ("activation", _INT32),
+    ]
+
+
+class HeadJob(ctypes.Structure):
+    """struct awq_head_job"""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("norm", "cosines", "sines")),
+        ("epsilon", _FLOAT),
+        *((name, _INT64) for name in ("head_dim", "rotary_dim")),
+    ]
+
+
+class AttentionJob(ctypes.Structure):
+    """struct awq_attention_job"""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("q", "keys", "values")),
+        *((name, _INT64) for name in ("rows", "group", "first", "window", "begin", "end", "width")),
+        *((name, _FLOAT) for name in ("scale", "cap")),
+        *((name, _POINTER) for name in ("maxima", "sums", "out")),
+    ]
+
+
+_SIGNATURES = {
+    "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
+    "awq_decoder_free": (None, [_POINTER]),
+    "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
+    "awq_decode": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER, _POINTER, _POINTER]),
+    "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
+    "awq_head": (None, [ctypes.POINTER(HeadJob), _POINTER, _POINTER]),
+    "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
+    "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),
+    "awq_dense": (None, [ctypes.POINTER(Matrix), _POINTER, _INT64, _POINTER]),
+}
+
+
+@functools.cache
+def decoder_library() -> ctypes.CDLL:
+    """The library with the decoder's functions declared. Raises `TargetError` where it was not built."""
+    loaded = library()
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded

@@ -1,0 +1,22 @@
+"""Where checkpoints and scales files lie when nobody says where, and what they are called."""
+
+import os
+from pathlib import Path
+
+from quantization.recipe import Awq, Recipe
+
+MODELS = Path("quantized_models")
+
+
+def checkpoint_name(model: str, recipe: Recipe) -> str:
+    """The directory of what a recipe makes of a model; recipe: settled, a group size of None stands for any (`*`)."""
+    scaled, solver = recipe.awq is not Awq.NONE, recipe.solver
+    method = {(True, "rtn"): ["awq"], (False, solver): [solver]}.get((scaled, solver), ["awq", solver])
+    parts = [model, f"w{recipe.w_bit}", f"g{recipe.group_size or '*'}", *method]
+    return "-".join(parts + ["lm_head"] * recipe.lm_head + ["flash_attention"] * bool(recipe.flash_attention))
+
+
+def scales_path(model: str, recipe: Recipe) -> Path:
+    """The file in which the scales of the last search for a model, number of bits and group size are kept."""
+    cache = os.environ.get("AWQ_CACHE") or Path.home() / ".cache" / "run_awq"
+    return Path(cache) / f"{model}-w{recipe.w_bit}-g{recipe.group_size}.pt"

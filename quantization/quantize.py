@@ -1,0 +1,178 @@
+"""Make a 3- or 4-bit checkpoint of a float model, one decoder block at a time."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from checkpoints.formats.compressed_tensors import quantization_section
+from checkpoints.pretrained import open_pretrained
+from checkpoints.writer import CheckpointWriter
+from qlinear.errors import ModelError
+from qlinear.process import peak_rss_bytes
+from qlinear.progress import Note, Watcher, silent, steps
+from quantization import paths
+from quantization.plan import Job, make_plan
+from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
+from quantization.resume import as_it_began, marks, text_marks, told_if_stopped, versions
+from quantization.scaling import Scaling, open_scaling
+from quantization.streams import TOKENS, Sides, Streams, open_streams
+from quantization.tally import LinearLosses, Size
+from quantization.unit import BlockErrors
+from quantization.work import Work
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """load: opening the model and the first block's inputs; search: all blocks; total: up to the checkpoint.
+
+    forward: what the float32 forward passes over the calibration text alone took of the search. Of a run that was
+    resumed: load counts the last time, the others count what was kept of the earlier ones too.
+    """
+
+    load: float
+    search: float
+    total: float
+    forward: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """blocks: by name; empty where every linear was solved by itself."""
+
+    task: str
+    model: str
+    w_bit: int
+    group_size: int
+    lm_head: bool
+    awq: str
+    solver: str
+    flash_attention: bool
+    calibration: dict | None
+    scales: str | None
+    fallback_blocks: list[str]
+    seconds: Seconds
+    size: Size
+    peak_rss_bytes: int
+    checkpoint: str
+    layers: list[LinearLosses]
+    blocks: dict[str, BlockErrors]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint goes. output: None for `quantized_models/` and a name that the recipe makes;
+
+    overwrite: replace a checkpoint that is there; resume: go on where a run to this place was stopped.
+    """
+
+    output: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+
+def quantize(
+    model_name: str,
+    recipe: Recipe = Recipe(),
+    place: Place = Place(),
+    trust_remote_code: bool = False,
+    watch: Watcher = silent,
+) -> Result:
+    """Quantize a model by a recipe and save the checkpoint. Raises `AwqError`s of one line each."""
+    start = time.perf_counter()
+    recipe = recipe.settled()
+    source = open_pretrained(model_name, trust_remote_code)
+    plan = make_plan(source, recipe)
+    if recipe.group_size is None:
+        sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
+        watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
+    job = Job(source, recipe, plan, watch)
+    with CheckpointWriter(_directory(job, place), place.overwrite, place.resume) as writer:
+        work = _open_work(job, writer, place.resume)
+        load = time.perf_counter() - start
+        with told_if_stopped(writer.journal, job):
+            todo = range(work.tally.units, len(plan.units))
+            for index in steps(todo, len(todo), "blocks", watch):
+                work.quantize_unit(index)
+            search = time.perf_counter() - work.began
+            work.write_rest()
+            work.scaling.save(work.text)
+            forward = work.streams.forward_seconds if work.streams else 0.0
+            seconds = Seconds(load, search, load + time.perf_counter() - work.began, forward)
+            result = _result(job, work, seconds, str(writer.directory))
+            _finish(job, work, result, {"model_name": model_name, **recipe.to_json()})
+    return result
+
+
+def _directory(job: Job, place: Place) -> Path:
+    if place.output is not None:
+        return Path(place.output)
+    return paths.MODELS / paths.checkpoint_name(job.source.name, job.recipe.settled(job.plan.group_size))
+
+
+def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
+    """All that comes before the first block, or before the first that a run to be resumed has not done."""
+    journal = writer.journal
+    if journal.replaces:
+        job.watch(Note("starting over; what an earlier run left for `resume` goes when the first block is done"))
+    scaling = open_scaling(replace(job, recipe=as_it_began(job.recipe, journal)))
+    journal.identify(marks(job, scaling))
+    work = Work(job, scaling, _streams(job, scaling, writer), writer)
+    if resume:
+        work.take_up(journal)
+        job.watch(Note(f"going on after {work.tally.units} of {len(job.plan.units)} blocks"))
+    return work
+
+
+def _streams(job: Job, scaling: Scaling, writer: CheckpointWriter) -> Streams | None:
+    """The calibration text, if the search or the solver wants to see it. Raises `ModelError` where it cannot be run."""
+    method = job.recipe.method
+    reads = method.reads_text(scaling.awq is not Awq.NONE)
+    if not reads and scaling.watched is None:
+        return None
+    if job.plan.family is None:
+        raise ModelError(f"`solver={job.recipe.solver}` needs to know the blocks of {job.source.name}; use rtn or hqq")
+    sides = Sides(floats=method.block is not None or not reads, rounded=reads)
+    streams = open_streams(job, sides, writer.journal.load_kept().get(TOKENS))
+    writer.journal.identify(text_marks(streams))
+    return streams
+
+
+def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
+    recipe, scaling = job.recipe, work.scaling
+    return Result(
+        "quantize",
+        job.source.name,
+        recipe.w_bit,
+        job.plan.group_size,
+        recipe.lm_head,
+        scaling.awq.value,
+        recipe.solver,
+        bool(recipe.flash_attention),
+        work.text,
+        str(scaling.path) if scaling.path else None,
+        scaling.fallback_blocks,
+        seconds,
+        work.tally.size(job.source.float_bytes),
+        peak_rss_bytes(),
+        checkpoint,
+        work.tally.layers,
+        work.tally.blocks,
+    )
+
+
+def _finish(job: Job, work: Work, result: Result, options: dict) -> None:
+    """options: what was asked for, for the record."""
+    source, recipe = job.source, job.recipe
+    head = (job.plan.head, recipe.lm_head_group_size) if recipe.lm_head else None
+    if head is not None:
+        source.config.tie_word_embeddings = False
+    kept = [
+        name
+        for name, module in source.model.named_modules()
+        if isinstance(module, nn.Linear) and name not in work.tally.quantized_names
+    ]
+    section = quantization_section(recipe.w_bit, job.plan.group_size, head, kept)
+    made = {**asdict(result), "fingerprint": source.fingerprint, "options": options, "versions": versions()}
+    work.writer.finish(source.config, source.generation_config, source.tokenizer, section, made)

@@ -1,0 +1,88 @@
+"""What is asked for when a model is quantized. Known before torch is loaded."""
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import Any
+
+from qlinear.errors import OptionError
+from qlinear.sizes import BITS, GROUP_SIZES
+from quantization.methods import METHODS, Method
+
+
+class Awq(str, Enum):
+    """Where AWQ's scales come from: a file, the search, nowhere; auto: a file that fits if there is one, or else the
+    search.
+    """
+
+    AUTO = "auto"
+    LOAD = "load"
+    RUN = "run"
+    NONE = "none"
+
+
+# The best perplexity at less than twice the time of rtn where text is read (docs/quantization.md), and rtn, which needs
+# none, where nothing is searched.
+DEFAULT_SOLVERS = {Awq.AUTO: "gptq", Awq.RUN: "gptq", Awq.LOAD: "rtn", Awq.NONE: "rtn"}
+
+# In this order group sizes are tried when none is asked for.
+DEFAULT_GROUP_SIZES = (128, 64, 32)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantized; every field has the command's default. Raises `OptionError` for a value out of range.
+
+    w_bit: 3 or 4; group_size: weights that share a scale, 32, 64, 128 or 256; None: the largest of 128, 64, 32 that
+    divides every layer; awq: "auto", "load", "run" or "none" (see `Awq`); scales: the MIT-Han-Lab result file to load
+    or to write, None: one in $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales
+    are searched; lm_head: whether the output head is quantized too, in groups of lm_head_group_size;
+    calib_data: "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen
+    tokens are drawn by seed; flash_attention: the checkpoint's default for running it, None: the engine's own.
+    """
+
+    w_bit: int = 4
+    group_size: int | None = None
+    awq: Awq = Awq.AUTO
+    scales: str | None = None
+    solver: str | None = None
+    lm_head: bool = False
+    lm_head_group_size: int = 32
+    calib_data: str = "builtin"
+    n_samples: int = 64
+    seqlen: int = 512
+    seed: int = 42
+    flash_attention: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check("w_bit", self.w_bit, BITS)
+        _check("group_size", self.group_size, (None, *GROUP_SIZES))
+        _check("lm_head_group_size", self.lm_head_group_size, GROUP_SIZES)
+        _check("awq", self.awq, [awq.value for awq in Awq])
+        _check("solver", self.solver, (None, *METHODS))
+        for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise OptionError(f"`{name}={value}` has to be a whole number from {least} up")
+        object.__setattr__(self, "awq", Awq(self.awq))
+        if self.scales is not None and self.awq is Awq.NONE:
+            raise OptionError("`scales` means nothing with `awq=none`; leave it out")
+
+    def settled(self, group_size: int | None = None) -> "Recipe":
+        """With the solver that is taken by default, and a group size if one is given, filled in."""
+        solver = self.solver or DEFAULT_SOLVERS[self.awq]
+        return replace(self, solver=solver, group_size=group_size or self.group_size)
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.settled().solver]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "awq": self.awq.value}
+
+
+def _check(name: str, value: Any, allowed: Collection[Any]) -> None:
+    """Types too: 4.0 and True are no numbers of bits."""
+    if not any(value == choice and type(value) in (type(choice), Awq) for choice in allowed):
+        choices = ", ".join(str(choice) for choice in allowed if choice is not None)
+        raise OptionError(f"`{name}={value}` is not one of {choices}")

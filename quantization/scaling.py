@@ -1,0 +1,227 @@
+"""The three ways a block is scaled before it is rounded: not at all, by a scales file, by a search of our own."""
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qlinear.errors import OptionError
+from qlinear.progress import Note
+from qlinear.solvers.rtn import rtn
+from quantization.paths import scales_path
+from quantization.plan import Job
+from quantization.recipe import Awq, Recipe
+from quantization.texts.samples import HUB, SELF, read_text
+from quantization.unit import Unit, full_name
+from scales import fold, zoo
+from scales.awq import LayerLoss, quantize_block, watched_modules
+from scales.observe import Observation
+from scales.search import Rounding
+
+
+@dataclass
+class Scaling(ABC):
+    """awq: what results call it; dtype: in which precision it wants a block's weights; path: the scales file;
+
+    text: what the scales were searched on, where another run has searched them; fallback_blocks: those that AWQ would
+    have made worse.
+    """
+
+    awq: Awq
+    dtype: torch.dtype
+    path: Path | None = None
+    text: dict | None = None
+    fallback_blocks: list[str] = field(default_factory=list)
+
+    @property
+    def watched(self) -> tuple[str, ...] | None:
+        """The modules of a block whose calls it wants to see; None where it does not look at any text."""
+        return None
+
+    @abstractmethod
+    def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
+        """Change a unit, which showed `seen`, in place; what `seen` says of its linears' inputs changes with it.
+
+        Returns the losses of its linears by local name, where known.
+        """
+
+    def found(self) -> tuple[dict, dict[str, Tensor]]:
+        """All that was found so far, for a run that goes on after this one: what JSON holds, and tensors by name."""
+        return {}, {}
+
+    def take_up(self, record: dict, kept: dict[str, Tensor]) -> None:  # noqa: B027
+        """Know what an earlier run had `found`; there may be more among the tensors."""
+
+    def save(self, text: dict | None) -> None:  # noqa: B027
+        """Keep what was found, if anything was searched, and on which text."""
+
+
+class NoScaling(Scaling):
+    def __init__(self) -> None:
+        super().__init__(Awq.NONE, torch.bfloat16)
+
+    def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
+        return {}
+
+
+class LoadedScaling(Scaling):
+    """Scales from a file, checked against the model as a whole before the first block is touched."""
+
+    def __init__(self, job: Job, path: Path, file: zoo.ScaleFile):
+        """Raises `ScalesError` for a file that does not belong to the job."""
+        super().__init__(Awq.LOAD, torch.float32, path, file.meta.get("calibration"))
+        zoo.check_made_for(path, file, _made_for(job))
+        self._job, self._blocks = job, _by_block(job, file)
+
+    def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
+        scales = self._blocks[unit.index]
+        for edge, vector in scales.scales:
+            fold.apply_scale(unit.block, edge, vector, self._job.source.config)
+        _clip(unit.block, scales.clips, self._job.recipe)
+        return {}
+
+
+class SearchedScaling(Scaling):
+    """AWQ's search."""
+
+    def __init__(self, job: Job, path: Path):
+        super().__init__(Awq.RUN, torch.float32, path)
+        self._job = job
+        # the search looks at what its blocks, quantized, hand over
+        self._file = zoo.ScaleFile(meta={**_made_for(job), "solver": job.recipe.solver})
+        self._rounding = _plain_rounding(job)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        return watched_modules(self._job.plan.family)
+
+    def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
+        config, family = self._job.source.config, self._job.plan.family
+        found = quantize_block(unit.block, unit.linears, family, config, seen, self._rounding)
+        _clip(unit.block, found.clips, self._job.recipe)
+        for edge, vector in found.scales:
+            seen.divide(edge.layers, fold.consumer_scale(edge, vector, config))
+        if found.fell_back:
+            self.fallback_blocks.append(unit.name)
+        for edge, vector in found.scales:
+            layers = tuple(full_name(unit.name, name) for name in edge.layers)
+            self._file.scales.append((full_name(unit.name, edge.prev), layers, vector))
+        self._file.clips += [(full_name(unit.name, name), limits) for name, limits in found.clips.items()]
+        return found.losses
+
+    def found(self) -> tuple[dict, dict[str, Tensor]]:
+        file = self._file
+        record = {
+            "fallback_blocks": self.fallback_blocks,
+            "scales": [[prev, *layers] for prev, layers, _ in file.scales],
+            "clips": [layer for layer, _ in file.clips],
+        }
+        vectors = {f"scale.{index}": vector for index, (_, _, vector) in enumerate(file.scales)}
+        return record, vectors | {f"clip.{index}": limits for index, (_, limits) in enumerate(file.clips)}
+
+    def take_up(self, record: dict, kept: dict[str, Tensor]) -> None:
+        self.fallback_blocks = list(record["fallback_blocks"])
+        self._file.scales = [
+            (prev, tuple(layers), kept[f"scale.{index}"]) for index, (prev, *layers) in enumerate(record["scales"])
+        ]
+        self._file.clips = [(layer, kept[f"clip.{index}"]) for index, layer in enumerate(record["clips"])]
+
+    def save(self, text: dict | None) -> None:
+        self._file.meta["calibration"] = text
+        zoo.write(self.path, self._file)
+
+
+def open_scaling(job: Job) -> Scaling:
+    """Decide between the three by the recipe; `auto` loads a file that fits exactly, and searches otherwise."""
+    recipe = job.recipe
+    if recipe.awq is Awq.NONE:
+        return NoScaling()
+    path = Path(recipe.scales) if recipe.scales else scales_path(job.source.name, _grouped(job))
+    if recipe.awq is Awq.LOAD:
+        return LoadedScaling(job, path, zoo.read(path))
+    if recipe.awq is Awq.AUTO and path.is_file():
+        file = zoo.read(path)
+        if _fits(file, job):
+            job.watch(Note(f"loading AWQ scales from {path}"))
+            return LoadedScaling(job, path, file)
+        made = f"{path} was made from other calibration data, for another solver or from another model"
+        if recipe.scales:
+            raise OptionError(f"{made}; `awq=load` takes it as it is, `awq=run` replaces it")
+        job.watch(Note(f"{made}; searching anew and replacing it"))
+    _check_writable(path)
+    return SearchedScaling(job, path)
+
+
+def _grouped(job: Job) -> Recipe:
+    return job.recipe.settled(job.plan.group_size)
+
+
+def _made_for(job: Job) -> dict[str, Any]:
+    """What a scales file has to say of itself, if it says anything."""
+    return {"w_bit": job.recipe.w_bit, "group_size": job.plan.group_size, "fingerprint": job.source.fingerprint}
+
+
+def _plain_rounding(job: Job) -> Rounding:
+    """What the search rounds its candidates with, whichever way the codes are chosen in the end."""
+    bits, group_size = job.recipe.w_bit, job.plan.group_size
+
+    def quantize(weight: Tensor) -> Tensor:
+        return rtn(weight, bits, group_size).dequantize()
+
+    return Rounding(quantize, group_size)
+
+
+def _clip(block: nn.Module, clips: dict[str, Tensor], recipe: Recipe) -> None:
+    """Clips are for plain rounding; every other solver finds ranges of its own for the weights as they are."""
+    if recipe.solver != "rtn":
+        return
+    for name, limits in clips.items():
+        fold.apply_clip(block.get_submodule(name), limits)
+
+
+def _by_block(job: Job, file: zoo.ScaleFile) -> list[zoo.BlockScales]:
+    model, config, plan = job.source.model, job.source.config, job.plan
+
+    def linear_shape(name: str) -> tuple[int, int]:
+        try:
+            linear = model.get_submodule(name)
+            return linear.out_features, linear.in_features
+        except AttributeError as error:
+            raise KeyError(name) from error
+
+    first_block = model.get_submodule(plan.units[0])
+
+    def scale_length(edge) -> int:
+        return fold.scale_length(first_block, edge, config)
+
+    return zoo.by_block(file, plan.family, list(plan.units), linear_shape, scale_length, plan.group_size)
+
+
+def _fits(file: zoo.ScaleFile, job: Job) -> bool:
+    """Whether a file found under the default name would come out of a search with these very options."""
+    recipe, made_from = job.recipe, file.meta.get("calibration")
+    if made_from is None:  # a file of the zoo, put there by the user
+        return True
+    if file.meta.get("fingerprint") != job.source.fingerprint or file.meta.get("solver") != recipe.solver:
+        return False
+    wanted = {"n_samples": recipe.n_samples, "seqlen": recipe.seqlen, "seed": recipe.seed}
+    if any(made_from.get(key) != value for key, value in wanted.items()):
+        return False
+    if made_from.get("source") != os.path.basename(recipe.calib_data):
+        return False
+    if recipe.calib_data in (*HUB, SELF):  # not to be had without a network, or an hour
+        return True
+    return made_from.get("sha256") == read_text(recipe.calib_data).sha256
+
+
+def _check_writable(path: Path) -> None:
+    """Before hours of search: whether its scales can be kept."""
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir():
+        raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")

@@ -1,0 +1,181 @@
+"""The calibration text on its way through the model: cut into samples, handed from block to block."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qlinear.errors import OptionError
+from qlinear.progress import Note
+from quantization.plan import Job
+from quantization.solve import run_rounded
+from quantization.texts.own import ordinary_tokens, self_samples
+from quantization.texts.samples import HUB, SELF, read_text, token_blocks
+from quantization.unit import BlockTask, Solution, Unit
+from scales.observe import Call, InputStatistics, Observation, observe_block, observe_head, record_calls, run_block
+
+# Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
+N_CONFIRM_SAMPLES = 4
+
+# The name under which the tokens are kept for a run that goes on after this one.
+TOKENS = "calibration.tokens"
+
+
+@dataclass
+class Streams:
+    """Where the samples stand: at the input of one block. Hidden states are `(1, seqlen, hidden)` bfloat16 a sample.
+
+    meta: what text it was and how it was cut, for the records; tokens: `(samples, seqlen)` int64; calls: how each block
+    is called;
+    floats: what the float model makes of the samples; rounded: what the blocks quantized so far make of them; None
+    where nobody asks for it, and at least one of them is asked for; forward_seconds: what the float32 forward passes of
+    the float model alone have taken.
+    """
+
+    meta: dict
+    job: Job
+    tokens: Tensor
+    calls: list[Call]
+    floats: list[Tensor] | None
+    rounded: list[Tensor] | None
+    forward_seconds: float = 0.0
+
+    def observe(self, unit: Unit, watched: tuple[str, ...]) -> Observation:
+        """Run a unit, float as it is, on what it is going to see, and step over it on the float side."""
+        inputs = self.floats if self.rounded is None else self.rounded
+        seen = observe_block(unit.block, unit.linears, watched, inputs, unit.call, N_CONFIRM_SAMPLES)
+        self.forward_seconds += seen.forward_seconds
+        if self.rounded is None:
+            self.floats = seen.outputs
+            return seen
+        seen.outputs.clear()  # the next block is going to see those of this one quantized
+        self.pass_over(unit)
+        return seen
+
+    def pass_over(self, unit: Unit) -> None:
+        """Step over a unit, float as it is, on the float side without looking, if there is a float side."""
+        if self.floats is None:
+            return
+        start = time.perf_counter()
+        self.floats = run_block(unit.block, self.floats, unit.call)
+        self.forward_seconds += time.perf_counter() - start
+
+    def task(self, unit: Unit) -> BlockTask | None:
+        """What a solver works on, once the float side is past the unit; None where it is to read no text."""
+        return None if self.rounded is None else BlockTask(unit, self.rounded, self.floats)
+
+    def step(self, task: BlockTask, solution: Solution) -> None:
+        """Step over the unit on the quantized side too."""
+        self.rounded = run_rounded(task, solution)
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the samples stand, by names that `take_up` knows."""
+        sides = {"hidden": self.floats or [], "rounded": self.rounded or []}
+        return {f"{side}.{index:06}": x for side, samples in sides.items() for index, x in enumerate(samples)}
+
+    def take_up(self, state: dict[str, Tensor], forward_seconds: float) -> None:
+        """Stand where the `state` of an earlier run stood."""
+
+        def side(name: str, wanted: bool) -> list[Tensor] | None:
+            return [state[key] for key in sorted(state) if key.startswith(name)] if wanted else None
+
+        self.floats = side("hidden", self.floats is not None)
+        self.rounded = side("rounded", self.rounded is not None)
+        self.forward_seconds = forward_seconds
+
+    def let_go(self) -> None:
+        """All blocks and the head are behind: nobody looks at the samples any more."""
+        self.floats = self.rounded = None
+
+    def head_statistics(self) -> InputStatistics | None:
+        """What the output head sees in the model quantized so far, once all units are behind; None without text."""
+        if self.rounded is None:
+            return None
+        source = self.job.source
+        around = _around_blocks(self.job)
+        for name in around:
+            source.materialize(name, torch.float32)
+        blocks = [source.model.get_submodule(unit) for unit in self.job.plan.units]
+        head = source.model.get_output_embeddings()
+        statistics = observe_head(source.model, head, blocks, self.calls[0], self.rounded)
+        for name in around:
+            source.release(name)
+        return statistics
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which of the two streams are wanted."""
+
+    floats: bool
+    rounded: bool
+
+
+def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
+    """kept: the tokens of an earlier run, to be taken up.
+
+    Raises `CalibrationError` where there is no text, `OptionError` where samples are longer than the context.
+    """
+    recipe = job.recipe
+    context = getattr(job.source.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and recipe.seqlen > context:
+        raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
+    tokens, text = _tokens(job, kept)
+    meta = {
+        **text,
+        "n_samples": recipe.n_samples,
+        "samples_drawn": len(tokens),
+        "seqlen": recipe.seqlen,
+        "seed": recipe.seed,
+    }
+    first, calls = _first_inputs(job, tokens if kept is None else tokens[:1])
+    floats, rounded = (first if wanted else None for wanted in (sides.floats, sides.rounded))
+    return Streams(meta, job, tokens, calls, floats, rounded)
+
+
+def _tokens(job: Job, kept: Tensor | None) -> tuple[Tensor, dict]:
+    """Token blocks `(samples, seqlen)` of a text or of the model's own, and what they were made of."""
+    recipe = job.recipe
+    if recipe.calib_data == SELF:
+        tokens = _own_tokens(job) if kept is None else kept
+        return tokens, {"source": SELF, "sha256": None}
+    if recipe.calib_data in HUB:
+        job.watch(Note(f"reading calibration text {recipe.calib_data} from the hub"))
+    text = read_text(recipe.calib_data)
+    tokens = token_blocks(job.source.tokenizer, text, recipe)
+    if len(tokens) < recipe.n_samples:
+        blocks = f"{len(tokens)} blocks of {recipe.seqlen} tokens"
+        job.watch(Note(f"calibration text {text.name} has {blocks}; all are used"))
+    return tokens, {"source": text.name, "sha256": text.sha256}
+
+
+def _own_tokens(job: Job) -> Tensor:
+    """The one time that quantizing holds the whole float model."""
+    source, recipe = job.source, job.recipe
+    size = f"{recipe.n_samples} x {recipe.seqlen} tokens"
+    job.watch(Note(f"{source.name} writes its calibration text itself: {size}"))
+    model = source.load()
+    ordinary = ordinary_tokens(source.tokenizer, model.config.get_text_config().vocab_size)
+    tokens = self_samples(model, ordinary, recipe.n_samples, recipe.seqlen, recipe.seed)
+    source.release()
+    return tokens
+
+
+def _first_inputs(job: Job, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
+    """What the first block sees; the weights this takes are let go of again."""
+    source, units = job.source, job.plan.units
+    around = [*_around_blocks(job), units[0]]
+    for name in around:
+        source.materialize(name, torch.float32)
+    hidden, calls = record_calls(source.model, [source.model.get_submodule(unit) for unit in units], tokens)
+    for name in around:
+        source.release(name)
+    return [x.to(torch.bfloat16) for x in hidden], calls  # half the memory, and none of float16's overflow
+
+
+def _around_blocks(job: Job) -> list[str]:
+    """The modules beside the decoder blocks: embeddings, the last norm."""
+    parent_name, _, blocks_name = job.plan.family.blocks.rpartition(".")
+    parent = job.source.model.get_submodule(parent_name)
+    return [f"{parent_name}.{name}" for name, _ in parent.named_children() if name != blocks_name]

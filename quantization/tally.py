@@ -1,0 +1,70 @@
+"""What has become of a model: the count that a run keeps, puts on record, and tells in the end."""
+
+from dataclasses import asdict, dataclass, field
+
+from quantization.unit import BlockErrors
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bits per weight count scales and zero points; the first figure is of the quantized layers, the last of all."""
+
+    float_bytes: int
+    quantized_bytes: int
+    bits_per_weight: float
+    bits_per_weight_with_embeddings: float
+
+
+@dataclass(frozen=True)
+class LinearLosses:
+    """Relative squared output errors of one linear, None where no text was read; ratio: AWQ's exponent.
+
+    loss_rtn, loss_awq: plainly rounded, without AWQ and with it; loss_solver: of the solver's codes, where it reads
+    text. All on what the text makes of the layers before, quantized where the solver wants to see them so.
+    """
+
+    name: str
+    group_size: int
+    loss_rtn: float | None
+    loss_awq: float | None
+    loss_solver: float | None
+    ratio: float | None
+
+    @property
+    def loss_saved(self) -> float | None:
+        """That of the codes in the checkpoint; None where it is not known."""
+        return self.loss_awq if self.loss_solver is None else self.loss_solver
+
+
+@dataclass
+class Tally:
+    """What has become of the model so far. units: how many are done; written: the float model's names for it all."""
+
+    units: int = 0
+    layers: list[LinearLosses] = field(default_factory=list)
+    blocks: dict[str, BlockErrors] = field(default_factory=dict)
+    quantized_names: list[str] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    quantized_bytes: int = 0
+    quantized_weights: int = 0
+    bytes: int = 0
+
+    def size(self, float_bytes: int) -> Size:
+        """float_bytes: all weights of the float model in bfloat16."""
+        return Size(
+            float_bytes,
+            self.bytes,
+            8 * self.quantized_bytes / self.quantized_weights,
+            8 * self.bytes / (float_bytes // 2),
+        )
+
+    def to_json(self) -> dict:
+        layers = [asdict(layer) for layer in self.layers]
+        blocks = {name: asdict(errors) for name, errors in self.blocks.items()}
+        return {**vars(self), "layers": layers, "blocks": blocks, "written": sorted(self.written)}
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Tally":
+        layers = [LinearLosses(**layer) for layer in content["layers"]]
+        blocks = {name: BlockErrors(**errors) for name, errors in content["blocks"].items()}
+        return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})

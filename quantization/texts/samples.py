@@ -1,0 +1,67 @@
+"""Calibration text and the token blocks cut from it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qlinear.errors import CalibrationError
+from quantization.recipe import Recipe
+from quantization.texts.files import read_file
+from quantization.texts.hub import read_rows, split_rows
+
+BUILTIN = "builtin"
+SELF = "self"  # what the model writes itself (see `texts.own`)
+HUB = {
+    "pileval": split_rows("mit-han-lab/pile-val-backup", None, "validation", 4000),
+    "wikitext2": split_rows("Salesforce/wikitext", "wikitext-2-raw-v1", "train", 4000),
+    "c4": split_rows("allenai/c4", "en", "validation", 4000),
+}
+NAMED = (BUILTIN, *HUB, SELF)
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def builtin_text() -> str:
+    """What a small language model wrote, going on from openings of many kinds (benchmarks/recipes/builtin_text.py)."""
+    return Path(__file__).with_name("builtin.txt").read_text(encoding="utf-8")
+
+
+def read_text(source: str) -> CalibrationText:
+    """The text of a named source or of a UTF-8 file. Raises `CalibrationError`."""
+    what = f"`calib_data={source}`"
+    if source == BUILTIN:
+        return CalibrationText(source, builtin_text())
+    if source in HUB:
+        rows = read_rows(HUB[source], what, CalibrationError, "use builtin or a text file")
+        return CalibrationText(source, "\n\n".join(rows))
+    text = read_file(Path(source), what, CalibrationError, f", and not one of {', '.join(NAMED)}")
+    return CalibrationText(Path(source).name, text)
+
+
+def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> Tensor:
+    """Up to `n_samples` blocks, drawn without replacement, in the order of the text: `(samples, seqlen)` int64.
+
+    Raises `CalibrationError` if the text holds less than one block.
+    """
+    ids = tokenizer(text.text, add_special_tokens=False, verbose=False)["input_ids"]
+    seqlen = recipe.seqlen
+    available = len(ids) // seqlen
+    if available == 0:
+        raise CalibrationError(
+            f"calibration text {text.name} has {len(ids)} tokens, less than one block of `seqlen={seqlen}`; use a "
+            f"longer text or a smaller `seqlen`"
+        )
+    blocks = torch.tensor(ids[: available * seqlen]).view(available, seqlen)
+    drawn = torch.randperm(available, generator=torch.Generator().manual_seed(recipe.seed))[: recipe.n_samples]
+    return blocks[drawn.sort().values]

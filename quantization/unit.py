@@ -1,0 +1,62 @@
+"""One unit of a model on its way: the module itself, what a solver is given of it, and what it gives back."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from qlinear.grid import GridWeight
+from scales.observe import Call
+
+
+def full_name(unit: str, local: str) -> str:
+    """A linear that is a unit by itself has the local name ""."""
+    return f"{unit}.{local}" if local else unit
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A decoder block, or a linear by itself where the model's family is not known.
+
+    index: its place among the units; linears: those of it by local name; call: how the model calls it, None where no
+    text is read.
+    """
+
+    index: int
+    name: str
+    block: nn.Module
+    linears: dict[str, nn.Linear]
+    call: Call | None = None
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """A block, scaled but with its own float32 weights, and its text.
+
+    inputs: what the blocks before it hand over, `(1, seqlen, hidden)` a sample, quantized as those are by now, so that
+    a solver can make up for their errors too; targets: the outputs of this block in the float model, None where nobody
+    asked for them.
+    """
+
+    unit: Unit
+    inputs: list[Tensor]
+    targets: list[Tensor] | None
+
+
+@dataclass(frozen=True)
+class BlockErrors:
+    """Relative squared error of a block's output, before and after its linears were solved together."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """By local name of each linear: its weight on the grid, and the relative squared error of its output, if known.
+
+    block: None where each linear was solved by itself.
+    """
+
+    grids: dict[str, GridWeight]
+    losses: dict[str, float]
+    block: BlockErrors | None = None

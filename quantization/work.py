@@ -1,0 +1,168 @@
+"""The walk over a model: modules of the float model in, tensors of the checkpoint out, one unit at a time."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from architectures.family import block_linears
+from checkpoints.formats.compressed_tensors import BIAS, linear_tensors
+from checkpoints.journal import Journal, Snapshot
+from checkpoints.writer import CheckpointWriter
+from qlinear.grid import GridWeight
+from quantization.plan import Job
+from quantization.precision import fast_float32
+from quantization.scaling import Scaling
+from quantization.solve import round_linears, solve_block
+from quantization.streams import TOKENS, Streams
+from quantization.tally import LinearLosses, Tally
+from quantization.unit import Solution, Unit, full_name
+from scales.awq import LayerLoss
+from scales.observe import Observation
+from scales.search import relative_loss
+
+
+class Work:
+    """Turns modules into tensors of the checkpoint, keeps count, and puts each step on record.
+
+    streams: None where no text is read; began: when it began by `time.perf_counter`, as if what earlier runs did had
+    been done right before.
+    """
+
+    def __init__(self, job: Job, scaling: Scaling, streams: Streams | None, writer: CheckpointWriter):
+        self.job, self.scaling, self.streams, self.writer = job, scaling, streams, writer
+        self.dtype = torch.float32 if streams else scaling.dtype
+        self.tally = Tally()
+        self.began = time.perf_counter()
+
+    def take_up(self, journal: Journal) -> None:
+        """Go on where a run stopped. Raises `CheckpointError` if its record makes no sense."""
+        with journal.reading():
+            record, kept = journal.record, journal.load_kept()
+            self.tally = Tally.from_json(record["tally"])
+            self.scaling.take_up(record["scaling"], kept)
+            if self.streams is not None:
+                self.streams.take_up(journal.load_state(), float(record["forward_seconds"]))
+            self.began = time.perf_counter() - float(record["seconds"])
+
+    @property
+    def text(self) -> dict | None:
+        """What text the scales were searched or the codes chosen on, as far as that is known."""
+        return self.streams.meta if self.streams else self.scaling.text
+
+    def _snapshot(self) -> Snapshot:
+        found, kept = self.scaling.found()
+        record = {"seconds": time.perf_counter() - self.began, "tally": self.tally.to_json(), "scaling": found}
+        if self.streams is None:
+            return Snapshot(record, kept, {})
+        record["forward_seconds"] = self.streams.forward_seconds
+        return Snapshot(record, kept | {TOKENS: self.streams.tokens}, self.streams.state())
+
+    def _unit(self, index: int) -> Unit:
+        name = self.job.plan.units[index]
+        block = self.job.source.model.get_submodule(name)
+        return Unit(index, name, block, block_linears(block), self.streams and self.streams.calls[index])
+
+    def quantize_unit(self, index: int) -> None:
+        """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
+        source = self.job.source
+        source.materialize(self.job.plan.units[index], self.dtype)
+        unit = self._unit(index)
+        with fast_float32():
+            losses, solution = self._solve(unit)
+        for local, linear in unit.linears.items():
+            name = full_name(unit.name, local)
+            self._add_quantized(name, linear, solution.grids[local])
+            self._count(name, losses.get(local), solution.losses.get(local))
+        if solution.block:
+            self.tally.blocks[unit.name] = solution.block
+        self._add_float(unit.name, unit.block)
+        source.release(unit.name)
+        self.tally.units = index + 1
+        self.writer.end_step(self._snapshot)
+
+    def _count(self, name: str, searched: LayerLoss | None, solved: float | None) -> None:
+        found = (searched.loss_rtn, searched.loss_awq) if searched else (None, None)
+        ratio = searched.ratio if searched else None
+        self.tally.layers.append(LinearLosses(name, self.job.plan.group_size, *found, solved, ratio))
+
+    def _solve(self, unit: Unit) -> tuple[dict[str, LayerLoss], Solution]:
+        recipe, group_size = self.job.recipe, self.job.plan.group_size
+        if self.streams is None:
+            return self.scaling.apply(unit, None), round_linears(unit, recipe.method, recipe.w_bit, group_size)
+        seen = self._look(unit)
+        losses = self.scaling.apply(unit, seen)
+        known = seen and seen.statistics
+        del seen  # lets go of the samples it holds
+        task = self.streams.task(unit)
+        if task is None:
+            return losses, round_linears(unit, recipe.method, recipe.w_bit, group_size)
+        solution = solve_block(task, recipe.method, recipe.w_bit, group_size, known)
+        del known  # before the block's weights are there twice, float and rounded
+        self.streams.step(task, solution)
+        return losses, solution
+
+    def _look(self, unit: Unit) -> Observation | None:
+        """What a search wants to see of the block; where none looks, a block's solver may want its float outputs."""
+        if self.scaling.watched is not None:
+            return self.streams.observe(unit, self.scaling.watched)
+        self.streams.pass_over(unit)
+        return None
+
+    def write_rest(self) -> None:
+        """The output head, if it is to be quantized, and every tensor outside the units."""
+        source, head = self.job.source, self.job.plan.head
+        if self.job.recipe.lm_head and head not in self.tally.quantized_names:
+            self._quantize_head(head, self.job.recipe.lm_head_group_size)
+            self.writer.end_step(self._snapshot)
+        if self.streams is not None:
+            self.streams.let_go()
+        for name in _owners(source.model, self.tally.written):
+            source.materialize(name, torch.bfloat16)
+            self._add_float(name, source.model.get_submodule(name), recurse=False)
+            source.release(name)
+            self.writer.end_step(self._snapshot)
+        self.writer.end_step(self._snapshot, in_any_case=True)
+
+    def _quantize_head(self, name: str, group_size: int) -> None:
+        source, recipe = self.job.source, self.job.recipe
+        statistics = self.streams.head_statistics() if self.streams else None
+        source.materialize(name, torch.float32)
+        head = source.model.get_submodule(name)
+        with fast_float32():
+            grid = recipe.method.linear(head.weight.data, recipe.w_bit, group_size, statistics and statistics.gram)
+            loss = statistics and relative_loss(grid.dequantize(), head.weight.data, statistics.gram)
+        self._add_quantized(name, head, grid)
+        self.tally.layers.append(LinearLosses(name, group_size, None, None, loss, None))
+        source.release(name)
+
+    def _add_quantized(self, name: str, linear: nn.Linear, grid: GridWeight) -> None:
+        tensors = linear_tensors(grid, None if linear.bias is None else linear.bias.data)
+        for part, tensor in tensors.items():
+            self._add(f"{name}.{part}", tensor)
+        self.tally.quantized_bytes += sum(tensor.nbytes for part, tensor in tensors.items() if part != BIAS)
+        self.tally.quantized_weights += linear.weight.numel()
+        self.tally.quantized_names.append(name)
+        self.tally.written.update({f"{name}.weight", f"{name}.bias"})
+
+    def _add_float(self, prefix: str, module: nn.Module, recurse: bool = True) -> None:
+        for local, tensor in module.state_dict().items():
+            name = full_name(prefix, local)
+            if name not in self.tally.written and (recurse or "." not in local):
+                self._add(name, tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
+                self.tally.written.add(name)
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        self.writer.add(name, tensor)
+        self.tally.bytes += tensor.nbytes
+
+
+def _owners(model: nn.Module, written: set[str]) -> list[str]:
+    """Modules that own a tensor not yet written; a tied tensor counts for the first module that has it."""
+    owners: dict[str, None] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in written and id(tensor) not in seen:
+            owners[name.rpartition(".")[0]] = None
+        seen.add(id(tensor))
+    return list(owners)
