@@ -1,6 +1,6 @@
 """Draws how a weight is tiled for the array, from its plan: an SVG of four panels."""
 
-from qlinear.backends.aie_array.planner import Plan
+from qlinear.backends.aie.tiling import Plan
 
 _STRIPS = ("#4269d0", "#efb118", "#3ca951", "#ff725c")  # one colour for each column of the array
 _INK, _PALE, _LINE = "#1b1e23", "#6c7079", "#c9ccd1"

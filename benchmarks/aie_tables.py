@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.aie_picture import tiling
-from qlinear.backends.aie_array.counters import Counters, cost
-from qlinear.backends.aie_array.devices import DEVICES, PHX, Device, LatencyModel
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.counters import Counters, cost
+from qlinear.backends.aie.devices import DEVICES, PHX, Device, LatencyModel
+from qlinear.backends.aie.tiling import plan_matmul
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- begin: python -m benchmarks.aie_tables -->", "<!-- end -->"

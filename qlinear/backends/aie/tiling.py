@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
-from qlinear.backends.aie_array.devices import Device, Kernel, SubVolume
+from qlinear.backends.aie.devices import Device, Kernel, SubVolume
 from qlinear.errors import TargetError
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from qlinear.backends.aie import AieBackend, find_npu
-from qlinear.backends.aie_array.counters import Counters, cost
-from qlinear.backends.aie_array.devices import PHX, STX
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.backend import AieBackend, find_npu
+from qlinear.backends.aie.counters import Counters, cost
+from qlinear.backends.aie.devices import PHX, STX
+from qlinear.backends.aie.tiling import plan_matmul
 from qlinear.errors import TargetError
 from qlinear.grid import encode, fit
 from qlinear.packing import PackedWeight

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlinear.backends.aie_array.packing import SubVolumes, unpack
-from qlinear.backends.aie_array.planner import Plan
+from qlinear.backends.aie.packing import SubVolumes, unpack
+from qlinear.backends.aie.tiling import Plan
 
 # Rows of the weight that are widened to float32 at a time: bounds what a matmul allocates.
 _WIDENED_ROWS = 4096

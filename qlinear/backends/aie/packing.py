@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlinear.backends.aie_array.devices import ZIG_ZAG, SubVolume
-from qlinear.backends.aie_array.planner import Plan
+from qlinear.backends.aie.devices import ZIG_ZAG, SubVolume
+from qlinear.backends.aie.tiling import Plan
 from qlinear.grid import GridWeight
 
 # The 4x4 cores of phx, the only device whose parameter words travel with the activations.

@@ -7,8 +7,8 @@ dispatch, not what the host does in between (attention, norms, the cache, sampli
 from dataclasses import dataclass, fields
 from functools import cache
 
-from qlinear.backends.aie_array.devices import LatencyModel
-from qlinear.backends.aie_array.planner import Plan
+from qlinear.backends.aie.devices import LatencyModel
+from qlinear.backends.aie.tiling import Plan
 
 _ACTIVATION_BYTES = 2  # bfloat16
 

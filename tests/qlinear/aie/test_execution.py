@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qlinear.backends.aie_array.devices import PHX, STX, Kernel
-from qlinear.backends.aie_array.execution import Weight, multiply
-from qlinear.backends.aie_array.packing import pack
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.devices import PHX, STX, Kernel
+from qlinear.backends.aie.execution import Weight, multiply
+from qlinear.backends.aie.packing import pack
+from qlinear.backends.aie.tiling import plan_matmul
 from qlinear.grid import GridWeight
 
 SMALL = (Kernel(128, 512, (32, 128)), Kernel(256, 512, (32, 128)))

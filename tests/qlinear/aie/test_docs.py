@@ -2,10 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qlinear.backends.aie_array.devices import PHX
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.devices import PHX
+from qlinear.backends.aie.tiling import plan_matmul
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_tables_and_the_picture_are_those_the_command_makes():

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qlinear.backends.aie_array.devices import PHX, STX, Kernel
-from qlinear.backends.aie_array.packing import activation_buffer, pack, read_buffers, unpack, write_buffers
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.devices import PHX, STX, Kernel
+from qlinear.backends.aie.packing import activation_buffer, pack, read_buffers, unpack, write_buffers
+from qlinear.backends.aie.tiling import plan_matmul
 from qlinear.grid import GridWeight
 
 # The arrays with kernels small enough for loops over every weight; K > 256 takes the last.

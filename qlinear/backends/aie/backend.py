@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlinear.backends.aie_array.counters import Counters, cost
-from qlinear.backends.aie_array.devices import LatencyModel, find_device
-from qlinear.backends.aie_array.execution import Weight, multiply
-from qlinear.backends.aie_array.packing import pack
-from qlinear.backends.aie_array.planner import Plan, plan_matmul
+from qlinear.backends.aie.counters import Counters, cost
+from qlinear.backends.aie.devices import LatencyModel, find_device
+from qlinear.backends.aie.execution import Weight, multiply
+from qlinear.backends.aie.packing import pack
+from qlinear.backends.aie.tiling import Plan, plan_matmul
 from qlinear.packing import JoinedWeight, PackedWeight
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from qlinear.backends.aie_array.devices import PHX, STX, find_device
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.devices import PHX, STX, find_device
+from qlinear.backends.aie.tiling import plan_matmul
 from qlinear.errors import TargetError
 
 # (K, N, group) -> kernel (K, N), group it runs: RyzenAI-SW 1.2, `set_kernel_shapes_kn` and its list of shapes.
