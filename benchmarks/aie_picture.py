@@ -1,16 +1,16 @@
-"""Draws how a weight is tiled for the array, from its plan: an SVG of four panels."""
+"""Draws how a weight is tiled for the array, from its tiling: an SVG of four panels."""
 
-from qlinear.backends.aie.tiling import Plan
+from qlinear.backends.aie.tiling import Tiling
 
 _STRIPS = ("#4269d0", "#efb118", "#3ca951", "#ff725c")  # one colour for each column of the array
 _INK, _PALE, _LINE = "#1b1e23", "#6c7079", "#c9ccd1"
 _WIDTH, _HEIGHT = 980, 560
 
 
-def tiling(plan: Plan, layer: str) -> str:
-    """The picture for a plan of phx; `layer` is what the title calls the weight."""
-    volume, (rows, columns) = plan.sub_volume, plan.grid
-    title = f"{layer}: a weight of K x N = {plan.k} x {plan.n} on {plan.device.name}, group {plan.kernel_group}"
+def tiling(tiling: Tiling, layer: str) -> str:
+    """The picture for a tiling of phx; `layer` is what the title calls the weight."""
+    volume, (rows, columns) = tiling.sub_volume, tiling.grid
+    title = f"{layer}: a weight of K x N = {tiling.k} x {tiling.n} on {tiling.device.name}, group {tiling.kernel_group}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
         f'font-size="12" fill="{_INK}">',
@@ -18,14 +18,14 @@ def tiling(plan: Plan, layer: str) -> str:
         'patternUnits="userSpaceOnUse"><path d="M0 0V6" stroke="#9aa0a8" stroke-width="1.5"/></pattern></defs>',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
         _text(24, 32, title, size=17, weight="bold"),
-        *_heading(24, "1  Cut into kernel blocks", f"{plan.k_blocks * plan.n_blocks} dispatches a token"),
-        *_blocks(plan, 60, 122, 120, 250),
+        *_heading(24, "1  Cut into kernel blocks", f"{tiling.k_blocks * tiling.n_blocks} dispatches a token"),
+        *_blocks(tiling, 60, 122, 120, 250),
         *_heading(290, "2  A block is a grid of sub-volumes", f"{rows} x {columns}, stored in the order shown"),
         *_sub_volumes(rows, columns, volume.k, volume.n, 350, 122),
         *_heading(700, "3  Each core is fed its own", "a strip to each column of the array"),
         *_array(730, 122),
         *_heading(24, "4  A sub-volume in bytes", f"{volume.k} x {volume.n} weights, {volume.size} bytes", y=448),
-        *_bytes(plan, 24, 492, _WIDTH - 48),
+        *_bytes(tiling, 24, 492, _WIDTH - 48),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -47,23 +47,23 @@ def _heading(x, title, subtitle, y=68) -> list[str]:
     return [_text(x, y, title, size=14, weight="bold"), _text(x, y + 19, subtitle, fill=_PALE)]
 
 
-def _blocks(plan: Plan, x, y, width, height) -> list[str]:
+def _blocks(tiling: Tiling, x, y, width, height) -> list[str]:
     """The padded weight to scale along K, one outline a block, the padding hatched."""
-    per_k = height / (plan.k_blocks * plan.kernel.k)
-    live = plan.k * per_k
+    per_k = height / (tiling.k_blocks * tiling.kernel.k)
+    live = tiling.k * per_k
     drawn = [
-        _text(x + width / 2, y - 8, f"N = {plan.kernel.n}", anchor="middle"),
+        _text(x + width / 2, y - 8, f"N = {tiling.kernel.n}", anchor="middle"),
         _box(x, y, width, live, "#dbe3f8"),
         _box(x, y + live, width, height - live, "url(#padding)"),
     ]
-    for block in range(plan.k_blocks):
-        top, tall = y + block * plan.kernel.k * per_k, plan.kernel.k * per_k
+    for block in range(tiling.k_blocks):
+        top, tall = y + block * tiling.kernel.k * per_k, tiling.kernel.k * per_k
         drawn.append(_box(x, top, width, tall, "none", line=_INK))
         drawn.append(_text(x + width / 2, top + 22, f"K block {block}", anchor="middle"))
-        drawn.append(_text(x + width + 6, top + tall, f"K = {(block + 1) * plan.kernel.k}", fill=_PALE))
+        drawn.append(_text(x + width + 6, top + tall, f"K = {(block + 1) * tiling.kernel.k}", fill=_PALE))
     if live < height:
-        drawn.append(_text(x + width + 6, y + live, f"K = {plan.k}", fill=_PALE))
-    drawn.append(_text(x, y + height + 22, f"{1 - plan.useful:.0%} of the work is padding;", fill=_PALE))
+        drawn.append(_text(x + width + 6, y + live, f"K = {tiling.k}", fill=_PALE))
+    drawn.append(_text(x, y + height + 22, f"{1 - tiling.useful:.0%} of the work is padding;", fill=_PALE))
     drawn.append(_text(x, y + height + 38, "the host adds the blocks in fp32", fill=_PALE))
     return drawn
 
@@ -109,9 +109,9 @@ def _array(x, y) -> list[str]:
     return drawn
 
 
-def _bytes(plan: Plan, x, y, width) -> list[str]:
+def _bytes(tiling: Tiling, x, y, width) -> list[str]:
     """The parts of a sub-volume side by side; widths are not to scale, the labels are exact."""
-    volume = plan.sub_volume
+    volume = tiling.sub_volume
     parts = [
         ("zeros", volume.zeros_at, volume.scales_at, "4 bits, row-major over (group, n)", "#dbe3f8", 0.22),
         ("scales", volume.scales_at, volume.codes_at, "bf16, row-major over (group, n)", "#b9c8f0", 0.26),

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.aie_picture import tiling
 from qlinear.backends.aie.counters import Counters, cost
 from qlinear.backends.aie.devices import DEVICES, PHX, Device, LatencyModel
-from qlinear.backends.aie.tiling import plan_matmul
+from qlinear.backends.aie.tiling import tile_matmul
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- begin: python -m benchmarks.aie_tables -->", "<!-- end -->"
@@ -56,8 +56,8 @@ LLAMA_2, LLAMA_3 = MODELS[1:]
 
 def model_cost(model: Model, device: Device, grouping: str, rows: int, latency: LatencyModel) -> Counters:
     """Every matmul of the decoder layers for `rows` tokens at once; without the lm_head."""
-    plans = [plan_matmul(device, rows, k, n, 4, model.group_size) for _, k, n in model.layer(grouping)]
-    return sum((cost(plan, latency) for plan in plans), Counters()) * model.layers
+    tilings = [tile_matmul(device, rows, k, n, 4, model.group_size) for _, k, n in model.layer(grouping)]
+    return sum((cost(tiling, latency) for tiling in tilings), Counters()) * model.layers
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -126,17 +126,17 @@ def lm_head_table() -> str:
     rows = []
     for model in MODELS:
         for device in DEVICES.values():
-            plan = plan_matmul(device, 1, model.hidden, model.vocabulary, 4, 32)
-            c = cost(plan, device.latency)
+            tiling = tile_matmul(device, 1, model.hidden, model.vocabulary, 4, 32)
+            c = cost(tiling, device.latency)
             rows.append(
                 [
                     model.name,
                     device.name,
-                    f"{plan.k} x {plan.n}",
-                    f"{plan.kernel.k} x {plan.kernel.n}",
+                    f"{tiling.k} x {tiling.n}",
+                    f"{tiling.kernel.k} x {tiling.kernel.n}",
                     str(c.dispatches),
                     f"{c.bytes_moved / 1e6:.1f}",
-                    f"{plan.useful:.1%}",
+                    f"{tiling.useful:.1%}",
                     f"{c.modelled_seconds * 1e3:.2f}",
                 ]
             )
@@ -148,17 +148,17 @@ def layer_table(model: Model) -> str:
     rows = []
     for device in DEVICES.values():
         for name, k, n in dict.fromkeys((*model.layer("none"), *model.layer(GROUPINGS[-1]))):
-            plan = plan_matmul(device, 1, k, n, 4, model.group_size)
-            c = cost(plan, device.latency)
+            tiling = tile_matmul(device, 1, k, n, 4, model.group_size)
+            c = cost(tiling, device.latency)
             rows.append(
                 [
                     device.name,
                     name,
                     f"{k} x {n}",
-                    f"{plan.kernel.k} x {plan.kernel.n}",
+                    f"{tiling.kernel.k} x {tiling.kernel.n}",
                     str(c.dispatches),
                     f"{c.bytes_moved / 1e6:.1f}",
-                    f"{plan.useful:.1%}",
+                    f"{tiling.useful:.1%}",
                     f"{c.modelled_seconds * 1e3:.2f}",
                 ]
             )
@@ -217,7 +217,7 @@ def main() -> None:
     old = page.read_text()
     before, rest = old.split(BEGIN)
     new = f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.split(END)[1]}"
-    drawing = tiling(plan_matmul(PHX, 1, LLAMA_3.intermediate, LLAMA_3.hidden, 4, 128), "Llama-3-8B down_proj")
+    drawing = tiling(tile_matmul(PHX, 1, LLAMA_3.intermediate, LLAMA_3.hidden, 4, 128), "Llama-3-8B down_proj")
     if "--check" not in sys.argv:
         page.write_text(new)
         picture.write_text(drawing)

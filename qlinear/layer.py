@@ -74,15 +74,15 @@ class QLinearPerGrp(nn.Module):
             raise RuntimeError("QLinearPerGrp.prepare(backend) has to be called before the layer can run")
         return self.backend.matmul(x, self._prepared)
 
-    def plan(self, rows: int) -> Any:
-        """How a prepared layer's hardware would run on `rows` rows of activations; `str()` reads well.
+    def tiling(self, rows: int) -> Any:
+        """How a prepared layer's hardware cuts and pads a matmul of `rows` rows of activations; `str()` reads well.
 
-        Raises `TargetError` on a backend that has nothing to plan: only the NPU's cuts and pads a matmul.
+        Raises `TargetError` on a backend that runs a matmul as it is: only the NPU's cuts it into kernels.
         """
-        if not hasattr(self.backend, "plan"):
+        if not hasattr(self.backend, "tiling"):
             name = self.backend.name if self.is_prepared else "an unprepared layer"
-            raise TargetError(f"{name} runs a matmul as it is and has no plan of it; use the target aie_emu")
-        return self.backend.plan(rows, self._prepared)
+            raise TargetError(f"{name} runs a matmul as it is and has no tiling of it; use the target aie_emu")
+        return self.backend.tiling(rows, self._prepared)
 
     def extra_repr(self) -> str:
         device = self.backend.name if self.is_prepared else "cpu"

@@ -9,7 +9,7 @@ from awq_cli.memory import peak_rss_bytes
 from awq_cli.tasks.progress import Progress
 from awq_cli.tasks.runner import ModelRequest, ModelResult, Runnable, open_runnable
 from awq_cli.tasks.texts import benchmark_text, encode
-from qlinear.backends.base import Metered
+from qlinear.backends.base import Meter
 from qlinear.decoder import Decoder, generate
 from qlinear.errors import OptionError
 
@@ -112,7 +112,7 @@ def _fitting_lengths(request: Request, runnable: Runnable, available: int, progr
     return fitting
 
 
-def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Metered | None) -> Row:
+def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Meter | None) -> Row:
     runs = [generate(decoder, prompt, max_new_tokens) for _ in range(REPEATS)]
     ttft = median(run.ttft_s for run in runs)
     steps = [seconds for run in runs for seconds in run.step_s]
@@ -128,7 +128,7 @@ def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Me
     )
 
 
-def _model(decoder: Decoder, prompt: torch.Tensor, meter: Metered) -> Modelled:
+def _model(decoder: Decoder, prompt: torch.Tensor, meter: Meter) -> Modelled:
     """Read the prompt and one token once more, counting."""
     before = meter.counters
     decoder.prefill(prompt)

@@ -9,7 +9,7 @@ from awq_cli import paths
 from awq_cli.tasks.progress import Progress
 from checkpoints import store
 from checkpoints.pretrained import open_pretrained
-from qlinear.backends.base import Metered
+from qlinear.backends.base import Meter
 from qlinear.backends.registry import Npu, open_target
 from qlinear.decoder import Decoder, ModuleDecoder
 from qlinear.errors import OptionError
@@ -70,7 +70,7 @@ class Runnable:
     fingerprint: str | None = None
     origin: str | None = None
     notes: tuple[str, ...] = ()
-    meter: Metered | None = None
+    meter: Meter | None = None
 
     @property
     def max_positions(self) -> int | None:
@@ -130,7 +130,7 @@ def open_runnable(request: ModelRequest) -> Runnable:
         loaded.recipe.get("fingerprint"),
         loaded.recipe.get("options", {}).get("model_name"),
         (target.note,) if target.note else (),
-        target.backend if hasattr(target.backend, "counters") else None,
+        target.backend.meter(),
     )
 
 

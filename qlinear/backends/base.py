@@ -33,9 +33,12 @@ class Backend(Protocol):
         Exact products of bfloat16 activations, accumulated in float32; any leading shape, empty ones included.
         """
 
+    def meter(self) -> "Meter | None":
+        """Counts what hardware that is only emulated would have done; None where what runs is what is there."""
 
-class Metered(Protocol):
-    """A backend that stands for hardware which is not there, and keeps count of what that would have done.
+
+class Meter(Protocol):
+    """Keeps count of what hardware that is not there would have done in every matmul of its backend.
 
     counters: totals so far; an earlier value subtracted from a later one tells what came in between.
     latency: the figures behind `counters.modelled_seconds`; `rows()` lists them with their units and sources.

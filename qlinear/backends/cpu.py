@@ -102,6 +102,9 @@ class CpuBackend:
         bias = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
         return CpuWeight(packed, bias, n, k, bits, group_size)
 
+    def meter(self) -> None:
+        """None: nothing is emulated."""
+
     def matmul(self, x: Tensor, prepared: CpuWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, bfloat16 or float32; inference only, no gradient.
 

@@ -34,6 +34,9 @@ class ReferenceBackend:
         moved = GridWeight(grid.codes.to(self.device), grid.zeros.to(self.device), scales, grid.bits)
         return Prepared(moved, None if bias is None else bias.to(self.device, torch.float32, copy=True))
 
+    def meter(self) -> None:
+        """None: nothing is emulated."""
+
     def matmul(self, x: Tensor, prepared: Prepared) -> Tensor:
         weight, bias = prepared.weight, prepared.bias
         n, k = weight.codes.shape

@@ -53,7 +53,7 @@ def _aie_emu(npu: Npu) -> Target:
 
 
 def _aie(npu: Npu) -> Target:
-    from qlinear.backends.aie.backend import find_npu
+    from qlinear.backends.aie.npu import find_npu
 
     return Target(_aie_emu(npu).backend, f"--target aie: {find_npu()}")
 

@@ -91,10 +91,10 @@ def test_mistakes(run, rounded, arguments, message):
     assert run("--task", "decode", "--checkpoint", rounded, *arguments).error == message
 
 
-def test_a_layer_prints_its_plan(rounded):
+def test_a_layer_prints_its_tiling(rounded):
     npu = store.load(rounded, open_target("aie_emu", Npu("stx")).backend)
     layer = npu.model.model.layers[0].mlp.down_proj
-    assert str(layer.plan(3)).startswith("stx (emulated): (3, 128) x (128, 64), 4-bit, group 64")
+    assert str(layer.tiling(3)).startswith("stx (emulated): (3, 128) x (128, 64), 4-bit, group 64")
     cpu = store.load(rounded, open_target("cpu").backend)
-    with pytest.raises(TargetError, match="runs a matmul as it is and has no plan of it"):
-        cpu.model.model.layers[0].mlp.down_proj.plan(3)
+    with pytest.raises(TargetError, match="runs a matmul as it is and has no tiling of it"):
+        cpu.model.model.layers[0].mlp.down_proj.tiling(3)
