@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import run_awq
 from awq_cli.finding import NAMING, find_checkpoint
+from awq_cli.spelling import as_options
 from engine.model import Model
 from qlinear.errors import OptionError
 from qlinear.progress import Watcher
@@ -70,7 +71,7 @@ def described(task: str, request: ModelRequest, model: Model) -> dict[str, objec
         "model": model.about.name,
         "target": request.target,
         "backend": model.about.code,
-        "notes": model.about.notes,
+        "notes": tuple(map(as_options, model.about.notes)),
         "precision": request.precision,
         "flash_attention": model.flash_attention,
         "checkpoint": model.about.checkpoint,

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from qlinear.backends.base import Backend
-from qlinear.errors import TargetError
 from qlinear.packing import JoinedWeight, PackedWeight
 
 
@@ -32,12 +31,7 @@ class QLinearPerGrp(nn.Module):
         return self.backend.matmul(x, self.prepared)
 
     def tiling(self, rows: int) -> Any:
-        """How the layer's hardware would cut up a matmul of `rows` rows of activations; `str()` reads well.
-
-        Raises `TargetError` on a backend that cuts nothing: only the NPU's cuts and pads a matmul.
-        """
-        if not hasattr(self.backend, "tiling"):
-            raise TargetError(f"{self.backend.name} runs a matmul as it is, uncut; use the target aie_emu")
+        """How the layer's hardware would cut up a matmul of `rows` rows of activations; see `Backend.tiling`."""
         return self.backend.tiling(rows, self.prepared)
 
     def extra_repr(self) -> str:

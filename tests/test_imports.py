@@ -92,7 +92,7 @@ def test_no_import_leads_back():
         "from awq_cli import paths",
         "def f():\n    from scales import fold",
         "if True:\n    import awq_cli.main as m",
-        "from benchmarks import aie_tables",
+        "from benchmarks.aie import tables",
         "import tests.tiny",
         "from ..scales import awq",
     ],

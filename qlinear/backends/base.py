@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qlinear.backends.stack import Stack, StackDecoder, Unsupported
+from qlinear.errors import TargetError
 from qlinear.packing import JoinedWeight, PackedWeight
 
 
@@ -60,3 +61,10 @@ class Backend(ABC):
     def meter(self) -> Meter | None:
         """Where the hardware is only emulated, what counts for it; it has to see every matmul."""
         return None
+
+    def tiling(self, rows: int, prepared: Any) -> Any:
+        """How a matmul of `rows` rows would be cut up and padded; `str()` reads well.
+
+        Raises `TargetError` where nothing is cut: only the NPU's kernels come in fixed sizes.
+        """
+        raise TargetError(f"{self.name} runs a matmul as it is, uncut; use the target aie_emu")

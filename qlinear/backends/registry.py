@@ -49,14 +49,14 @@ def _cuda(npu: Npu) -> Target:
 
 
 def _aie_emu(npu: Npu) -> Target:
-    from qlinear.backends.aie import AieBackend
-    from qlinear.backends.aie_array.devices import find_device
+    from qlinear.backends.aie.backend import AieBackend
+    from qlinear.backends.aie.devices import find_device
 
     return Target(AieBackend(npu.device, find_device(npu.device).latency.set(**npu.latency)))
 
 
 def _aie(npu: Npu) -> Target:
-    from qlinear.backends.aie import find_npu
+    from qlinear.backends.aie.npu import find_npu
 
     return Target(_aie_emu(npu).backend, f"`target=aie`: {find_npu()}")
 

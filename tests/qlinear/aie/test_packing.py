@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qlinear.backends.aie_array.devices import PHX, STX, Kernel
-from qlinear.backends.aie_array.packing import activation_buffer, pack, read_buffers, unpack, write_buffers
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.devices import PHX, STX, Kernel
+from qlinear.backends.aie.packing import activation_buffer, pack, read_buffers, unpack, write_buffers
+from qlinear.backends.aie.tiling import tile_matmul
 from qlinear.grid import GridWeight
 
 # The arrays with kernels small enough for loops over every weight; K > 256 takes the last.
@@ -112,27 +112,27 @@ class _Lists:
 @pytest.mark.parametrize("device, k, n, bits, group", CASES)
 def test_every_byte_of_the_buffers(device, k, n, bits, group):
     weight, bias = _weight(k, n, bits, group)
-    plan = plan_matmul(device, 1, k, n, bits, group)
-    buffers = write_buffers(pack(weight, bias, plan), plan)
+    tiling = tile_matmul(device, 1, k, n, bits, group)
+    buffers = write_buffers(pack(weight, bias, tiling), tiling)
     slow = _phx_buffer if device is SMALL_PHX else _stx_buffer
     rounded = bias.to(torch.bfloat16).float().numpy()
-    blocks = [(k0, n0) for k0 in range(0, k, plan.kernel.k) for n0 in range(0, n, plan.kernel.n)]
-    assert len(buffers) == len(blocks) == plan.k_blocks * plan.n_blocks
+    blocks = [(k0, n0) for k0 in range(0, k, tiling.kernel.k) for n0 in range(0, n, tiling.kernel.n)]
+    assert len(buffers) == len(blocks) == tiling.k_blocks * tiling.n_blocks
     for buffer, (k0, n0) in zip(buffers, blocks, strict=True):
-        assert buffer.numpy().tobytes() == slow(_Lists(weight), rounded, k0, n0, plan.kernel, plan.kernel_group)
+        assert buffer.numpy().tobytes() == slow(_Lists(weight), rounded, k0, n0, tiling.kernel, tiling.kernel_group)
 
 
 @pytest.mark.parametrize("device, k, n, bits, group", [*CASES, (PHX, 576, 192, 4, 64), (STX, 4096, 40, 4, 128)])
 def test_there_and_back(device, k, n, bits, group):
     weight, bias = _weight(k, n, bits, group)
-    plan = plan_matmul(device, 1, k, n, bits, group)
-    buffers = write_buffers(pack(weight, bias, plan), plan)
-    back, bias_back = unpack(read_buffers(buffers, plan), plan)
+    tiling = tile_matmul(device, 1, k, n, bits, group)
+    buffers = write_buffers(pack(weight, bias, tiling), tiling)
+    back, bias_back = unpack(read_buffers(buffers, tiling), tiling)
     assert torch.equal(back.codes, weight.codes)
-    assert torch.equal(back.zeros, weight.zeros.repeat_interleave(group // plan.kernel_group, 1))
-    assert torch.equal(back.scales, weight.scales.repeat_interleave(group // plan.kernel_group, 1))
+    assert torch.equal(back.zeros, weight.zeros.repeat_interleave(group // tiling.kernel_group, 1))
+    assert torch.equal(back.scales, weight.scales.repeat_interleave(group // tiling.kernel_group, 1))
     assert torch.equal(bias_back, bias.to(torch.bfloat16))
-    assert back.group_size == plan.kernel_group and back.bits == bits
+    assert back.group_size == tiling.kernel_group and back.bits == bits
 
 
 @pytest.mark.parametrize(
@@ -146,15 +146,15 @@ def test_there_and_back(device, k, n, bits, group):
     ],
 )
 def test_documented_sizes(device, k, n, group, size, block_bytes):
-    plan = plan_matmul(device, 1, k, n, 4, group)
-    assert (plan.sub_volume.size, plan.block_bytes) == (size, block_bytes)
+    tiling = tile_matmul(device, 1, k, n, 4, group)
+    assert (tiling.sub_volume.size, tiling.block_bytes) == (size, block_bytes)
     assert size % 64 == 0
 
 
 def test_a_weight_without_bias_has_a_bias_row_of_zeros():
     weight, _ = _weight(192, 300, 4, 64)
-    plan = plan_matmul(SMALL_PHX, 1, 192, 300, 4, 64)
-    assert not pack(weight, None, plan).bias.any()
+    tiling = tile_matmul(SMALL_PHX, 1, 192, 300, 4, 64)
+    assert not pack(weight, None, tiling).bias.any()
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_activations_on_phx(shape, bits, group, m, words):
     (k, n), rows = shape, max(1, m - 3)
     k_live = k - group
     x = torch.randn(rows, k_live).to(torch.bfloat16)
-    plan = plan_matmul(PHX, rows, k_live, n, bits, group)
-    assert (plan.kernel.k, plan.row_blocks) == (k, (m,))
-    sent = activation_buffer(x, plan, m).numpy().tobytes()
+    tiling = tile_matmul(PHX, rows, k_live, n, bits, group)
+    assert (tiling.kernel.k, tiling.row_blocks) == (k, (m,))
+    sent = activation_buffer(x, tiling, m).numpy().tobytes()
     assert len(sent) == m * k * 2 + 2048
     expected = bytearray(m * k * 2)
     for row in range(rows):
@@ -184,6 +184,6 @@ def test_activations_on_phx(shape, bits, group, m, words):
 
 def test_activations_on_stx_carry_no_parameter_words():
     x = torch.randn(3, 4096).to(torch.bfloat16)
-    sent = activation_buffer(x, plan_matmul(STX, 3, 4096, 4096, 4, 128), 128)
+    sent = activation_buffer(x, tile_matmul(STX, 3, 4096, 4096, 4, 128), 128)
     assert torch.equal(sent.view(torch.bfloat16).view(128, 4096)[:3], x)
     assert sent.numel() == 128 * 4096 * 2 and not sent[3 * 4096 * 2 :].any()

@@ -3,22 +3,12 @@
 from dataclasses import dataclass
 from functools import cache
 
-from qlinear.backends.aie_array.devices import Device, Kernel, SubVolume
+from qlinear.backends.aie.devices import Device, Kernel, SubVolume
 from qlinear.errors import TargetError
 
 
 @dataclass(frozen=True)
-class Dispatch:
-    """One run of a compiled kernel of `m` rows, and the half-open ranges of the real matmul it covers."""
-
-    m: int
-    rows: tuple[int, int]
-    k_range: tuple[int, int]
-    n_range: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Plan:
+class Tiling:
     """How the array multiplies `(m, k)` activations by a `(k, n)` weight.
 
     kernel: the compiled weight shape; kernel_group: the group size it runs, `group_size` or a divisor of it;
@@ -78,18 +68,6 @@ class Plan:
         done = sum(self.row_blocks) * self.k_blocks * self.kernel.k * self.n_blocks * self.kernel.n
         return self.m * self.k * self.n / done if done else 1.0
 
-    def dispatches(self) -> list[Dispatch]:
-        """Every dispatch in the order the host issues them: row blocks, then N blocks, then K blocks."""
-        kernel, issued, row = self.kernel, [], 0
-        for m in self.row_blocks:
-            rows = (row, min(row + m, self.m))
-            for n in range(0, self.n, kernel.n):
-                for k in range(0, self.k, kernel.k):
-                    k_range, n_range = (k, min(k + kernel.k, self.k)), (n, min(n + kernel.n, self.n))
-                    issued.append(Dispatch(m, rows, k_range, n_range))
-            row += m
-        return issued
-
     def __str__(self) -> str:
         volume, (rows, columns) = self.sub_volume, self.grid
         repeat = f", each scale and zero {self.replication} times" if self.replication > 1 else ""
@@ -110,17 +88,17 @@ class Plan:
 
 
 @cache
-def plan_matmul(device: Device, m: int, k: int, n: int, bits: int, group_size: int) -> Plan:
-    """The plan for `m` rows times a weight of `k` x `n`; `TargetError` for what no kernel of `device` can run."""
+def tile_matmul(device: Device, m: int, k: int, n: int, bits: int, group_size: int) -> Tiling:
+    """The tiling for `m` rows times a weight of `k` x `n`; `TargetError` for what no kernel of `device` can run."""
     if bits not in (3, 4):
         raise TargetError(f"{bits}-bit weights cannot run on {device.name}: its kernels read 4-bit codes; use 3 or 4")
     if m < 0 or k < 1 or n < 1:
-        raise TargetError(f"a matmul of M={m}, K={k}, N={n} cannot be planned on {device.name}")
+        raise TargetError(f"a matmul of M={m}, K={k}, N={n} cannot be tiled on {device.name}")
     group = _group_of(device, group_size)
     if k % group_size:
         raise TargetError(f"in_features {k} is not a multiple of group size {group_size}; use a size that divides it")
     kernel, kernel_group = _choose_kernel(device, k, n, group)
-    return Plan(device, m, k, n, bits, group_size, kernel, kernel_group, _row_blocks(device, m))
+    return Tiling(device, m, k, n, bits, group_size, kernel, kernel_group, _row_blocks(device, m))
 
 
 def _group_of(device: Device, group_size: int) -> int:
@@ -129,8 +107,8 @@ def _group_of(device: Device, group_size: int) -> int:
     if not fitting or group_size % max(fitting):
         groups = " and ".join(map(str, device.groups))
         raise TargetError(
-            f"group size {group_size} cannot be planned on {device.name}: its kernels run groups of {groups}; "
-            f"use --group_size 32, 64 or 128"
+            f"group size {group_size} cannot be tiled on {device.name}: its kernels run groups of {groups}; "
+            f"use 32, 64 or 128"
         )
     return max(fitting)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qlinear.backends.aie_array.devices import PHX, STX, Kernel
-from qlinear.backends.aie_array.execution import Weight, multiply
-from qlinear.backends.aie_array.packing import pack
-from qlinear.backends.aie_array.planner import plan_matmul
+from qlinear.backends.aie.devices import PHX, STX, Kernel
+from qlinear.backends.aie.execution import ArrayWeight, multiply
+from qlinear.backends.aie.packing import pack
+from qlinear.backends.aie.tiling import tile_matmul
 from qlinear.grid import GridWeight
 
 SMALL = (Kernel(128, 512, (32, 128)), Kernel(256, 512, (32, 128)))
@@ -57,8 +57,8 @@ def _case(m, k, n, bits, group, seed):
 
 def _emulate(device, x, weight, bias):
     n, k = weight.codes.shape
-    plan = plan_matmul(device, 1, k, n, weight.bits, weight.group_size)
-    return multiply(x, Weight.decode(pack(weight, bias, plan), plan)), plan
+    tiling = tile_matmul(device, 1, k, n, weight.bits, weight.group_size)
+    return multiply(x, ArrayWeight.dequantize(pack(weight, bias, tiling), tiling)), tiling
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def _emulate(device, x, weight, bias):
 )
 def test_phx_element_for_element(m, k, n, bits, group):
     x, weight, bias = _case(m, k, n, bits, group, seed=k)
-    out, plan = _emulate(DEVICES["phx"], x, weight, bias)
-    expected, magnitude = _loop_nest(x.float().numpy(), weight, bias.float().numpy(), plan.kernel.k, np.float32)
+    out, tiling = _emulate(DEVICES["phx"], x, weight, bias)
+    expected, magnitude = _loop_nest(x.float().numpy(), weight, bias.float().numpy(), tiling.kernel.k, np.float32)
     # Two orders of the same float32 sum are this close; rounding is monotonic, so the ends bound the bfloat16.
     slack = 2 * (k + 1) * UNIT * magnitude
     out = out.float().numpy()
@@ -83,9 +83,9 @@ def test_bit_for_bit_where_the_order_of_a_sum_cannot_matter(name, m, k, n, group
     x = (x.float() * 3).round().to(torch.bfloat16)
     weight = replace(weight, scales=torch.exp2(torch.randint(-2, 3, weight.scales.shape)).to(torch.bfloat16))
     bias = (bias.float() * 8).round().to(torch.bfloat16)
-    out, plan = _emulate(DEVICES[name], x, weight, bias)
+    out, tiling = _emulate(DEVICES[name], x, weight, bias)
     returned = np.float32 if name == "phx" else _bf16
-    expected, _ = _loop_nest(x.float().numpy(), weight, bias.float().numpy(), plan.kernel.k, returned)
+    expected, _ = _loop_nest(x.float().numpy(), weight, bias.float().numpy(), tiling.kernel.k, returned)
     np.testing.assert_array_equal(out.float().numpy(), _bf16(expected))
 
 

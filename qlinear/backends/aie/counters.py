@@ -7,8 +7,8 @@ dispatch, not what the host does in between (attention, norms, the cache, sampli
 from dataclasses import dataclass, fields
 from functools import cache
 
-from qlinear.backends.aie_array.devices import LatencyModel
-from qlinear.backends.aie_array.planner import Plan
+from qlinear.backends.aie.latency import LatencyModel
+from qlinear.backends.aie.tiling import Tiling
 
 _ACTIVATION_BYTES = 2  # bfloat16
 
@@ -53,19 +53,31 @@ class Counters:
         return Counters(*(getattr(self, f.name) * times for f in fields(self)))
 
 
+@dataclass
+class ArrayMeter:
+    """`qlinear.backends.base.Meter` of an array: counts matmuls, by their tilings."""
+
+    latency: LatencyModel
+    counters: Counters = Counters()
+
+    def count(self, tiling: Tiling) -> None:
+        """Add what one matmul costs."""
+        self.counters += cost(tiling, self.latency)
+
+
 @cache
-def cost(plan: Plan, latency: LatencyModel) -> Counters:
-    """What one matmul under `plan` costs."""
-    blocks = plan.k_blocks * plan.n_blocks
-    per_row_block = [_dispatch_cost(plan, m, latency) * blocks for m in plan.row_blocks]
-    useful = plan.m * plan.k * plan.n
+def cost(tiling: Tiling, latency: LatencyModel) -> Counters:
+    """What one matmul under `tiling` costs."""
+    blocks = tiling.k_blocks * tiling.n_blocks
+    per_row_block = [_dispatch_cost(tiling, m, latency) * blocks for m in tiling.row_blocks]
+    useful = tiling.m * tiling.k * tiling.n
     return sum(per_row_block, Counters(matmuls=1, useful_macs=useful))
 
 
-def _dispatch_cost(plan: Plan, kernel_m: int, latency: LatencyModel) -> Counters:
+def _dispatch_cost(tiling: Tiling, kernel_m: int, latency: LatencyModel) -> Counters:
     """One dispatch of `kernel_m` rows; the whole weight block passes once for every `rows_per_pass` of them."""
-    device, kernel = plan.device, plan.kernel
-    weight = plan.block_bytes * -(-kernel_m // device.rows_per_pass)
+    device, kernel = tiling.device, tiling.kernel
+    weight = tiling.block_bytes * -(-kernel_m // device.rows_per_pass)
     activations = kernel_m * kernel.k * _ACTIVATION_BYTES + device.parameter_bytes
     results = kernel_m * kernel.n * device.result_dtype.itemsize
     macs = kernel_m * kernel.k * kernel.n

@@ -1,60 +1,16 @@
 """The two generations of the array, as data: `phx` (XDNA 1, Phoenix) and `stx` (XDNA 2, Strix).
 
 Shapes, groups and layouts are those of the kernels AMD compiled for RyzenAI-SW 1.2 (`qlinear_2.hpp`,
-`matrix_formatting.h`). The figures of the latency model carry their source, are printed with every modelled time, and
-can be replaced: `device.latency.set(clock_hz=1.3e9)`.
+`matrix_formatting.h`).
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from qlinear.backends.aie.latency import Figure, LatencyModel
 from qlinear.errors import TargetError
-
-
-class Figure(NamedTuple):
-    """One number of the latency model and where it comes from."""
-
-    value: float
-    unit: str
-    source: str
-
-
-@dataclass(frozen=True)
-class LatencyModel:
-    """What a dispatch takes: `max(bytes / bandwidth, macs / rate) + dispatch_overhead`; see `counters.cost`."""
-
-    cores: Figure
-    macs_per_clock: Figure
-    clock_hz: Figure
-    efficiency: Figure
-    read_bandwidth: Figure
-    write_bandwidth: Figure
-    dispatch_overhead: Figure
-
-    @property
-    def macs_per_second(self) -> float:
-        return self.cores.value * self.macs_per_clock.value * self.clock_hz.value * self.efficiency.value
-
-    def set(self, **values: float) -> "LatencyModel":
-        """A model with some figures replaced; `TargetError` for a name it does not have or a value it cannot use."""
-        names = [field.name for field in fields(self)]
-        changed = {}
-        for name, value in values.items():
-            if name not in names:
-                raise TargetError(f"the latency model has no parameter {name!r}; it has {', '.join(names)}")
-            if not 0 <= value < float("inf") or (value == 0 and name != "dispatch_overhead"):
-                raise TargetError(f"latency parameter {name} is {value:g}; it has to be positive and finite")
-            changed[name] = Figure(float(value), getattr(self, name).unit, "set by the user")
-        return replace(self, **changed)
-
-    def rows(self) -> list[tuple[str, Figure]]:
-        """Every parameter by name, in the order it is printed."""
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name} = {figure.value:g} {figure.unit} ({figure.source})" for name, figure in self.rows())
 
 
 class Kernel(NamedTuple):
@@ -99,7 +55,6 @@ class Device:
     """
 
     name: str
-    title: str
     row_kernels: tuple[tuple[int, int], ...]
     kernels: tuple[Kernel, ...]
     sub_volumes: tuple[SubVolume, ...]
@@ -129,9 +84,9 @@ _OVERHEAD = (
     "upper bound: AMD's 8-10% for 64 fewer dispatches at 3.5 tokens/s; an empty kernel takes 0.045 ms, XRT issue 9018"
 )
 
+# XDNA 1 (Phoenix), kernels a16fw4acc32f
 PHX = Device(
     name="phx",
-    title="XDNA 1 (Phoenix), kernels a16fw4acc32f",
     row_kernels=((1, 1), (2, 8), (9, 32)),
     kernels=(
         Kernel(4096, 4096, (32, 128)),
@@ -157,9 +112,9 @@ PHX = Device(
     ),
 )
 
+# XDNA 2 (Strix), kernels mladf_2x4x4_a16fw4acc16f
 STX = Device(
     name="stx",
-    title="XDNA 2 (Strix), kernels mladf_2x4x4_a16fw4acc16f",
     row_kernels=((1, 1), (2, 128), (2048, 2048)),
     kernels=(
         Kernel(4096, 4096, (128,)),
@@ -192,5 +147,5 @@ DEVICES = {device.name: device for device in (PHX, STX)}
 def find_device(name: str) -> Device:
     """The device called `name`; `TargetError` if there is none."""
     if name not in DEVICES:
-        raise TargetError(f"unknown AIE device {name!r}; use --device {' or '.join(DEVICES)}")
+        raise TargetError(f"unknown AIE device {name!r}; there are {' and '.join(DEVICES)}")
     return DEVICES[name]

@@ -15,42 +15,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlinear.backends.aie_array.packing import SubVolumes, unpack
-from qlinear.backends.aie_array.planner import Plan
+from qlinear.backends.aie.packing import SubVolumes, unpack
+from qlinear.backends.aie.tiling import Tiling
 
 # Rows of the weight that are widened to float32 at a time: bounds what a matmul allocates.
 _WIDENED_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Weight:
+class ArrayWeight:
     """A layer on the array: its packed bytes, and what they stand for, once derived.
 
-    decoded: `(N, K)` bfloat16; bias: `(N,)` float32. About 2.6 bytes a weight in all, 0.6 of them packed.
+    dequantized: `(N, K)` bfloat16; bias: `(N,)` float32. About 2.6 bytes a weight in all, 0.6 of them packed.
     """
 
-    plan: Plan
+    tiling: Tiling
     packed: SubVolumes
-    decoded: Tensor
+    dequantized: Tensor
     bias: Tensor
 
     @classmethod
-    def decode(cls, packed: SubVolumes, plan: Plan) -> "Weight":
-        """Derive from the packed bytes what `multiply` works on; `plan` is for any number of rows."""
-        weight, bias = unpack(packed, plan)
-        return cls(plan, packed, weight.decode(torch.bfloat16), bias.to(torch.float32))
+    def dequantize(cls, packed: SubVolumes, tiling: Tiling) -> "ArrayWeight":
+        """Derive from the packed bytes what `multiply` works on; `tiling` is for any number of rows."""
+        weight, bias = unpack(packed, tiling)
+        return cls(tiling, packed, weight.dequantize(torch.bfloat16), bias.to(torch.float32))
 
 
-def multiply(x: Tensor, weight: Weight) -> Tensor:
+def multiply(x: Tensor, weight: ArrayWeight) -> Tensor:
     """`(M, K)` bfloat16 times the weight, plus the bias: `(M, N)` bfloat16."""
-    plan, wide = weight.plan, x.to(torch.float32)
-    total = torch.empty(x.shape[0], plan.n)
-    for start in range(0, plan.n, _WIDENED_ROWS):
-        rows = slice(start, min(start + _WIDENED_ROWS, plan.n))
+    tiling, wide = weight.tiling, x.to(torch.float32)
+    total = torch.empty(x.shape[0], tiling.n)
+    for start in range(0, tiling.n, _WIDENED_ROWS):
+        rows = slice(start, min(start + _WIDENED_ROWS, tiling.n))
         initial = weight.bias[rows]
-        for k in range(0, plan.k, plan.kernel.k):
-            block = weight.decoded[rows, k : k + plan.kernel.k].to(torch.float32)
-            returned = torch.addmm(initial, wide[:, k : k + plan.kernel.k], block.t()).to(plan.device.result_dtype)
+        for k in range(0, tiling.k, tiling.kernel.k):
+            block = weight.dequantized[rows, k : k + tiling.kernel.k].to(torch.float32)
+            summed = torch.addmm(initial, wide[:, k : k + tiling.kernel.k], block.t())
+            returned = summed.to(tiling.device.result_dtype)
             # Only the first K block starts from the bias, so its result opens the host's sum.
             if k == 0:
                 total[:, rows] = returned
