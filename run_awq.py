@@ -9,6 +9,7 @@ Importing it does nothing, and loads no large library. What a user can cause is 
 docs/python.md has more.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from qlinear.errors import AwqError
@@ -27,8 +28,8 @@ __all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "load", "
 
 
 def quantize(
-    model_name: str,
-    output: str | None = None,
+    model_name: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     recipe: Recipe = Recipe(),
     *,
     overwrite: bool = False,
@@ -46,11 +47,11 @@ def quantize(
     from quantization.quantize import Place
     from quantization.quantize import quantize as run
 
-    return run(model_name, recipe, Place(output, overwrite, resume), trust_remote_code, progress)
+    return run(os.fspath(model_name), recipe, Place(output, overwrite, resume), trust_remote_code, progress)
 
 
 def load(
-    source: str,
+    source: str | os.PathLike[str],
     *,
     target: str = "cpu",
     precision: str = "w4abf16",
@@ -70,6 +71,7 @@ def load(
     from qlinear.backends.registry import Npu, open_target
     from qlinear.errors import OptionError
 
+    source = os.fspath(source)
     opened = open_target(target, Npu(device, latency or {}))
     if precision == "bf16":
         return _load_float(source, target, opened, bool(flash_attention), trust_remote_code, progress)

@@ -2,7 +2,7 @@
 
 import click
 
-from qlinear.backends.registry import TARGETS
+from qlinear.backends.registry import NPU_TARGETS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
@@ -22,7 +22,9 @@ model_name = click.option(
     metavar="NAME",
     help="Embedded name, local directory, .gguf file or hub id of the float model.",
 )
-w_bit = click.option("--w_bit", type=click.Choice(BITS), default=DEFAULTS.w_bit, show_default=True, help="Bits per weight.")
+w_bit = click.option(
+    "--w_bit", type=click.Choice(BITS), default=DEFAULTS.w_bit, show_default=True, help="Bits per weight."
+)
 group_size = click.option(
     "--group_size",
     type=click.Choice(GROUP_SIZES),
@@ -68,7 +70,11 @@ n_samples = click.option(
     "--n_samples", type=click.IntRange(1), default=DEFAULTS.n_samples, show_default=True, help="Calibration samples."
 )
 seqlen = click.option(
-    "--seqlen", type=click.IntRange(8), default=DEFAULTS.seqlen, show_default=True, help="Tokens per calibration sample."
+    "--seqlen",
+    type=click.IntRange(8),
+    default=DEFAULTS.seqlen,
+    show_default=True,
+    help="Tokens per calibration sample.",
 )
 seed = click.option(
     "--seed",
@@ -110,7 +116,10 @@ flash_attention = click.option(
     help="Join q/k/v and gate/up into one matmul each, and keep a static KV cache.  [default: as quantized]",
 )
 prompt = click.option(
-    "--prompt", multiple=True, metavar="TEXT", help="Prompt to decode, @FILE, or - for standard input; may be given again."
+    "--prompt",
+    multiple=True,
+    metavar="TEXT",
+    help="Prompt to decode, @FILE, or - for standard input; may be given again.",
 )
 chat = click.option("--chat", is_flag=True, help="Put each prompt through the model's chat template.")
 max_new_tokens = click.option(
@@ -209,9 +218,7 @@ def _parameter(decorator) -> click.Parameter:
 
 # Parameter -> its option, for those whose names differ only in spelling.
 NAMES = {
-    parameter.name: parameter.opts[0]
-    for decorators in GROUPS.values()
-    for parameter in map(_parameter, decorators)
+    parameter.name: parameter.opts[0] for decorators in GROUPS.values() for parameter in map(_parameter, decorators)
 }
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "solver", "lm_head")
@@ -245,7 +252,7 @@ IDLE = (
     (lambda values: _reads_no_text(values, "load"), "with --awq load and --solver rtn", _CALIBRATION),
     (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
     (lambda values: not _quantize(values) and values["temperature"] is None, "without --temperature", _SAMPLING),
-    (lambda values: not values["target"].startswith("aie"), "without --target aie", ("device", "latency")),
+    (lambda values: values["target"] not in NPU_TARGETS, "without --target aie", ("device", "latency")),
     (
         lambda values: values["precision"] == "bf16",
         "with --precision bf16",

@@ -78,7 +78,9 @@ def _show_quantize(out: Terminal, result: Any) -> None:
     if result.scales and result.awq == "run":
         out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
     out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
-    out.print(f"  {_command()} --task decode --checkpoint {shlex.quote(result.checkpoint)}", markup=False, soft_wrap=True)
+    out.print(
+        f"  {_command()} --task decode --checkpoint {shlex.quote(result.checkpoint)}", markup=False, soft_wrap=True
+    )
 
 
 def _command() -> str:

@@ -103,6 +103,8 @@ class Model:
         `temperature`, with `top_k` and `top_p` (see `engine.sampling`), draws them, the same ones for the same seed.
         Raises `OptionError` for a prompt that is empty or, with its answer, too long for the model.
         """
+        if max_new_tokens < 1:
+            raise OptionError(f"`max_new_tokens={max_new_tokens}` has to be at least 1")
         tokens = encode_prompt(self.tokenizer, prompt, chat)
         self.check_fits(
             len(tokens) + max_new_tokens, f"a `prompt` of {len(tokens)} and `max_new_tokens={max_new_tokens}`"
@@ -124,7 +126,7 @@ class Model:
 
     def logits(self, tokens: Tensor | Sequence[int]) -> Tensor:
         """Logits `(length, vocabulary)` float32 after every token of a text `(length,)`, each from its past alone."""
-        given = _token_ids(tokens)
+        given = _token_ids(tokens, self.module.config.get_text_config().vocab_size)
         self.check_fits(len(given), "the tokens")
         return read_all(self._with_room(len(given)), given)
 
@@ -145,9 +147,14 @@ class Model:
         return self._decoder
 
 
-def _token_ids(tokens: Tensor | Sequence[int]) -> Tensor:
-    """Token ids `(length,)` as a tensor. Raises `OptionError` for none, or for what is no list of numbers."""
-    given = torch.as_tensor(tokens)
+def _token_ids(tokens: Tensor | Sequence[int], vocabulary: int) -> Tensor:
+    """Token ids `(length,)` as a tensor. Raises `OptionError` for none, or for what is no list of such numbers."""
+    try:
+        given = torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError("`tokens` have to be one list of token ids") from error
     if given.dim() != 1 or len(given) == 0 or given.is_floating_point():
         raise OptionError(f"`tokens` have to be one list of token ids, not of shape {tuple(given.shape)}")
+    if int(given.min()) < 0 or int(given.max()) >= vocabulary:
+        raise OptionError(f"`tokens` have to be from 0 to {vocabulary - 1}, as those of this model are")
     return given.to(torch.int64)

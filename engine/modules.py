@@ -1,5 +1,6 @@
 """The model's own modules as a decoder: one forward a call."""
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -23,31 +24,49 @@ class ModuleDecoder:
         self.max_tokens = max_tokens
         self.static = static_cache and not getattr(model.config, "alibi", False)
         self._cache = None
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
         wanted = len(tokens) - known if rows is None else rows
         with torch.inference_mode():  # in which the cache was filled, and without which it cannot be cleared
-            read = tokens[self._cut_back(known) :].to(self.model.device)
+            start = self._cut_back(known, len(tokens))
+            ids = tokens[start:].unsqueeze(0).to(self.model.device)
             out = self.model(
-                input_ids=read.unsqueeze(0), past_key_values=self._cache, use_cache=True, logits_to_keep=wanted
-            )
+                input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=wanted,
+                **self._positions(start, len(tokens)),
+            )  # fmt: skip
         for part in out.logits[0].split(ROWS_PER_PART):
             yield part.float()
 
-    def _cut_back(self, known: int) -> int:
-        """Have a cache of the first `known` positions, or, where it cannot be cut back to that, of none; how many."""
-        held = self._cache.get_seq_length() if known else 0
-        if held == known and known:
+    def _positions(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Left to themselves, some models (Bamba) would count from 0 in every call."""
+        if not self._takes_positions:
+            return {}
+        return {"position_ids": torch.arange(start, stop, device=self.model.device).unsqueeze(0)}
+
+    def _cut_back(self, known: int, length: int) -> int:
+        """Have a cache of the first `known` positions, or, where it cannot be cut back to that, of none; how many.
+
+        Recurrent states go on by one token at a time, as in the model's own `generate`: not all take in more at once.
+        """
+        held = self._held() if known else 0
+        rewinds = not self.static and getattr(self._cache, "is_croppable", True)
+        if known and held == known and (rewinds or length == known + 1):
             return known
-        if known and not self.static and self._crop(held - known):
+        if known and held > known and rewinds and self._crop(held - known):
             return known
         self._start()
         return 0
 
+    def _held(self) -> int:
+        """Positions in the cache; 0 where the model keeps its past elsewhere, so that all is read again."""
+        try:
+            return self._cache.get_seq_length()
+        except ValueError:  # recurrent states alone do not count
+            return 0
+
     def _crop(self, surplus: int) -> bool:
-        """Whether the cache could be cut: a window that has moved on and a recurrent state cannot go back."""
-        if not getattr(self._cache, "is_croppable", True):
-            return False
+        """Whether the cache could be cut: a window that has moved on cannot go back."""
         try:
             self._cache.crop(-surplus)
         except (RuntimeError, ValueError, NotImplementedError):

@@ -27,6 +27,10 @@ def negative_log_likelihood(decoder: Decoder, tokens: Tensor) -> float:
 
 def cut_windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> Tensor:
     """The first `n_windows` windows `(n_windows, window)` of a text `(length,)`, or all. Raises `OptionError`."""
+    if window < 2:
+        raise OptionError(f"`window={window}` has to be at least 2: the first token of a window is not predicted")
+    if n_windows is not None and n_windows < 1:
+        raise OptionError(f"`n_windows={n_windows}` has to be at least 1")
     available = len(tokens) // window
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one `window` of {window}; use a smaller one")

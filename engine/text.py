@@ -37,7 +37,9 @@ class TextStream:
     """Tokens in, text out: whole characters only, which together are what `decode` makes of all tokens.
 
     A character may take several tokens, and a token may read differently after another (a space before it, say). So
-    each new one is decoded together with those of the piece before, and what that adds is given out.
+    each new one is decoded together with those of the piece before, and what that adds is given out. Where a tokenizer
+    falls back to bytes, `decode` gives up all bytes in a row if one of them is of no whole character; here those that
+    made whole ones have been given out.
     """
 
     def __init__(self, tokenizer: Any):

@@ -1,5 +1,6 @@
 """What is asked for when a model is quantized. Known before torch is loaded."""
 
+import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -60,11 +61,18 @@ class Recipe:
         _check("lm_head_group_size", self.lm_head_group_size, GROUP_SIZES)
         _check("awq", self.awq, [awq.value for awq in Awq])
         _check("solver", self.solver, (None, *METHODS))
+        _check("lm_head", self.lm_head, (False, True))
+        _check("flash_attention", self.flash_attention, (None, False, True))
         for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise OptionError(f"`{name}={value}` has to be a whole number from {least} up")
         object.__setattr__(self, "awq", Awq(self.awq))
+        for name in ("scales", "calib_data"):
+            value = getattr(self, name)
+            if not isinstance(value, str | os.PathLike) and (name, value) != ("scales", None):
+                raise OptionError(f"`{name}={value}` is not the name of a file")
+            object.__setattr__(self, name, value and os.fspath(value))
         if self.scales is not None and self.awq is Awq.NONE:
             raise OptionError("`scales` means nothing with `awq=none`; leave it out")
 

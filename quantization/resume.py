@@ -69,6 +69,8 @@ def told_if_stopped(journal: Journal, job: Job) -> Iterator[None]:
         if journal.record:
             done = f"{journal.record['tally']['units']} of {len(job.plan.units)} blocks are kept"
             job.watch(
-                Note(f"stopped; {done}, and the same again with `resume` goes on from there (without it, it starts over)")
+                Note(
+                    f"stopped; {done}, and the same again with `resume` goes on from there (without it, it starts over)"
+                )
             )
         raise

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from awq_cli.tasks import quantize
-from awq_cli.tasks.progress import Silent
+from run_awq import Recipe, quantize
 from tests.tiny import VOCAB, tiny_model
 
 
@@ -34,15 +33,15 @@ def calibration_text(model: Path) -> Path:
     return model.with_name(f"{model.name}.txt")
 
 
-def request(model: Path, output: Path, **changes) -> quantize.Request:
+def recipe(model: Path, **changes) -> Recipe:
+    """Plain rounding in groups of 32, unless changed; text is read from the file beside the model."""
     plain = dict(
-        model_name=str(model), w_bit=4, group_size=32, awq="none", scales=None, solver="rtn", lm_head=False,
-        lm_head_group_size=32, calib_data=str(calibration_text(model)), n_samples=8, seqlen=16, seed=0,
-        flash_attention=None, output=str(output), overwrite=False, resume=False, trust_remote_code=False,
-    )  # fmt: skip
-    return quantize.Request(**plain | changes)
+        group_size=32, awq="none", solver="rtn", calib_data=str(calibration_text(model)), n_samples=8, seqlen=16, seed=0
+    )
+    return Recipe(**plain | changes)
 
 
-def quantized(model: Path, output: Path, **changes) -> Path:
-    quantize.run(request(model, output, **changes), Silent())
+def quantized(model: Path, output: Path, *, overwrite: bool = False, resume: bool = False, **changes) -> Path:
+    """The checkpoint of a model by a `recipe` of these changes."""
+    quantize(str(model), str(output), recipe(model, **changes), overwrite=overwrite, resume=resume)
     return output

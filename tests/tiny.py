@@ -31,6 +31,9 @@ _SIZES = {
     "falcon": dict(_COMMON, ffn_hidden_size=FFN),
     "bloom": {name: size for name, size in _COMMON.items() if name != "max_position_embeddings"},
     "starcoder2": _GROUPED,
+    "granite": dict(
+        _GROUPED, embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.15, logits_scaling=5.0
+    ),
 }
 
 MODEL_TYPES = tuple(_SIZES)
@@ -75,6 +78,8 @@ VARIANTS = (
     ("bloom", dict(apply_residual_connection_post_layernorm=True)),
     ("starcoder2", {}),
     ("starcoder2", dict(use_bias=False, num_key_value_heads=HEADS, tie_word_embeddings=False)),
+    ("granite", {}),
+    ("granite", dict(num_key_value_heads=HEADS, attention_bias=True, mlp_bias=True, tie_word_embeddings=False)),
 )
 
 

@@ -72,9 +72,7 @@ def _dataset(task: str, rows: list[dict]):
     return splits
 
 
-def answer(
-    tasks: dict[str, object], model: Model, limit: int | None, what: str, watch: Watcher
-) -> list[Answered]:
+def answer(tasks: dict[str, object], model: Model, limit: int | None, what: str, watch: Watcher) -> list[Answered]:
     """Every question of the tasks, or the first `limit` of each; `what` names the model to who watches."""
     with _quiet():
         from lm_eval.evaluator import evaluate

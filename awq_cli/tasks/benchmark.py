@@ -101,8 +101,8 @@ def _fitting_lengths(request: Request, model: Model, available: int, watch: Watc
     fitting = [length for length in wanted if length <= min(limit, available)]
     if not fitting:
         raise OptionError(
-            f"no prompt length of {request.task} fits: the text has {available} tokens, the model's context room for "
-            f"{limit}"
+            f"no prompt length of --task {request.task} fits: the text has {available} tokens, the model's context "
+            f"room for {limit}"
         )
     if len(fitting) < len(wanted):
         left_out = ", ".join(str(length) for length in wanted if length not in fitting)

@@ -7,8 +7,8 @@ rewrites docs/aie-tiling.svg. With `--check` it writes nothing and fails if the 
 
 from typing import NamedTuple
 
-from benchmarks.aie.docs import DOCS, keep
 from benchmarks.aie.models import BITS, LLAMA_3
+from benchmarks.docs import DOCS, keep
 from qlinear.backends.aie.devices import PHX, ZIG_ZAG
 from qlinear.backends.aie.tiling import Tiling, tile_matmul
 

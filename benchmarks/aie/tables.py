@@ -6,8 +6,8 @@ rewrites the tables of docs/aie.md, between its two markers. With `--check` it w
 of date.
 """
 
-from benchmarks.aie.docs import DOCS, between, keep
 from benchmarks.aie.models import BITS, GROUPINGS, LLAMA_2, LLAMA_3, MODELS, Model, model_cost
+from benchmarks.docs import DOCS, between, keep
 from qlinear.backends.aie.counters import cost
 from qlinear.backends.aie.devices import DEVICES, PHX
 from qlinear.backends.aie.tiling import tile_matmul

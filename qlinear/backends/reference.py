@@ -11,7 +11,7 @@ from qlinear.backends.stack import Stack, StackDecoder, Unsupported
 from qlinear.grid import GridWeight
 from qlinear.packing import JoinedWeight, PackedWeight
 
-# Rows dequantized at a time: 2**21 float32 weights are 8 MiB, so that a dequantized block is still in cache when it is used.
+# Weights dequantized at a time: 2**21 in float32 are 8 MiB, so that they are still in cache when they are used.
 BLOCK_WEIGHTS = 2**21
 
 

@@ -61,6 +61,9 @@ def _aie(npu: Npu) -> Target:
     return Target(_aie_emu(npu).backend, f"`target=aie`: {find_npu()}")
 
 
+# Those for which it matters which NPU is meant.
+NPU_TARGETS = ("aie", "aie_emu")
+
 TARGETS: dict[str, Callable[[Npu], Target]] = {
     "cpu": _cpu,
     "cuda": _cuda,

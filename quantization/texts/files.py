@@ -12,8 +12,8 @@ def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") ->
     except FileNotFoundError as error:
         raise kind(f"{what}: no such file{instead}") from error
     except OSError as error:
-        raise kind(f"{what} cannot be read as UTF-8 text: {error.strerror}") from error
+        raise kind(f"{what} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise kind(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except ValueError as error:  # not even a path
-        raise kind(f"{what} cannot be read as UTF-8 text: {error}") from error
+        raise kind(f"{what} cannot be read: {error}") from error

@@ -8,7 +8,7 @@ from qlinear.errors import AwqError
 
 
 def read_rows(read: Callable[[], list[str]], what: str, kind: type[AwqError], instead: str) -> list[str]:
-    """What `read` fetches. Raises `kind` in one line that starts with `what`; instead: what to use without a network."""
+    """What `read` fetches. Raises `kind` in one line that starts with `what`; instead: what to do without a network."""
     if importlib.util.find_spec("datasets") is None:
         raise kind(f"{what} comes from the hub and needs the datasets library; install it with: pip install datasets")
     try:

@@ -49,16 +49,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Command:
-    """`run_awq.py` called from `folder`, its scales cache in `folder/cache`."""
+    """`run_awq.py` called from `folder`, its scales cache in `folder/cache`, on a terminal of some `columns`."""
 
     folder: Path
+    columns: int = 80
 
     def __call__(self, *arguments: str | Path) -> Outcome:
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.chdir(self.folder)
             patch.setenv("AWQ_CACHE", str(self.folder / "cache"))
-            patch.setenv("COLUMNS", "80")
+            patch.setenv("COLUMNS", str(self.columns))
             patch.setattr(sys, "argv", ["run_awq.py", *map(str, arguments)])
             try:
                 main()

@@ -216,7 +216,7 @@ MISTAKES = [
      "--window means nothing without perplexity among --tasks; leave it out"),
     (["--precision", "bf16", "--float_model", "x"], "--float_model means nothing with --precision bf16; leave it out"),
     (["--tasks", "winogrande", "--eval_data", "lost"],
-     "--eval_data: lost/winogrande.jsonl is not there; --tasks winogrande needs it (docs/evaluation.md)"),
+     "--eval_data: lost/winogrande.jsonl: no such file; --tasks winogrande needs it (docs/evaluation.md)"),
     (["--eval_data", "lost"],
      f"--eval_data: lost/{TEXT} is not there; --tasks perplexity needs it, or give --dataset FILE"),
 ]  # fmt: skip

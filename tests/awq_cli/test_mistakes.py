@@ -59,7 +59,7 @@ MALFORMED = [
     (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq-gptq; "
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
     (["--task", "decode", "--checkpoint", "nowhere"],
-     "nowhere is not a checkpoint: it has no config.json; make one with --task quantize"),
+     "nowhere is not a checkpoint: it has no config.json; quantize a model to make one"),
     (["--task", "decode", "--precision", "bf16", "--target", "aie"],
      "--precision bf16 runs the float model, which --target aie cannot; use cpu"),
     (["--task", "decode", "--precision", "bf16", "--model_name", "./no/model"],
@@ -78,10 +78,10 @@ def test_a_wrong_value_is_named(run, arguments, message):
     assert run.left() == []
 
 
-def test_a_cuda_target_needs_a_gpu(run, monkeypatch):
+def test_a_cuda_target_needs_a_gpu(run, rounded, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     error = "--target cuda: torch finds no CUDA device on this machine; use --target cpu"
-    assert run("--task", "decode", "--target", "cuda").error == error
+    assert run("--task", "decode", "--checkpoint", rounded, "--target", "cuda").error == error
 
 
 def test_a_missing_checkpoint_lists_those_that_exist(run, model):
@@ -141,7 +141,7 @@ def test_calibration_text(run, model, tmp_path):
     text.write_text("a word " * 10)
     assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 20 {too_short}"
     text.write_bytes(b"caf\xe9")
-    assert f"--calib_data {text} cannot be read as UTF-8 text" in run(*quantize, "--calib_data", text).error
+    assert f"--calib_data {text} is not UTF-8 text" in run(*quantize, "--calib_data", text).error
     missing = "--calib_data lost.txt: no such file, and not one of builtin, pileval, wikitext2, c4, self"
     assert run(*quantize, "--calib_data", "lost.txt").error == missing
     error = run(*quantize, "--seqlen", "601").error
@@ -208,13 +208,13 @@ def no_network(monkeypatch):
 
 
 def test_the_hub_cannot_be_reached(run, model, rounded, no_network):
-    unreachable = "could not be fetched from the hub (ConnectionError); without a network, give a text file: --dataset "
-    unreachable += "FILE"
-    assert run("--task", "perplexity", "--checkpoint", rounded).error == f"wikitext-2 {unreachable}"
+    unreachable = "wikitext-2 (--dataset raw) could not be fetched (ConnectionError); without a network, give a text "
+    unreachable += "file: --dataset FILE"
+    assert run("--task", "perplexity", "--checkpoint", rounded).error == unreachable
     calibrate = run("--task", "quantize", "--model_name", model, "--calib_data", "c4", *CALIBRATION)
     assert calibrate.error == (
         "--calib_data c4 could not be fetched (ConnectionError); without a network, use builtin or a text file"
     )
     assert run.left() == []
     fallback = run("--task", "benchmark", "--checkpoint", rounded, "--dataset", "raw", "--max_new_tokens", "1")
-    assert fallback.code == 0 and fallback.notes == [f"note: wikitext-2 {unreachable}; using the built-in text"]
+    assert fallback.code == 0 and fallback.notes == [f"note: {unreachable}; using the built-in text"]

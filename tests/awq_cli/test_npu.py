@@ -5,7 +5,7 @@ from time import perf_counter
 
 import pytest
 
-from checkpoints import store
+from checkpoints.quantized import open_quantized
 from qlinear.backends.registry import Npu, open_target
 from qlinear.errors import TargetError
 
@@ -99,9 +99,9 @@ def test_mistakes(run, rounded, arguments, message):
 
 
 def test_a_layer_prints_its_tiling(rounded):
-    npu = store.load(rounded, open_target("aie_emu", Npu("stx")).backend)
-    layer = npu.model.model.layers[0].mlp.down_proj
+    npu = open_quantized(rounded, open_target("aie_emu", Npu("stx")).backend)
+    layer = npu.module.model.layers[0].mlp.down_proj
     assert str(layer.tiling(3)).startswith("stx (emulated): (3, 128) x (128, 64), 4-bit, group 64")
-    cpu = store.load(rounded, open_target("cpu").backend)
-    with pytest.raises(TargetError, match="runs a matmul as it is and has no tiling of it"):
-        cpu.model.model.layers[0].mlp.down_proj.tiling(3)
+    cpu = open_quantized(rounded, open_target("cpu").backend)
+    with pytest.raises(TargetError, match="runs a matmul as it is, uncut"):
+        cpu.module.model.layers[0].mlp.down_proj.tiling(3)

@@ -1,6 +1,7 @@
 """The command as its own process: what it imports, what else is printed, how it ends when it is ended."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,10 +55,11 @@ def test_nothing_but_the_result_is_printed(tmp_path, model, text_file):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:8]] == ["layer", *names] and all(len(line) <= 80 for line in lines[:8])
     summary = [line for line in lines[8:] if not line.startswith("AWQ was worse")]
-    assert len(summary) == 5 and summary[1].startswith("tiny: 0.3 MB in bfloat16 -> ")
-    assert summary[-2:] == [
+    assert len(summary) == 6 and summary[1].startswith("tiny: 0.3 MB in bfloat16 -> ")
+    assert summary[-3:] == [
         f"scales saved in {tmp_path}/cache/tiny-w3-g64.pt",
-        "saved in quantized_models/tiny-w3-g64-awq-gptq",
+        "saved in quantized_models/tiny-w3-g64-awq-gptq; to run it:",
+        f"  python {SCRIPT} --task decode --checkpoint quantized_models/tiny-w3-g64-awq-gptq",
     ]
     process = start(tmp_path, "--task", "decode", *shared, "--prompt", "the value", "--max_new_tokens", "3")
     out, err = process.communicate(timeout=60)
@@ -80,12 +82,14 @@ import os, signal, sys
 sys.argv.pop(0)
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 from awq_cli.main import main
-from awq_cli.tasks.converting import Work
+from quantization.work import Work
 Work._solve = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 main()
 """
     options = ("--task", "quantize", "--model_name", model, "--calib_data", text_file, *CALIBRATION)
-    process = start(tmp_path, *options, python=("-c", interrupts_itself))
+    # as on a terminal: a job in the background is started with interrupts ignored, and so is all that it starts
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start(tmp_path, *options, python=("-c", interrupts_itself), **heeded)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err

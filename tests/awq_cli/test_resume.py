@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from awq_cli.tasks.converting import Work
 from checkpoints import journal, writer
 from qlinear.errors import ModelError
+from quantization.work import Work
 from tests.awq_cli.conftest import CALIBRATION
 
 N_BLOCKS = 3
@@ -37,9 +37,9 @@ def stop(monkeypatch):
     def at(index: int | None, error: BaseException | None = None) -> None:
         where.update(index=index, error=error)
 
-    def stopping_solve(self, index, block):
-        found = solve(self, index, block)
-        if index == where["index"]:
+    def stopping_solve(self, unit):
+        found = solve(self, unit)
+        if unit.index == where["index"]:
             raise where["error"]
         return found
 
@@ -64,8 +64,7 @@ def contents(folder: Path) -> dict[str, bytes | dict]:
     recipe = json.loads(found["awq_recipe.json"])
     for changing in ("seconds", "peak_rss_bytes", "checkpoint", "scales"):
         recipe.pop(changing)
-    for changing in ("output", "scales"):
-        recipe["options"].pop(changing)
+    recipe["options"].pop("scales")
     return found | {"awq_recipe.json": recipe}
 
 
@@ -106,7 +105,7 @@ def test_a_resumed_run_makes_the_same_bytes(run, deep, text_file, stop, monkeypa
         assert (outcome.code, outcome.out) == ((2 if index == 1 else 130), "")
         *_, note, last = filter(None, outcome.notes)  # click ends the line of a ^C
         assert note == (
-            f"note: stopped; {index} of 3 blocks are kept, and the same command with --resume goes on from there "
+            f"note: stopped; {index} of 3 blocks are kept, and the same again with --resume goes on from there "
             f"(without it, it starts over)"
         )
         assert last == ("error: out of luck" if index == 1 else "interrupted")
@@ -137,7 +136,7 @@ def killed(folder: Path, arguments: tuple, method: str, call: int) -> None:
 import os, signal, itertools
 from checkpoints.journal import Journal
 from checkpoints.writer import CheckpointWriter
-from awq_cli.tasks.converting import Work
+from quantization.work import Work
 from checkpoints import journal
 journal.WORTH = 0
 original, count = {owner}.{name}, itertools.count()
@@ -192,7 +191,7 @@ def test_an_own_text_is_written_once(run, deep, stop, monkeypatch):
     stop(1, KeyboardInterrupt())
     assert run(*quantize(deep, "made", *options)).code == 130
     stop(None)
-    monkeypatch.setattr("awq_cli.tasks.calibrating.self_samples", None)
+    monkeypatch.setattr("quantization.streams.self_samples", None)
     run.result(*quantize(deep, "made", *options, "--resume"))
     assert contents(run.folder / "made") == contents(run.folder / "whole")
 
@@ -241,7 +240,7 @@ def test_other_options_than_those_it_began_with(run, deep, make_model, stopped, 
 
 
 def test_another_version_of_a_package(run, stopped, monkeypatch):
-    monkeypatch.setattr("awq_cli.tasks.resuming.__version__", "99")
+    monkeypatch.setattr("quantization.resume.__version__", "99")
     assert "had run-awq " in run(*stopped, "--resume").error and (run.folder / ".made.partial").exists()
 
 

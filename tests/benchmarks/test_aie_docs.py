@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.aie import docs
+from benchmarks import docs
 from qlinear.backends.aie.devices import PHX
 from qlinear.backends.aie.tiling import tile_matmul
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from qlinear.backends import native
+from qlinear.backends.cpu import native
 from qlinear.grid import GridWeight
 
 INT16 = ("avx2", "avxvnni", "avx512vnni")  # they round bfloat16 activations to int16, a power of two a group

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qlinear.backends import native
+from qlinear.backends.cpu import native
 from qlinear.errors import TargetError
 from qlinear.packing import PackedWeight
 
@@ -18,7 +18,9 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends.cpu import HUGE_PAGE, CpuBackend, CpuWeight, huge_pages  # noqa: E402
+from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
+from qlinear.backends.cpu.memory import HUGE_PAGE, huge_pages  # noqa: E402
+from qlinear.backends.cpu.weight import CpuWeight  # noqa: E402
 from tests.qlinear.exact import random_weight  # noqa: E402
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from qlinear.backends import native
+from qlinear.backends.cpu import native
 from qlinear.errors import TargetError
 
 try:
@@ -14,7 +14,7 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends import native_decoder as pieces  # noqa: E402
+from qlinear.backends.cpu import native_decoder as pieces  # noqa: E402
 
 EPSILON = 1e-5
 ROUNDING = 2**-8  # of one bfloat16

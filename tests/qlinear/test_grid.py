@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from qlinear.errors import GridError
-from qlinear.grid import BITS, GROUP_SIZES, check_divides, encode, fit
+from qlinear.grid import check_divides, fit, quantize
+from qlinear.sizes import BITS, GROUP_SIZES
 
 SHAPES = ((1, 1), (3, 1), (5, 3), (33, 2))  # (rows, groups)
 
@@ -40,7 +41,7 @@ def errors_of_every_code(weight, scales, zeros, bits: int, group_size: int) -> t
 
 def rounded(weight: torch.Tensor, bits: int, group_size: int):
     scales, zeros = fit(weight, bits, group_size)
-    return encode(weight, scales, zeros, bits)
+    return quantize(weight, scales, zeros, bits)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -63,8 +64,8 @@ def test_scales_zeros_and_codes_are_those_of_the_definition(bits, group_size, sh
     chosen = errors.gather(0, found.codes.long().unsqueeze(0)).squeeze(0)
     slack = 1e-5 * scales.repeat_interleave(group_size, 1)
     assert (chosen <= errors.amin(0) + slack).all()
-    decoded = found.decode(torch.float64)
-    assert torch.allclose((weight.double() - decoded).abs(), chosen, rtol=0, atol=1e-30)
+    dequantized = found.dequantize(torch.float64)
+    assert torch.allclose((weight.double() - dequantized).abs(), chosen, rtol=0, atol=1e-30)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -72,7 +73,7 @@ def test_no_weight_is_further_than_half_a_step(bits):
     """The range spans the group, and rounding the scale down by bfloat16's 2**-9 cuts off that much of it at most."""
     weight = random_weight(33, 256)
     found = rounded(weight, bits, 64)
-    steps = (weight.double() - found.decode(torch.float64)).abs() / found.scales.double().repeat_interleave(64, 1)
+    steps = (weight.double() - found.dequantize(torch.float64)).abs() / found.scales.double().repeat_interleave(64, 1)
     assert steps.max() <= 0.5 + (2**bits - 1) * 2**-9
     assert steps.mean() < 0.26  # a quarter, if weights lie evenly between the points of the grid
 
@@ -93,14 +94,14 @@ def test_the_scale_is_rounded_before_codes_are_chosen(bits):
 def test_zero_stays_zero_exactly(bits):
     weight = random_weight(16, 128)
     weight[:, ::7] = 0
-    assert (rounded(weight, bits, 32).decode()[:, ::7] == 0).all()
+    assert (rounded(weight, bits, 32).dequantize()[:, ::7] == 0).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_group_of_zeros(bits):
     found = rounded(torch.zeros(2, 64), bits, 32)
     assert torch.equal(found.scales, torch.ones(2, 2, dtype=torch.bfloat16))
-    assert torch.equal(found.decode(), torch.zeros(2, 64))
+    assert torch.equal(found.dequantize(), torch.zeros(2, 64))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -111,7 +112,7 @@ def test_groups_of_one_sign_keep_their_values(bits, sign):
     found = rounded(weight, bits, 32)
     assert (found.zeros == (0 if sign > 0 else 2**bits - 1)).all()
     step = 11 / (2**bits - 1)
-    assert (found.decode() - weight).abs().max() <= step * (0.5 + 2**-5)
+    assert (found.dequantize() - weight).abs().max() <= step * (0.5 + 2**-5)
 
 
 @pytest.mark.parametrize("magnitude", [1e-40, 1e-38, 1e-30, 1e30, 3e38])
@@ -122,7 +123,7 @@ def test_tiny_and_huge_values(bits, magnitude):
     found = rounded(weight, bits, 32)
     assert found.scales.isfinite().all()
     smallest = 2.0**-133
-    error = (found.decode(torch.float64) - weight.double()).abs().max().item()
+    error = (found.dequantize(torch.float64) - weight.double()).abs().max().item()
     assert error <= max(2 * magnitude / (2**bits - 1), 15 * smallest)
 
 
@@ -132,27 +133,27 @@ def test_a_huge_weight_harms_only_its_own_group():
     before = rounded(weight, 4, 32)
     weight[0, 3] = 0.0
     after = rounded(weight, 4, 32)
-    assert torch.equal(before.decode()[:, 32:], after.decode()[:, 32:])
-    assert (before.decode()[0, :32] == 0).sum() == 31
+    assert torch.equal(before.dequantize()[:, 32:], after.dequantize()[:, 32:])
+    assert (before.dequantize()[0, :32] == 0).sum() == 31
 
 
 def test_a_weight_that_is_a_transposed_view():
     weight = random_weight(64, 96).t()
     assert not weight.is_contiguous()
-    assert torch.equal(rounded(weight, 4, 32).decode(), rounded(weight.contiguous(), 4, 32).decode())
+    assert torch.equal(rounded(weight, 4, 32).dequantize(), rounded(weight.contiguous(), 4, 32).dequantize())
 
 
-def test_decoding_is_exact_in_float32_and_rounded_once_below():
+def test_dequantizing_is_exact_in_float32_and_rounded_once_below():
     found = rounded(random_weight(8, 64), 4, 32)
     signed = found.codes.double() - found.zeros.double().repeat_interleave(32, 1)
     exact = signed * found.scales.double().repeat_interleave(32, 1)
-    assert torch.equal(found.decode().double(), exact)
-    assert torch.equal(found.decode(torch.bfloat16), exact.float().to(torch.bfloat16))
+    assert torch.equal(found.dequantize().double(), exact)
+    assert torch.equal(found.dequantize(torch.bfloat16), exact.float().to(torch.bfloat16))
 
 
 def test_a_group_size_that_does_not_divide():
     check_divides(576, 64, "up_proj")
-    with pytest.raises(GridError, match=r"size 128 .* up_proj \(in_features 576\); use --group_size 32 or 64$"):
+    with pytest.raises(GridError, match=r"size 128 .* up_proj \(in_features 576\); use `group_size=32 or 64`$"):
         check_divides(576, 128, "up_proj")
     with pytest.raises(GridError, match=r"32 does not divide down_proj .*none of \(32, 64, 128, 256\) does"):
         check_divides(100, 32, "down_proj")

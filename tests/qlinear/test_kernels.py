@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qlinear.backends import native
+from qlinear.backends.cpu import native
 from qlinear.errors import TargetError
 from qlinear.grid import GridWeight
 from qlinear.packing import JoinedWeight, PackedWeight
@@ -13,7 +13,7 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends.cpu import CpuBackend  # noqa: E402
+from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 from tests.qlinear.exact import INT16, assert_close, random_weight, reference  # noqa: E402
 
 BITS, GROUPS = (3, 4), (32, 64, 128, 256)

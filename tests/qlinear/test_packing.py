@@ -4,8 +4,9 @@ import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
-from qlinear.grid import BITS, GridWeight
+from qlinear.grid import GridWeight
 from qlinear.packing import JoinedWeight, PackedWeight, pack, unpack
+from qlinear.sizes import BITS
 
 COLUMNS = (1, 7, 8, 10, 11, 31, 32, 33, 64, 100, 257)
 

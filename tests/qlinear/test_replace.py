@@ -10,35 +10,35 @@ from torch import nn
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
-from qlinear.replace import prepare, quantized_layers, replace_linear
-from qlinear.solvers import rtn
+from qlinear.replace import LinearWeight, quantized_layers, replace_linears
+from qlinear.solvers.rtn import rtn
 
 BACKEND = ReferenceBackend("cpu/torch")
 SIZES = {"q": 48, "k": 7, "v": 33}
 GROUP = tuple(SIZES)
 
 
-def quantized(linear: nn.Linear, bits: int = 4, group_size: int = 32) -> QLinearPerGrp:
+def quantized(linear: nn.Linear, bits: int = 4, group_size: int = 32) -> LinearWeight:
     bias = None if linear.bias is None else linear.bias.data.to(torch.bfloat16)
-    return QLinearPerGrp(PackedWeight.pack(rtn(linear.weight.data, bits, group_size)), bias)
+    return LinearWeight(PackedWeight.pack(rtn(linear.weight.data, bits, group_size)), bias)
 
 
 def attention(biased: tuple[str, ...] = ()) -> nn.Module:
-    """Three unprepared quantized linears of different size over the same 64 inputs."""
+    """Three linears of different size over the same 64 inputs."""
     torch.manual_seed(0)
     module = nn.Module()
     for name, size in SIZES.items():
-        linear = nn.Linear(64, size, bias=name in biased)
-        module.add_module(name, quantized(linear))
+        module.add_module(name, nn.Linear(64, size, bias=name in biased))
     return module
 
 
 def separate_and_joined(**options) -> tuple[nn.Module, nn.Module]:
     separate = attention(**options)
+    weights = {name: quantized(linear) for name, linear in separate.named_children()}
     joined = deepcopy(separate)
     for name in GROUP:
-        prepare(separate, (name,), BACKEND)
-    prepare(joined, GROUP, BACKEND)
+        replace_linears(separate, {name: weights[name]}, BACKEND)
+    replace_linears(joined, weights, BACKEND)
     return separate, joined
 
 
@@ -114,16 +114,31 @@ def test_members_keep_their_sizes_and_one_layer_holds_the_weight():
 @pytest.mark.parametrize("other", [dict(bits=3), dict(group_size=64)])
 def test_layers_of_other_bits_or_group_size_stay_apart(other):
     module = attention()
-    module.k = quantized(nn.Linear(64, 7, bias=False), **other)
+    weights = {name: quantized(linear, **(other if name == "k" else {})) for name, linear in module.named_children()}
+    replace_linears(module, weights, BACKEND)
+    layers = quantized_layers(module)
+    assert list(layers) == list(GROUP)
+    for name, layer in layers.items():
+        grid = weights[name].weight.unpack()
+        assert (layer.w_bit, layer.group_size) == (grid.bits, grid.group_size)
+        spread = [part.double().repeat_interleave(grid.group_size, 1) for part in (grid.zeros, grid.scales)]
+        exact = ((grid.codes.double() - spread[0]) * spread[1]).float()
+        torch.testing.assert_close(layer(torch.eye(64)), exact.t(), rtol=0, atol=1e-6)
+
+
+def test_only_the_named_linears_are_replaced():
+    model = nn.Sequential(nn.Linear(64, 8, bias=False), nn.Linear(64, 8))
+    second = model[1]
+    replace_linears(model, {"0": quantized(model[0])}, BACKEND)
+    assert isinstance(model[0], QLinearPerGrp) and model[1] is second
+    assert quantized_layers(model) == {"0": model[0]}
+
+
+def test_a_weight_of_another_shape_is_refused_and_nothing_replaced():
+    module = attention()
     before = dict(module.named_children())
-    prepare(module, GROUP, BACKEND)
-    assert dict(module.named_children()) == before and all(layer.is_prepared for layer in before.values())
-
-
-def test_replacing_by_another_shape():
-    model = nn.Sequential(nn.Linear(64, 8, bias=False))
-    with pytest.raises(ValueError, match="0 is 8x64, its quantized form 9x64"):
-        replace_linear(model, "0", quantized(nn.Linear(64, 9)))
-    layer = quantized(model[0])
-    replace_linear(model, "0", layer)
-    assert model[0] is layer and quantized_layers(model) == {"0": layer}
+    weights = {name: quantized(linear) for name, linear in before.items()}
+    weights["v"] = quantized(nn.Linear(64, 9))
+    with pytest.raises(ValueError, match="^v is 33x64, its quantized form 9x64$"):
+        replace_linears(module, weights, BACKEND)
+    assert dict(module.named_children()) == before

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+RATIOS = [step / 20 for step in range(20)]
+
 
 def round_to_grid(weight: Tensor, bits: int = 3, group_size: int = 32) -> Tensor:
     """The usual asymmetric rounding per group, with 0 in the range, in float64; `(N, K)` in the dtype it came in."""
@@ -13,6 +15,24 @@ def round_to_grid(weight: Tensor, bits: int = 3, group_size: int = 32) -> Tensor
     zero = (-low / scale).round()
     codes = (groups / scale + zero).round().clamp(0, levels)
     return ((codes - zero) * scale).view_as(weight).to(weight.dtype)
+
+
+def literal_candidate(x: Tensor, ratio: float) -> Tensor:
+    scale = x.abs().mean(0).double() ** ratio
+    return scale / (scale.max() * scale.min()) ** 0.5
+
+
+def literal_losses(x: Tensor, weights: list[Tensor]) -> list[float]:
+    """Squared error of the concatenated outputs for every ratio, token by token, as llm-awq's auto_scale finds it."""
+    losses = []
+    for ratio in RATIOS:
+        scale = literal_candidate(x, ratio)
+        loss = 0.0
+        for weight in weights:
+            rounded = round_to_grid(weight.double() * scale) / scale
+            loss += sum(float((token @ (weight.double() - rounded).t()).square().sum()) for token in x)
+        losses.append(loss)
+    return losses
 
 
 def outlier_inputs(tokens: int, channels: int, seed: int = 0) -> Tensor:

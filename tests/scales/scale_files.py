@@ -2,27 +2,28 @@
 
 import torch
 
+from architectures.family import block_linears
+from architectures.registry import family_for_awq
 from scales import fold, zoo
-from scales.mappings import architecture_of, block_linears
 from scales.zoo import ScaleFile
 
 GROUP = 32
 
 
 def blocks_of(model) -> dict[str, torch.nn.Module]:
-    name = architecture_of(model.config).blocks
-    return {f"{name}.{index}": block for index, block in enumerate(model.get_submodule(name))}
+    names = family_for_awq(model.config).block_names(model)
+    return {name: model.get_submodule(name) for name in names}
 
 
 def file_for(model, group_size: int = GROUP) -> ScaleFile:
     """A file that scales every edge and clips every linear that may be clipped, as llm-awq would write it."""
-    architecture, file = architecture_of(model.config), ScaleFile()
+    family, file = family_for_awq(model.config), ScaleFile()
     for unit, block in blocks_of(model).items():
-        for edge in architecture.edges:
+        for edge in family.edges:
             vector = torch.rand(fold.scale_length(block, edge, model.config)) + 0.5
             file.scales.append((f"{unit}.{edge.prev}", tuple(f"{unit}.{name}" for name in edge.layers), vector))
         for name, linear in block_linears(block).items():
-            if name not in architecture.unclipped:
+            if name not in family.unclipped:
                 clips = torch.rand(linear.out_features, linear.in_features // group_size, 1)
                 file.clips.append((f"{unit}.{name}", clips))
     return file
@@ -33,7 +34,7 @@ def by_block(file: ScaleFile, model, group_size: int = GROUP):
     block = next(iter(blocks_of(model).values()))
     return zoo.by_block(
         file,
-        architecture_of(model.config),
+        family_for_awq(model.config),
         list(blocks_of(model)),
         lambda name: (linears[name].out_features, linears[name].in_features),
         lambda edge: fold.scale_length(block, edge, model.config),

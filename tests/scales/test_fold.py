@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from architectures.registry import family_for_awq
 from qlinear.errors import ScalesError
 from scales.fold import apply_clip, apply_scale, consumer_scale, reduce_statistic, scale_length
-from scales.mappings import architecture_of
 from tests.tiny import VARIANTS, tiny_model, tiny_tokens
 
 BF16_ROUNDING = 2.0**-8  # half the spacing of 8 significant bits, relative
@@ -24,21 +24,21 @@ def relative(got: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def edge_named(model, prev: str):
-    return next(edge for edge in architecture_of(model.config).edges if edge.prev == prev)
+    return next(edge for edge in family_for_awq(model.config).edges if edge.prev == prev)
 
 
 def first_block(model) -> nn.Module:
-    return model.get_submodule(architecture_of(model.config).blocks)[0]
+    return model.get_submodule(family_for_awq(model.config).blocks)[0]
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
 def test_folding_every_edge_leaves_the_logits(model_type, overrides):
     model = tiny_model(model_type, **overrides)
-    architecture = architecture_of(model.config)
+    family = family_for_awq(model.config)
     before = logits(model)
     seed = 0
-    for block in model.get_submodule(architecture.blocks):
-        for edge in architecture.edges:
+    for block in model.get_submodule(family.blocks):
+        for edge in family.edges:
             weights = {name: block.get_submodule(name).weight.clone() for name in (edge.prev, *edge.layers)}
             scale = random_scale(scale_length(block, edge, model.config), seed := seed + 1)
             apply_scale(block, edge, scale, model.config)
@@ -54,7 +54,7 @@ def test_half_a_fold_shows_in_the_logits(model_type, overrides):
     model = tiny_model(model_type, **overrides)
     block = first_block(model)
     before = logits(model)
-    for edge in architecture_of(model.config).edges:
+    for edge in family_for_awq(model.config).edges:
         saved = {name: tensor.clone() for name, tensor in block.state_dict().items()}
         for name in (edge.prev, *edge.layers):
             scale = random_scale(scale_length(block, edge, model.config))
@@ -80,7 +80,7 @@ def test_shared_value_heads():
 
 def test_one_entry_per_channel_where_nothing_is_shared():
     model = tiny_model("opt")
-    for edge in architecture_of(model.config).edges:
+    for edge in family_for_awq(model.config).edges:
         vector = random_scale(scale_length(first_block(model), edge, model.config))
         assert torch.equal(consumer_scale(edge, vector, model.config), vector)
         assert torch.equal(reduce_statistic(edge, vector, model.config), vector)
@@ -90,7 +90,7 @@ def test_one_entry_per_channel_where_nothing_is_shared():
 def test_reducing_undoes_spreading(model_type, overrides):
     model = tiny_model(model_type, **overrides)
     block = first_block(model)
-    for edge in architecture_of(model.config).edges:
+    for edge in family_for_awq(model.config).edges:
         scale = random_scale(scale_length(block, edge, model.config))
         spread = consumer_scale(edge, scale, model.config)
         assert all(spread.shape == (block.get_submodule(name).in_features,) for name in edge.layers)

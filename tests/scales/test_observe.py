@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
+from architectures.family import block_linears
+from architectures.registry import family_for_awq
 from qlinear.errors import CalibrationError
 from scales import fold
 from scales.awq import watched_modules
-from scales.mappings import architecture_of, block_linears
 from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs, record_calls
 from scales.search import module_error
 from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
@@ -17,7 +18,7 @@ SAMPLES, LENGTH, N_WATCHED = 3, 12, 2  # longer than the tiny models' sliding wi
 
 
 def decoder_blocks(model) -> list:
-    return list(model.get_submodule(architecture_of(model.config).blocks))
+    return list(model.get_submodule(family_for_awq(model.config).blocks))
 
 
 @torch.no_grad()
@@ -48,11 +49,11 @@ def plain_run(model, tokens):
 
 def observe_all(model, tokens):
     """Every block's observation, each fed with the outputs of the one before, and the first block's inputs."""
-    architecture, blocks = architecture_of(model.config), decoder_blocks(model)
+    family, blocks = family_for_awq(model.config), decoder_blocks(model)
     hidden, calls = record_calls(model, blocks, tokens)
     first, observations = hidden, []
     for block, call in zip(blocks, calls, strict=True):
-        seen = observe_block(block, block_linears(block), watched_modules(architecture), hidden, call, N_WATCHED)
+        seen = observe_block(block, block_linears(block), watched_modules(family), hidden, call, N_WATCHED)
         observations.append(seen)
         hidden = seen.outputs
     return first, observations
@@ -111,11 +112,11 @@ def test_the_inputs_alone_are_those_of_the_whole_forward(model_type, overrides):
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
 def test_what_scaled_linears_see_is_known_without_looking_again(model_type, overrides):
     model = tiny_model(model_type, **overrides).requires_grad_(False)
-    architecture, blocks = architecture_of(model.config), decoder_blocks(model)
+    family, blocks = family_for_awq(model.config), decoder_blocks(model)
     hidden, calls = record_calls(model, blocks, tiny_tokens(SAMPLES, LENGTH))
     block, linears = blocks[0], block_linears(blocks[0])
     seen = observe_block(block, linears, (), hidden, calls[0], 0)
-    for edge in architecture.edges:
+    for edge in family.edges:
         generator = torch.Generator().manual_seed(len(edge.prev))
         vector = torch.randn(fold.scale_length(block, edge, model.config), generator=generator).exp()
         fold.apply_scale(block, edge, vector, model.config)

@@ -18,9 +18,15 @@ from scales.search import (
     sample_rows,
     substituted,
 )
-from tests.scales.reference import outlier_inputs, random_weight, round_to_grid
+from tests.scales.reference import (
+    RATIOS,
+    literal_candidate,
+    literal_losses,
+    outlier_inputs,
+    random_weight,
+    round_to_grid,
+)
 
-RATIOS = [step / 20 for step in range(20)]
 PLAIN_CALL = Call((), {})
 
 
@@ -34,24 +40,6 @@ def statistics_of(x: torch.Tensor) -> InputStatistics:
     seen.add(x.float())
     seen.complete()
     return seen
-
-
-def literal_candidate(x: torch.Tensor, ratio: float) -> torch.Tensor:
-    scale = x.abs().mean(0).double() ** ratio
-    return scale / (scale.max() * scale.min()) ** 0.5
-
-
-def literal_losses(x: torch.Tensor, weights: list[torch.Tensor]) -> list[float]:
-    """Squared error of the concatenated outputs for every ratio, token by token, as llm-awq's auto_scale finds it."""
-    losses = []
-    for ratio in RATIOS:
-        scale = literal_candidate(x, ratio)
-        loss = 0.0
-        for weight in weights:
-            rounded = round_to_grid(weight.double() * scale) / scale
-            loss += sum(float((token @ (weight.double() - rounded).t()).square().sum()) for token in x)
-        losses.append(loss)
-    return losses
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

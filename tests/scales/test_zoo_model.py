@@ -139,6 +139,6 @@ def test_an_edge_given_twice_is_not_folded_twice(llama):
 def test_scaled_activations_of_llm_awq(model_type, activation):
     """llm-awq puts a scaled GELU in front of fc2, for which a checkpoint has no place."""
     file = ScaleFile([(f"transformer.h.0.{activation}", ("transformer.h.0.mlp.dense_4h_to_h",), torch.ones(128))])
-    with pytest.raises(ScalesError, match=f"{activation} is no norm or linear .* use --awq run") as error:
+    with pytest.raises(ScalesError, match=f"{activation} is no norm or linear .* use `awq=run`") as error:
         by_block(file, tiny_model(model_type))
     assert_one_line(error)

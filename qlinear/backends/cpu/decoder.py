@@ -90,7 +90,9 @@ class CpuDecoder:
 
     def _bf16(self, tensor: Tensor, what: str) -> int:
         if tensor.dtype != torch.bfloat16 or tensor.device.type != "cpu":
-            raise Unsupported(f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}")
+            raise Unsupported(
+                f"the fused decoder runs bfloat16 on the cpu; {what} is {tensor.dtype} on {tensor.device}"
+            )
         return self._keep(tensor.detach().contiguous())
 
     def _projection(self, matrices: Projection) -> native.Projection:

@@ -1,0 +1,71 @@
+"""Which models are run end to end, and the files that each contestant loads, made where they are missing."""
+
+from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
+
+import run_awq
+from benchmarks.cpu.llamas import LLAMAS, gguf_read_bytes, write_checkpoint, write_gguf
+from benchmarks.cpu.race import Entry
+from benchmarks.cpu.report import Engine, Way
+from checkpoints.pretrained import EMBEDDED
+from quantization.recipe import Awq, Recipe
+
+SMOLLM2 = "smollm2"
+EMBEDDED_NAME = "smollm2-135m-instruct"
+MODELS = (*LLAMAS, SMOLLM2)
+GROUP_SIZE = 128  # of the models with random weights
+
+
+def entries(model: str, work: Path, llama: bool) -> list[Entry]:
+    """What to run, ours first. work: where the files are kept; llama: whether llama.cpp is there to be compared."""
+    ours = _smollm2(work) if model == SMOLLM2 else _random(model, work)
+    return ours + ([_llama(model, work)] if llama else [])
+
+
+def _random(model: str, work: Path) -> list[Entry]:
+    """All linears and the head quantized. 3 bits are left out where two models hardly fit into memory."""
+
+    def checkpoint(bits: int) -> Path:
+        made = work / f"{model}-w{bits}"
+        return _made(made, lambda path: write_checkpoint(LLAMAS[model], bits, GROUP_SIZE, path))
+
+    four = checkpoint(4)
+    entries = [Entry(Way(Engine.FUSED, "w4"), four)]
+    if model != "7b":
+        entries.append(Entry(Way(Engine.FUSED, "w3"), checkpoint(3)))
+    return [*entries, Entry(Way(Engine.MODULES, "w4"), four)]
+
+
+def _smollm2(work: Path) -> list[Entry]:
+    """The embedded model, rounded plainly, which is soon done and runs as fast as any other codes."""
+
+    def checkpoint(name: str, lm_head: bool) -> Path:
+        recipe = Recipe(w_bit=4, awq=Awq.NONE, lm_head=lm_head)
+        return _made(work / name, lambda path: run_awq.quantize(EMBEDDED_NAME, str(path), recipe))
+
+    head, plain = checkpoint("smollm2-w4-head", True), checkpoint("smollm2-w4", False)
+    return [
+        Entry(Way(Engine.FUSED, "w4, head w4"), head),
+        Entry(Way(Engine.FUSED, "w4, head bf16"), plain),
+        Entry(Way(Engine.MODULES, "w4, head w4"), head),
+    ]
+
+
+def _llama(model: str, work: Path) -> Entry:
+    if model == SMOLLM2:
+        package, file = EMBEDDED[EMBEDDED_NAME]
+        found = next(entry for entry in distribution(package).files if entry.name == file)
+        path, weights = Path(found.locate()), "Q4_1"
+    else:
+        path, weights = _made(work / f"{model}.gguf", lambda path: write_gguf(LLAMAS[model], path)), "Q4_0"
+    return Entry(Way(Engine.LLAMA, weights), path, gguf_read_bytes(path))
+
+
+def _made(path: Path, make: Callable[[Path], object]) -> Path:
+    """`path`, made first if it is not there. What is half done has another name."""
+    if not path.exists():
+        partial = path.with_name(f"partial-{path.name}")
+        make(partial)
+        partial.rename(path)
+    return path

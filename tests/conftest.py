@@ -1,0 +1,6 @@
+"""Settings of the whole suite, made before torch is loaded."""
+
+import os
+
+# Threads that have nothing to do sleep: beside other busy processes, spinning ones take the cores from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,59 @@
+"""Sampling: what can be drawn, how often, and what is refused."""
+
+import pytest
+import torch
+
+from engine.sampling import sampler
+from qlinear.errors import OptionError
+
+# Of 5 tokens, out of order; as logits at temperature 1.
+PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15], dtype=torch.float64)
+LOGITS = PROBABILITIES.log().float() + 7
+
+
+def frequencies(choose, draws=4000):
+    counts = torch.bincount(torch.tensor([choose(LOGITS) for _ in range(draws)]), minlength=5)
+    return counts.double() / draws
+
+
+@pytest.mark.parametrize(
+    "options, allowed",
+    [
+        (dict(), [0, 1, 2, 3, 4]),
+        (dict(temperature=0.5), [0, 1, 2, 3, 4]),
+        (dict(top_k=2), [1, 3]),
+        (dict(top_k=9), [0, 1, 2, 3, 4]),
+        (dict(top_p=0.65), [1, 3]),
+        (dict(top_p=0.75), [1, 3, 4]),
+        (dict(top_p=0.01), [1]),
+        (dict(top_k=3, top_p=0.5), [1, 3]),  # 0.4 / 0.85 is less than a half
+        (dict(temperature=2.0, top_k=4), [0, 1, 3, 4]),
+    ],
+)
+def test_draws_as_often_as_likely(options, allowed):
+    expected = torch.zeros(5, dtype=torch.float64)
+    expected[allowed] = PROBABILITIES[allowed] ** (1 / options.get("temperature", 1.0))
+    expected /= expected.sum()
+    drawn = frequencies(sampler(**options))
+    assert (drawn[expected == 0] == 0).all()
+    assert (drawn - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
+
+
+def test_a_seed_says_it_all():
+    draws = [[choose(LOGITS) for _ in range(50)] for choose in (sampler(seed=3), sampler(seed=3), sampler(seed=4))]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(temperature=0.0), "temperature 0.0 has to be above 0"),
+        (dict(temperature=float("nan")), "temperature nan"),
+        (dict(top_k=0), "top_k 0 has to be at least 1"),
+        (dict(top_p=0.0), "top_p 0.0 has to be above 0"),
+        (dict(top_p=1.5), "top_p 1.5 .* at most 1"),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(OptionError, match=message):
+        sampler(**options)

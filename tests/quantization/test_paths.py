@@ -1,0 +1,38 @@
+"""What checkpoints and scales files are called when nobody says."""
+
+from pathlib import Path
+
+import pytest
+
+from quantization.paths import checkpoint_name, scales_path
+from quantization.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        (dict(), "m-w4-g64-awq-gptq"),
+        (dict(awq="run", solver="rtn"), "m-w4-g64-awq"),
+        (dict(awq="load"), "m-w4-g64-awq"),
+        (dict(awq="load", solver="learned", w_bit=3), "m-w3-g64-awq-learned"),
+        (dict(awq="none"), "m-w4-g64-rtn"),
+        (dict(awq="none", solver="hqq"), "m-w4-g64-hqq"),
+        (dict(awq="none", solver="gptq"), "m-w4-g64-gptq"),
+        (dict(lm_head=True, flash_attention=True), "m-w4-g64-awq-gptq-lm_head-flash_attention"),
+        (dict(flash_attention=False, seed=7, n_samples=3), "m-w4-g64-awq-gptq"),
+    ],
+)
+def test_a_checkpoint_is_named_after_its_recipe(fields, name):
+    assert checkpoint_name("m", Recipe(**fields).settled(64)) == name
+
+
+def test_any_group_size_is_a_star():
+    assert checkpoint_name("m", Recipe().settled()) == "m-w4-g*-awq-gptq"
+
+
+def test_scales_are_kept_in_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWQ_CACHE", str(tmp_path))
+    assert scales_path("m", Recipe(w_bit=3, group_size=32)) == tmp_path / "m-w3-g32.pt"
+    monkeypatch.setenv("AWQ_CACHE", "")  # as good as none
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert scales_path("m", Recipe(group_size=128)) == Path("/home/somebody/.cache/run_awq/m-w4-g128.pt")

@@ -1,0 +1,118 @@
+"""Calibration text and the blocks cut from it."""
+
+import hashlib
+import importlib.util
+
+import pytest
+import torch
+
+from qlinear.errors import CalibrationError
+from quantization.recipe import Recipe
+from quantization.texts import hub, samples
+from quantization.texts.samples import CalibrationText, read_text, token_blocks
+
+
+def tokenizer(text, add_special_tokens, verbose):
+    """One token a word: its number. Special tokens have no place in calibration blocks."""
+    assert not add_special_tokens
+    return {"input_ids": [int(word) for word in text.split()]}
+
+
+def numbers(count: int) -> CalibrationText:
+    return CalibrationText("numbers", " ".join(map(str, range(count))))
+
+
+def test_the_builtin_text_is_long_english_and_the_same_every_time():
+    text = read_text("builtin")
+    assert text.name == "builtin" and len(text.text) > 150_000
+    assert text.text.count(" the ") > 1000
+    assert text.sha256 == read_text("builtin").sha256 == hashlib.sha256(text.text.encode()).hexdigest()
+
+
+def test_a_file_is_named_without_its_folder(tmp_path):
+    path = tmp_path / "prose.txt"
+    path.write_text("Grüße, 世界\n", encoding="utf-8")
+    assert read_text(str(path)) == CalibrationText("prose.txt", "Grüße, 世界\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.txt", "no such file, and not one of builtin, pileval, wikitext2, c4, self$"),
+        ("", "cannot be read: Is a directory$"),  # the folder itself
+        ("latin1.txt", "is not UTF-8 text: invalid start byte at byte 2$"),
+        ("with\0zero", "cannot be read: embedded null byte$"),
+        ("x" * 5000, "cannot be read: File name too long$"),
+    ],
+)
+def test_text_that_cannot_be_read(tmp_path, name, message):
+    (tmp_path / "latin1.txt").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(CalibrationError, match=message) as error:
+        read_text(f"{tmp_path}/{name}")
+    assert "\n" not in str(error.value) and str(error.value).startswith("`calib_data=")
+
+
+def test_a_hub_text_without_a_network(monkeypatch):
+    def unreachable():
+        raise ConnectionError("https://...")
+
+    monkeypatch.setitem(samples.HUB, "c4", unreachable)
+    with pytest.raises(CalibrationError) as error:
+        read_text("c4")
+    assert str(error.value) == (
+        "`calib_data=c4` could not be fetched (ConnectionError); without a network, use builtin or a text file"
+    )
+
+
+def test_a_hub_text_without_the_library_for_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CalibrationError, match="^`calib_data=c4` comes .* pip install datasets$"):
+        read_text("c4")
+
+
+def test_hub_rows_are_joined_by_empty_lines(monkeypatch):
+    monkeypatch.setitem(samples.HUB, "wikitext2", lambda: ["one", "", "two\n"])
+    assert read_text("wikitext2") == CalibrationText("wikitext2", "one\n\n\n\ntwo\n")
+
+
+@pytest.mark.parametrize(("limit", "fetched"), [(3, 3), (None, 5)])
+def test_no_more_rows_are_fetched_than_asked_for(monkeypatch, limit, fetched):
+    asked, given = [], []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        for index in range(5):
+            given.append(index)
+            yield {"text": f"row {index}"}
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert hub.split_rows("some/set", "part", "train", limit)() == [f"row {index}" for index in range(fetched)]
+    assert asked == [(("some/set", "part"), {"split": "train", "streaming": limit is not None})]
+    assert len(given) == fetched
+
+
+def test_blocks_are_whole_consecutive_pieces_in_the_order_of_the_text():
+    found = token_blocks(tokenizer, numbers(1000), Recipe(n_samples=7, seqlen=30, seed=42))
+    assert found.shape == (7, 30) and found.dtype == torch.int64
+    starts = found[:, 0]
+    assert torch.equal(found, starts.unsqueeze(1) + torch.arange(30))
+    assert (starts % 30 == 0).all() and (starts.diff() > 0).all()
+
+
+def test_the_seed_draws_the_blocks_and_touches_no_global_state():
+    state = torch.get_rng_state()
+    draws = [token_blocks(tokenizer, numbers(1000), Recipe(n_samples=5, seqlen=10, seed=seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_text_with_fewer_blocks_than_samples_gives_all_it_has():
+    found = token_blocks(tokenizer, numbers(59), Recipe(n_samples=128, seqlen=20))
+    assert torch.equal(found, torch.arange(40).view(2, 20))
+
+
+@pytest.mark.parametrize("count", [0, 1, 19])
+def test_a_text_shorter_than_one_block(count):
+    with pytest.raises(CalibrationError, match=f"numbers has {count} tokens, less than one block of `seqlen=20`; use"):
+        token_blocks(tokenizer, numbers(count), Recipe(n_samples=1, seqlen=20))
+    assert token_blocks(tokenizer, numbers(20), Recipe(n_samples=1, seqlen=20)).shape == (1, 20)

@@ -1,0 +1,100 @@
+"""A block's linears solved side by side: what each is given, and what is said of it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from architectures.family import block_linears
+from architectures.registry import family_for_awq
+from qlinear.grid import GridWeight
+from quantization.methods import METHODS
+from quantization.solve import reading_the_same, round_linears, solve_block
+from quantization.unit import BlockTask, Unit
+from scales.observe import observe_inputs, record_calls
+from tests.tiny import VARIANTS, tiny_model, tiny_tokens
+
+GROUP = 16
+
+
+def first_block(model_type: str, **overrides) -> BlockTask:
+    model = tiny_model(model_type, **overrides).requires_grad_(False)
+    names = family_for_awq(model.config).block_names(model)
+    blocks = [model.get_submodule(name) for name in names]
+    hidden, calls = record_calls(model, blocks, tiny_tokens(4, 24))
+    return BlockTask(Unit(0, names[0], blocks[0], block_linears(blocks[0]), calls[0]), hidden, None)
+
+
+def inputs_of(task: BlockTask) -> dict[str, torch.Tensor]:
+    """What each linear of the block reads, `(tokens, K)` float64."""
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in task.unit.linears}
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: rows[name].append(args[0].double().flatten(0, -2)))
+        for name, linear in task.unit.linears.items()
+    ]
+    with torch.no_grad():
+        for x in task.inputs:
+            task.unit.call(task.unit.block, x)
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+@pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
+@pytest.mark.parametrize("solver", ["hqq", "gptq"])
+def test_solved_together_is_solved_one_by_one(model_type, overrides, solver):
+    task, bits = first_block(model_type, **overrides), 3
+    solution, inputs = solve_block(task, METHODS[solver], bits, GROUP), inputs_of(task)
+    assert list(solution.grids) == list(task.unit.linears)
+    for name, linear in task.unit.linears.items():
+        gram = (inputs[name].t() @ inputs[name]).float()
+        alone = METHODS[solver].linear(linear.weight.data, bits, GROUP, gram)
+        found = solution.grids[name]
+        assert found.codes.shape == linear.weight.shape
+        same = (found.codes == alone.codes).float().mean()
+        assert same > 0.98, name  # the Gram matrices differ by rounding, which tips a tie here and there
+
+        off = (found.dequantize().double() - linear.weight.double()) @ inputs[name].t()
+        whole = linear.weight.double() @ inputs[name].t()
+        assert solution.losses[name] == pytest.approx(float(off.square().sum() / whole.square().sum()), rel=1e-3)
+
+
+def test_linears_with_one_input_are_handed_over_as_one():
+    task = first_block("llama")
+    seen = observe_inputs(task.unit.block, task.unit.linears, task.inputs, task.unit.call)
+    q, k, v, gate, up = (f"{part}_proj" for part in ("self_attn.q", "self_attn.k", "self_attn.v", "mlp.gate", "mlp.up"))
+    assert [set(names) for names in reading_the_same(seen)] == [
+        {q, k, v},
+        {"self_attn.o_proj"},
+        {gate, up},
+        {"mlp.down_proj"},
+    ]
+    given = []
+
+    def spy(weight: torch.Tensor, bits: int, group_size: int, gram: torch.Tensor | None = None) -> GridWeight:
+        given.append((len(weight), gram))
+        return METHODS["rtn"].linear(weight, bits, group_size)
+
+    solve_block(task, SimpleNamespace(linear=spy, block=None), 4, GROUP, seen)
+    sizes = {name: linear.out_features for name, linear in task.unit.linears.items()}
+    assert [rows for rows, _ in given] == [
+        sizes[q] + sizes[k] + sizes[v],
+        sizes["self_attn.o_proj"],
+        sizes[gate] + sizes[up],
+        sizes["mlp.down_proj"],
+    ]
+    assert given[0][1] is seen[q].gram, "statistics that are known are not gathered again"
+
+
+def test_linears_rounded_without_a_text():
+    """In float64: each code is the nearest one, and nothing is said of errors."""
+    unit = first_block("llama").unit
+    solution = round_linears(unit, METHODS["rtn"], 4, GROUP)
+    assert list(solution.grids) == list(unit.linears) and solution.losses == {} and solution.block is None
+    for name, linear in unit.linears.items():
+        grid, weight = solution.grids[name], linear.weight.double()
+        scales, zeros = (part.double().repeat_interleave(GROUP, 1) for part in (grid.scales, grid.zeros))
+        levels = torch.arange(16, dtype=torch.float64).view(-1, 1, 1)
+        distances = ((levels - zeros) * scales - weight).abs()
+        found = distances.gather(0, grid.codes.long().unsqueeze(0))[0]
+        assert (found <= distances.amin(0) + 1e-6 * scales).all(), name
