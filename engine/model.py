@@ -1,6 +1,7 @@
 """A model that runs: text in, text out, and the numbers behind it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,7 @@ class Model:
         self.about, self.module, self.tokenizer = about, module, tokenizer
         self.backend, self.flash_attention = backend, flash_attention
         self._watch = watch
-        self._decoder: Decoder | None = None
-        self._room = 0  # positions of that decoder
+        self._kept: tuple[Decoder, int] | None = None  # a decoder that nobody uses, and its positions
 
     def __repr__(self) -> str:
         return f"Model({self.about.name!r} on {self.about.code})"
@@ -109,12 +109,15 @@ class Model:
         self.check_fits(
             len(tokens) + max_new_tokens, f"a `prompt` of {len(tokens)} and `max_new_tokens={max_new_tokens}`"
         )
-        choose = sampler(seed=seed, **sampling) if sampling else greedy
+        given = {name: value for name, value in sampling.items() if value is not None}
+        return self._written(tokens, max_new_tokens, sampler(seed=seed, **given) if given else greedy)
+
+    def _written(self, tokens: Tensor, max_new_tokens: int, choose: Callable[[Tensor], int]) -> Iterator[str]:
         pieces = TextStream(self.tokenizer)
-        decoder = self._with_room(len(tokens) + max_new_tokens)
-        for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose):
-            if piece := pieces.add(token.id):
-                yield piece
+        with self._with_room(len(tokens) + max_new_tokens) as decoder:
+            for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose):
+                if piece := pieces.add(token.id):
+                    yield piece
         if piece := pieces.end():
             yield piece
 
@@ -128,7 +131,8 @@ class Model:
         """Logits `(length, vocabulary)` float32 after every token of a text `(length,)`, each from its past alone."""
         given = _token_ids(tokens, self.module.config.get_text_config().vocab_size)
         self.check_fits(len(given), "the tokens")
-        return read_all(self._with_room(len(given)), given)
+        with self._with_room(len(given)) as decoder:
+            return read_all(decoder, given)
 
     def perplexity(self, text: str, window: int = 2048, n_windows: int | None = None) -> float:
         """Token perplexity of a text in windows that do not overlap, the first `n_windows` of them or all.
@@ -137,14 +141,20 @@ class Model:
         """
         self.check_fits(window, "windows of `window`")
         windows = scoring.cut_windows(encode(self.tokenizer, text), window, n_windows, "the text")
-        decoder = self._with_room(window)
-        return scoring.perplexity(sum(scoring.negative_log_likelihood(decoder, one) for one in windows), windows)
+        with self._with_room(window) as decoder:
+            total = sum(scoring.negative_log_likelihood(decoder, one) for one in windows)
+        return scoring.perplexity(total, windows)
 
-    def _with_room(self, tokens: int) -> Decoder:
-        """A decoder for a text of that length, kept for those to come."""
-        if self._decoder is None or self._room < tokens:
-            self._decoder, self._room = self.decoder(tokens), tokens
-        return self._decoder
+    @contextmanager
+    def _with_room(self, tokens: int) -> Iterator[Decoder]:
+        """A decoder for a text of that length, inside the `with` nobody else's: two streams may be open at once."""
+        (decoder, room), self._kept = self._kept or (None, 0), None
+        if decoder is None or room < tokens:
+            decoder, room = self.decoder(tokens), tokens
+        try:
+            yield decoder
+        finally:
+            self._kept = decoder, room
 
 
 def _token_ids(tokens: Tensor | Sequence[int], vocabulary: int) -> Tensor:

@@ -17,11 +17,11 @@ def sampler(
     (Holtzman et al., arXiv 1904.09751), counted after top_k. Raises `OptionError` for values out of range.
     """
     if not temperature > 0:
-        raise OptionError(f"temperature {temperature} has to be above 0; for the likeliest token, decode greedily")
+        raise OptionError(f"`temperature={temperature}` has to be above 0; for the likeliest token, decode greedily")
     if top_k is not None and top_k < 1:
-        raise OptionError(f"top_k {top_k} has to be at least 1")
+        raise OptionError(f"`top_k={top_k}` has to be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
-        raise OptionError(f"top_p {top_p} has to be above 0 and at most 1")
+        raise OptionError(f"`top_p={top_p}` has to be above 0 and at most 1")
     generator = torch.Generator().manual_seed(seed)
 
     def choose(logits: Tensor) -> int:

@@ -1,30 +1,36 @@
 """Small files that are whole or not there. Part of the ground floor, which every room may import."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Have `write` fill a file beside `path`, then give it that name; a link, a pipe or a terminal is written through.
 
-    Nothing is left beside `path` where `write` fails.
+    The file beside it has a name of its own, so that two processes may write at once: the last one to end is read.
+    Nothing is left of it where `write` fails. Raises `OSError`.
     """
     if is_written_through(path):
-        write(path)
+        with open(path, "wb") as file:
+            write(file)
         return
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    with open(partial, "xb") as file:
+        try:
+            write(file)
+            file.close()  # a disk may turn out to be full only now
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
 
 
 def write_text_whole(path: Path, text: str) -> None:
     """`write_whole` of a text in UTF-8, its line ends as they are."""
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline=""))
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def is_written_through(path: Path) -> bool:

@@ -67,6 +67,8 @@ class Recipe:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise OptionError(f"`{name}={value}` has to be a whole number from {least} up")
+        if self.seed >= 2**32:
+            raise OptionError(f"`seed={self.seed}` has to be below 2**32")
         object.__setattr__(self, "awq", Awq(self.awq))
         for name in ("scales", "calib_data"):
             value = getattr(self, name)

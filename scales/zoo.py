@@ -36,7 +36,7 @@ def write(path: Path, file: ScaleFile) -> None:
     """Write a file that is whole from the moment it has its name; its folder is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"scale": file.scales, "clip": file.clips, "meta": file.meta}
-    write_whole(path, lambda place: torch.save(content, place))
+    write_whole(path, lambda out: torch.save(content, out))
 
 
 def read(path: Path) -> ScaleFile:

@@ -29,7 +29,7 @@ def float_perplexity(model, tokenizer, text: str, window: int, n_windows: int) -
 
 
 @pytest.mark.parametrize("precision", ["bf16", "w4abf16"])
-def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_file, prose, precision):
+def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_file, precision):
     window, n_windows = 300, 3  # more than one chunk of rows in a window
     if precision == "bf16":
         which, name = ("--model_name", model, "--precision", "bf16"), "tiny"
@@ -38,10 +38,10 @@ def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_f
     else:
         which, name = ("--checkpoint", rounded), "made"
         reference = AutoModelForCausalLM.from_pretrained(rounded, dtype=torch.bfloat16)
-        tolerance = 1e-2  # transformers rounds the decoded weights to bfloat16, the command does not
+        tolerance = 1e-2  # transformers rounds the dequantized weights to bfloat16, the command does not
     sizes = ("--window", window, "--n_windows", n_windows)
     scored = run.result("--task", "perplexity", *which, "--dataset", text_file, *sizes)
-    expected = float_perplexity(reference, tokenizer, prose, window, n_windows)
+    expected = float_perplexity(reference, tokenizer, text_file.read_text(), window, n_windows)
     assert scored["perplexity"] == pytest.approx(expected, rel=tolerance)
     assert scored["seconds"] > 0
     assert {key: scored[key] for key in scored if key not in ("perplexity", "seconds")} == {
@@ -156,7 +156,7 @@ def test_an_npu_that_is_not_there_is_emulated_and_called_so(run, rounded, target
     assert [line.split(":")[1] for line in outcome.notes] == ([" --target aie"] if target == "aie" else [])
     scored = run.result("--task", "perplexity", *shared, "--dataset", text_file, "--window", 64, "--n_windows", 2)
     on_cpu = ("--checkpoint", rounded, "--dataset", text_file, "--window", 64, "--n_windows", 2)
-    # The array's weights are rounded to bfloat16 once they are decoded.
+    # The array's weights are rounded to bfloat16 once they are dequantized.
     assert scored["perplexity"] == pytest.approx(run.result("--task", "perplexity", *on_cpu)["perplexity"], rel=0.01)
 
 

@@ -17,8 +17,9 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def fail_after(monkeypatch, method: str, calls: int, error: BaseException) -> None:
-    """Let the writer's method raise at its call number `calls`."""
+def fail_after(monkeypatch, place: tuple[str, int], error: BaseException) -> None:
+    """Let a method of the writer raise at its call of that number."""
+    method, calls = place
     original, count = getattr(CheckpointWriter, method), iter(range(10**6))
 
     def failing(self, *args, **kwargs):
@@ -35,20 +36,20 @@ ERRORS = pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bo
 
 
 @ERRORS
-@pytest.mark.parametrize(("method", "calls"), IN_THE_FIRST_BLOCK)
-def test_what_is_not_begun_leaves_nothing(source, tmp_path, monkeypatch, method, calls, error):
-    fail_after(monkeypatch, method, calls, error)
+@pytest.mark.parametrize("place", IN_THE_FIRST_BLOCK)
+def test_what_is_not_begun_leaves_nothing(source, tmp_path, monkeypatch, place, error):
+    fail_after(monkeypatch, place, error)
     with pytest.raises(type(error)):
         quantized(source, tmp_path / "out" / "q")
     assert list(tmp_path.iterdir()) == []
 
 
 @ERRORS
-@pytest.mark.parametrize(("method", "calls"), LATER)
-def test_what_is_not_finished_is_hidden_and_can_be(source, checkpoint, tmp_path, monkeypatch, method, calls, error):
+@pytest.mark.parametrize("place", LATER)
+def test_what_is_not_finished_is_hidden_and_can_be(source, checkpoint, tmp_path, monkeypatch, place, error):
     chosen = dict(lm_head=True, lm_head_group_size=64)
     with monkeypatch.context() as patch, pytest.raises(type(error)):
-        fail_after(patch, method, calls, error)
+        fail_after(patch, place, error)
         quantized(source, tmp_path / "out" / "q", **chosen)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".q.partial"]
     finished = quantized(source, tmp_path / "out" / "q", **chosen, resume=True)
@@ -59,15 +60,15 @@ def test_what_is_not_finished_is_hidden_and_can_be(source, checkpoint, tmp_path,
 
 
 @ERRORS
-@pytest.mark.parametrize(("method", "calls"), IN_THE_FIRST_BLOCK + LATER)
-def test_an_overwriting_run_that_fails_leaves_what_was_there(source, tmp_path, monkeypatch, method, calls, error):
+@pytest.mark.parametrize("place", IN_THE_FIRST_BLOCK + LATER)
+def test_an_overwriting_run_that_fails_leaves_what_was_there(source, tmp_path, monkeypatch, place, error):
     directory = quantized(source, tmp_path / "out" / "q")
     before = contents(directory)
-    fail_after(monkeypatch, method, calls, error)
+    fail_after(monkeypatch, place, error)
     with pytest.raises(type(error)):
         quantized(source, directory, w_bit=3, overwrite=True)
     assert contents(directory) == before
-    begun = (method, calls) in LATER
+    begun = place in LATER
     assert sorted(path.name for path in directory.parent.iterdir()) == [".q.partial"] * begun + ["q"]
 
 

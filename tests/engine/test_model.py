@@ -21,13 +21,6 @@ PROMPT = "w5 w17 w80 w23"
 needs_kernels = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
 
 
-class Meters(ReferenceBackend):
-    """A backend whose hardware is emulated."""
-
-    def meter(self):
-        return "a meter"
-
-
 def opened(model_type="llama", about=ABOUT, flash_attention=False, watch=silent, **overrides) -> Model:
     module = tiny_model(model_type, **overrides)
     return Model(about, module, word_tokenizer(), ReferenceBackend("cpu/torch"), flash_attention, watch)
@@ -228,11 +221,18 @@ def test_the_fused_decoder_runs_where_it_can():
 @needs_kernels
 def test_a_meter_sees_every_matmul():
     """So nothing is fused where there is one, and a float model has none."""
+    from qlinear.backends.cpu.backend import CpuBackend
+
+    class Meters(CpuBackend):
+        def meter(self):
+            return "a meter"
+
     quantized = About(name="tiny", code="aie", precision="w4abf16", model_bytes=1)
     module = tiny_model("llama").to(torch.bfloat16)
-    model = Model(quantized, module, word_tokenizer(), Meters("aie"), True, silent)
+    model = Model(quantized, module, word_tokenizer(), Meters(), True, silent)
     assert model.meter == "a meter" and isinstance(model.decoder(20), ModuleDecoder)
-    assert Model(ABOUT, module, word_tokenizer(), Meters("aie"), True, silent).meter is None
+    bf16 = Model(ABOUT, module, word_tokenizer(), Meters(), True, silent)
+    assert bf16.meter is None and isinstance(bf16.decoder(20), FusedDecoder)
 
 
 def test_repr():

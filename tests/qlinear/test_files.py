@@ -3,33 +3,34 @@
 import os
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from qlinear.files import is_written_through, write_text_whole, write_whole
 
 
-def half_written(path: Path) -> None:
-    path.write_text("half")
+def half_written(file: BinaryIO) -> None:
+    file.write(b"half")
     raise OSError(28, "No space left on device")
 
 
-def interrupted(path: Path) -> None:
-    path.write_text("half")
+def interrupted(file: BinaryIO) -> None:
+    file.write(b"half")
     raise KeyboardInterrupt
 
 
 def test_a_file_has_its_name_once_it_is_whole(tmp_path):
     path, seen = tmp_path / "result.json", []
 
-    def write(place: Path) -> None:
-        place.write_text("whole")
-        seen.append((place.parent, path.read_text() if path.exists() else None))
+    def write(file: BinaryIO) -> None:
+        file.write(b"whole")
+        seen.append(path.read_text() if path.exists() else None)
 
     write_whole(path, write)
     path.write_text("older")
     write_whole(path, write)
-    assert seen == [(tmp_path, None), (tmp_path, "older")]
+    assert seen == [None, "older"]
     assert path.read_text() == "whole" and os.listdir(tmp_path) == ["result.json"]
 
 
@@ -56,8 +57,8 @@ def test_a_failed_rename_leaves_nothing_either(tmp_path):
     """A directory has the name by the time the file is whole."""
     path = tmp_path / "result.json"
 
-    def write(place: Path) -> None:
-        place.write_text("whole")
+    def write(file: BinaryIO) -> None:
+        file.write(b"whole")
         path.mkdir()
 
     with pytest.raises(OSError):
@@ -103,6 +104,40 @@ def test_what_is_written_through(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     names = ("file", "absent", "dangling", "link", "pipe")
     assert [name for name in names if is_written_through(tmp_path / name)] == ["dangling", "link", "pipe"]
+
+
+def test_two_writers_never_show_a_torn_file(tmp_path):
+    """Each has a file of its own until it is whole."""
+    path, texts = tmp_path / "shared.json", ("a" * 300_000, "b" * 300_000)
+    write_text_whole(path, texts[0])
+    stop, torn = threading.Event(), []
+
+    def keep_writing(text: str) -> None:
+        while not stop.is_set():
+            write_text_whole(path, text)
+
+    writers = [threading.Thread(target=keep_writing, args=(text,)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for _ in range(200):
+        if path.read_text() not in texts:
+            torn.append(1)
+    stop.set()
+    for writer in writers:
+        writer.join()
+    assert torn == [] and os.listdir(tmp_path) == ["shared.json"]
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write_text_whole(path, "text")
+    assert path.read_text() == "text"
+
+
+def test_the_permissions_are_those_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_text_whole(tmp_path / "whole", "")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_text_goes_out_as_it_is(tmp_path):
