@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from rich.console import Console as Terminal
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -11,6 +11,14 @@ from awq_cli import tables
 from awq_cli.spelling import as_options
 from awq_cli.tasks.decode import Answering, Piece, Response
 from qlinear.progress import Note, Step
+
+
+class Terminal(RichConsole):
+    """Rich ends the program by itself where a pipe is closed; here that is for `awq_cli.ending` to do."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
 
 # Seconds between two lines of progress where there is no terminal to move a bar on.
 LOG_EVERY = 30

@@ -26,16 +26,25 @@ def check_writable(option: str, path: str | None) -> None:
 
 
 def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
-    """The whole result as JSON, a benchmark's rows as CSV; each complete or not there."""
+    """The whole result as JSON, a benchmark's rows as CSV; each complete or not there. Raises `OptionError`."""
     if json_file is not None:
-        write_text_whole(Path(json_file), json.dumps(asdict(result), indent=2) + "\n")
+        _write("--json", json_file, json.dumps(asdict(result), indent=2) + "\n")
     if csv_file is not None:
         table = io.StringIO(newline="")
         writer = csv.writer(table)
         rows = [_flat(asdict(row)) for row in result.rows]
         writer.writerow(rows[0])
         writer.writerows(row.values() for row in rows)
-        write_text_whole(Path(csv_file), table.getvalue())
+        _write("--csv", csv_file, table.getvalue())
+
+
+def _write(option: str, path: str, text: str) -> None:
+    try:
+        write_text_whole(Path(path), text)
+    except BrokenPipeError:  # it is the standard output, which nobody reads any more
+        raise
+    except OSError as error:
+        raise OptionError(f"{option} {path} cannot be written: {error.strerror}") from error
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from awq_cli import options
+from awq_cli import ending, options
 from awq_cli.requests import build, options_of
-from awq_cli.spelling import as_options
-from qlinear.errors import AwqError, OptionError
+from qlinear.errors import OptionError
 
 # Imported when chosen: a task brings torch with it, and `--help` has no time for that.
 MODULES = {
@@ -65,8 +64,8 @@ def command(context: click.Context, **values) -> None:
     request = build(module.Request, values)
     with console.Console(values["quiet"]) as screen:
         result = module.run(request, screen.watch)
+        files.write_files(result, values["json_file"], values["csv_file"])  # whether or not anybody reads what is shown
         screen.show(result)
-    files.write_files(result, values["json_file"], values["csv_file"])
 
 
 def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[str]) -> None:
@@ -111,18 +110,6 @@ def _set_environment() -> None:
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may lack a letter of what a model writes
-    try:
+    with ending.one_line():
         command.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except AwqError as error:
-        _fail(as_options(str(error)))
-
-
-def _fail(message: str) -> None:
-    """One line, whatever is in it: click lists choices on lines of their own, a file's name may hold anything."""
-    click.echo("error: " + " ".join(line.strip() for line in message.splitlines()), err=True)
-    sys.exit(2)
+        sys.stdout.flush()  # here, a pipe that is closed is no fault

@@ -33,10 +33,16 @@ class ScaleFile:
 
 
 def write(path: Path, file: ScaleFile) -> None:
-    """Write a file that is whole from the moment it has its name; its folder is made where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file that is whole from the moment it has its name; its folder is made where there is none.
+
+    Raises `ScalesError` where it cannot be written.
+    """
     content = {"scale": file.scales, "clip": file.clips, "meta": file.meta}
-    write_whole(path, lambda out: torch.save(content, out))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda out: torch.save(content, out))
+    except (OSError, RuntimeError) as error:  # torch.save turns some of the system's errors into its own
+        raise ScalesError(f"scales cannot be saved in {path}: {' '.join(str(error).split())[:200]}") from error
 
 
 def read(path: Path) -> ScaleFile:
@@ -55,8 +61,8 @@ def read(path: Path) -> ScaleFile:
         if not isinstance(raw, dict):
             raise TypeError
         file = ScaleFile(
-            [(str(prev), tuple(map(str, layers)), vector) for prev, layers, vector in raw["scale"]],
-            [(str(layer), limits) for layer, limits in raw["clip"]],
+            [(_name(prev), tuple(map(_name, layers)), vector) for prev, layers, vector in raw["scale"]],
+            [(_name(layer), limits) for layer, limits in raw["clip"]],
             dict(raw.get("meta", {})),
         )
         tensors = [vector for _, _, vector in file.scales] + [limits for _, limits in file.clips]
@@ -67,6 +73,13 @@ def read(path: Path) -> ScaleFile:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScalesError(f"scales file {path} is not an AWQ result file (entries 'scale' and 'clip')") from error
     return file
+
+
+def _name(value: object) -> str:
+    """Raises `TypeError` for what is no text, and does not look into it: a few nested lists may stand for billions."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,18 @@ from pathlib import Path
 
 from qlinear.errors import AwqError
 
+# A device may have no end, and a text of this size takes an hour to be made tokens of.
+MOST_BYTES = 10**9
+
 
 def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") -> str:
-    """The UTF-8 text in a file. Raises `kind` in one line that starts with `what`; instead: what else it might be."""
+    """The UTF-8 text in a file, its line ends `\\n`. Raises `kind` in one line that starts with `what`; instead: what else it might be."""
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise kind(f"{what} has more than {MOST_BYTES / 1e9:g} GB of text, which is not read; give a part of it")
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError as error:
         raise kind(f"{what}: no such file{instead}") from error
     except OSError as error:

@@ -102,7 +102,7 @@ def test_drawing_by_chance_depends_on_the_seed_alone():
     greedy = model.generate([PROMPT], max_new_tokens=20)
     assert model.generate([PROMPT], max_new_tokens=20, top_k=1) == greedy
     assert drawn[0] != greedy
-    with pytest.raises(OptionError, match="top_p 1.5 has to be above 0 and at most 1"):
+    with pytest.raises(OptionError, match="`top_p=1.5` has to be above 0 and at most 1"):
         model.generate([PROMPT], top_p=1.5)
 
 
