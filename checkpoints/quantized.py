@@ -15,7 +15,7 @@ from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization
 from checkpoints.meta import build_empty, check_depth
 from checkpoints.pretrained import TOKENIZER_FILES
-from checkpoints.sources import TensorSource, one_line_errors, open_directory
+from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError
 from qlinear.replace import replace_linears
@@ -155,7 +155,7 @@ def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> Non
     for name, tensor in wanted().items():
         if name in source.shapes:
             with source.borrow(name) as stored:
-                value = stored.clone()
+                value = _of_type(name, stored.clone(), tensor.dtype)
             compressed_tensors.check_finite(name, value)
             if value.shape != tensor.shape:
                 raise CheckpointError(f"{name} is {tuple(value.shape)} on disk, {tuple(tensor.shape)} by the config")
@@ -164,6 +164,15 @@ def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> Non
     missing = [name for name, tensor in wanted().items() if tensor.is_meta]
     if missing:
         raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
+
+
+def _of_type(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats of any width become those of the model; what is no float is none by being read as one."""
+    if dtype.is_floating_point and value.dtype not in FLOATS:
+        raise CheckpointError(f"{name} is stored as {value.dtype}, not as floats")
+    if not dtype.is_floating_point and value.dtype != dtype:
+        raise CheckpointError(f"{name} is stored as {value.dtype}, the model wants {dtype}")
+    return value.to(dtype)
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from qlinear.errors import ModelError
 
+# What a float tensor may be stored as; eight bits are another format's.
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
 
 class TensorSource(Protocol):
     """files: every weight file; shapes: stored name -> shape, known without reading a weight."""
@@ -51,8 +54,8 @@ def one_line_errors(what: str):
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a float tensor, not empty, holds neither infinity nor NaN: one vectorized pass."""
-    return all(end.isfinite() for end in torch.aminmax(tensor))  # a NaN anywhere makes both ends NaN
+    """Whether a float tensor holds neither infinity nor NaN: one vectorized pass."""
+    return tensor.numel() == 0 or all(end.isfinite() for end in torch.aminmax(tensor))  # a NaN anywhere makes both ends NaN
 
 
 def read_json(path: Path) -> dict:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.sources import TensorSource, is_finite
+from checkpoints.sources import FLOATS, TensorSource, is_finite
 from qlinear.errors import CheckpointError
 from qlinear.grid import GridWeight
 from qlinear.packing import PackedWeight
@@ -81,11 +81,15 @@ def read_section(section: Any, directory: Path) -> Quantization:
     where = f"{directory}/config.json"
     if not isinstance(section, dict) or section.get("format") != "pack-quantized":
         raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
+    _check_whole(section, where)
     groups = section.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, dict) else []
     weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
     if not schemes or not all(isinstance(entry, dict) for entry in weights) or len(weights) < len(schemes):
         raise CheckpointError(f"{where} has no config_groups with weights")
+    formats = {scheme.get("format") or "pack-quantized" for scheme in schemes}
+    if formats != {"pack-quantized"}:
+        raise CheckpointError(f"{where} has groups of format {sorted(map(str, formats))}; pack-quantized is what runs")
     if any(scheme.get("input_activations") or scheme.get("output_activations") for scheme in schemes):
         raise CheckpointError(f"{where} quantizes activations too; this program runs quantized weights only")
     for entry in weights:
@@ -96,7 +100,21 @@ def read_section(section: Any, directory: Path) -> Quantization:
     return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
 
 
+def _check_whole(section: dict, where: str) -> None:
+    """Refuse what would change the meaning of the weights if it were passed over."""
+    if section.get("quant_method", "compressed-tensors") != "compressed-tensors":
+        raise CheckpointError(f"{where} is of quant_method {section['quant_method']!r}, not compressed-tensors")
+    for name in ("transform_config", "kv_cache_scheme"):
+        if section.get(name):
+            raise CheckpointError(f"{where} has a {name}, which this program does not run")
+    sparsity = section.get("sparsity_config")
+    if sparsity and not (isinstance(sparsity, dict) and sparsity.get("format", "dense") == "dense"):
+        raise CheckpointError(f"{where} has a sparsity_config, which this program does not run")
+
+
 def _check_scheme(entry: dict, where: str) -> None:
+    if entry.get("type", "int") != "int":
+        raise CheckpointError(f"{where} says weights of type {entry['type']!r}; this program runs int")
     if type(entry.get("num_bits")) is not int or entry["num_bits"] not in BITS:  # 4.0 is in (3, 4)
         raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
     if entry.get("group_size") not in GROUP_SIZES:
@@ -160,6 +178,8 @@ def read_linear(name: str, found: StoredLinear, source: TensorSource, lent: Exit
 
     def read(part: str) -> Tensor:
         tensor = lent.enter_context(source.borrow(f"{name}.{part}"))
+        if part in (SCALES, BIAS) and tensor.dtype not in FLOATS:
+            raise CheckpointError(f"{name}.{part} is stored as {tensor.dtype}, not as floats")
         check_finite(f"{name}.{part}", tensor)
         return tensor
 

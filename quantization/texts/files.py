@@ -9,7 +9,10 @@ MOST_BYTES = 10**9
 
 
 def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") -> str:
-    """The UTF-8 text in a file, its line ends `\\n`. Raises `kind` in one line that starts with `what`; instead: what else it might be."""
+    """The UTF-8 text in a file, with line feeds for any line ends. Raises `kind` in one line that starts with `what`.
+
+    instead: what else the name might have been.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
