@@ -45,7 +45,7 @@ def open_quantized(
     quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
     source = open_directory(directory)
     model = _empty_model(directory, len(source.shapes), trust_remote_code)
-    recipe = _read_recipe(directory)
+    recipe = read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
     try:
@@ -93,7 +93,8 @@ def _tokenizer(directory: Path, trust_remote_code: bool):
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
 
-def _read_recipe(directory: Path) -> dict:
+def read_recipe(directory: Path) -> dict:
+    """How a checkpoint was made; {} where that is not known."""
     try:
         recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
-from checkpoints.quantized import RECIPE
+from checkpoints.quantized import RECIPE, read_recipe
 from qlinear.errors import CheckpointError
 
 # The least a shard holds, unless it is the last.
@@ -27,9 +27,8 @@ class CheckpointWriter:
     """
 
     def __init__(self, directory: Path, overwrite: bool = False, resume: bool = False):
-        """Raises `CheckpointError` if something is there already and `overwrite` is not given."""
-        if directory.exists() and not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory} is there already and no checkpoint; give another `output`")
+        """Raises `CheckpointError` if something is there already, unless it is ours and `overwrite` is given."""
+        _refuse_what_is_not_ours(directory)
         if directory.exists() and not overwrite:
             raise CheckpointError(f"{directory} exists already; give `overwrite` to replace it, or another `output`")
         self.directory = directory
@@ -141,7 +140,11 @@ class CheckpointWriter:
                 # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
                 generation_config.to_json_file(self._finished / "generation_config.json")
             tokenizer.save_pretrained(self._finished)
-            (self._finished / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            shards = _shard_names(len(self.journal.files))
+            index = ["model.safetensors.index.json"] * (len(shards) > 1)
+            files = {path.name for path in self._finished.iterdir()}.union(shards, index, [RECIPE])
+            content = json.dumps({**recipe, "files": sorted(files)}, indent=2) + "\n"
+            (self._finished / RECIPE).write_text(content, encoding="utf-8")
             self._name_shards()
             self._publish()
         except OSError as error:
@@ -173,6 +176,7 @@ class CheckpointWriter:
         if not self._place.exists():
             self._finished.rename(self._place)
             return
+        _refuse_what_is_not_ours(self.directory)  # what may have come since
         replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         self._place.rename(replaced)
@@ -182,6 +186,25 @@ class CheckpointWriter:
             replaced.rename(self._place)
             raise
         shutil.rmtree(replaced)
+
+
+def _refuse_what_is_not_ours(directory: Path) -> None:
+    """Raise `CheckpointError` for something that this program did not make, or a directory that holds such."""
+    if not directory.exists():
+        return
+    if not (directory / RECIPE).is_file():
+        raise CheckpointError(
+            f"{directory} is there already and no checkpoint made by this program; give another `output`"
+        )
+    known = read_recipe(directory).get("files")
+    if not isinstance(known, list):  # an older version did not say
+        return
+    for path in sorted(directory.iterdir()):
+        if path.name not in known:
+            raise CheckpointError(
+                f"{directory} holds {path.name}, which this program did not put there; move it away, or give another "
+                f"`output`"
+            )
 
 
 def _shard_names(count: int) -> list[str]:

@@ -127,8 +127,14 @@ def test_an_existing_directory_is_not_replaced_unasked(run, model):
     (run.folder / "photos" / "cat.png").touch()
     for taken in ("photos", "result.json"):
         error = run(*quantize, taken, "--overwrite").error
-        assert error == f"{taken} is there already and no checkpoint; give another --output"
+        assert error == f"{taken} is there already and no checkpoint made by this program; give another --output"
     assert (run.folder / "photos" / "cat.png").exists()
+    assert run(*quantize, model, "--overwrite").error.startswith(f"{model} is there already and no checkpoint made ")
+    (run.folder / "made" / "notes.txt").write_text("mine")
+    assert run(*quantize, "made", "--overwrite").error == (
+        "made holds notes.txt, which this program did not put there; move it away, or give another --output"
+    )
+    assert (run.folder / "made" / "notes.txt").read_text() == "mine"
     assert run(*quantize, "result.json/below").error == "cannot write to result.json: Not a directory"
 
 
