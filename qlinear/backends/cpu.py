@@ -50,7 +50,7 @@ def huge_pages(size: int) -> Tensor:
 
 
 class CpuWeight:
-    """A weight in the kernels' layout (qlinear/csrc/layout.h).
+    """A weight in the kernels' layout (qlinear/csrc/common/layout.h).
 
     packed: uint8, the padded weight with its scales and zeros; bias: `(N,)` float32 or None. Copies and pickles as
     the tensors it holds.

@@ -1,4 +1,4 @@
-"""The native decoder (qlinear/csrc/decoder.h) as ctypes structures and functions."""
+"""The native decoder (qlinear/csrc/common/decoder.h) as ctypes structures and functions."""
 
 import ctypes
 import functools
@@ -7,7 +7,7 @@ from qlinear.backends.native import Weight, library
 
 _POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 PARTS = 3  # weights of a projection at most
-MAX_HEAD_DIM, MAX_SHARING = 256, 64  # limits of csrc/decoder.h
+MAX_HEAD_DIM, MAX_SHARING = 256, 64  # limits of csrc/common/decoder.h
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}  # enum awq_activation
 
 

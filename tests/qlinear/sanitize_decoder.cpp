@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "../../qlinear/csrc/decoder.h"
+#include "../../qlinear/csrc/common/decoder.h"
 
 namespace {
 

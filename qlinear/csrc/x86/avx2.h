@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "int16.h"
+#include "../common/int16.h"
 
 namespace awq {
 namespace {

@@ -1,9 +1,9 @@
 // Every piece, compiled for the instruction set of the file that includes this.
 #pragma once
 
-#include "decoder_attention.h"
-#include "decoder_dense.h"
-#include "decoder_rowwise.h"
+#include "attention.h"
+#include "dense.h"
+#include "rowwise.h"
 
 namespace awq {
 namespace {

@@ -1,7 +1,7 @@
 // AVX-512 BF16: a pair product is one instruction, exact, added in fp32.
 #include <immintrin.h>
 
-#include "decoder_fill.h"
+#include "../common/lane_ops.h"
 
 namespace awq {
 namespace {

@@ -1,6 +1,6 @@
 // AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly.
 #include "avx512.h"
-#include "int16.h"
+#include "../common/int16.h"
 
 namespace awq {
 namespace {

@@ -1,5 +1,5 @@
 // The lanes on AVX-512.
-#include "decoder_fill.h"
+#include "../common/lane_ops.h"
 
 namespace awq {
 const Pieces avx512_pieces = pieces_with<PairsByHalves<8>>();

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "block.h"
+#include "../common/block.h"
 
 namespace awq {
 namespace {

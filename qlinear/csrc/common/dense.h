@@ -2,7 +2,7 @@
 // Lanes lie along k, in pairs; four weight rows at a time are as many linear streams.
 #pragma once
 
-#include "decoder_lanes.h"
+#include "lanes.h"
 #include "decoder_pieces.h"
 
 namespace awq {

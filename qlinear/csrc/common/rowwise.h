@@ -1,7 +1,7 @@
 // The decoder's work on single rows: norms, rotation, gated activation, losses.
 #pragma once
 
-#include "decoder_lanes.h"
+#include "lanes.h"
 #include "decoder_pieces.h"
 
 namespace awq {

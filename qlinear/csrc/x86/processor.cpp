@@ -1,9 +1,11 @@
 // Which instruction sets this machine has, and the ladder that fills the table in.
 #include <cpuid.h>
+#include <immintrin.h>
 
-#include "kernels.h"
-#include "layout.h"
-#include "table.h"
+#include "../common/kernels.h"
+#include "../common/layout.h"
+#include "../common/processor.h"
+#include "../common/table.h"
 
 namespace awq {
 namespace {
@@ -90,6 +92,8 @@ Table& current() {
 }  // namespace
 
 const Table& table() { return current(); }
+
+void pause() { _mm_pause(); }
 
 }  // namespace awq
 

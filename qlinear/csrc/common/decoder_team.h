@@ -3,13 +3,13 @@
 // up leaves its share to the others: only units already taken are waited for.
 #pragma once
 
-#include <immintrin.h>
 #include <stdint.h>
 
 #include <atomic>
 #include <thread>
 #include <vector>
 
+#include "processor.h"
 #include "threads.h"
 
 namespace awq {
@@ -58,7 +58,7 @@ class Member {
       phase.done.fetch_add(end - begin, std::memory_order_release);
     }
     for (int64_t spins = 0; phase.done.load(std::memory_order_acquire) < units; ++spins) {
-      if (spins < SPINS) _mm_pause();
+      if (spins < SPINS) pause();
       else std::this_thread::yield();
     }
   }

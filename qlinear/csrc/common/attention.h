@@ -3,7 +3,7 @@
 // prompt (rows: several positions of all query heads that share a key/value head) and a token (rows: those heads).
 #pragma once
 
-#include "decoder_lanes.h"
+#include "lanes.h"
 #include "decoder_pieces.h"
 
 namespace awq {
