@@ -23,9 +23,9 @@ SOURCES = {
     "common": {
         "decoder.cpp": [],
         "decoder_cache.cpp": [],
-        "decoder_scalar.cpp": [],
         "decoder_step.cpp": [],
         "linear.cpp": [],
+        "ops.cpp": [],
         "pack.cpp": [],
         "scalar.cpp": [],
         "threads.cpp": [],
@@ -37,9 +37,6 @@ SOURCES = {
         "avx512.cpp": [*AVX512, *QUIET],
         "avx512vnni.cpp": [*AVX512, "-mavx512vnni", *QUIET],
         "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
-        "decoder_avx2.cpp": AVX2,
-        "decoder_avx512.cpp": [*AVX512, *QUIET],
-        "decoder_avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
     },
 }
 # Flags that a compiler may be too old for (gcc 11, clang 12); the source then leaves its instruction set out.

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlinear.backends import native_decoder as native
@@ -14,6 +15,7 @@ from qlinear.fused_model import Described, NotFusable, describe
 # Tokens of a prompt read at a time: bounds the memory for their activations. A multiple of the 12 rows of the widest
 # matmul kernel.
 CHUNK = 264
+LOSS_ROWS = 64  # rows of logits that losses are computed of at a time
 
 
 def fused_decoder(model: nn.Module, max_tokens: int, chunk: int = CHUNK) -> tuple["FusedDecoder | None", str | None]:
@@ -65,9 +67,8 @@ class FusedDecoder:
         if not 0 <= token < self.vocabulary:
             raise ValueError(f"{token} is not a token: the vocabulary has {self.vocabulary}")
         self._token[0] = token
-        self._library.awq_decode(
-            self._handle, ctypes.addressof(self._token), 1, self.position, 1, self._logits.data_ptr(), None, None
-        )
+        address = ctypes.addressof(self._token)
+        self._library.awq_decoder_read(self._handle, address, 1, self.position, 1, self._logits.data_ptr())
         self.position += 1
         return self._logits
 
@@ -88,19 +89,14 @@ class FusedDecoder:
             yield out[: len(part)]
 
     def negative_log_likelihood(self, tokens: Tensor) -> float:
-        """Of a text `(length,)` read from the start, summed over the tokens after its first.
-
-        No more than 48 rows of logits exist at a time.
-        """
-        self.position = 0
-        total = 0.0
-        for part in self._chunks(tokens):
-            targets = tokens[self.position + 1 : self.position + len(part) + 1].to(torch.int64)
-            losses = torch.zeros(len(part))
-            padded = torch.zeros(len(part), dtype=torch.int64)  # the last token of the text has no target
-            padded[: len(targets)] = targets
-            self._read(part, len(part), None, padded, losses)
-            total += losses[: len(targets)].double().sum().item()
+        """Of a text `(length,)` read from the start, summed over the tokens after its first."""
+        total, done = 0.0, 0
+        for logits in self.read(tokens):
+            targets = tokens[done + 1 : done + len(logits) + 1].to(torch.int64)  # the text's last token has none
+            done += len(logits)
+            parts = logits[: len(targets)].split(LOSS_ROWS), targets.split(LOSS_ROWS)
+            for part, wanted in zip(*parts, strict=True):
+                total += F.cross_entropy(part, wanted, reduction="none").sum(dtype=torch.float64).item()
         return total
 
     def _chunks(self, tokens: Tensor, known: int = 0) -> tuple[Tensor, ...]:
@@ -110,14 +106,7 @@ class FusedDecoder:
             raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
         return tokens[known:].to(torch.int64).contiguous().split(self.chunk)
 
-    def _read(
-        self,
-        tokens: Tensor,
-        rows: int,
-        logits: Tensor | None,
-        targets: Tensor | None = None,
-        losses: Tensor | None = None,
-    ) -> None:
-        addresses = (None if tensor is None else tensor.data_ptr() for tensor in (logits, targets, losses))
-        self._library.awq_decode(self._handle, tokens.data_ptr(), len(tokens), self.position, rows, *addresses)
+    def _read(self, tokens: Tensor, rows: int, logits: Tensor) -> None:
+        address = logits.data_ptr()
+        self._library.awq_decoder_read(self._handle, tokens.data_ptr(), len(tokens), self.position, rows, address)
         self.position += len(tokens)

@@ -1,30 +1,19 @@
 #include "decoder.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include <memory>
 #include <vector>
 
 #include "decoder_step.h"
-#include "table.h"
+#include "ops.h"
 
 namespace awq {
-
-const Pieces& pieces() {
-  const char* name = table().name;
-  if (strcmp(name, "avx512bf16") == 0) return avx512bf16_pieces;
-  // avx512vnni: where products of bf16 pairs are slow, multiply-adds are as fast here, and they are always there
-  if (strncmp(name, "avx512", 6) == 0) return avx512_pieces;
-  if (strncmp(name, "avx", 3) == 0) return avx2_pieces;
-  return scalar_pieces;
-}
-
 namespace {
 
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Hands out aligned pieces of one block: first counted, then laid.
+// Hands out aligned parts of one allocation: on a null base it only counts their bytes.
 struct Layout {
   char* base;
   int64_t used = 0;
@@ -42,15 +31,14 @@ constexpr int64_t SMALLEST_GROUP = 32;
 int64_t lay_out(const awq_model& m, char* base, Buffers& b) {
   const int64_t attended = m.heads * m.head_dim, width = padded_head(m.head_dim);
   const int64_t widest = larger(larger(m.hidden, m.intermediate), attended);
-  const int64_t rows = larger(m.chunk, HEAD_ROWS), splits = m.max_tokens / SPLIT + 1;
+  const int64_t splits = m.max_tokens / SPLIT + 1;
   Layout layout{base};
   b.residual = layout.take<float>(m.chunk * m.hidden);
-  b.x = layout.take<uint16_t>(rows * widest);
-  b.laid_out = layout.take<float>(rows * widest + rows * (widest / SMALLEST_GROUP + 1));  // widest of every rung
+  b.x = layout.take<uint16_t>(m.chunk * widest);
+  b.laid_out = layout.take<float>(m.chunk * (widest + widest / SMALLEST_GROUP + 1));  // enough for any instruction set
   b.qkv = layout.take<uint16_t>(m.chunk * (m.heads + 2 * m.kv_heads) * m.head_dim);
   b.delta = layout.take<uint16_t>(m.chunk * m.hidden);
   b.gate_up = layout.take<uint16_t>(m.chunk * 2 * m.intermediate);
-  b.logits = layout.take<float>(HEAD_ROWS * m.vocabulary);
   b.split_out = layout.take<float>(m.heads * splits * width);
   b.split_maxima = layout.take<float>(m.heads * splits);
   b.split_sums = layout.take<float>(m.heads * splits);
@@ -87,26 +75,26 @@ int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_di
   return kv_heads * awq::padded_positions(max_tokens) * awq::padded_head(head_dim);
 }
 
-void awq_decode(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
-                float* logits, const int64_t* targets, float* losses) {
-  const awq::Call call{tokens, count, position, rows, logits, targets, losses};
+void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
+                      float* logits) {
+  const awq::Call call{tokens, count, position, rows, logits};
   awq::run_together(decoder->phases, [&](awq::Member member) {
     awq::Step(decoder->model, decoder->buffers, call, member).run();
   });
 }
 
 void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out) {
-  awq::pieces().norm(x, weight, epsilon, n, out);
+  awq::ops().norm(x, weight, epsilon, n, out);
 }
 
-void awq_head(const awq_head_job* job, const uint16_t* in, uint16_t* out) { awq::pieces().head(*job, in, out); }
+void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out) { awq::ops().rope(*job, in, out); }
 
-void awq_attend(const awq_attention_job* job) { awq::pieces().attend(*job); }
+void awq_attend(const awq_attention_job* job) { awq::ops().attend(*job); }
 
 void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out) {
-  awq::pieces().gate(gate, up, n, activation, out);
+  awq::ops().gate(gate, up, n, activation, out);
 }
 
 void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y) {
-  awq::pieces().dense(*matrix, x, rows, 0, matrix->weight.n, y, matrix->weight.n);
+  awq::ops().dense({*matrix, x, rows, 0, matrix->weight.n}, y, matrix->weight.n);
 }

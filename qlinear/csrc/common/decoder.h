@@ -61,7 +61,7 @@ typedef struct awq_model {
 // Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many.
 typedef struct awq_decoder awq_decoder;
 
-// Copies the description, not what it points to, and allocates every buffer that awq_decode needs.
+// Copies the description, not what it points to, and allocates every buffer that awq_decoder_read needs.
 AWQ_EXPORT awq_decoder* awq_decoder_create(const awq_model* model);
 AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
 
@@ -69,21 +69,21 @@ AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
 AWQ_EXPORT int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_dim);
 
 // Read tokens (count) that stand at `position` and on; what the cache holds before `position` is their past.
-// The last `rows` of them are given to the head: logits (rows, vocabulary), and, where targets (rows) is not null,
-// losses (rows): minus the log-likelihood of each target. `logits` may be null. 1 <= count <= chunk.
-AWQ_EXPORT void awq_decode(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
-                           float* logits, const int64_t* targets, float* losses);
+// The last `rows` of them are given to the head: logits (rows, vocabulary). 1 <= count <= chunk, 0 <= rows <= count;
+// with no rows `logits` may be null.
+AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position,
+                                 int64_t rows, float* logits);
 
-// The pieces that a step is made of, as the instruction set in use computes them: for tests.
+// Single operations of the decoder, as the instruction set in use computes them: for tests.
 
-// One head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out.
-typedef struct awq_head_job {
-  const float* norm;      // (head_dim) or null
+// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out.
+typedef struct awq_rope_job {
+  const float* norm;     // (head_dim) or null
   const float* cosines;  // (rotary_dim / 2): those of the head's position
   const float* sines;
   float epsilon;
   int64_t head_dim, rotary_dim;
-} awq_head_job;
+} awq_rope_job;
 
 // Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
 // at position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16,
@@ -102,7 +102,7 @@ typedef struct awq_attention_job {
 } awq_attention_job;
 
 AWQ_EXPORT void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
-AWQ_EXPORT void awq_head(const awq_head_job* job, const uint16_t* in, uint16_t* out);
+AWQ_EXPORT void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out);
 AWQ_EXPORT void awq_attend(const awq_attention_job* job);
 AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
 AWQ_EXPORT void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y);

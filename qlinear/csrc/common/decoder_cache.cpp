@@ -18,13 +18,13 @@ void store_value(const uint16_t* value, int64_t head_dim, int64_t position, int6
 
 }  // namespace
 
-void Step::head(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out) {
+void Step::rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out) {
   const int64_t angle = (call_.position + token) * (model_.rotary_dim / 2);
-  pieces_.head({norm, block.cosines + angle, block.sines + angle, model_.epsilon, model_.head_dim, model_.rotary_dim},
-               in, out);
+  ops_.rope({norm, block.cosines + angle, block.sines + angle, model_.epsilon, model_.head_dim, model_.rotary_dim},
+            in, out);
 }
 
-void Step::remember(const awq_block& block) {
+void Step::write_kv(const awq_block& block) {
   member_.share(call_.count, CACHE_TILE, [&](int64_t begin, int64_t end) {
     uint16_t key[MAX_HEAD];
     const int64_t head_dim = model_.head_dim;
@@ -32,7 +32,7 @@ void Step::remember(const awq_block& block) {
       const uint16_t* k = buffers_.qkv + token * qkv_width() + model_.heads * head_dim;
       const uint16_t* v = k + model_.kv_heads * head_dim;
       for (int64_t h = 0; h < model_.kv_heads; ++h) {
-        head(block, block.k_norm, token, k + h * head_dim, key);
+        rope(block, block.k_norm, token, k + h * head_dim, key);
         store_key(key, head_dim, call_.position + token, width(), block.keys + cache_of_head(h));
         store_value(v + h * head_dim, head_dim, call_.position + token, width(), block.values + cache_of_head(h));
       }
@@ -45,15 +45,15 @@ void Step::load_queries(const awq_block& block, int64_t kv_head, int64_t token, 
   memset(q, 0, size_t(tokens * group() * width()) * sizeof *q);
   for (int64_t t = token; t < token + tokens; ++t)
     for (int64_t g = 0; g < group(); ++g, q += width())
-      head(block, block.q_norm, t, buffers_.qkv + t * qkv_width() + (kv_head * group() + g) * model_.head_dim, q);
+      rope(block, block.q_norm, t, buffers_.qkv + t * qkv_width() + (kv_head * group() + g) * model_.head_dim, q);
 }
 
 // A unit is one key/value head and, of a prompt, some tokens; of a single token, some positions of its past.
 Input Step::attend(const awq_block& block) {
   const Input input(block.o, buffers_.x, buffers_.laid_out, call_.count);
   if (call_.count > 1) {
-    const int64_t tokens = ATTENTION_ROWS / group(), pieces = (call_.count + tokens - 1) / tokens;
-    member_.share(model_.kv_heads * pieces, 1, [&](int64_t unit, int64_t) { attend_rows(block, unit, tokens); });
+    const int64_t tokens = ATTENTION_ROWS / group(), parts = (call_.count + tokens - 1) / tokens;
+    member_.share(model_.kv_heads * parts, 1, [&](int64_t unit, int64_t) { attend_rows(block, unit, tokens); });
     member_.share(input.units(), 1, [&](int64_t unit, int64_t) { input.ready(unit); });
   } else {
     const int64_t splits = call_.position / SPLIT + 1;
@@ -75,14 +75,14 @@ void Step::attend_rows(const awq_block& block, int64_t unit, int64_t tokens) {
   load_queries(block, kv_head, token, count, q);
 
   const int64_t first = call_.position + token, oldest = first - block.window + 1;
-  pieces_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), count * group(),
-                  group(), first, block.window, block.window != 0 && oldest > 0 ? oldest : 0, first + count, width(),
-                  model_.attention_scale, model_.attention_cap, maxima, sums, out});
+  ops_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), count * group(),
+               group(), first, block.window, block.window != 0 && oldest > 0 ? oldest : 0, first + count, width(),
+               model_.attention_scale, model_.attention_cap, maxima, sums, out});
   const int64_t head_dim = model_.head_dim;
   for (int64_t row = 0; row < count * group(); ++row) {
     const int64_t head = kv_head * group() + row % group();
     uint16_t* to = buffers_.x + ((token + row / group()) * model_.heads + head) * head_dim;
-    pieces_.scale(out + row * width(), 1.0f / sums[row], head_dim, to);
+    ops_.scale(out + row * width(), 1.0f / sums[row], head_dim, to);
   }
 }
 
@@ -94,19 +94,19 @@ void Step::attend_split(const awq_block& block, int64_t unit, int64_t splits) {
   const int64_t oldest = end - block.window, first_row = unit * group();
   const int64_t seen = block.window != 0 && oldest > begin ? oldest : begin;
   const int64_t last = begin + SPLIT < end ? begin + SPLIT : end;
-  pieces_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), group(), group(),
-                  call_.position, block.window, seen < last ? seen : last, last, width(), model_.attention_scale,
-                  model_.attention_cap, buffers_.split_maxima + first_row, buffers_.split_sums + first_row,
-                  buffers_.split_out + first_row * width()});
+  ops_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), group(), group(),
+               call_.position, block.window, seen < last ? seen : last, last, width(), model_.attention_scale,
+               model_.attention_cap, buffers_.split_maxima + first_row, buffers_.split_sums + first_row,
+               buffers_.split_out + first_row * width()});
 }
 
-// Pieces with different maxima, brought to the largest and added up.
+// Splits have maxima of their own: they are brought to the largest and added up.
 void Step::merge_splits(int64_t splits, uint16_t* out) {
   for (int64_t head = 0; head < model_.heads; ++head) {
     const int64_t first = head / group() * splits * group() + head % group();
-    pieces_.merge({buffers_.split_out + first * width(), buffers_.split_maxima + first, buffers_.split_sums + first,
-                   splits, group(), width(), model_.head_dim},
-                  out + head * model_.head_dim);
+    ops_.merge({buffers_.split_out + first * width(), buffers_.split_maxima + first, buffers_.split_sums + first,
+                splits, group(), width(), model_.head_dim},
+               out + head * model_.head_dim);
   }
 }
 

@@ -1,10 +1,10 @@
 // The input of a projection, and the projection itself, as units of work.
 #pragma once
 
-#include "decoder_pieces.h"
 #include "decoder_team.h"
 #include "layout.h"
 #include "linear.h"
+#include "ops.h"
 
 namespace awq {
 
@@ -39,8 +39,9 @@ class Input {
   template <class Out>
   void multiply(Member& member, const awq_projection& projection, Out* y) const {
     Activations laid = laid_;
-    Route wide = *laid_.route;  // the same kernels, but what they sum up leaves as it is
-    wide.store = table().route[AWQ_F32].store;
+    Route wide = *laid_.route;  // the same kernels, but their sums stay fp32
+    wide.store_rows = ops().linear_f32.store_rows;
+    wide.out_bytes = ops().linear_f32.out_bytes;
     if (sizeof(Out) == sizeof(float)) laid.route = &wide;
     int64_t units = 0;
     for (int64_t i = 0; i < projection.parts; ++i) units += units_of(projection.part[i]);
@@ -68,15 +69,11 @@ class Input {
                      int64_t end) const {
     if (!dense_) return multiply_units(part.weight, laid, y, stride, begin, end);
     const int64_t n = part.weight.n, last = end * DENSE_UNIT < n ? end * DENSE_UNIT : n;
-    multiply_dense(part, begin * DENSE_UNIT, last, y, stride);
+    multiply_dense({part, x_, laid_.rows, begin * DENSE_UNIT, last}, y, stride);
   }
 
-  void multiply_dense(const awq_matrix& part, int64_t begin, int64_t end, uint16_t* y, int64_t stride) const {
-    pieces().dense(part, x_, laid_.rows, begin, end, y, stride);
-  }
-  void multiply_dense(const awq_matrix& part, int64_t begin, int64_t end, float* y, int64_t stride) const {
-    pieces().dense_logits(part, x_, laid_.rows, begin, end, y, stride);
-  }
+  static void multiply_dense(const DenseJob& job, uint16_t* y, int64_t stride) { ops().dense(job, y, stride); }
+  static void multiply_dense(const DenseJob& job, float* y, int64_t stride) { ops().dense_logits(job, y, stride); }
 
   Activations laid_;
   uint16_t* x_;

@@ -5,8 +5,8 @@
 
 namespace awq {
 
-constexpr int64_t SPLIT = 256;     // positions of a piece of one token's attention
-constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: bounds the memory for their logits
+constexpr int64_t SPLIT = 256;     // positions of one split of a single token's attention
+constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole blocks of every instruction set
 
 inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t padded_positions(int64_t tokens) { return (tokens + CACHE_STEP - 1) / CACHE_STEP * CACHE_STEP; }
@@ -23,8 +23,7 @@ struct Buffers {
   uint16_t* qkv;        // (chunk, (heads + 2 kv_heads) * head_dim)
   uint16_t* delta;      // (chunk, hidden): what a projection adds to the residual
   uint16_t* gate_up;    // (chunk, 2 * intermediate)
-  float* logits;        // (HEAD_ROWS, vocabulary), where the caller does not want them
-  float* split_out;     // (kv_heads, splits, heads / kv_heads, width): pieces of one token's attention,
+  float* split_out;     // (kv_heads, splits, heads / kv_heads, width): a single token's attention
   float* split_maxima;  // (kv_heads, splits, heads / kv_heads)
   float* split_sums;    // (kv_heads, splits, heads / kv_heads)
   void* memory;
@@ -34,14 +33,12 @@ struct Call {
   const int64_t* tokens;
   int64_t count, position, rows;
   float* logits;
-  const int64_t* targets;
-  float* losses;
 };
 
 class Step {
  public:
   Step(const awq_model& model, const Buffers& buffers, const Call& call, Member member)
-      : model_(model), buffers_(buffers), call_(call), member_(member), pieces_(pieces()) {}
+      : model_(model), buffers_(buffers), call_(call), member_(member), ops_(ops()) {}
 
   void run();
 
@@ -50,17 +47,16 @@ class Step {
 
  private:
   void embed();
-  Input enter(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next);
-  void remember(const awq_block& block);
+  Input add_norm(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next);
+  void write_kv(const awq_block& block);
   Input attend(const awq_block& block);
-  void attend_rows(const awq_block& block, int64_t unit, int64_t positions);
+  void attend_rows(const awq_block& block, int64_t unit, int64_t tokens);
   void attend_split(const awq_block& block, int64_t unit, int64_t splits);
   void merge_splits(int64_t splits, uint16_t* out);
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
   Input gate(const awq_projection& next);
-  void score(const uint16_t* delta, const float* after);
-  void score_row(int64_t row, float* logits);
-  void head(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
+  void write_logits(const uint16_t* delta, const float* after);
+  void rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
 
   int64_t group() const { return model_.heads / model_.kv_heads; }
   int64_t width() const { return padded_head(model_.head_dim); }
@@ -71,7 +67,7 @@ class Step {
   const Buffers& buffers_;
   const Call& call_;
   Member member_;
-  const Pieces& pieces_;
+  const Ops& ops_;
 };
 
 }  // namespace awq

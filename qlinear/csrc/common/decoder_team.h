@@ -19,7 +19,7 @@ struct alignas(64) Phase {
   alignas(64) std::atomic<int64_t> done{0};
 };
 
-// A thread's way through the phases.
+// One thread's place in the list of phases.
 class Member {
  public:
   Member(Phase* first, int64_t threads) : at_(first), threads_(threads) {}

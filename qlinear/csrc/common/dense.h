@@ -3,19 +3,18 @@
 #pragma once
 
 #include "lanes.h"
-#include "decoder_pieces.h"
+#include "ops.h"
 
 namespace awq {
 namespace {
 
 template <class Pairs, int ROWS, int COLUMNS, class Out>
-AWQ_LANES_INLINE void dense_block(const awq_matrix& matrix, const uint16_t* x, int64_t column, Out* y,
-                                  int64_t stride) {
-  constexpr int64_t STEP = 2 * WIDTH;
+AWQ_INLINE void dense_block(const awq_matrix& matrix, const Bf16* x, int64_t column, Out* y, int64_t stride) {
+  constexpr int64_t STEP = 2 * LANES;
   const int64_t k = matrix.weight.k, whole = k / STEP * STEP;
-  const uint16_t* w = matrix.dense + column * k;
+  const Bf16* w = matrix.dense + column * k;
   Floats acc[ROWS][COLUMNS] = {};
-  auto step = [&](const uint16_t* inputs, int64_t x_stride, const uint16_t* weights, int64_t w_stride)
+  auto step = [&](const Bf16* inputs, int64_t x_stride, const Bf16* weights, int64_t w_stride)
       __attribute__((always_inline)) {
     Words a[ROWS];
     for (int r = 0; r < ROWS; ++r) a[r] = load_pairs(inputs + r * x_stride);
@@ -26,7 +25,7 @@ AWQ_LANES_INLINE void dense_block(const awq_matrix& matrix, const uint16_t* x, i
   };
   for (int64_t i = 0; i < whole; i += STEP) step(x + i, k, w + i, k);
   if (whole < k) {
-    uint16_t last_x[ROWS][STEP] = {}, last_w[COLUMNS][STEP] = {};
+    Bf16 last_x[ROWS][STEP] = {}, last_w[COLUMNS][STEP] = {};
     for (int r = 0; r < ROWS; ++r) memcpy(last_x[r], x + r * k + whole, size_t(k - whole) * sizeof *x);
     for (int c = 0; c < COLUMNS; ++c) memcpy(last_w[c], w + c * k + whole, size_t(k - whole) * sizeof *w);
     step(last_x[0], STEP, last_w[0], STEP);
@@ -38,20 +37,19 @@ AWQ_LANES_INLINE void dense_block(const awq_matrix& matrix, const uint16_t* x, i
 }
 
 template <class Pairs, int ROWS, class Out>
-void dense_rows(const awq_matrix& matrix, const uint16_t* x, int64_t begin, int64_t end, Out* y,
-                int64_t stride) {
-  int64_t column = begin;
-  for (; column + 4 <= end; column += 4) dense_block<Pairs, ROWS, 4>(matrix, x, column, y, stride);
-  for (; column < end; ++column) dense_block<Pairs, ROWS, 1>(matrix, x, column, y, stride);
+void dense_rows(const DenseJob& job, int64_t row, Out* y, int64_t stride) {
+  const Bf16* x = job.x + row * job.matrix.weight.k;
+  y += row * stride;
+  int64_t column = job.begin;
+  for (; column + 4 <= job.end; column += 4) dense_block<Pairs, ROWS, 4>(job.matrix, x, column, y, stride);
+  for (; column < job.end; ++column) dense_block<Pairs, ROWS, 1>(job.matrix, x, column, y, stride);
 }
 
 template <class Pairs, class Out>
-void dense(const awq_matrix& matrix, const uint16_t* x, int64_t rows, int64_t begin, int64_t end, Out* y,
-           int64_t stride) {
-  const int64_t k = matrix.weight.k;
+void dense(const DenseJob& job, Out* y, int64_t stride) {
   int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) dense_rows<Pairs, 4>(matrix, x + row * k, begin, end, y + row * stride, stride);
-  for (; row < rows; ++row) dense_rows<Pairs, 1>(matrix, x + row * k, begin, end, y + row * stride, stride);
+  for (; row + 4 <= job.rows; row += 4) dense_rows<Pairs, 4>(job, row, y, stride);
+  for (; row < job.rows; ++row) dense_rows<Pairs, 1>(job, row, y, stride);
 }
 
 }  // namespace

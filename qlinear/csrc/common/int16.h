@@ -18,14 +18,11 @@
 namespace awq {
 namespace {
 
-// What is kept of a row's group besides.
+// What is kept of a row's group besides its values.
 struct Int16Sum {
   float scale;     // NaN where a value of the group is infinite or NaN; its integers are 0 then
   uint32_t parts;  // the integers' sum as a pair of int16: the lower its last eight bits, the upper what is above
 };
-
-typedef int16_t Int16s __attribute__((vector_size(2 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
 inline float power_of_two(int exponent) {
   const uint32_t word = uint32_t(exponent + 127) << 23;
@@ -36,9 +33,9 @@ inline float power_of_two(int exponent) {
 
 // e, the exponent of the largest value: |x| < 2^(e + 1). 128: one is infinite or NaN; -127: all are less than normal.
 inline int largest_exponent(const Bf16* x, int64_t count) {
-  Int16s most = {};
+  Shorts most = {};
   for (int64_t i = 0; i < count; i += LANES) {
-    Int16s bits;
+    Shorts bits;
     memcpy(&bits, x + i, sizeof bits);
     bits &= 0x7fff;
     most = bits > most ? bits : most;
@@ -62,34 +59,34 @@ inline Int16Sum to_int16(const Bf16* x, int64_t count, int16_t* out) {
   }
   if (exponent < LOWEST) exponent = LOWEST;
   const float steps = power_of_two(STEP - exponent);
-  Ints total = {};
+  Ints sums = {};
   for (int64_t i = 0; i < count; i += LANES) {
-    const Ints integers = (Ints)(load_floats(x + i) * steps + ROUND) - ROUND_BITS;
-    const Int16s narrow = __builtin_convertvector(integers, Int16s);
-    memcpy(out + i, &narrow, sizeof narrow);
-    total += integers;
+    const Ints integers = (Ints)(load(x + i, LANES) * steps + ROUND) - ROUND_BITS;
+    const Shorts short_integers = __builtin_convertvector(integers, Shorts);
+    memcpy(out + i, &short_integers, sizeof short_integers);
+    sums += integers;
   }
   int32_t lane[LANES], sum = 0;
-  memcpy(lane, &total, sizeof lane);
+  memcpy(lane, &sums, sizeof lane);
   for (const int32_t part : lane) sum += part;
   return {power_of_two(exponent - STEP), (uint32_t(sum) & 0xff) | (uint32_t(sum) >> 8 << 16)};
 }
 
-void lay_out_int16(const void* x, int64_t stride, int64_t rows, int64_t k, int64_t group_size, void* out,
-                   void* sums_out) {
-  const Bf16* group = static_cast<const Bf16*>(x);
+void lay_out_int16(const InputRows& in, void* out, void* sums_out) {
+  const int64_t rows = in.rows, group_size = in.group_size;
+  const Bf16* group = static_cast<const Bf16*>(in.x);
   int16_t* pairs = static_cast<int16_t*>(out);
   Int16Sum* sums = static_cast<Int16Sum*>(sums_out);
-  for (int64_t g = 0; g < k / group_size; ++g, group += group_size, pairs += group_size * rows, sums += rows) {
+  for (int64_t g = 0; g < in.k / group_size; ++g, group += group_size, pairs += group_size * rows, sums += rows) {
     if (rows == 1) {
       sums[0] = to_int16(group, group_size, pairs);
       continue;
     }
     for (int64_t r = 0; r < rows; ++r) {
       int16_t row[MAX_GROUP];
-      sums[r] = to_int16(group + r * stride, group_size, row);
+      sums[r] = to_int16(group + r * in.stride, group_size, row);
       // (k) -> (k / 2, rows, 2), as in lay_out
-      for (int64_t p = 0; p < group_size / 2; ++p) memcpy(pairs + 2 * (p * rows + r), row + 2 * p, 2 * sizeof *row);
+      for (int64_t p = 0; p < group_size / 2; ++p) copy_pair(row + 2 * p, pairs + 2 * (p * rows + r));
     }
   }
 }
@@ -107,10 +104,11 @@ struct PlaceSets {
 
 inline void set_int16_rows(Route& route, int64_t rows) {
   route.rows = rows;
+  route.in_bytes = route.out_bytes = sizeof(Bf16);
   route.element_bytes = sizeof(int16_t);
   route.sum_bytes = sizeof(Int16Sum);
   route.lay_out = lay_out_int16;
-  route.store = store<Bf16>;
+  route.store_rows = store_rows<Bf16>;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Linear layers with grouped 3- or 4-bit weights on x86-64: the whole interface of the library, in plain C.
+// Linear layers with grouped 3- or 4-bit weights, in plain C; decoder.h adds whole models to the interface.
 //
 // A weight is (n, k) = (out_features, in_features); w = (code - zero) * scale with one scale (bf16) and one zero
 // point per row and group of `group_size` columns. group_size is 32, 64, 128 or 256 and divides k; bits is 3 or 4.
@@ -28,16 +28,28 @@ typedef struct awq_weight {
   int32_t group_size;
 } awq_weight;
 
-// The instruction set in use: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" or "avx512bf16". The first call of
-// any function picks the best that the processor and the operating system allow.
+// The instruction set in use: "scalar" or, on x86-64, "avx2", "avxvnni", "avx512", "avx512vnni" or "avx512bf16". The
+// first call of any function picks the best that the processor and the operating system allow.
 AWQ_EXPORT const char* awq_isa(void);
 
 // Use `name` from now on; "" means the best there is. Returns 0, or -1 (and changes nothing) where it is unknown or
 // this machine lacks it. Not to be called while another thread is inside the library.
 AWQ_EXPORT int32_t awq_select_isa(const char* name);
 
-// Where parallel work runs: the host's pool (torch_parallel_for and torch_get_num_threads of torch's stable C
-// interface), or, with null pointers, threads of our own, `own_threads` in all.
+// The table of operations in use (ops.h), entry by entry, for tests. Index 0 to awq_op_count() - 1; null past the end.
+// awq_op_isa: the instruction set that the entry comes from, the one in use or one below it; null where it is missing.
+AWQ_EXPORT int32_t awq_op_count(void);
+AWQ_EXPORT const char* awq_op_name(int32_t index);
+AWQ_EXPORT const char* awq_op_isa(int32_t index);
+
+// Where parallel work runs: on the host's pool (torch_parallel_for and torch_get_num_threads of torch's stable C
+// interface), or, with null pointers, on threads of our own: `own_threads` in all, the calling thread among them. With
+// 1 or less, and before the first call of this function, all work runs on the calling thread.
+//
+// The host's parallel_for calls body for ranges of [begin, end), on as many threads as it likes, and returns when the
+// last call has. num_threads is asked for each parallel loop: the host may change the number between calls of the
+// library. Threads of our own sleep between loops, and end when this function is called again. A forked process does
+// not inherit them. Not to be called while another thread is inside the library.
 typedef void (*awq_range)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*awq_parallel_for)(int64_t begin, int64_t end, int64_t grain, awq_range body, void* context);
 typedef int32_t (*awq_get_num_threads)(uint32_t* count);

@@ -24,7 +24,7 @@ namespace {
 constexpr int TILE = 32;          // rows of a tile
 constexpr int CHUNK = 32;         // columns of a chunk
 constexpr int PAIRS = CHUNK / 2;  // column pairs of a chunk
-constexpr int LANES = 16;         // rows of a vector of codes
+constexpr int HALF_TILE = 16;     // rows of a vector of codes
 constexpr int MAX_GROUP = 256;
 constexpr int SCALE_BYTES = 2 * TILE;
 constexpr int HEADER_BYTES = SCALE_BYTES + TILE;
@@ -38,16 +38,9 @@ inline int64_t tile_bytes(int bits, int64_t k, int64_t group_size) {
   return k / group_size * record_bytes(bits, group_size);
 }
 
-inline float bf16_to_float(uint16_t bits) {
-  uint32_t word = uint32_t(bits) << 16;
-  float value;
-  memcpy(&value, &word, sizeof value);
-  return value;
-}
-
 // The centred code of one row (0..31) and column (0..31) of a chunk.
 inline int code_at(const uint8_t* chunk, int bits, int row, int column) {
-  const uint8_t* lanes = chunk + row / LANES * bits * 64 + row % LANES * 4;
+  const uint8_t* lanes = chunk + row / HALF_TILE * bits * 64 + row % HALF_TILE * 4;
   auto half_lane = [&](int vector) {
     uint32_t lane;
     memcpy(&lane, lanes + vector * 64, sizeof lane);

@@ -73,26 +73,24 @@ void multiply_panel(const awq_weight& weight, const Activations& a, const void* 
 }  // namespace
 
 int64_t activation_bytes(awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size) {
-  const Route& route = table().route[dtype];
+  const Route& route = ops().linear(dtype);
   const int64_t sum_bytes = (rows * (k / group_size) * route.sum_bytes + 63) / 64 * 64;
   return sum_bytes + rows * k * route.element_bytes;
 }
 
 Activations activations_in(void* buffer, awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size) {
   uint8_t* bytes = static_cast<uint8_t*>(buffer);
-  const Route& route = table().route[dtype];
+  const Route& route = ops().linear(dtype);
   const int64_t x_bytes = rows * k * route.element_bytes;
   const int64_t sum_bytes = activation_bytes(dtype, rows, k, group_size) - x_bytes;
   return {&route, rows, k, group_size, bytes, bytes + sum_bytes};
 }
 
 void lay_out_blocks(const Activations& a, const void* x, int64_t stride, int64_t begin, int64_t end) {
-  // rows arrive as wide as they leave: bf16 or fp32
-  const int64_t in_bytes = a.route == &table().route[AWQ_BF16] ? 2 : 4;
   for (int64_t b = begin; b < end; ++b) {
     const int64_t first = a.first_row(b), rows = a.first_row(b + 1) - first;
-    a.route->lay_out(static_cast<const uint8_t*>(x) + first * stride * in_bytes, stride, rows, a.k, a.group_size,
-                     a.x + first * a.k * a.route->element_bytes,
+    const uint8_t* from = static_cast<const uint8_t*>(x) + first * stride * a.route->in_bytes;
+    a.route->lay_out({from, stride, rows, a.k, a.group_size}, a.x + first * a.k * a.route->element_bytes,
                      a.sums + first * (a.k / a.group_size) * a.route->sum_bytes);
   }
 }
@@ -102,7 +100,6 @@ int64_t unit_count(const awq_weight& weight, const Activations& a) { return supe
 void multiply_units(const awq_weight& weight, const Activations& a, void* y, int64_t stride, int64_t begin,
                     int64_t end) {
   const int64_t tiles = tiles_of(weight.n), groups = a.k / a.group_size, size = blocks_per_superblock(a);
-  const int64_t out_bytes = a.route == &table().route[AWQ_BF16] ? 2 : 4;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t tile = unit % tiles, column = tile * TILE;
     const int64_t columns = weight.n - column < TILE ? weight.n - column : TILE;
@@ -119,7 +116,8 @@ void multiply_units(const awq_weight& weight, const Activations& a, void* y, int
       a.route->block[weight.bits - 3][rows](records, groups, a.group_size,
                                             a.x + first * a.k * a.route->element_bytes,
                                             a.sums + first * groups * a.route->sum_bytes, out);
-      a.route->store(out, rows, columns, static_cast<uint8_t*>(y) + (first * stride + column) * out_bytes, stride);
+      uint8_t* to = static_cast<uint8_t*>(y) + (first * stride + column) * a.route->out_bytes;
+      a.route->store_rows(out, rows, columns, to, stride);
     }
   }
 }
@@ -130,12 +128,12 @@ void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_st
   using namespace awq;
   static thread_local Scratch scratch;
   const auto type = awq_dtype(dtype);
-  const int64_t bytes = type == AWQ_BF16 ? 2 : 4;
+  const Route& route = ops().linear(type);
   for (int64_t first = 0; first < m; first += PANEL_ROWS) {
     const int64_t rows = m - first < PANEL_ROWS ? m - first : PANEL_ROWS;
     void* buffer = scratch.reserve(activation_bytes(type, rows, weight->k, weight->group_size));
     const Activations a = activations_in(buffer, type, rows, weight->k, weight->group_size);
-    multiply_panel(*weight, a, static_cast<const uint8_t*>(x) + first * x_stride * bytes, x_stride,
-                   static_cast<uint8_t*>(y) + first * weight->n * bytes);
+    multiply_panel(*weight, a, static_cast<const uint8_t*>(x) + first * x_stride * route.in_bytes, x_stride,
+                   static_cast<uint8_t*>(y) + first * weight->n * route.out_bytes);
   }
 }

@@ -1,14 +1,14 @@
-// The pieces of awq_linear, for C++ code that brings its own parallel region (a fused decoder, say).
+// awq_linear in steps, for C++ code that has its own parallel region, as the decoder does.
 //
 // Lay the activations out once, then let each thread multiply a range of units; units are independent, and what one
-// computes does not depend on who computes it. With up to `Route::rows` activation rows a unit is one tile, and
-// there are tiles_of(n) units.
+// computes does not depend on the thread that computes it. With up to `Route::rows` activation rows a unit is one tile,
+// and there are tiles_of(n) units.
 #pragma once
 
 #include <stdint.h>
 
 #include "kernels.h"
-#include "table.h"
+#include "ops.h"
 
 namespace awq {
 

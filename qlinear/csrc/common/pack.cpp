@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 #include "layout.h"
-#include "table.h"
+#include "ops.h"
 #include "threads.h"
 
 void awq_use_huge_pages(void* memory, int64_t bytes) {
@@ -31,7 +31,7 @@ void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scal
     uint8_t* packed;
   };
   const int64_t bytes = tile_bytes(bits, k, group_size);
-  Job job{{words, zeros, scales, n, k, group_size}, table().pack_tile[bits - 3], bytes, packed};
+  Job job{{words, zeros, scales, n, k, group_size}, ops().pack_tile(bits), bytes, packed};
   for_range(
       tiles_of(n), 4,
       [](int64_t begin, int64_t end, void* context) {

@@ -1,4 +1,7 @@
-// The reference: no intrinsics, any x86-64. The other instruction sets are tested against what this computes.
+// The reference: no intrinsics, any processor. The other instruction sets are tested against what this computes.
+#include "pack_tile.h"
+#include "pair_ops.h"
+#include "row_ops.h"
 #include "rows.h"
 
 namespace awq {
@@ -22,32 +25,34 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
       uint16_t scale;
       memcpy(&scale, record + 2 * n, sizeof scale);
       const float zero = float(int8_t(record[SCALE_BYTES + n]));
-      for (int r = 0; r < ROWS; ++r) y[r * TILE + n] += bf16_to_float(scale) * (acc[r][n] - zero * sums[r]);
+      for (int r = 0; r < ROWS; ++r) y[r * TILE + n] += widen(scale) * (acc[r][n] - zero * sums[r]);
     }
   }
 }
 
 template <int BITS>
-void set_blocks(Route& route) {
-  BlockKernel* block_of = route.block[BITS - 3];
+void set_blocks(BlockKernel* block_of) {
   block_of[1] = block<BITS, 1>;
   block_of[2] = block<BITS, 2>;
   block_of[3] = block<BITS, 3>;
   block_of[4] = block<BITS, 4>;
 }
 
+template <class In>
+void use_linear(Route& route) {
+  set_blocks<3>(route.block[0]);
+  set_blocks<4>(route.block[1]);
+  set_rows<In, float>(route, 4);
+}
+
 }  // namespace
 
-void fill_scalar(Table& table) {
-  table.name = "scalar";
-  for (Route& route : table.route) {
-    set_blocks<3>(route);
-    set_blocks<4>(route);
-  }
-  set_rows<Bf16, float>(table.route[0], 4);
-  set_rows<float, float>(table.route[1], 4);
-  table.pack_tile[0] = pack_tile<3, TurnScalar>;
-  table.pack_tile[1] = pack_tile<4, TurnScalar>;
+void use_scalar(Ops& ops) {
+  use_linear<Bf16>(ops.linear_bf16);
+  use_linear<float>(ops.linear_f32);
+  use_pack_tile<TransposeScalar>(ops);
+  use_row_ops(ops);
+  use_pair_ops<PairsByHalves<2>>(ops);
 }
 
 }  // namespace awq

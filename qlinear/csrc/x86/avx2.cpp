@@ -1,6 +1,11 @@
 // AVX2: pairs of int16, and FMA's fp32 multiply-add for fp32 activations.
 #include "avx2.h"
 
+#include "../common/pack_tile.h"
+#include "../common/pair_ops.h"
+#include "../common/row_ops.h"
+#include "isas.h"
+
 namespace awq {
 namespace {
 
@@ -33,12 +38,12 @@ struct Avx2 : Avx2Base {
   // Pairs are read where they lie: memory operands cost nothing here.
   struct Codes {};
   template <int BITS, int MOST>
-  struct Decoder;
+  struct Unpacker;
 };
 
 // Stored as two's complement: up to the sign bit, down again, done.
 template <int MOST>
-struct Avx2::Decoder<4, MOST> : EvenSets<MOST> {
+struct Avx2::Unpacker<4, MOST> : EvenSets<MOST> {
   using Codes = Avx2::Codes;
 
   template <int P>
@@ -52,7 +57,7 @@ struct Avx2::Decoder<4, MOST> : EvenSets<MOST> {
 
 // vpermps looks at the low three bits of each index: a table of the eight values.
 template <int MOST>
-struct Avx2::Decoder<3, MOST> : EvenSets<MOST> {
+struct Avx2::Unpacker<3, MOST> : EvenSets<MOST> {
   using Codes = Avx2::Codes;
   __m256 values = _mm256_setr_ps(0, 1, 2, 3, -4, -3, -2, -1);
 
@@ -77,14 +82,14 @@ struct Avx2::Decoder<3, MOST> : EvenSets<MOST> {
   }
 };
 
-struct TurnAvx2 {
-  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
+struct TransposeAvx2 {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*columns)[TILE]) {
     for (int row = 0; row < TILE; row += 8, words += 8 * row_words)
-      for (int word = 0; word < LANES; word += 8) turn_eight(words + word, row_words, turned[word] + row);
+      for (int word = 0; word < BLOCK; word += 8) transpose_eight(words + word, row_words, columns[word] + row);
   }
 
   // 8 rows of 8 words.
-  static AWQ_INLINE void turn_eight(const uint32_t* words, int64_t row_words, uint32_t* turned) {
+  static AWQ_INLINE void transpose_eight(const uint32_t* words, int64_t row_words, uint32_t* columns) {
     __m256i rows[8], pairs[8], fours[8];
 #pragma GCC unroll 8
     for (int r = 0; r < 8; ++r) rows[r] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + r * row_words));
@@ -103,8 +108,8 @@ struct TurnAvx2 {
     }
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      __m256i* to = reinterpret_cast<__m256i*>(turned + j * TILE);
-      __m256i* later = reinterpret_cast<__m256i*>(turned + (4 + j) * TILE);
+      __m256i* to = reinterpret_cast<__m256i*>(columns + j * TILE);
+      __m256i* later = reinterpret_cast<__m256i*>(columns + (4 + j) * TILE);
       _mm256_store_si256(to, _mm256_permute2x128_si256(fours[j], fours[4 + j], 0x20));
       _mm256_store_si256(later, _mm256_permute2x128_si256(fours[j], fours[4 + j], 0x31));
     }
@@ -113,14 +118,14 @@ struct TurnAvx2 {
 
 }  // namespace
 
-void fill_avx2(Table& table) {
-  table.name = "avx2";
-  set_blocks<Avx2Int16<MultiplyThenAdd>>(table.route[0]);
-  set_int16_rows(table.route[0], Avx2Int16<MultiplyThenAdd>::ROWS);
-  set_blocks<Avx2>(table.route[1]);
-  set_rows<float, float>(table.route[1], Avx2::ROWS);
-  table.pack_tile[0] = pack_tile<3, TurnAvx2>;
-  table.pack_tile[1] = pack_tile<4, TurnAvx2>;
+void use_avx2(Ops& ops) {
+  set_blocks<Avx2Int16<MultiplyThenAdd>>(ops.linear_bf16);
+  set_int16_rows(ops.linear_bf16, Avx2Int16<MultiplyThenAdd>::ROWS);
+  set_blocks<Avx2>(ops.linear_f32);
+  set_rows<float, float>(ops.linear_f32, Avx2::ROWS);
+  use_pack_tile<TransposeAvx2>(ops);
+  use_row_ops(ops);
+  use_pair_ops<PairsByHalves<2>>(ops);
 }
 
 }  // namespace awq

@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2Base {
   using Vec = __m256;
-  static constexpr int LANES = 8, VECTORS = 2;
+  static constexpr int WIDTH = 8, VECTORS = 2;
 
   static AWQ_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
@@ -56,14 +56,14 @@ struct Avx2Int16 : Avx2Base {
 
   // Inverting the sign bits of a whole vector makes its codes 0 to 2^BITS - 1; then each is masked where it stands.
   template <int BITS, int MOST>
-  struct Decoder : PlaceSets<BITS, MOST> {
+  struct Unpacker : PlaceSets<BITS, MOST> {
     using At = Places<BITS, PlaceSets<BITS, MOST>::PLACES>;
     struct Codes {
       __m256i lanes;  // the vector that holds the current pairs
       __m256i spare;  // 3 bits: the last pair, as far as the vectors so far have its bits 15 and 31
     };
 
-    static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm256_srai_epi32(acc, Decoder::height(set)); }
+    static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm256_srai_epi32(acc, Unpacker::height(set)); }
 
     template <int P>
     AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {

@@ -1,6 +1,11 @@
 // AVX-512 (F, BW, DQ, VL): fp32 multiply-add, two columns a step.
 #include "avx512.h"
 
+#include "../common/pack_tile.h"
+#include "../common/pair_ops.h"
+#include "../common/row_ops.h"
+#include "isas.h"
+
 namespace awq {
 namespace {
 
@@ -16,11 +21,11 @@ struct Avx512 : Avx512Float {
 
   // vpermps looks at the low four bits of each index. The bit above a 3-bit code may be anything: the table repeats.
   template <int BITS, int MOST>
-  struct Decoder : EvenSets<MOST> {
+  struct Unpacker : EvenSets<MOST> {
     using Codes = Avx512Codes<BITS, 1>;
     __m512 values;
 
-    Decoder() {
+    Unpacker() {
       alignas(64) float table[16];
       for (int i = 0; i < 16; ++i) {
         const int sign = 1 << (BITS - 1);
@@ -37,9 +42,9 @@ struct Avx512 : Avx512Float {
   };
 };
 
-struct TurnAvx512 {
-  static void block(const uint32_t* words, int64_t row_words, uint32_t (*turned)[TILE]) {
-    for (int half = 0; half < TILE; half += LANES, words += LANES * row_words) {
+struct TransposeAvx512 {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*columns)[TILE]) {
+    for (int half = 0; half < TILE; half += HALF_TILE, words += HALF_TILE * row_words) {
       __m512i rows[16], pairs[16], fours[16];
 #pragma GCC unroll 16
       for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_si512(words + r * row_words);
@@ -63,10 +68,10 @@ struct TurnAvx512 {
         const __m512i even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
         const __m512i odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xdd);
         const __m512i odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xdd);
-        _mm512_store_si512(turned[j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
-        _mm512_store_si512(turned[4 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
-        _mm512_store_si512(turned[8 + j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
-        _mm512_store_si512(turned[12 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+        _mm512_store_si512(columns[j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+        _mm512_store_si512(columns[4 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+        _mm512_store_si512(columns[8 + j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+        _mm512_store_si512(columns[12 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
       }
     }
   }
@@ -74,13 +79,14 @@ struct TurnAvx512 {
 
 }  // namespace
 
-void fill_avx512(Table& table) {
-  table.name = "avx512";
-  for (Route& route : table.route) set_blocks<Avx512>(route);
-  set_rows<Bf16, float>(table.route[0], Avx512::ROWS);
-  set_rows<float, float>(table.route[1], Avx512::ROWS);
-  table.pack_tile[0] = pack_tile<3, TurnAvx512>;
-  table.pack_tile[1] = pack_tile<4, TurnAvx512>;
+void use_avx512(Ops& ops) {
+  set_blocks<Avx512>(ops.linear_bf16);
+  set_rows<Bf16, float>(ops.linear_bf16, Avx512::ROWS);
+  set_blocks<Avx512>(ops.linear_f32);
+  set_rows<float, float>(ops.linear_f32, Avx512::ROWS);
+  use_pack_tile<TransposeAvx512>(ops);
+  use_row_ops(ops);
+  use_pair_ops<PairsByHalves<8>>(ops);
 }
 
 }  // namespace awq

@@ -10,7 +10,7 @@ namespace {
 
 struct Avx512Base {
   using Vec = __m512;
-  static constexpr int LANES = 16, VECTORS = 2, ACCUMULATORS = 24;
+  static constexpr int WIDTH = 16, VECTORS = 2, ACCUMULATORS = 24;
 
   static AWQ_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
@@ -23,7 +23,6 @@ struct Avx512Base {
   static AWQ_INLINE __m512i load_int8(const uint8_t* from) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
-
 };
 
 // The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with its codes at

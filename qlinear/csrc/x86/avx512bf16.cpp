@@ -1,7 +1,9 @@
 // AVX-512 BF16: vdpbf16ps multiplies a pair of columns at once, exactly, and adds in fp32.
 #include <x86intrin.h>
 
+#include "../common/pair_ops.h"
 #include "avx512.h"
+#include "isas.h"
 
 namespace awq {
 namespace {
@@ -17,11 +19,11 @@ struct Avx512Bf16 : Avx512Float {
 
   // vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above it.
   template <int BITS, int MOST>
-  struct Decoder : EvenSets<MOST> {
+  struct Unpacker : EvenSets<MOST> {
     using Codes = Avx512Codes<BITS, 1>;
     __m512i values;
 
-    Decoder() {
+    Unpacker() {
       alignas(64) uint16_t table[32];
       for (int i = 0; i < 32; ++i) {
         const int sign = 1 << (BITS - 1), code = ((i & (2 * sign - 1)) ^ sign) - sign;
@@ -38,6 +40,14 @@ struct Avx512Bf16 : Avx512Float {
       return _mm512_permutexvar_epi16(codes.template field<P>(chunk), values);
     }
   };
+};
+
+// The decoder's products of bf16 pairs.
+struct PairsAtOnce {
+  static constexpr int ROWS = 8;
+  static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
+    return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+  }
 };
 
 // Ticks that a burst of independent instructions takes, enough of them to fill two units at a latency of 8 cycles.
@@ -77,11 +87,11 @@ bool bf16_pairs_are_fast() {
   return pairs < 2 * singles;
 }
 
-void fill_avx512bf16(Table& table) {
+void use_avx512bf16(Ops& ops) {
   // fp32 activations stay on AVX-512's fp32 multiply-add: rounding them to bf16 is the caller's to decide.
-  table.name = "avx512bf16";
-  set_blocks<Avx512Bf16>(table.route[0]);
-  set_rows<Bf16, Bf16>(table.route[0], Avx512Bf16::ROWS);
+  set_blocks<Avx512Bf16>(ops.linear_bf16);
+  set_rows<Bf16, Bf16>(ops.linear_bf16, Avx512Bf16::ROWS);
+  use_pair_ops<PairsAtOnce>(ops);
 }
 
 }  // namespace awq

@@ -1,6 +1,7 @@
 // AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly.
-#include "avx512.h"
 #include "../common/int16.h"
+#include "avx512.h"
+#include "isas.h"
 
 namespace awq {
 namespace {
@@ -31,9 +32,9 @@ struct Avx512Vnni : Avx512Base {
 
   // A code is masked where it stands, and inverting its sign bit makes it 0 to 2^BITS - 1: one vpternlogd.
   template <int BITS, int MOST>
-  struct Decoder : PlaceSets<BITS, MOST> {
+  struct Unpacker : PlaceSets<BITS, MOST> {
     using Codes = Avx512Codes<BITS, PlaceSets<BITS, MOST>::PLACES>;
-    static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm512_srai_epi32(acc, Decoder::height(set)); }
+    static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm512_srai_epi32(acc, Unpacker::height(set)); }
 
     template <int P>
     AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {
@@ -47,11 +48,10 @@ struct Avx512Vnni : Avx512Base {
 
 }  // namespace
 
-void fill_avx512vnni(Table& table) {
-  // fp32 activations stay on AVX-512's fp32 multiply-add.
-  table.name = "avx512vnni";
-  set_blocks<Avx512Vnni>(table.route[0]);
-  set_int16_rows(table.route[0], Avx512Vnni::ROWS);
+void use_avx512vnni(Ops& ops) {
+  // fp32 activations and the decoder stay on AVX-512's fp32 multiply-add.
+  set_blocks<Avx512Vnni>(ops.linear_bf16);
+  set_int16_rows(ops.linear_bf16, Avx512Vnni::ROWS);
 }
 
 }  // namespace awq

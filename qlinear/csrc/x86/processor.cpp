@@ -1,11 +1,10 @@
-// Which instruction sets this machine has, and the ladder that fills the table in.
+// What an x86-64 processor has, and the table of its instruction sets.
+#include "../common/processor.h"
+
 #include <cpuid.h>
 #include <immintrin.h>
 
-#include "../common/kernels.h"
-#include "../common/layout.h"
-#include "../common/processor.h"
-#include "../common/table.h"
+#include "isas.h"
 
 namespace awq {
 namespace {
@@ -44,64 +43,29 @@ Cpu detect() {
   return cpu;
 }
 
-struct Rung {
-  const char* name;
-  bool available;
-  void (*fill)(Table&);
-};
-
-// The ladder goes by what an instruction does, but what it costs is the processor's: vdpbf16ps has the rate of a
-// multiply-add on AMD's Zen 5 and a quarter of it on Intel's Sapphire Rapids, where int16 pairs are three times as
-// fast. cpuid does not say, so it is measured, once; ratios of 1 and 4 are far from the threshold of 2.
-bool climbs_to_bf16() {
-  static const bool fast = bf16_pairs_are_fast();
-  return fast;
-}
-
-// Climb from the scalar floor up to `last`, or, where that is "", as far as it pays; false where `last` is unknown or
-// out of reach.
-bool climb(const char* last, Table& result) {
-  const Cpu cpu = detect();
-  const bool named = *last != '\0';
-  const Rung ladder[] = {
-      {"scalar", true, fill_scalar},
-      {"avx2", cpu.avx2, fill_avx2},
-      {"avxvnni", cpu.avxvnni && fill_avxvnni != nullptr, fill_avxvnni},
-      {"avx512", cpu.avx512, fill_avx512},
-      {"avx512vnni", cpu.avx512vnni, fill_avx512vnni},
-      {"avx512bf16", cpu.avx512bf16 && (named || climbs_to_bf16()), fill_avx512bf16},
-  };
-  for (const Rung& rung : ladder) {
-    if (rung.available) rung.fill(result);
-    if (strcmp(rung.name, last) == 0) return rung.available;
-  }
-  return !named;
-}
-
-Table best() {
-  Table result{};
-  climb("", result);
-  return result;
-}
-
-Table& current() {
-  static Table chosen = best();
-  return chosen;
+// An instruction has the same result everywhere, but not the same cost: vdpbf16ps has the rate of a multiply-add on
+// AMD's Zen 5 and a quarter of it on Intel's Sapphire Rapids, where int16 pairs are three times as fast. cpuid does not
+// say, so it is measured, once; ratios of 1 and 4 are far from the threshold of 2.
+bool avx512bf16_is_fast() {
+  static const bool is_fast = bf16_pairs_are_fast();
+  return is_fast;
 }
 
 }  // namespace
 
-const Table& table() { return current(); }
+Isas isas() {
+  static const Cpu cpu = detect();
+  static const Isa ISAS[] = {
+      {"scalar", true, nullptr, use_scalar},
+      {"avx2", cpu.avx2, nullptr, use_avx2},
+      {"avxvnni", cpu.avxvnni && use_avxvnni != nullptr, nullptr, use_avxvnni},
+      {"avx512", cpu.avx512, nullptr, use_avx512},
+      {"avx512vnni", cpu.avx512vnni, nullptr, use_avx512vnni},
+      {"avx512bf16", cpu.avx512bf16, avx512bf16_is_fast, use_avx512bf16},
+  };
+  return {ISAS, sizeof ISAS / sizeof *ISAS};
+}
 
 void pause() { _mm_pause(); }
 
 }  // namespace awq
-
-const char* awq_isa(void) { return awq::table().name; }
-
-int32_t awq_select_isa(const char* name) {
-  awq::Table chosen{};
-  if (!awq::climb(name, chosen)) return -1;
-  awq::current() = chosen;
-  return 0;
-}

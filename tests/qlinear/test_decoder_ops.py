@@ -1,4 +1,4 @@
-"""What a step of the fused decoder is made of, piece by piece, against float64 on every instruction set."""
+"""The operations of the native decoder, one by one, against float64 on every instruction set."""
 
 import ctypes
 import math
@@ -14,7 +14,7 @@ try:
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from qlinear.backends import native_decoder as pieces  # noqa: E402
+from qlinear.backends import native_decoder  # noqa: E402
 
 EPSILON = 1e-5
 ROUNDING = 2**-8  # of one bfloat16
@@ -25,7 +25,7 @@ def library(request):
     if request.param not in AVAILABLE:
         pytest.skip(f"this machine has no {request.param}")
     native.select_isa(request.param)
-    yield pieces.decoder_library()
+    yield native_decoder.decoder_library()
     native.select_isa("")
 
 
@@ -49,13 +49,13 @@ def test_norm(library, n):
 
 @pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
 @pytest.mark.parametrize("head_dim, rotary_dim", [(2, 2), (24, 24), (64, 64), (80, 40), (96, 72), (256, 256)])
-def test_head_is_normed_and_rotated(library, head_dim, rotary_dim, normed):
+def test_rope_norms_and_rotates(library, head_dim, rotary_dim, normed):
     x, weight, angles = random(head_dim).bfloat16(), random(head_dim, seed=1), 9 * random(rotary_dim // 2, seed=2)
     cosines, sines, y = angles.cos(), angles.sin(), torch.empty(head_dim, dtype=torch.bfloat16)
-    job = pieces.HeadJob(
+    job = native_decoder.RopeJob(
         weight.data_ptr() if normed else None, cosines.data_ptr(), sines.data_ptr(), EPSILON, head_dim, rotary_dim
     )
-    library.awq_head(ctypes.byref(job), x.data_ptr(), y.data_ptr())
+    library.awq_rope(ctypes.byref(job), x.data_ptr(), y.data_ptr())
     exact = x.double()
     if normed:
         exact = exact / (exact.square().mean() + EPSILON).sqrt() * weight.double()
@@ -70,7 +70,7 @@ def test_gate(library, activation, n):
     gate, up, y = 4 * random(n), random(n, seed=1), torch.empty(n, dtype=torch.bfloat16)
     gate[0] = -100.0  # where exp(-x) is past float32
     gate, up = gate.bfloat16(), up.bfloat16()
-    library.awq_gate(gate.data_ptr(), up.data_ptr(), n, pieces.ACTIVATIONS[activation], y.data_ptr())
+    library.awq_gate(gate.data_ptr(), up.data_ptr(), n, native_decoder.ACTIVATIONS[activation], y.data_ptr())
     x = gate.double()
     if activation == "silu":
         exact = x * torch.sigmoid(x)
@@ -89,7 +89,7 @@ def test_dense(library, n, k, rows, biased):
     bias = random(n, seed=2)
     weight = native.Weight(None, bias.data_ptr() if biased else None, n, k, 0, 0)
     y = torch.empty(rows, n, dtype=torch.bfloat16)
-    library.awq_dense(ctypes.byref(pieces.Matrix(weight, w.data_ptr())), x.data_ptr(), rows, y.data_ptr())
+    library.awq_dense(ctypes.byref(native_decoder.Matrix(weight, w.data_ptr())), x.data_ptr(), rows, y.data_ptr())
     assert_rounded(y, x.double() @ w.double().t() + (bias.double() if biased else 0))
 
 
@@ -114,7 +114,7 @@ def cache_of(keys, values):
         (64, 8, 130, 8, 0, 0, 138),
         (128, 1, 0, 33, 0, 0, 33),
         (16, 2, 200, 20, 7, 194, 220),  # a window that begins within a tile
-        (80, 3, 500, 1, 300, 256, 501),  # the last piece of a token's past
+        (80, 3, 500, 1, 300, 256, 501),  # the last split of a token's past
         (64, 2, 500, 1, 0, 0, 256),  # the first, which the token itself is not in
     ],
 )
@@ -125,7 +125,7 @@ def test_attention(library, head_dim, group, first, tokens, window, begin, end, 
     q = torch.zeros(rows, width, dtype=torch.bfloat16)
     q[:, :head_dim] = random(rows, head_dim, seed=2)
     maxima, sums, out = torch.empty(rows), torch.empty(rows), torch.empty(rows, width)
-    job = pieces.AttentionJob(
+    job = native_decoder.AttentionJob(
         q.data_ptr(), tiles.data_ptr(), pairs.data_ptr(), rows, group, first, window, begin, end, width, scale, cap,
         maxima.data_ptr(), sums.data_ptr(), out.data_ptr(),
     )  # fmt: skip
@@ -158,7 +158,7 @@ def test_attention_reads_nothing_outside_its_positions(library, before, after):
             tensor[end:] = outside
         tiles, pairs, width = cache_of(keys, values)
         maxima, sums, out = torch.empty(1), torch.empty(1), torch.empty(1, width)
-        job = pieces.AttentionJob(
+        job = native_decoder.AttentionJob(
             q.data_ptr(), tiles.data_ptr(), pairs.data_ptr(), 1, 1, end - 1, 40, before, end, width, 1.0, 0.0,
             maxima.data_ptr(), sums.data_ptr(), out.data_ptr(),
         )  # fmt: skip
