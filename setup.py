@@ -74,12 +74,16 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(objects, target, extra_postargs=["-pthread"], target_lang="c++")
 
 
-# `optional`: without a compiler the install succeeds with a warning, and the cpu target runs on torch alone.
+# Without a compiler the install succeeds with a warning, and the cpu target runs on torch alone. Where the kernels are
+# what is tested, RUN_AWQ_KERNELS=required makes that an error.
+REQUIRED = os.environ.get("RUN_AWQ_KERNELS") == "required"
+if REQUIRED and PROCESSOR is None:
+    raise SystemExit(f"RUN_AWQ_KERNELS=required, but there are no kernels for {platform.machine()} processors")
 kernels = Extension(
     "qlinear._kernels",
     sources=[f"{CSRC}/{folder}/{name}" for folder in ("common", PROCESSOR) for name in SOURCES.get(folder, ())],
     depends=sorted(glob.glob(f"{CSRC}/*/*.h")),
     language="c++",
-    optional=True,
+    optional=not REQUIRED,
 )
 setup(ext_modules=[kernels] if PROCESSOR else [], cmdclass={"build_ext": BuildKernels})
