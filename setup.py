@@ -1,5 +1,6 @@
 """What setup.cfg cannot say: the native library, one object per instruction set, each with its own flags."""
 
+import glob
 import os
 import platform
 import tempfile
@@ -10,37 +11,39 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 CSRC = "qlinear/csrc"
-KERNELS = ["avx2", "avx512", "block", "int16", "kernels", "layout", "linear", "rows", "table", "threads"]
-DECODER = ["attention", "dense", "fill", "input", "lanes", "pieces", "rowwise", "step", "team"]
-HEADERS = [f"{name}.h" for name in [*KERNELS, "decoder"]] + [f"decoder_{name}.h" for name in DECODER]
 # The kernels need -O3, but an explicit level wins: a sanitizer build at -O3 takes ten times as long.
 OPTIMIZE = [] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O3"]
 BASELINE = ["-std=c++17", *OPTIMIZE, "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 # gcc's own AVX-512 headers trip its uninitialized-variable warnings.
 QUIET = ["-Wno-uninitialized"] + ["-Wno-maybe-uninitialized"] * ("clang" not in os.environ.get("CXX", ""))
-FLAGS = {
-    "dispatch.cpp": [],
-    "linear.cpp": [],
-    "pack.cpp": [],
-    "threads.cpp": [],
-    "scalar.cpp": [],
-    "avx2.cpp": ["-mavx2", "-mfma"],
-    "avxvnni.cpp": ["-mavx2", "-mfma"],
-    "avx512.cpp": [*AVX512, *QUIET],
-    "avx512vnni.cpp": [*AVX512, "-mavx512vnni", *QUIET],
-    "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
-    "decoder.cpp": [],
-    "decoder_cache.cpp": [],
-    "decoder_step.cpp": [],
-    "decoder_scalar.cpp": [],
-    "decoder_avx2.cpp": ["-mavx2", "-mfma"],
-    "decoder_avx512.cpp": [*AVX512, *QUIET],
-    "decoder_avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
+AVX2 = ["-mavx2", "-mfma"]
+# Every source file with the flags it needs besides: a folder for any processor, and one for each kind.
+SOURCES = {
+    "common": {
+        "decoder.cpp": [],
+        "decoder_cache.cpp": [],
+        "decoder_step.cpp": [],
+        "linear.cpp": [],
+        "ops.cpp": [],
+        "pack.cpp": [],
+        "scalar.cpp": [],
+        "threads.cpp": [],
+    },
+    "x86": {
+        "processor.cpp": [],
+        "avx2.cpp": AVX2,
+        "avxvnni.cpp": AVX2,
+        "avx512.cpp": [*AVX512, *QUIET],
+        "avx512vnni.cpp": [*AVX512, "-mavx512vnni", *QUIET],
+        "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
+    },
 }
 # Flags that a compiler may be too old for (gcc 11, clang 12); the source then leaves its instruction set out.
-OPTIONAL = {"avxvnni.cpp": ["-mavxvnni"]}
-X86_64 = ("x86_64", "amd64")
+IF_KNOWN = {"avxvnni.cpp": ["-mavxvnni"]}
+# The folder of this machine's processor. A processor without one gets no library: with scalar code alone the cpu target
+# would be slower than with torch.
+PROCESSOR = {"x86_64": "x86", "amd64": "x86"}.get(platform.machine().lower())
 
 
 class BuildKernels(build_ext):
@@ -61,8 +64,8 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         def compile_one(source: str) -> list[str]:
-            name = os.path.basename(source)
-            flags = BASELINE + FLAGS[name] + [flag for flag in OPTIONAL.get(name, []) if self.is_known(flag)]
+            folder, name = source.split("/")[-2:]
+            flags = BASELINE + SOURCES[folder][name] + [flag for flag in IF_KNOWN.get(name, []) if self.is_known(flag)]
             return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -71,15 +74,16 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(objects, target, extra_postargs=["-pthread"], target_lang="c++")
 
 
-# `optional`: without a compiler the install succeeds with a warning, and the cpu target runs on torch alone.
+# Without a compiler the install succeeds with a warning, and the cpu target runs on torch alone. Where the kernels are
+# what is tested, RUN_AWQ_KERNELS=required makes that an error.
+REQUIRED = os.environ.get("RUN_AWQ_KERNELS") == "required"
+if REQUIRED and PROCESSOR is None:
+    raise SystemExit(f"RUN_AWQ_KERNELS=required, but there are no kernels for {platform.machine()} processors")
 kernels = Extension(
     "qlinear._kernels",
-    sources=[f"{CSRC}/{name}" for name in FLAGS],
-    depends=[f"{CSRC}/{name}" for name in HEADERS],
+    sources=[f"{CSRC}/{folder}/{name}" for folder in ("common", PROCESSOR) for name in SOURCES.get(folder, ())],
+    depends=sorted(glob.glob(f"{CSRC}/*/*.h")),
     language="c++",
-    optional=True,
+    optional=not REQUIRED,
 )
-setup(
-    ext_modules=[kernels] if platform.machine().lower() in X86_64 else [],
-    cmdclass={"build_ext": BuildKernels},
-)
+setup(ext_modules=[kernels] if PROCESSOR else [], cmdclass={"build_ext": BuildKernels})

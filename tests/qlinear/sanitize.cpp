@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "../../qlinear/csrc/kernels.h"
+#include "../../qlinear/csrc/common/kernels.h"
 
 namespace {
 

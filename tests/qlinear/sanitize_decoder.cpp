@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "../../qlinear/csrc/decoder.h"
+#include "../../qlinear/csrc/common/decoder.h"
 
 namespace {
 
@@ -35,7 +35,7 @@ uint16_t to_bf16(float value) {
 class Random {
  public:
   explicit Random(const Shape& s) : shape_(s) {
-    const int64_t attended = s.heads * s.head_dim, remembered = s.kv_heads * s.head_dim;
+    const int64_t attended = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
     for (int64_t position = 0; position < TOKENS; ++position)
       for (int64_t i = 0; i < s.rotary_dim / 2; ++i) {
         const float angle = float(position) * powf(10000, -2.0f * float(i) / float(s.rotary_dim));
@@ -52,7 +52,7 @@ class Random {
         block.q_norm = norm(s.head_dim);
         block.k_norm = norm(s.head_dim);
       }
-      block.qkv = {{packed(attended, HIDDEN), packed(remembered, HIDDEN), packed(remembered, HIDDEN)}, 3};
+      block.qkv = {{packed(attended, HIDDEN), packed(kv_width, HIDDEN), packed(kv_width, HIDDEN)}, 3};
       block.o = {{packed(HIDDEN, attended)}, 1};
       block.gate_up = {{packed(INTERMEDIATE, HIDDEN), packed(INTERMEDIATE, HIDDEN)}, 2};
       block.down = {{packed(HIDDEN, INTERMEDIATE)}, 1};
@@ -124,9 +124,9 @@ std::vector<float> read(const awq_model& model, const std::vector<int64_t>& text
   for (int64_t at = 0, count; at < length; at += count) {
     count = at < prompt ? (prompt - at < chunk ? prompt - at : chunk) : 1;
     const std::vector<int64_t> tokens(text.begin() + at, text.begin() + at + count);
-    std::vector<float> part(size_t(count * model.vocabulary)), losses(size_t(count), 0.0f);
-    awq_decode(decoder, tokens.data(), count, at, count, part.data(), tokens.data(), losses.data());
-    awq_decode(decoder, tokens.data(), count, at, 1, nullptr, tokens.data(), losses.data());
+    std::vector<float> part(size_t(count * model.vocabulary));
+    awq_decoder_read(decoder, tokens.data(), count, at, 0, nullptr);  // no logits wanted; then the same tokens again
+    awq_decoder_read(decoder, tokens.data(), count, at, count, part.data());
     logits.insert(logits.end(), part.begin(), part.end());
   }
   awq_decoder_free(decoder);

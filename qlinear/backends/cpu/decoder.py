@@ -30,9 +30,7 @@ class CpuDecoder:
         self.nbytes = self._cache.nbytes
 
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
-        self._library.awq_decode(
-            self._handle, tokens.data_ptr(), len(tokens), position, len(out), out.data_ptr(), None, None
-        )
+        self._library.awq_decoder_read(self._handle, tokens.data_ptr(), len(tokens), position, len(out), out.data_ptr())
 
     def _make_cache(self, stack: Stack, max_tokens: int) -> Tensor:
         """Keys and values: `(layers, 2, elements)` bf16, on pages of its own."""

@@ -36,6 +36,9 @@ _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES = {
     "awq_isa": (ctypes.c_char_p, []),
     "awq_select_isa": (_INT32, [ctypes.c_char_p]),
+    "awq_op_count": (_INT32, []),
+    "awq_op_name": (ctypes.c_char_p, [_INT32]),
+    "awq_op_isa": (ctypes.c_char_p, [_INT32]),
     "awq_set_threads": (None, [_POINTER, _POINTER, _INT32]),
     "awq_use_huge_pages": (None, [_POINTER, _INT64]),
     "awq_packed_bytes": (_INT64, [_INT64, _INT64, _INT32, _INT32]),
@@ -78,8 +81,8 @@ def torch_threads() -> tuple[int | None, int | None]:
 def select_isa(isa: str | None = None) -> str:
     """Use instruction set `isa` (default: RUN_AWQ_ISA, else the best there is) from now on, and return its name.
 
-    The choice holds for the whole process; the best is not always the highest (dispatch.cpp). Raises `TargetError`
-    where `isa` is unknown or this machine lacks it.
+    The choice holds for the whole process; the best is not always the highest (csrc/x86/processor.cpp). Raises
+    `TargetError` where `isa` is unknown or this machine lacks it.
     """
     wanted = isa if isa is not None else os.environ.get(ISA_VARIABLE, "")
     if wanted and wanted not in ISAS:

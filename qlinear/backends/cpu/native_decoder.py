@@ -1,4 +1,4 @@
-"""The native decoder (qlinear/csrc/decoder.h) as ctypes structures and functions."""
+"""The native decoder (qlinear/csrc/common/decoder.h) as ctypes structures and functions."""
 
 import ctypes
 import functools
@@ -7,7 +7,7 @@ from qlinear.backends.cpu.native import Weight, library
 
 _POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 PARTS = 3  # weights of a projection at most
-MAX_HEAD_DIM, MAX_SHARING = 256, 64  # limits of csrc/decoder.h
+MAX_HEAD_DIM, MAX_SHARING = 256, 64  # limits of decoder.h
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}  # enum awq_activation
 
 
@@ -49,8 +49,8 @@ class Model(ctypes.Structure):
     ]
 
 
-class HeadJob(ctypes.Structure):
-    """struct awq_head_job"""
+class RopeJob(ctypes.Structure):
+    """struct awq_rope_job"""
 
     _fields_ = [
         *((name, _POINTER) for name in ("norm", "cosines", "sines")),
@@ -74,9 +74,9 @@ _SIGNATURES = {
     "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
     "awq_decoder_free": (None, [_POINTER]),
     "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
-    "awq_decode": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER, _POINTER, _POINTER]),
+    "awq_decoder_read": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
-    "awq_head": (None, [ctypes.POINTER(HeadJob), _POINTER, _POINTER]),
+    "awq_rope": (None, [ctypes.POINTER(RopeJob), _POINTER, _POINTER]),
     "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
     "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),
     "awq_dense": (None, [ctypes.POINTER(Matrix), _POINTER, _INT64, _POINTER]),

@@ -8,7 +8,7 @@ from qlinear.backends.cpu import native
 
 
 class CpuWeight:
-    """A weight in the kernels' layout (qlinear/csrc/layout.h).
+    """A weight in the kernels' layout (qlinear/csrc/common/layout.h).
 
     packed: uint8, the padded weight with its scales and zeros; bias: `(N,)` float32 or None. Copies and pickles as
     the tensors it holds.

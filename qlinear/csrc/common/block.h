@@ -1,0 +1,167 @@
+// The block kernel, written once: a tile of weights, unpacked in registers, times 1 to MAX_ROWS rows of activations.
+//
+// An instruction set brings a `Simd` type with its vector types and operations:
+//   Vec, WIDTH            fp32 values of WIDTH tile rows
+//   Acc                   the same, while a group is summed: fp32 or int32
+//   VECTORS               accumulators side by side; VECTORS * WIDTH rows of the tile are one slice
+//   ACCUMULATORS          how many may be live at once
+//   Pair                  two columns of weights, unpacked
+//   Input, Sum            of one activation row: a column pair; what is kept of a group besides
+//   Unpacker<BITS, MOST>  .pair<P>(codes, chunk): pair P of a chunk, for WIDTH rows; called in order of P
+//     Codes               what is kept from one pair of a chunk to the next
+//     SETS, set(P)        sums that pairs are spread over, at most MOST, and which of them pair P is added to
+//     weigh(acc, s)       the sum of set s in units of set 0
+//   multiply_add          acc + pair . input
+//   load_zero<BITS>       zero points, relative to codes as the unpacker gives them
+//   less_zero             acc - zero * sum(x), as fp32
+//   TWO_STEPS             whether to prefetch in two steps, to L2 and then to L1
+// The unpacked weights never reach memory. With 12 rows unpacking is about a tenth of the work, so the same kernel
+// serves decode (1 row) and prefill (blocks of 12).
+#pragma once
+
+#include "rows.h"
+
+namespace awq {
+namespace {
+
+// Bytes to prefetch ahead in the stream of codes; with only 4 to 6 KB decode is a tenth slower. Where one row takes so
+// few instructions that memory could be the only limit, two steps, to L2 and then to L1, are worth another tenth.
+constexpr int AHEAD = 10240, FAR_AHEAD = 16384, THEN_NEAR = 5120;
+
+template <bool TWO_STEPS>
+AWQ_INLINE void prefetch(const uint8_t* at) {
+  if (TWO_STEPS) {
+    __builtin_prefetch(at + FAR_AHEAD, 0, 2);
+    __builtin_prefetch(at + THEN_NEAR, 0, 3);
+  } else {
+    __builtin_prefetch(at + AHEAD, 0, 3);
+  }
+}
+
+// Where the code of an even column stands in the low half of a lane (layout.h) once its field is shifted by as little
+// as leaves it at one of PLACES neighbouring places: bit place * BITS, with the code of the odd column 16 bits higher.
+// So neighbouring fields share a shift, or need none. The pair that lies in no field is put together at the last place.
+template <int BITS, int PLACES>
+struct Places {
+  static constexpr int FIELDS = 16 / BITS, IN_FIELDS = FIELDS * BITS;  // fields of a vector, pairs of a chunk in them
+  static constexpr int place(int pair) { return pair < IN_FIELDS ? pair % FIELDS % PLACES : PLACES - 1; }
+  static constexpr int shift(int pair) { return (pair % FIELDS - place(pair)) * BITS; }
+};
+
+// Sets that weigh the same, for sums of fp32.
+template <int MOST>
+struct EvenSets {
+  static constexpr int SETS = MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
+  static constexpr int set(int pair) { return pair % SETS; }
+  template <class Acc>
+  static AWQ_INLINE Acc weigh(Acc acc, int) { return acc; }
+};
+
+template <int N> struct Index { static constexpr int value = N; };
+template <int... N> struct Sequence {};
+using ChunkPairs = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+
+template <class Body, int... P>
+AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
+  (body(Index<P>{}), ...);
+}
+
+// Sums of one group for one slice of the tile.
+template <class Simd, int SETS, int ROWS>
+using Sums = typename Simd::Acc[SETS][ROWS][Simd::VECTORS];
+
+// Few rows leave too few independent sums to hide the latency of a multiply-add: pairs are spread over several sets.
+template <class Simd, int BITS, int ROWS>
+using UnpackerFor = typename Simd::template Unpacker<BITS, Simd::ACCUMULATORS / (ROWS * Simd::VECTORS)>;
+
+// acc += the chunk's 16 pairs times those of every row
+template <class Simd, int BITS, int ROWS, class Unpacker>
+AWQ_INLINE void multiply_chunk(const Unpacker& unpacker, const uint8_t* chunk, int slice,
+                               const typename Simd::Input* inputs, Sums<Simd, Unpacker::SETS, ROWS>& acc) {
+  constexpr int VECTORS = Simd::VECTORS;
+  typename Unpacker::Codes codes[VECTORS];
+  for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+    constexpr int P = decltype(p)::value, S = Unpacker::set(P);
+    typename Simd::Pair weights[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) {
+      const int row = slice + v * Simd::WIDTH;
+      weights[v] = unpacker.template pair<P>(codes[v], chunk + row / HALF_TILE * BITS * 64 + row % HALF_TILE * 4);
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v)
+        acc[S][r][v] = Simd::multiply_add(acc[S][r][v], weights[v], inputs + P * ROWS + r);
+  });
+}
+
+// y += scale * (acc - zero * sum), once a group
+template <class Simd, int BITS, int ROWS, class Unpacker>
+AWQ_INLINE void add_group(const uint8_t* record, int slice, const typename Simd::Sum* sums,
+                          const Sums<Simd, Unpacker::SETS, ROWS>& acc, float* y) {
+#pragma GCC unroll 4
+  for (int v = 0; v < Simd::VECTORS; ++v) {
+    const int row = slice + v * Simd::WIDTH;
+    const typename Simd::Vec scale = Simd::load_bf16(record + 2 * row);
+    const auto zero = Simd::template load_zero<BITS>(record + SCALE_BYTES + row);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      typename Simd::Acc total = acc[0][r][v];
+#pragma GCC unroll 4
+      for (int s = 1; s < Unpacker::SETS; ++s) total = Simd::add(total, Unpacker::weigh(acc[s][r][v], s));
+      float* out = y + r * TILE + row;
+      Simd::store(out, Simd::fma(scale, Simd::less_zero(total, zero, sums + r), Simd::load(out)));
+    }
+  }
+}
+
+template <class Simd, int BITS, int ROWS>
+void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* activations, const void* sums_in,
+           float* y) {
+  using Acc = typename Simd::Acc;
+  using Unpacker = UnpackerFor<Simd, BITS, ROWS>;
+  const Unpacker unpacker;
+  const auto* x = static_cast<const typename Simd::Input*>(activations);
+  const auto* sums = static_cast<const typename Simd::Sum*>(sums_in);
+
+  for (int64_t g = 0; g < groups; ++g, x += group_size / 2 * ROWS, sums += ROWS) {
+    const uint8_t* codes = record + HEADER_BYTES;
+    for (int line = 0; line < HEADER_BYTES; line += 64) prefetch<Simd::TWO_STEPS>(record + line);
+    for (int slice = 0; slice < TILE; slice += Simd::WIDTH * Simd::VECTORS) {
+      Sums<Simd, Unpacker::SETS, ROWS> acc;
+#pragma GCC unroll 4
+      for (int s = 0; s < Unpacker::SETS; ++s)
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < Simd::VECTORS; ++v) acc[s][r][v] = Acc{};
+      for (int64_t c = 0; c < group_size / CHUNK; ++c) {
+        const uint8_t* chunk = codes + c * chunk_bytes(BITS);
+        if (slice == 0) {
+          for (int line = 0; line < chunk_bytes(BITS); line += 64) prefetch<Simd::TWO_STEPS>(chunk + line);
+        }
+        multiply_chunk<Simd, BITS, ROWS>(unpacker, chunk, slice, x + c * PAIRS * ROWS, acc);
+      }
+      add_group<Simd, BITS, ROWS, Unpacker>(record, slice, sums, acc, y);
+    }
+    record = codes + group_size / CHUNK * chunk_bytes(BITS);
+  }
+}
+
+template <class Simd, int BITS, int ROWS>
+void set_blocks_to(Route& route) {
+  if constexpr (ROWS > 0) {
+    route.block[BITS - 3][ROWS] = block<Simd, BITS, ROWS>;
+    set_blocks_to<Simd, BITS, ROWS - 1>(route);
+  }
+}
+
+template <class Simd>
+void set_blocks(Route& route) {
+  set_blocks_to<Simd, 3, Simd::ROWS>(route);
+  set_blocks_to<Simd, 4, Simd::ROWS>(route);
+}
+
+}  // namespace
+}  // namespace awq

@@ -1,0 +1,112 @@
+// A whole decoder stack as one call: tokens in, logits out, with keys and values kept in a static cache.
+//
+// What a model's blocks are made of is described by data; memory is the caller's and has to outlive the decoder.
+// Activations between operations are bf16, as in the model's own modules; the residual stream, norms, rotations,
+// softmax, every sum and the logits are fp32. Results have the same bits at any number of threads.
+#pragma once
+
+#include "kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// One weight: packed, or (where `dense` is not null) bf16 (n, k), row-major; n, k and bias are those of `weight`.
+typedef struct awq_matrix {
+  awq_weight weight;
+  const uint16_t* dense;
+} awq_matrix;
+
+// Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with one
+// group size.
+typedef struct awq_projection {
+  awq_matrix part[3];
+  int64_t parts;
+} awq_projection;
+
+// Norms are RMS norms; their fp32 weights are what the normalised value is multiplied by. Null: the block has none.
+typedef struct awq_block {
+  const float* input_norm;      // (hidden): before qkv
+  const float* attention_norm;  // (hidden): of the attention's output, before it joins the residual
+  const float* mlp_norm;        // (hidden): before gate_up
+  const float* output_norm;     // (hidden): of the MLP's output, before it joins the residual
+  const float* q_norm;          // (head_dim): of every query head
+  const float* k_norm;          // (head_dim): of every key head
+  awq_projection qkv, o, gate_up, down;
+  const float* cosines;  // (max_tokens, rotary_dim / 2): the angle of features i and i + rotary_dim / 2
+  const float* sines;
+  uint16_t* keys;    // awq_cache_elements() bf16 values each, zero before the first call
+  uint16_t* values;
+  int64_t window;  // positions that a query sees, itself included; 0: all
+} awq_block;
+
+enum awq_activation { AWQ_SILU = 0, AWQ_GELU_TANH = 1 };
+
+typedef struct awq_model {
+  const awq_block* blocks;
+  const uint16_t* embedding;  // (vocabulary, hidden) bf16
+  const float* final_norm;    // (hidden)
+  awq_projection head;        // (vocabulary, hidden)
+  int64_t layers, vocabulary, hidden, intermediate, heads, kv_heads, head_dim, rotary_dim;
+  int64_t max_tokens;  // positions in the cache
+  int64_t chunk;       // tokens that a call reads at most
+  float epsilon;
+  float embedding_scale;
+  float attention_scale;
+  float attention_cap;  // scores become cap * tanh(score / cap); 0: they stay
+  float logit_cap;
+  int32_t activation;  // awq_activation
+} awq_model;
+
+// Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many.
+typedef struct awq_decoder awq_decoder;
+
+// Copies the description, not what it points to, and allocates every buffer that awq_decoder_read needs.
+AWQ_EXPORT awq_decoder* awq_decoder_create(const awq_model* model);
+AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
+
+// bf16 values in one block's keys (and as many in its values) for `max_tokens` positions.
+AWQ_EXPORT int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_dim);
+
+// Read tokens (count) that stand at `position` and on; what the cache holds before `position` is their past.
+// The last `rows` of them are given to the head: logits (rows, vocabulary). 1 <= count <= chunk, 0 <= rows <= count;
+// with no rows `logits` may be null.
+AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position,
+                                 int64_t rows, float* logits);
+
+// Single operations of the decoder, as the instruction set in use computes them: for tests.
+
+// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out.
+typedef struct awq_rope_job {
+  const float* norm;     // (head_dim) or null
+  const float* cosines;  // (rotary_dim / 2): those of the head's position
+  const float* sines;
+  float epsilon;
+  int64_t head_dim, rotary_dim;
+} awq_rope_job;
+
+// Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
+// at position first + r / group and sees the `window` positions up to its own (0: all). The head's cache is bf16,
+// with `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
+//   keys    tile by tile (width / 2, 16 positions, 2 features): a lane a position, pairs of features
+//   values  (positions / 2, width, 2 positions): a lane a feature, pairs of positions
+typedef struct awq_attention_job {
+  const uint16_t* q;  // (rows, width) bf16
+  const uint16_t* keys;
+  const uint16_t* values;
+  int64_t rows, group, first, window, begin, end, width;
+  float scale, cap;
+  float* maxima;  // (rows) out: the largest score,
+  float* sums;    // (rows) out: the sum of exp(score - largest),
+  float* out;     // (rows, width) out: the sum of exp(score - largest) * value
+} awq_attention_job;
+
+AWQ_EXPORT void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
+AWQ_EXPORT void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out);
+AWQ_EXPORT void awq_attend(const awq_attention_job* job);
+AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
+AWQ_EXPORT void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y);
+
+#ifdef __cplusplus
+}
+#endif

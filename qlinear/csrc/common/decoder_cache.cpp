@@ -1,0 +1,113 @@
+// The attention of a step: keys and values into the cache, and queries over it.
+#include "decoder_step.h"
+
+namespace awq {
+namespace {
+
+void store_key(const uint16_t* key, int64_t head_dim, int64_t position, int64_t width, uint16_t* keys) {
+  // (width / 2, 16 positions, 2): pairs of features, 16 pairs apart
+  uint16_t* to = keys + position / CACHE_TILE * CACHE_TILE * width + position % CACHE_TILE * 2;
+  for (int64_t d = 0; d < head_dim; d += 2) memcpy(to + d * CACHE_TILE, key + d, 2 * sizeof *key);
+}
+
+void store_value(const uint16_t* value, int64_t head_dim, int64_t position, int64_t width, uint16_t* values) {
+  // (positions / 2, width, 2)
+  uint16_t* to = values + position / 2 * 2 * width + position % 2;
+  for (int64_t d = 0; d < head_dim; ++d) to[2 * d] = value[d];
+}
+
+}  // namespace
+
+void Step::rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out) {
+  const int64_t angle = (call_.position + token) * (model_.rotary_dim / 2);
+  ops_.rope({norm, block.cosines + angle, block.sines + angle, model_.epsilon, model_.head_dim, model_.rotary_dim},
+            in, out);
+}
+
+void Step::write_kv(const awq_block& block) {
+  member_.share(call_.count, CACHE_TILE, [&](int64_t begin, int64_t end) {
+    uint16_t key[MAX_HEAD];
+    const int64_t head_dim = model_.head_dim;
+    for (int64_t token = begin; token < end; ++token) {
+      const uint16_t* k = buffers_.qkv + token * qkv_width() + model_.heads * head_dim;
+      const uint16_t* v = k + model_.kv_heads * head_dim;
+      for (int64_t h = 0; h < model_.kv_heads; ++h) {
+        rope(block, block.k_norm, token, k + h * head_dim, key);
+        store_key(key, head_dim, call_.position + token, width(), block.keys + cache_of_head(h));
+        store_value(v + h * head_dim, head_dim, call_.position + token, width(), block.values + cache_of_head(h));
+      }
+    }
+  });
+}
+
+// The query heads that share a key/value head, rotated: q (tokens * group, width).
+void Step::load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q) {
+  memset(q, 0, size_t(tokens * group() * width()) * sizeof *q);
+  for (int64_t t = token; t < token + tokens; ++t)
+    for (int64_t g = 0; g < group(); ++g, q += width())
+      rope(block, block.q_norm, t, buffers_.qkv + t * qkv_width() + (kv_head * group() + g) * model_.head_dim, q);
+}
+
+// A unit is one key/value head and, of a prompt, some tokens; of a single token, some positions of its past.
+Input Step::attend(const awq_block& block) {
+  const Input input(block.o, buffers_.x, buffers_.laid_out, call_.count);
+  if (call_.count > 1) {
+    const int64_t tokens = ATTENTION_ROWS / group(), parts = (call_.count + tokens - 1) / tokens;
+    member_.share(model_.kv_heads * parts, 1, [&](int64_t unit, int64_t) { attend_rows(block, unit, tokens); });
+    member_.share(input.units(), 1, [&](int64_t unit, int64_t) { input.ready(unit); });
+  } else {
+    const int64_t splits = call_.position / SPLIT + 1;
+    member_.share(model_.kv_heads * splits, 1, [&](int64_t unit, int64_t) { attend_split(block, unit, splits); });
+    member_.share(1, 1, [&](int64_t, int64_t) {
+      merge_splits(splits, input.row(0));
+      input.ready(0);
+    });
+  }
+  return input;
+}
+
+void Step::attend_rows(const awq_block& block, int64_t unit, int64_t tokens) {
+  alignas(64) uint16_t q[ATTENTION_ROWS * MAX_HEAD];
+  alignas(64) float out[ATTENTION_ROWS * MAX_HEAD];
+  float maxima[ATTENTION_ROWS], sums[ATTENTION_ROWS];
+  const int64_t kv_head = unit % model_.kv_heads, token = unit / model_.kv_heads * tokens;
+  const int64_t count = call_.count - token < tokens ? call_.count - token : tokens;
+  load_queries(block, kv_head, token, count, q);
+
+  const int64_t first = call_.position + token, oldest = first - block.window + 1;
+  ops_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), count * group(),
+               group(), first, block.window, block.window != 0 && oldest > 0 ? oldest : 0, first + count, width(),
+               model_.attention_scale, model_.attention_cap, maxima, sums, out});
+  const int64_t head_dim = model_.head_dim;
+  for (int64_t row = 0; row < count * group(); ++row) {
+    const int64_t head = kv_head * group() + row % group();
+    uint16_t* to = buffers_.x + ((token + row / group()) * model_.heads + head) * head_dim;
+    ops_.scale(out + row * width(), 1.0f / sums[row], head_dim, to);
+  }
+}
+
+void Step::attend_split(const awq_block& block, int64_t unit, int64_t splits) {
+  alignas(64) uint16_t q[ATTENTION_ROWS * MAX_HEAD];
+  const int64_t kv_head = unit / splits, begin = unit % splits * SPLIT, end = call_.position + 1;
+  load_queries(block, kv_head, 0, 1, q);
+
+  const int64_t oldest = end - block.window, first_row = unit * group();
+  const int64_t seen = block.window != 0 && oldest > begin ? oldest : begin;
+  const int64_t last = begin + SPLIT < end ? begin + SPLIT : end;
+  ops_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), group(), group(),
+               call_.position, block.window, seen < last ? seen : last, last, width(), model_.attention_scale,
+               model_.attention_cap, buffers_.split_maxima + first_row, buffers_.split_sums + first_row,
+               buffers_.split_out + first_row * width()});
+}
+
+// Splits have maxima of their own: they are brought to the largest and added up.
+void Step::merge_splits(int64_t splits, uint16_t* out) {
+  for (int64_t head = 0; head < model_.heads; ++head) {
+    const int64_t first = head / group() * splits * group() + head % group();
+    ops_.merge({buffers_.split_out + first * width(), buffers_.split_maxima + first, buffers_.split_sums + first,
+                splits, group(), width(), model_.head_dim},
+               out + head * model_.head_dim);
+  }
+}
+
+}  // namespace awq

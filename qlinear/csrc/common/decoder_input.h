@@ -1,0 +1,84 @@
+// The input of a projection, and the projection itself, as units of work.
+#pragma once
+
+#include "decoder_team.h"
+#include "layout.h"
+#include "linear.h"
+#include "ops.h"
+
+namespace awq {
+
+inline bool is_dense(const awq_projection& projection) { return projection.part[0].dense != nullptr; }
+
+inline int64_t inputs_of(const awq_projection& projection) { return projection.part[0].weight.k; }
+
+inline int64_t outputs_of(const awq_projection& projection) {
+  int64_t outputs = 0;
+  for (int64_t i = 0; i < projection.parts; ++i) outputs += projection.part[i].weight.n;
+  return outputs;
+}
+
+// bf16 rows (rows, k) at `x`, and the same as packed weights want them. A unit is a block of rows: whoever fills the
+// rows of a unit calls `ready`.
+class Input {
+ public:
+  Input(const awq_projection& projection, uint16_t* x, void* laid_out, int64_t rows)
+      : x_(x), dense_(is_dense(projection)), k_(inputs_of(projection)) {
+    const int64_t group = dense_ ? k_ : projection.part[0].weight.group_size;
+    laid_ = activations_in(laid_out, AWQ_BF16, rows, k_, group);
+  }
+
+  int64_t units() const { return laid_.blocks(); }
+  int64_t first_row(int64_t unit) const { return laid_.first_row(unit); }
+  uint16_t* row(int64_t index) const { return x_ + index * k_; }
+  void ready(int64_t unit) const {
+    if (!dense_) lay_out_blocks(laid_, x_, k_, unit, unit + 1);
+  }
+
+  // y (rows, outputs of the projection) = x @ weights.T + bias, in bf16 or fp32
+  template <class Out>
+  void multiply(Member& member, const awq_projection& projection, Out* y) const {
+    Activations laid = laid_;
+    Route wide = *laid_.route;  // the same kernels, but their sums stay fp32
+    wide.store_rows = ops().linear_f32.store_rows;
+    wide.out_bytes = ops().linear_f32.out_bytes;
+    if (sizeof(Out) == sizeof(float)) laid.route = &wide;
+    int64_t units = 0;
+    for (int64_t i = 0; i < projection.parts; ++i) units += units_of(projection.part[i]);
+    const int64_t stride = outputs_of(projection);
+    member.share_runs(units, [&](int64_t begin, int64_t end) {
+      Out* out = y;
+      for (int64_t i = 0; i < projection.parts; ++i) {
+        const awq_matrix& part = projection.part[i];
+        const int64_t count = units_of(part), last = end < count ? end : count;
+        if (begin < last) multiply_part(part, laid, out, stride, begin > 0 ? begin : 0, last);
+        begin -= count;
+        end -= count;
+        out += part.weight.n;
+      }
+    });
+  }
+
+ private:
+  int64_t units_of(const awq_matrix& part) const {
+    return dense_ ? (part.weight.n + DENSE_UNIT - 1) / DENSE_UNIT : unit_count(part.weight, laid_);
+  }
+
+  template <class Out>
+  void multiply_part(const awq_matrix& part, const Activations& laid, Out* y, int64_t stride, int64_t begin,
+                     int64_t end) const {
+    if (!dense_) return multiply_units(part.weight, laid, y, stride, begin, end);
+    const int64_t n = part.weight.n, last = end * DENSE_UNIT < n ? end * DENSE_UNIT : n;
+    multiply_dense({part, x_, laid_.rows, begin * DENSE_UNIT, last}, y, stride);
+  }
+
+  static void multiply_dense(const DenseJob& job, uint16_t* y, int64_t stride) { ops().dense(job, y, stride); }
+  static void multiply_dense(const DenseJob& job, float* y, int64_t stride) { ops().dense_logits(job, y, stride); }
+
+  Activations laid_;
+  uint16_t* x_;
+  bool dense_;
+  int64_t k_;
+};
+
+}  // namespace awq

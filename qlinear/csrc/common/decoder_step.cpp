@@ -1,0 +1,88 @@
+#include "decoder_step.h"
+
+namespace awq {
+
+int64_t Step::phases(const awq_model& model) {
+  return 1 + model.layers * 10 + 3 * ((model.chunk + HEAD_ROWS - 1) / HEAD_ROWS);
+}
+
+void Step::run() {
+  embed();
+  const uint16_t* delta = nullptr;  // what the last block's MLP adds, and the norm it goes through
+  const float* after = nullptr;
+  for (int64_t i = 0; i < model_.layers; ++i) {
+    const awq_block& block = model_.blocks[i];
+    add_norm(delta, after, block.input_norm, block.qkv).multiply(member_, block.qkv, buffers_.qkv);
+    write_kv(block);
+    attend(block).multiply(member_, block.o, buffers_.delta);
+    add_norm(buffers_.delta, block.attention_norm, block.mlp_norm, block.gate_up)
+        .multiply(member_, block.gate_up, buffers_.gate_up);
+    gate(block.down).multiply(member_, block.down, buffers_.delta);
+    delta = buffers_.delta;
+    after = block.output_norm;
+  }
+  write_logits(delta, after);
+}
+
+void Step::embed() {
+  member_.share(call_.count, member_.even(call_.count), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      ops_.embed(model_.embedding + call_.tokens[i] * model_.hidden, model_.embedding_scale, model_.hidden,
+                 buffers_.residual + i * model_.hidden);
+  });
+}
+
+// residual += delta, or its norm; the norm of the residual is what `next` reads.
+Input Step::add_norm(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next) {
+  const Input input(next, buffers_.x, buffers_.laid_out, call_.count);
+  const int64_t hidden = model_.hidden;
+  member_.share(input.units(), 1, [&](int64_t unit, int64_t) {
+    for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
+      float* residual = buffers_.residual + row * hidden;
+      if (delta != nullptr) ops_.add(delta + row * hidden, after, model_.epsilon, hidden, residual);
+      ops_.norm(residual, norm, model_.epsilon, hidden, input.row(row));
+    }
+    input.ready(unit);
+  });
+  return input;
+}
+
+// silu(gate) * up, or gelu
+Input Step::gate(const awq_projection& next) {
+  const Input input(next, buffers_.x, buffers_.laid_out, call_.count);
+  const int64_t n = model_.intermediate;
+  member_.share(input.units(), 1, [&](int64_t unit, int64_t) {
+    for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
+      const uint16_t* gate_up = buffers_.gate_up + row * 2 * n;
+      ops_.gate(gate_up, gate_up + n, n, model_.activation, input.row(row));
+    }
+    input.ready(unit);
+  });
+  return input;
+}
+
+// The last rows through the final norm and the head, some at a time.
+void Step::write_logits(const uint16_t* delta, const float* after) {
+  const int64_t hidden = model_.hidden;
+  for (int64_t first = 0; first < call_.rows; first += HEAD_ROWS) {
+    const int64_t rows = call_.rows - first < HEAD_ROWS ? call_.rows - first : HEAD_ROWS;
+    const Input input(model_.head, buffers_.x, buffers_.laid_out, rows);
+    member_.share(input.units(), 1, [&](int64_t unit, int64_t) {
+      for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
+        const int64_t token = call_.count - call_.rows + first + row;
+        float* residual = buffers_.residual + token * hidden;
+        ops_.add(delta + token * hidden, after, model_.epsilon, hidden, residual);
+        ops_.norm(residual, model_.final_norm, model_.epsilon, hidden, input.row(row));
+      }
+      input.ready(unit);
+    });
+    float* logits = call_.logits + first * model_.vocabulary;
+    input.multiply(member_, model_.head, logits);
+    if (model_.logit_cap == 0.0f) continue;
+    member_.share(rows, 1, [&](int64_t row, int64_t) {
+      ops_.cap(model_.logit_cap, model_.vocabulary, logits + row * model_.vocabulary);
+    });
+  }
+}
+
+}  // namespace awq

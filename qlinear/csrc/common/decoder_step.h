@@ -1,0 +1,73 @@
+// One call of the decoder: some tokens through every block, as each thread of the team runs it.
+#pragma once
+
+#include "decoder_input.h"
+
+namespace awq {
+
+constexpr int64_t SPLIT = 256;     // positions of one split of a single token's attention
+constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole blocks of every instruction set
+
+inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+inline int64_t padded_positions(int64_t tokens) { return (tokens + CACHE_STEP - 1) / CACHE_STEP * CACHE_STEP; }
+
+// Buffers for `chunk` tokens, allocated once.
+struct Buffers {
+  explicit Buffers(const awq_model& model);
+  ~Buffers();
+  Buffers(const Buffers&) = delete;
+
+  float* residual;      // (chunk, hidden)
+  uint16_t* x;          // (chunk, widest input): what the next projection reads
+  void* laid_out;       // the same in the kernels' layout
+  uint16_t* qkv;        // (chunk, (heads + 2 kv_heads) * head_dim)
+  uint16_t* delta;      // (chunk, hidden): what a projection adds to the residual
+  uint16_t* gate_up;    // (chunk, 2 * intermediate)
+  float* split_out;     // (kv_heads, splits, heads / kv_heads, width): a single token's attention
+  float* split_maxima;  // (kv_heads, splits, heads / kv_heads)
+  float* split_sums;    // (kv_heads, splits, heads / kv_heads)
+  void* memory;
+};
+
+struct Call {
+  const int64_t* tokens;
+  int64_t count, position, rows;
+  float* logits;
+};
+
+class Step {
+ public:
+  Step(const awq_model& model, const Buffers& buffers, const Call& call, Member member)
+      : model_(model), buffers_(buffers), call_(call), member_(member), ops_(ops()) {}
+
+  void run();
+
+  // Phases that run() goes through at most.
+  static int64_t phases(const awq_model& model);
+
+ private:
+  void embed();
+  Input add_norm(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next);
+  void write_kv(const awq_block& block);
+  Input attend(const awq_block& block);
+  void attend_rows(const awq_block& block, int64_t unit, int64_t tokens);
+  void attend_split(const awq_block& block, int64_t unit, int64_t splits);
+  void merge_splits(int64_t splits, uint16_t* out);
+  void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
+  Input gate(const awq_projection& next);
+  void write_logits(const uint16_t* delta, const float* after);
+  void rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
+
+  int64_t group() const { return model_.heads / model_.kv_heads; }
+  int64_t width() const { return padded_head(model_.head_dim); }
+  int64_t qkv_width() const { return (model_.heads + 2 * model_.kv_heads) * model_.head_dim; }
+  int64_t cache_of_head(int64_t kv_head) const { return kv_head * padded_positions(model_.max_tokens) * width(); }
+
+  const awq_model& model_;
+  const Buffers& buffers_;
+  const Call& call_;
+  Member member_;
+  const Ops& ops_;
+};
+
+}  // namespace awq

@@ -1,0 +1,56 @@
+// y = x @ w.T for bf16 weights as the model stores them, (n, k) row-major: an output head that is not quantized.
+// Lanes lie along k, in pairs; four weight rows at a time are as many linear streams.
+#pragma once
+
+#include "lanes.h"
+#include "ops.h"
+
+namespace awq {
+namespace {
+
+template <class Pairs, int ROWS, int COLUMNS, class Out>
+AWQ_INLINE void dense_block(const awq_matrix& matrix, const Bf16* x, int64_t column, Out* y, int64_t stride) {
+  constexpr int64_t STEP = 2 * LANES;
+  const int64_t k = matrix.weight.k, whole = k / STEP * STEP;
+  const Bf16* w = matrix.dense + column * k;
+  Floats acc[ROWS][COLUMNS] = {};
+  auto step = [&](const Bf16* inputs, int64_t x_stride, const Bf16* weights, int64_t w_stride)
+      __attribute__((always_inline)) {
+    Words a[ROWS];
+    for (int r = 0; r < ROWS; ++r) a[r] = load_pairs(inputs + r * x_stride);
+    for (int c = 0; c < COLUMNS; ++c) {
+      const Words b = load_pairs(weights + c * w_stride);
+      for (int r = 0; r < ROWS; ++r) acc[r][c] = Pairs::multiply_add(acc[r][c], a[r], b);
+    }
+  };
+  for (int64_t i = 0; i < whole; i += STEP) step(x + i, k, w + i, k);
+  if (whole < k) {
+    Bf16 last_x[ROWS][STEP] = {}, last_w[COLUMNS][STEP] = {};
+    for (int r = 0; r < ROWS; ++r) memcpy(last_x[r], x + r * k + whole, size_t(k - whole) * sizeof *x);
+    for (int c = 0; c < COLUMNS; ++c) memcpy(last_w[c], w + c * k + whole, size_t(k - whole) * sizeof *w);
+    step(last_x[0], STEP, last_w[0], STEP);
+  }
+  for (int c = 0; c < COLUMNS; ++c) {
+    const float bias = matrix.weight.bias == nullptr ? 0.0f : matrix.weight.bias[column + c];
+    for (int r = 0; r < ROWS; ++r) store(splat(total(acc[r][c]) + bias), y + r * stride + column + c, 1);
+  }
+}
+
+template <class Pairs, int ROWS, class Out>
+void dense_rows(const DenseJob& job, int64_t row, Out* y, int64_t stride) {
+  const Bf16* x = job.x + row * job.matrix.weight.k;
+  y += row * stride;
+  int64_t column = job.begin;
+  for (; column + 4 <= job.end; column += 4) dense_block<Pairs, ROWS, 4>(job.matrix, x, column, y, stride);
+  for (; column < job.end; ++column) dense_block<Pairs, ROWS, 1>(job.matrix, x, column, y, stride);
+}
+
+template <class Pairs, class Out>
+void dense(const DenseJob& job, Out* y, int64_t stride) {
+  int64_t row = 0;
+  for (; row + 4 <= job.rows; row += 4) dense_rows<Pairs, 4>(job, row, y, stride);
+  for (; row < job.rows; ++row) dense_rows<Pairs, 1>(job, row, y, stride);
+}
+
+}  // namespace
+}  // namespace awq

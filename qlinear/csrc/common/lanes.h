@@ -1,0 +1,131 @@
+// Sixteen lanes side by side, in the compiler's own vector types: each instruction set compiles the same text with its
+// own flags. Everything in this header and in those that include it is in an anonymous namespace, and nothing comes
+// from the standard library's templates: the linker must never merge a copy compiled for a newer processor into code
+// that runs on an older one.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#define AWQ_INLINE __attribute__((always_inline)) inline
+
+namespace awq {
+namespace {
+
+constexpr int LANES = 16;
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
+
+using Bf16 = uint16_t;  // the bits of a bf16 value
+
+AWQ_INLINE Floats splat(float value) { return Floats{} + value; }
+AWQ_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+AWQ_INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+
+inline float widen(Bf16 bits) {
+  const uint32_t word = uint32_t(bits) << 16;
+  float value;
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
+AWQ_INLINE Floats widen(Halves bits) { return (Floats)(__builtin_convertvector(bits, Words) << 16); }
+
+// The bits of a float, or of sixteen, to those of bf16: rounded to nearest, ties to even; a NaN stays one.
+template <class Word>
+AWQ_INLINE Word round_to_bf16(Word word) {
+  const Word rounded = word + 0x7fff + (word >> 16 & 1);
+  const Word chosen = (word & 0x7fffffffu) > 0x7f800000u ? word | 0x400000u : rounded;
+  return chosen >> 16;  // apart from the choice, or gcc shifts both
+}
+
+inline Bf16 narrow(float value) {
+  uint32_t word;
+  memcpy(&word, &value, sizeof word);
+  return Bf16(round_to_bf16(word));
+}
+AWQ_INLINE Halves narrow(Floats value) { return __builtin_convertvector(round_to_bf16((Words)value), Halves); }
+
+// The first `count` lanes (all where it is 16 or more); the others are 0, or stay as they are in memory.
+AWQ_INLINE Floats load(const float* from, int64_t count) {
+  Floats value{};
+  if (count >= LANES) memcpy(&value, from, sizeof value);
+  else memcpy(&value, from, size_t(count) * sizeof *from);
+  return value;
+}
+AWQ_INLINE Floats load(const Bf16* from, int64_t count) {
+  Halves bits{};
+  if (count >= LANES) memcpy(&bits, from, sizeof bits);
+  else memcpy(&bits, from, size_t(count) * sizeof *from);
+  return widen(bits);
+}
+AWQ_INLINE void store(Floats value, float* to, int64_t count) {
+  if (count >= LANES) memcpy(to, &value, sizeof value);
+  else memcpy(to, &value, size_t(count) * sizeof *to);
+}
+AWQ_INLINE void store(Floats value, Bf16* to, int64_t count) {
+  const Halves bits = narrow(value);
+  if (count >= LANES) memcpy(to, &bits, sizeof bits);
+  else memcpy(to, &bits, size_t(count) * sizeof *to);
+}
+
+// Sixteen pairs of bf16: a lane a pair, its first value in the low half.
+AWQ_INLINE Words load_pairs(const Bf16* from) {
+  Words pairs;
+  memcpy(&pairs, from, sizeof pairs);
+  return pairs;
+}
+
+// Over the lanes, as a tree: a fixed order.
+AWQ_INLINE float total(Floats value) {
+  float lane[LANES];
+  memcpy(lane, &value, sizeof lane);
+  for (int width = LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+AWQ_INLINE float largest(Floats value) {
+  float lane[LANES];
+  memcpy(lane, &value, sizeof lane);
+  for (int width = LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+  return lane[0];
+}
+
+// e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number.
+AWQ_INLINE Floats exponential(Floats x) {
+  constexpr float LOWEST = -87.33f, HIGHEST = 88.37f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction
+  const Floats bounded = smaller(larger(x, splat(LOWEST)), splat(HIGHEST));
+  const Floats n = (bounded * 1.44269504f + ROUND) - ROUND;
+  const Floats r = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first short
+  Floats p = splat(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return x < splat(LOWEST) ? Floats{} : p * (Floats)exponent;
+}
+
+AWQ_INLINE Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+// acc + a . b for sixteen pairs of bf16, each product exact, summed in fp32. An instruction set may bring its own.
+// AT_ONCE: query rows side by side, as many as the registers hold sums for.
+template <int AT_ONCE>
+struct PairsByHalves {
+  static constexpr int ROWS = AT_ONCE;
+  static AWQ_INLINE Floats even(Words pairs) { return (Floats)(pairs << 16); }
+  static AWQ_INLINE Floats odd(Words pairs) { return (Floats)(pairs & 0xffff0000u); }
+  static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
+    acc = acc + even(a) * even(b);
+    return acc + odd(a) * odd(b);
+  }
+};
+
+}  // namespace
+}  // namespace awq

@@ -1,0 +1,116 @@
+// The decoder's operations on single rows: norms, rotation, gated activation, the merging of attention's splits.
+#pragma once
+
+#include "lanes.h"
+#include "ops.h"
+
+namespace awq {
+namespace {
+
+template <class In>
+AWQ_INLINE float inverse_rms(const In* x, float epsilon, int64_t n) {
+  Floats part[2] = {};  // two chains: one would wait for itself
+  for (int64_t i = 0; i < n; i += 2 * LANES)
+    for (int chain = 0; chain < 2; ++chain) {
+      const int64_t at = i + chain * LANES;
+      if (at >= n) break;
+      const Floats value = load(x + at, n - at);
+      part[chain] += value * value;
+    }
+  return 1.0f / __builtin_sqrtf(total(part[0] + part[1]) / float(n) + epsilon);
+}
+
+void norm(const float* x, const float* weight, float epsilon, int64_t n, Bf16* out) {
+  const float scale = inverse_rms(x, epsilon, n);
+  for (int64_t i = 0; i < n; i += LANES) store(load(x + i, n - i) * scale * load(weight + i, n - i), out + i, n - i);
+}
+
+void add(const Bf16* delta, const float* weight, float epsilon, int64_t n, float* residual) {
+  if (weight == nullptr) {
+    for (int64_t i = 0; i < n; i += LANES)
+      store(load(residual + i, n - i) + load(delta + i, n - i), residual + i, n - i);
+    return;
+  }
+  const float scale = inverse_rms(delta, epsilon, n);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats normed = load(delta + i, n - i) * scale * load(weight + i, n - i);
+    store(load(residual + i, n - i) + normed, residual + i, n - i);
+  }
+}
+
+void embed(const Bf16* row, float scale, int64_t n, float* residual) {
+  for (int64_t i = 0; i < n; i += LANES) store(load(row + i, n - i) * scale, residual + i, n - i);
+}
+
+void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
+  float x[MAX_HEAD];
+  const int64_t n = job.head_dim, half = job.rotary_dim / 2;
+  const float scale = job.norm == nullptr ? 1.0f : inverse_rms(in, job.epsilon, n);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats value = load(in + i, n - i);
+    store(job.norm == nullptr ? value : value * scale * load(job.norm + i, n - i), x + i, n - i);
+  }
+  for (int64_t i = 0; i < half; i += LANES) {
+    const int64_t count = half - i;
+    const Floats a = load(x + i, count), b = load(x + half + i, count);
+    const Floats cosine = load(job.cosines + i, count), sine = load(job.sines + i, count);
+    store(a * cosine - b * sine, out + i, count);
+    store(b * cosine + a * sine, out + half + i, count);
+  }
+  for (int64_t i = 2 * half; i < n; i += LANES) store(load(x + i, n - i), out + i, n - i);
+}
+
+AWQ_INLINE Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
+
+// The tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
+AWQ_INLINE Floats gelu_tanh(Floats x) {
+  constexpr float ROOT = 0.7978845608f;  // sqrt(2 / pi)
+  return 0.5f * x * (1.0f + hyperbolic_tangent(ROOT * (x + 0.044715f * x * x * x)));
+}
+
+void gate(const Bf16* gate, const Bf16* up, int64_t n, int32_t activation, Bf16* out) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats x = load(gate + i, n - i);
+    const Floats y = activation == AWQ_SILU ? silu(x) : gelu_tanh(x);
+    store(y * load(up + i, n - i), out + i, n - i);
+  }
+}
+
+void cap(float limit, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; i += LANES)
+    store(limit * hyperbolic_tangent(load(x + i, n - i) / limit), x + i, n - i);
+}
+
+void scale(const float* x, float factor, int64_t n, Bf16* out) {
+  for (int64_t i = 0; i < n; i += LANES) store(load(x + i, n - i) * factor, out + i, n - i);
+}
+
+void merge(const MergeJob& job, Bf16* out) {
+  float top = NO_SCORE, sum = 0.0f, sums[MAX_HEAD] = {};
+  for (int64_t i = 0; i < job.splits; ++i) {
+    const float maximum = job.maxima[i * job.step];
+    top = maximum > top ? maximum : top;
+  }
+  for (int64_t i = 0; i < job.splits; ++i) {
+    const float weight = exponential(splat(job.maxima[i * job.step] - top))[0];
+    const float* split = job.out + i * job.step * job.width;
+    sum += weight * job.sums[i * job.step];
+    for (int64_t d = 0; d < job.width; d += LANES)
+      store(load(sums + d, LANES) + load(split + d, LANES) * weight, sums + d, LANES);
+  }
+  scale(sums, 1.0f / sum, job.head_dim, out);
+}
+
+void use_row_ops(Ops& ops) {
+  ops.norm = norm;
+  ops.add = add;
+  ops.embed = embed;
+  ops.rope = rope;
+  ops.gate = gate;
+  ops.merge = merge;
+  ops.scale = scale;
+  ops.cap = cap;
+}
+
+}  // namespace
+}  // namespace awq

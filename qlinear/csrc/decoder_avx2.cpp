@@ -1,6 +1,0 @@
-// The lanes on AVX2 and FMA.
-#include "decoder_fill.h"
-
-namespace awq {
-const Pieces avx2_pieces = pieces_with<PairsByHalves<2>>();
-}

@@ -1,6 +1,0 @@
-// The reference rung: what the compiler makes of the lanes on any x86-64.
-#include "decoder_fill.h"
-
-namespace awq {
-const Pieces scalar_pieces = pieces_with<PairsByHalves<2>>();
-}

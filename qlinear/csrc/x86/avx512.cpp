@@ -1,0 +1,92 @@
+// AVX-512 (F, BW, DQ, VL): fp32 multiply-add, two columns a step.
+#include "avx512.h"
+
+#include "../common/pack_tile.h"
+#include "../common/pair_ops.h"
+#include "../common/row_ops.h"
+#include "isas.h"
+
+namespace awq {
+namespace {
+
+struct Avx512 : Avx512Float {
+  static constexpr int ROWS = 12;
+  struct Pair { __m512 even, odd; };
+  struct Input { float even, odd; };
+
+  static AWQ_INLINE Vec multiply_add(Vec acc, const Pair& weights, const Input* input) {
+    acc = _mm512_fmadd_ps(weights.even, _mm512_set1_ps(input->even), acc);
+    return _mm512_fmadd_ps(weights.odd, _mm512_set1_ps(input->odd), acc);
+  }
+
+  // vpermps looks at the low four bits of each index. The bit above a 3-bit code may be anything: the table repeats.
+  template <int BITS, int MOST>
+  struct Unpacker : EvenSets<MOST> {
+    using Codes = Avx512Codes<BITS, 1>;
+    __m512 values;
+
+    Unpacker() {
+      alignas(64) float table[16];
+      for (int i = 0; i < 16; ++i) {
+        const int sign = 1 << (BITS - 1);
+        table[i] = float(((i & (2 * sign - 1)) ^ sign) - sign);
+      }
+      values = _mm512_load_ps(table);
+    }
+
+    template <int P>
+    AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {
+      const __m512i even = codes.template field<P>(chunk);
+      return {_mm512_permutexvar_ps(even, values), _mm512_permutexvar_ps(_mm512_srli_epi32(even, 16), values)};
+    }
+  };
+};
+
+struct TransposeAvx512 {
+  static void block(const uint32_t* words, int64_t row_words, uint32_t (*columns)[TILE]) {
+    for (int half = 0; half < TILE; half += HALF_TILE, words += HALF_TILE * row_words) {
+      __m512i rows[16], pairs[16], fours[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_si512(words + r * row_words);
+#pragma GCC unroll 8
+      for (int r = 0; r < 16; r += 2) {
+        pairs[r] = _mm512_unpacklo_epi32(rows[r], rows[r + 1]);
+        pairs[r + 1] = _mm512_unpackhi_epi32(rows[r], rows[r + 1]);
+      }
+      // fours[4 * q + j]: rows 4q to 4q + 3 of words j, 4 + j, 8 + j and 12 + j, a quarter each
+#pragma GCC unroll 4
+      for (int r = 0; r < 16; r += 4) {
+        fours[r] = _mm512_unpacklo_epi64(pairs[r], pairs[r + 2]);
+        fours[r + 1] = _mm512_unpackhi_epi64(pairs[r], pairs[r + 2]);
+        fours[r + 2] = _mm512_unpacklo_epi64(pairs[r + 1], pairs[r + 3]);
+        fours[r + 3] = _mm512_unpackhi_epi64(pairs[r + 1], pairs[r + 3]);
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        // quarters 0 and 2, 1 and 3 of the words, for rows 0 to 7 and 8 to 15
+        const __m512i even_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88);
+        const __m512i even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
+        const __m512i odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xdd);
+        const __m512i odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xdd);
+        _mm512_store_si512(columns[j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+        _mm512_store_si512(columns[4 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+        _mm512_store_si512(columns[8 + j] + half, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+        _mm512_store_si512(columns[12 + j] + half, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void use_avx512(Ops& ops) {
+  set_blocks<Avx512>(ops.linear_bf16);
+  set_rows<Bf16, float>(ops.linear_bf16, Avx512::ROWS);
+  set_blocks<Avx512>(ops.linear_f32);
+  set_rows<float, float>(ops.linear_f32, Avx512::ROWS);
+  use_pack_tile<TransposeAvx512>(ops);
+  use_row_ops(ops);
+  use_pair_ops<PairsByHalves<8>>(ops);
+}
+
+}  // namespace awq

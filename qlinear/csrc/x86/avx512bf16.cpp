@@ -1,0 +1,97 @@
+// AVX-512 BF16: vdpbf16ps multiplies a pair of columns at once, exactly, and adds in fp32.
+#include <x86intrin.h>
+
+#include "../common/pair_ops.h"
+#include "avx512.h"
+#include "isas.h"
+
+namespace awq {
+namespace {
+
+struct Avx512Bf16 : Avx512Float {
+  static constexpr int ROWS = 12;
+  using Pair = __m512i;    // 16 tile rows x 2 columns of bf16
+  using Input = uint32_t;  // 2 columns of bf16
+
+  static AWQ_INLINE Vec multiply_add(Vec acc, Pair weights, const Input* input) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(int(*input)));
+  }
+
+  // vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above it.
+  template <int BITS, int MOST>
+  struct Unpacker : EvenSets<MOST> {
+    using Codes = Avx512Codes<BITS, 1>;
+    __m512i values;
+
+    Unpacker() {
+      alignas(64) uint16_t table[32];
+      for (int i = 0; i < 32; ++i) {
+        const int sign = 1 << (BITS - 1), code = ((i & (2 * sign - 1)) ^ sign) - sign;
+        const float value = float(code);
+        uint32_t word;
+        memcpy(&word, &value, sizeof word);
+        table[i] = uint16_t(word >> 16);
+      }
+      values = _mm512_load_si512(table);
+    }
+
+    template <int P>
+    AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {
+      return _mm512_permutexvar_epi16(codes.template field<P>(chunk), values);
+    }
+  };
+};
+
+// The decoder's products of bf16 pairs.
+struct PairsAtOnce {
+  static constexpr int ROWS = 8;
+  static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
+    return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+  }
+};
+
+// Ticks that a burst of independent instructions takes, enough of them to fill two units at a latency of 8 cycles.
+template <class Step>
+uint64_t ticks(Step step) {
+  constexpr int ROUNDS = 64;
+  __m512 sum[PAIRS];  // in registers: every index is a constant, at any level of optimization
+  for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) { sum[decltype(p)::value] = _mm512_setzero_ps(); });
+  const uint64_t start = __rdtsc();
+  for (int round = 0; round < ROUNDS; ++round) {
+    for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+      __m512& value = sum[decltype(p)::value];
+      value = step(value);
+      asm volatile("" : "+v"(value));  // one by one, and none left out
+    });
+  }
+  return __rdtsc() - start;
+}
+
+}  // namespace
+
+bool bf16_pairs_are_fast() {
+  constexpr int REPEATS = 24;  // in turns, and the least of each: an interrupt or a change of clock spoils but a few
+  uint64_t pairs = UINT64_MAX, singles = UINT64_MAX;
+  __m512 zero = _mm512_setzero_ps();
+  asm("" : "+v"(zero));  // not for the compiler to know
+  for (int repeat = 0; repeat < REPEATS; ++repeat) {
+    const uint64_t a = ticks([=](__m512 sum) __attribute__((always_inline)) {
+      return _mm512_dpbf16_ps(sum, (__m512bh)zero, (__m512bh)zero);
+    });
+    const uint64_t b = ticks([=](__m512 sum) __attribute__((always_inline)) {
+      return _mm512_fmadd_ps(zero, zero, sum);
+    });
+    pairs = a < pairs ? a : pairs;
+    singles = b < singles ? b : singles;
+  }
+  return pairs < 2 * singles;
+}
+
+void use_avx512bf16(Ops& ops) {
+  // fp32 activations stay on AVX-512's fp32 multiply-add: rounding them to bf16 is the caller's to decide.
+  set_blocks<Avx512Bf16>(ops.linear_bf16);
+  set_rows<Bf16, Bf16>(ops.linear_bf16, Avx512Bf16::ROWS);
+  use_pair_ops<PairsAtOnce>(ops);
+}
+
+}  // namespace awq

@@ -1,0 +1,31 @@
+// AVX-VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly, without AVX-512.
+#include "avx2.h"
+#include "isas.h"
+
+namespace awq {
+
+#ifdef __AVXVNNI__
+
+namespace {
+
+struct AtOnce {
+  static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) { return _mm256_dpwssd_avx_epi32(acc, a, b); }
+};
+
+void use(Ops& ops) {
+  // fp32 activations and the decoder stay on AVX2's fp32 multiply-add.
+  set_blocks<Avx2Int16<AtOnce>>(ops.linear_bf16);
+  set_int16_rows(ops.linear_bf16, Avx2Int16<AtOnce>::ROWS);
+}
+
+}  // namespace
+
+void (*const use_avxvnni)(Ops& ops) = use;
+
+#else
+
+void (*const use_avxvnni)(Ops& ops) = nullptr;  // the compiler does not know the instructions
+
+#endif
+
+}  // namespace awq

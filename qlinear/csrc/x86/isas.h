@@ -1,0 +1,17 @@
+// What each instruction set of x86-64 overrides in the table of operations. Only to be called where it is there.
+#pragma once
+
+#include "../common/ops.h"
+
+namespace awq {
+
+void use_avx2(Ops& ops);
+extern void (*const use_avxvnni)(Ops& ops);  // null where the compiler is too old for it
+void use_avx512(Ops& ops);
+void use_avx512vnni(Ops& ops);
+void use_avx512bf16(Ops& ops);
+
+// Whether vdpbf16ps runs at more than half the rate of a fused multiply-add; takes about 50 microseconds to find out.
+bool bf16_pairs_are_fast();
+
+}  // namespace awq

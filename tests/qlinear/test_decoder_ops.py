@@ -1,0 +1,168 @@
+"""The operations of the native decoder, one by one, against float64 on every instruction set."""
+
+import ctypes
+import math
+
+import pytest
+import torch
+
+from qlinear.backends.cpu import native
+from qlinear.errors import TargetError
+
+try:
+    AVAILABLE = native.available_isas()
+except TargetError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+from qlinear.backends.cpu import native_decoder  # noqa: E402
+
+EPSILON = 1e-5
+ROUNDING = 2**-8  # of one bfloat16
+
+
+@pytest.fixture(params=native.ISAS, autouse=True)
+def library(request):
+    if request.param not in AVAILABLE:
+        pytest.skip(f"this machine has no {request.param}")
+    native.select_isa(request.param)
+    yield native_decoder.decoder_library()
+    native.select_isa("")
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_rounded(y, exact):
+    """Within one rounding to bfloat16 and a little float32."""
+    excess = (y.double() - exact).abs() - ROUNDING * exact.abs() - 1e-6 * exact.abs().max()
+    assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 33, 64, 576, 1000])
+def test_norm(library, n):
+    x, weight, y = 3 * random(n), random(n, seed=1), torch.empty(n, dtype=torch.bfloat16)
+    library.awq_rms_norm(x.data_ptr(), weight.data_ptr(), EPSILON, n, y.data_ptr())
+    exact = x.double() / (x.double().square().mean() + EPSILON).sqrt() * weight.double()
+    assert_rounded(y, exact)
+
+
+@pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
+@pytest.mark.parametrize("head_dim, rotary_dim", [(2, 2), (24, 24), (64, 64), (80, 40), (96, 72), (256, 256)])
+def test_rope_norms_and_rotates(library, head_dim, rotary_dim, normed):
+    x, weight, angles = random(head_dim).bfloat16(), random(head_dim, seed=1), 9 * random(rotary_dim // 2, seed=2)
+    cosines, sines, y = angles.cos(), angles.sin(), torch.empty(head_dim, dtype=torch.bfloat16)
+    job = native_decoder.RopeJob(
+        weight.data_ptr() if normed else None, cosines.data_ptr(), sines.data_ptr(), EPSILON, head_dim, rotary_dim
+    )
+    library.awq_rope(ctypes.byref(job), x.data_ptr(), y.data_ptr())
+    exact = x.double()
+    if normed:
+        exact = exact / (exact.square().mean() + EPSILON).sqrt() * weight.double()
+    a, b, rest = exact.split([rotary_dim // 2, rotary_dim // 2, head_dim - rotary_dim])
+    cosine, sine = cosines.double(), sines.double()
+    assert_rounded(y, torch.cat([a * cosine - b * sine, b * cosine + a * sine, rest]))
+
+
+@pytest.mark.parametrize("n", [1, 16, 37, 1536])
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh"])
+def test_gate(library, activation, n):
+    gate, up, y = 4 * random(n), random(n, seed=1), torch.empty(n, dtype=torch.bfloat16)
+    gate[0] = -100.0  # where exp(-x) is past float32
+    gate, up = gate.bfloat16(), up.bfloat16()
+    library.awq_gate(gate.data_ptr(), up.data_ptr(), n, native_decoder.ACTIVATIONS[activation], y.data_ptr())
+    x = gate.double()
+    if activation == "silu":
+        exact = x * torch.sigmoid(x)
+    else:
+        exact = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    # tanh near -1 leaves float32 few digits of 1 + tanh: an absolute error, of up to |x| * 2^-23 or so
+    excess = (y.double() - exact * up.double()).abs() - ROUNDING * (exact * up.double()).abs() - 3e-6
+    assert excess.max() <= 0
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+@pytest.mark.parametrize("n, k", [(1, 32), (5, 8), (35, 72), (130, 576)])
+def test_dense(library, n, k, rows, biased):
+    w, x = random(n, k).bfloat16(), random(rows, k, seed=1).bfloat16()
+    bias = random(n, seed=2)
+    weight = native.Weight(None, bias.data_ptr() if biased else None, n, k, 0, 0)
+    y = torch.empty(rows, n, dtype=torch.bfloat16)
+    library.awq_dense(ctypes.byref(native_decoder.Matrix(weight, w.data_ptr())), x.data_ptr(), rows, y.data_ptr())
+    assert_rounded(y, x.double() @ w.double().t() + (bias.double() if biased else 0))
+
+
+def cache_of(keys, values):
+    """Keys and values (positions, head_dim) in the cache's layout, and its width."""
+    positions, head_dim = keys.shape
+    width, room = -(-head_dim // 16) * 16, -(-positions // 128) * 128
+    padded = torch.zeros(2, room, width, dtype=torch.bfloat16)
+    padded[0, :positions, :head_dim], padded[1, :positions, :head_dim] = keys, values
+    tiles = padded[0].view(room // 16, 16, width // 2, 2).transpose(1, 2).contiguous()
+    pairs = padded[1].view(room // 2, 2, width).transpose(1, 2).contiguous()
+    return tiles, pairs, width
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0], ids=["uncapped", "capped"])
+@pytest.mark.parametrize(
+    "shape",  # head_dim, group, first, tokens, window, begin, end
+    [
+        (64, 3, 0, 1, 0, 0, 1),
+        (64, 1, 299, 1, 0, 0, 300),
+        (24, 4, 40, 5, 0, 0, 45),
+        (64, 8, 130, 8, 0, 0, 138),
+        (128, 1, 0, 33, 0, 0, 33),
+        (16, 2, 200, 20, 7, 194, 220),  # a window that begins within a tile
+        (80, 3, 500, 1, 300, 256, 501),  # the last split of a token's past
+        (64, 2, 500, 1, 0, 0, 256),  # the first, which the token itself is not in
+    ],
+)
+def test_attention(library, shape, cap):
+    head_dim, group, first, tokens, window, begin, end = shape
+    rows, scale = tokens * group, head_dim**-0.5
+    keys, values = 2 * random(end, head_dim).bfloat16(), random(end, head_dim, seed=1).bfloat16()
+    tiles, pairs, width = cache_of(keys, values)
+    q = torch.zeros(rows, width, dtype=torch.bfloat16)
+    q[:, :head_dim] = random(rows, head_dim, seed=2)
+    maxima, sums, out = torch.empty(rows), torch.empty(rows), torch.empty(rows, width)
+    job = native_decoder.AttentionJob(
+        q.data_ptr(), tiles.data_ptr(), pairs.data_ptr(), rows, group, first, window, begin, end, width, scale, cap,
+        maxima.data_ptr(), sums.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    library.awq_attend(ctypes.byref(job))
+
+    scores = q[:, :head_dim].double() @ keys.double().t() * scale
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
+    position = first + torch.arange(rows).unsqueeze(1) // group
+    other = torch.arange(end).unsqueeze(0)
+    hidden = (other > position) | (other < begin) | ((other <= position - window) if window else False)
+    scores = scores.masked_fill(hidden, -math.inf)
+    exact = scores.softmax(-1) @ values.double()
+    torch.testing.assert_close(maxima.double(), scores.amax(-1), rtol=1e-5, atol=1e-5)
+    # weights are rounded to bfloat16, independently of each other: errors add up as their squares do
+    error = (out[:, :head_dim] / sums.unsqueeze(1)).double() - exact
+    size = (scores.softmax(-1).square() @ values.double().square()).sqrt()
+    assert (error.abs() <= 3 * ROUNDING * size + 1e-5).all()
+
+
+@pytest.mark.parametrize("before, after", [(0, 0), (100, 3)])
+def test_attention_reads_nothing_outside_its_positions(library, before, after):
+    end = 40 + before
+    keys, values = random(end + after, 32).bfloat16(), random(end + after, 32, seed=1).bfloat16()
+    q = random(1, 32, seed=2).bfloat16()
+    results = []
+    for outside in (0.0, 1e30):
+        for tensor in (keys, values):
+            tensor[:before] = outside
+            tensor[end:] = outside
+        tiles, pairs, width = cache_of(keys, values)
+        maxima, sums, out = torch.empty(1), torch.empty(1), torch.empty(1, width)
+        job = native_decoder.AttentionJob(
+            q.data_ptr(), tiles.data_ptr(), pairs.data_ptr(), 1, 1, end - 1, 40, before, end, width, 1.0, 0.0,
+            maxima.data_ptr(), sums.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+        library.awq_attend(ctypes.byref(job))
+        results.append((maxima, sums, out))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
