@@ -1,5 +1,6 @@
 """The command as its own process: what it imports, what else is printed, how it ends when it is ended."""
 
+import json
 import os
 import signal
 import subprocess
@@ -53,8 +54,8 @@ def test_nothing_but_the_result_is_printed(tmp_path, model, text_file):
     names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     names += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[:8]] == ["layer", *names] and all(len(line) <= 80 for line in lines[:8])
-    summary = [line for line in lines[8:] if not line.startswith("AWQ was worse")]
+    assert [line.split()[0] for line in lines[1:9]] == ["layer", *names] and all(len(line) <= 80 for line in lines[:9])
+    summary = [line for line in lines[9:] if not line.startswith("AWQ was worse")]
     assert len(summary) == 6 and summary[1].startswith("tiny: 0.3 MB in bfloat16 -> ")
     assert summary[-3:] == [
         f"scales saved in {tmp_path}/cache/tiny-w3-g64.pt",
@@ -119,6 +120,8 @@ def test_json_may_go_to_a_pipe(tmp_path, rounded):
     process = start(tmp_path, "--task", "decode", *options)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and unexpected(err) == []
-    assert '"task": "decode"' in out and out.endswith("}\n")
+    answers, begin, rest = out.partition('{\n  "task": "decode",\n')
+    result, end, table = rest.partition("\n}\n")
+    assert json.loads(begin + result + end)["responses"][0]["response"] in answers and "tokens" in table
     assert Path("/dev/stdout").is_symlink()
     assert list(tmp_path.iterdir()) == []
