@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from qlinear.errors import OptionError
 from quantization.recipe import Awq, Recipe
 
 MODELS = Path("quantized_models")
@@ -17,6 +18,14 @@ def checkpoint_name(model: str, recipe: Recipe) -> str:
 
 
 def scales_path(model: str, recipe: Recipe) -> Path:
-    """The file in which the scales of the last search for a model, number of bits and group size are kept."""
-    cache = os.environ.get("AWQ_CACHE") or Path.home() / ".cache" / "run_awq"
+    """The file in which the scales of the last search for a model, number of bits and group size are kept.
+
+    Raises `OptionError` in an environment without a home.
+    """
+    cache = os.environ.get("AWQ_CACHE")
+    if not cache:
+        try:
+            cache = Path.home() / ".cache" / "run_awq"
+        except RuntimeError as error:  # a container's user may have none
+            raise OptionError("there is no home directory to keep scales in; set AWQ_CACHE or give `scales`") from error
     return Path(cache) / f"{model}-w{recipe.w_bit}-g{recipe.group_size}.pt"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from qlinear.errors import OptionError
 from quantization.paths import checkpoint_name, scales_path
 from quantization.recipe import Recipe
 
@@ -36,3 +37,15 @@ def test_scales_are_kept_in_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("AWQ_CACHE", "")  # as good as none
     monkeypatch.setenv("HOME", "/home/somebody")
     assert scales_path("m", Recipe(group_size=128)) == Path("/home/somebody/.cache/run_awq/m-w4-g128.pt")
+
+
+def test_an_environment_without_a_home(monkeypatch):
+    """A user that the system does not know, as in many a container, and no HOME."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("AWQ_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(OptionError, match="no home directory to keep scales in; set AWQ_CACHE or give `scales`"):
+        scales_path("m", Recipe(group_size=128))
