@@ -18,7 +18,7 @@ from benchmarks.recipes.steps import Kind, StepFailed
 from engine.generate import Token
 
 BY_NAME = {row.name: row for row in ROWS}
-SETTINGS = Settings("tiny", 64, "/texts/c4.txt", 16, None, None, None, None, None, Path("/work"))
+SETTINGS = Settings("tiny", 64, "/texts/c4.txt", 16, None, None, None, None, None, Path("/folder"))
 TIMED = Speed("cpu/avx2", "FusedDecoder", 2, 40.0, 1.25, (39.0, 41.0), 750_000_000, 250_000_000)
 
 

@@ -13,7 +13,7 @@ from benchmarks.recipes.settings import Settings
 from benchmarks.recipes.steps import QUESTIONS, RUN, Kind, Step, StepFailed, options, recipe_of, steps
 from quantization.recipe import Awq, Recipe
 
-WORK = Path("/work")
+WORK = Path("/folder")
 SETTINGS = Settings("tiny", 64, "/texts/c4.txt", 16, "/data", None, 20, 200, 2, WORK)
 BARE = Settings("tiny", None, "builtin", 64, None, None, None, None, None, WORK)
 BY_NAME = {row.name: row for row in ROWS}
@@ -43,7 +43,7 @@ def test_the_command_understands_a_recipes_options_as_the_recipe(row):
 
 def test_the_steps_of_a_quantized_row():
     made, timed, read, asked = steps(BY_NAME["default-w3-lm_head"], SETTINGS)
-    checkpoint = "/work/checkpoints/default-w3-lm_head"
+    checkpoint = "/folder/checkpoints/default-w3-lm_head"
     assert made == Step(
         "default-w3-lm_head",
         Kind.QUANTIZE,
