@@ -12,7 +12,7 @@ docs/python.md has more.
 import os
 from typing import TYPE_CHECKING
 
-from qlinear.errors import AwqError
+from qlinear.errors import AwqError, OptionError
 from qlinear.progress import Note, Step, Watcher, silent
 from qlinear.version import __version__
 from quantization.recipe import Awq, Recipe
@@ -47,7 +47,10 @@ def quantize(
     from quantization.quantize import Place
     from quantization.quantize import quantize as run
 
-    return run(os.fspath(model_name), recipe, Place(output, overwrite, resume), trust_remote_code, progress)
+    if not isinstance(recipe, Recipe):
+        raise OptionError(f"`recipe` has to be a Recipe, not {type(recipe).__name__}")
+    place = Place(output and _path("output", output), overwrite, resume)
+    return run(_path("model_name", model_name), recipe, place, trust_remote_code, progress)
 
 
 def load(
@@ -69,15 +72,21 @@ def load(
     was made. Raises `AwqError` for a source that cannot be read and a target that this machine does not have.
     """
     from qlinear.backends.registry import Npu, open_target
-    from qlinear.errors import OptionError
 
-    source = os.fspath(source)
+    source = _path("source", source)
     opened = open_target(target, Npu(device, latency or {}))
     if precision == "bf16":
         return _load_float(source, target, opened, bool(flash_attention), trust_remote_code, progress)
     if precision != "w4abf16":
         raise OptionError(f"`precision={precision}` is not one of bf16, w4abf16")
     return _load_quantized(source, opened, flash_attention, trust_remote_code, progress)
+
+
+def _path(name: str, value: object) -> str:
+    """A name or path as text. Raises `OptionError` for what is neither, a recipe in the place of the output say."""
+    if not isinstance(value, str | os.PathLike):
+        raise OptionError(f"`{name}` has to be a name or a path, not {type(value).__name__}")
+    return os.fspath(value)
 
 
 def _load_quantized(
@@ -109,7 +118,6 @@ def _load_float(
 ) -> "Model":
     from checkpoints.pretrained import open_pretrained
     from engine.model import About, Model
-    from qlinear.errors import OptionError
 
     if target.backend.float_target is not None:
         raise OptionError(
