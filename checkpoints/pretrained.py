@@ -6,6 +6,7 @@ then bring single modules in and out, so that a model far larger than memory can
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
@@ -14,8 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from architectures.experts import Origin
 from checkpoints.formats.gguf import GgufSource
 from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.places import Place, checkpoint_places, plain_places
 from checkpoints.sources import (
     FLOATS,
     TensorSource,
@@ -51,7 +54,7 @@ class PretrainedModel:
     fingerprint: str
     float_bytes: int
     _source: TensorSource = field(repr=False)
-    _stored: dict[str, str] = field(repr=False)  # name in the model -> name in the source
+    _stored: dict[str, Place] = field(repr=False)  # by name in the model
     _open_tokenizer: Callable = field(repr=False)
 
     @cached_property
@@ -60,25 +63,27 @@ class PretrainedModel:
         with one_line_errors(f"the tokenizer of {self.name} cannot be opened"):
             return self._open_tokenizer()
 
-    def materialize(self, module: str = "", dtype: torch.dtype | None = None) -> None:
+    def materialize(self, module: str = "", dtype: torch.dtype | None = None, recurse: bool = True) -> None:
         """Read what is still on meta in the module of that name (`""`: in the whole model) into CPU memory.
+
+        recurse: what its children hold too.
 
         Parameters become `dtype` (default: the model's), buffers keep theirs. A tied parameter is read once and
         appears in every module that shares it. Raises `ModelError` naming the tensor when a value is not finite,
         and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
         """
         places = places_of_tensors(self.model)
-        held = stored_tensors(self.model.get_submodule(module), module)
+        held = stored_tensors(self.model.get_submodule(module), module, recurse)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
             wanted = (dtype or self.dtype) if isinstance(tensor, nn.Parameter) else tensor.dtype
             put(places[tensor], tensor, self._read(self._stored[name], wanted))
 
-    def release(self, module: str = "") -> None:
+    def release(self, module: str = "", recurse: bool = True) -> None:
         """Give back the memory of every parameter and persistent buffer in the module of that name, tied ones too.
 
         What was changed in them is lost: `materialize` reads the file again.
         """
-        move_to_meta(self.model, module)
+        move_to_meta(self.model, module, recurse)
         trim_heap()
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
@@ -86,14 +91,15 @@ class PretrainedModel:
         self.materialize("", dtype)
         return self.model
 
-    def _read(self, stored_name: str, dtype: torch.dtype) -> Tensor:
-        """A copy of one stored tensor in `dtype`, its values checked."""
-        with self._source.borrow(stored_name) as stored:
+    def _read(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """A copy of one tensor in `dtype`, its values checked."""
+        with ExitStack() as lent:
+            stored = place.borrow(self._source, lent)
             if dtype.is_floating_point and stored.dtype not in FLOATS:
-                raise ModelError(f"{self.name}: {stored_name} is stored as {stored.dtype}, not as floats")
+                raise ModelError(f"{self.name}: {place.names[0]} is stored as {stored.dtype}, not as floats")
             tensor = stored.to(dtype, copy=True, memory_format=torch.contiguous_format)
         if dtype.is_floating_point and not is_finite(tensor):
-            raise ModelError(f"{self.name}: {stored_name} holds NaN or infinite weights (as {dtype})")
+            raise ModelError(f"{self.name}: {place.names[0]} holds NaN or infinite weights (as {dtype})")
         return tensor
 
 
@@ -185,11 +191,15 @@ def _open_gguf(path: Path, name: str) -> PretrainedModel:
 
 
 def _require_causal(directory: Path, config, trust_remote_code: bool) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     architectures = config.architectures or []
-    if not own_code and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) not in architectures:
+    known = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    if not own_code and not any(names.get(config.model_type) in architectures for names in known):
         named = ", ".join(map(str, architectures)) or "no architecture"
         raise ModelError(f"{directory} is not a causal language model (config.json names {named})")
 
@@ -199,8 +209,8 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     check_depth(name, config, len(source.shapes))
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
-        model = build_empty(config, dtype, trust_remote_code)
-    stored = _match(name, model, source)
+        model, origins = build_empty(config, dtype, trust_remote_code)
+    stored = _match(name, model, source, origins)
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
@@ -208,38 +218,59 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     )  # fmt: skip
 
 
-def _match(label: str, model: nn.Module, source: TensorSource) -> dict[str, str]:
-    """Name in the model -> name in the source, tied parameters under all of their names.
+def _match(label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]) -> dict[str, Place]:
+    """Where each tensor of the model is stored, tied parameters under all of their names.
 
     Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
     and is not one that this kind of model is known to carry along.
     """
     here = dict(stored_tensors(model))
+    names = source.names_in(model)
+    with one_line_errors(f"{label}: the weights are not arranged as this kind of model has them"):
+        places = plain_places(names, model, origins) if names else checkpoint_places(model, source.shapes, origins)
+    for name, place in places.left.items():
+        if not _may_be_left(model, place):
+            raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
     stored = {}
-    for name, place in source.places(model).items():
-        if place not in here:
-            if not _may_be_left(model, place):
-                raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
+    for name, found in places.of.items():
+        if name not in here:  # a buffer that is computed now
             continue
-        if place in stored:
-            raise ModelError(f"{label}: {name} and {stored[place]} are both stored for {place}")
-        if source.shapes[name] != tuple(here[place].shape):
-            expected, found = list(here[place].shape), list(source.shapes[name])
-            raise ModelError(f"{label}: {name} is {found} in the weights but {expected} by the configuration")
-        stored[place] = name
+        if len(found) > 1:
+            first, second = found[0].names[0], found[1].names[0]
+            raise ModelError(f"{label}: {second} and {first} are both stored for {name}")
+        stored[name] = found[0]
+        _check_shape(label, name, found[0], source, tuple(here[name].shape))
     names_of = {}
     for name, tensor in here.items():
         names_of.setdefault(tensor, []).append(name)
-    for names in names_of.values():
-        holders = [stored[name] for name in names if name in stored]
+    for tied in names_of.values():
+        holders = [stored[name] for name in tied if name in stored]
         if not holders:
-            raise ModelError(f"{label}: the weights lack {names[0]}")
-        for other in holders[1:]:
-            with source.borrow(holders[0]) as first, source.borrow(other) as second:
-                if not torch.equal(first, second):
-                    raise ModelError(f"{label}: {holders[0]} and {other} differ but the configuration ties them")
-        stored |= {name: holders[0] for name in names}
+            raise ModelError(f"{label}: the weights lack {_as_transformers_has_it(tied[0], origins)}")
+        _check_tied(label, source, holders)
+        stored |= {name: holders[0] for name in tied}
     return stored
+
+
+def _as_transformers_has_it(name: str, origins: dict[str, Origin]) -> str:
+    return origins[name].tensor if name in origins else name
+
+
+def _check_shape(label: str, name: str, place: Place, source: TensorSource, expected: tuple[int, ...]) -> None:
+    with one_line_errors(f"{label}: {place.names[0]} does not have the shape of {name}, {list(expected)}"):
+        found = place.shape(source)
+    if found != expected:
+        raise ModelError(
+            f"{label}: {place.names[0]} is {list(found)} in the weights but {list(expected)} by the configuration"
+        )
+
+
+def _check_tied(label: str, source: TensorSource, holders: list[Place]) -> None:
+    for other in holders[1:]:
+        with ExitStack() as lent:
+            if not torch.equal(holders[0].borrow(source, lent), other.borrow(source, lent)):
+                first, second = holders[0].names[0], other.names[0]
+                raise ModelError(f"{label}: {first} and {second} differ but the configuration ties them")
 
 
 def _may_be_left(model: nn.Module, name: str) -> bool:

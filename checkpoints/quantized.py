@@ -77,7 +77,7 @@ def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
-        model = build_empty(opened, torch.bfloat16, trust_remote_code)
+        model, _ = build_empty(opened, torch.bfloat16, trust_remote_code)
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
             model.generation_config = GenerationConfig.from_pretrained(directory)

@@ -9,12 +9,11 @@ from torch import nn
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
 from checkpoints.writer import CheckpointWriter
-from qlinear.errors import ModelError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
-from quantization.plan import Job, make_plan
-from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
+from quantization.plan import Job, make_job
+from quantization.recipe import Awq, Recipe
 from quantization.resume import as_it_began, marks, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
 from quantization.streams import TOKENS, Sides, Streams, open_streams
@@ -83,11 +82,8 @@ def quantize(
     start = time.perf_counter()
     recipe = recipe.settled()
     source = open_pretrained(model_name, trust_remote_code)
-    plan = make_plan(source, recipe)
-    if recipe.group_size is None:
-        sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
-        watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
-    job = Job(source, recipe, plan, watch)
+    job = make_job(source, recipe, watch)
+    recipe, plan = job.recipe, job.plan
     with CheckpointWriter(_directory(job, place), place.overwrite, place.resume) as writer:
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
@@ -126,13 +122,11 @@ def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
 
 
 def _streams(job: Job, scaling: Scaling, writer: CheckpointWriter) -> Streams | None:
-    """The calibration text, if the search or the solver wants to see it. Raises `ModelError` where it cannot be run."""
+    """The calibration text, if the search or the solver wants to see it."""
     method = job.recipe.method
     reads = method.reads_text(scaling.awq is not Awq.NONE)
-    if not reads and scaling.watched is None:
+    if not reads and not scaling.looks:
         return None
-    if job.plan.family is None:
-        raise ModelError(f"`solver={job.recipe.solver}` needs to know the blocks of {job.source.name}; use rtn or hqq")
     sides = Sides(floats=method.block is not None or not reads, rounded=reads)
     streams = open_streams(job, sides, writer.journal.load_kept().get(TOKENS))
     writer.journal.identify(text_marks(streams))

@@ -8,12 +8,15 @@ from torch import Tensor
 
 from qlinear.errors import OptionError
 from qlinear.progress import Note
+from quantization.around import around
 from quantization.plan import Job
 from quantization.solve import run_rounded
 from quantization.texts.own import ordinary_tokens, self_samples
 from quantization.texts.samples import HUB, SELF, read_text, token_blocks
 from quantization.unit import BlockTask, Solution, Unit
-from scales.observe import Call, InputStatistics, Observation, observe_block, observe_head, record_calls, run_block
+from scales.calls import Call, record_calls
+from scales.experts import feed_starved
+from scales.observe import InputStatistics, Observation, observe_block, observe_head, run_block
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
 N_CONFIRM_SAMPLES = 4
@@ -45,6 +48,7 @@ class Streams:
         """Run a unit, float as it is, on what it is going to see, and step over it on the float side."""
         inputs = self.floats if self.rounded is None else self.rounded
         seen = observe_block(unit.block, unit.linears, watched, inputs, unit.call, N_CONFIRM_SAMPLES)
+        feed_starved(seen.statistics, unit.widths, sum(x.shape[1] for x in inputs))
         self.forward_seconds += seen.forward_seconds
         if self.rounded is None:
             self.floats = seen.outputs
@@ -92,16 +96,11 @@ class Streams:
         """What the output head sees in the model quantized so far, once all units are behind; None without text."""
         if self.rounded is None:
             return None
-        source = self.job.source
-        around = _around_blocks(self.job)
-        for name in around:
-            source.materialize(name, torch.float32)
-        blocks = [source.model.get_submodule(unit) for unit in self.job.plan.units]
+        source, units = self.job.source, self.job.plan.units
+        blocks = [source.model.get_submodule(unit) for unit in units]
         head = source.model.get_output_embeddings()
-        statistics = observe_head(source.model, head, blocks, self.calls[0], self.rounded)
-        for name in around:
-            source.release(name)
-        return statistics
+        with around(source, units):
+            return observe_head(source.model, head, blocks, self.calls[0], self.rounded)
 
 
 @dataclass(frozen=True)
@@ -165,17 +164,8 @@ def _own_tokens(job: Job) -> Tensor:
 def _first_inputs(job: Job, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
     """What the first block sees; the weights this takes are let go of again."""
     source, units = job.source, job.plan.units
-    around = [*_around_blocks(job), units[0]]
-    for name in around:
-        source.materialize(name, torch.float32)
-    hidden, calls = record_calls(source.model, [source.model.get_submodule(unit) for unit in units], tokens)
-    for name in around:
-        source.release(name)
+    source.materialize(units[0], torch.float32)
+    with around(source, units):
+        hidden, calls = record_calls(source.model, [source.model.get_submodule(unit) for unit in units], tokens)
+    source.release(units[0])
     return [x.to(torch.bfloat16) for x in hidden], calls  # half the memory, and none of float16's overflow
-
-
-def _around_blocks(job: Job) -> list[str]:
-    """The modules beside the decoder blocks: embeddings, the last norm."""
-    parent_name, _, blocks_name = job.plan.family.blocks.rpartition(".")
-    parent = job.source.model.get_submodule(parent_name)
-    return [f"{parent_name}.{name}" for name, _ in parent.named_children() if name != blocks_name]

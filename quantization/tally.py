@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from quantization.unit import BlockErrors
+from quantization.unit import BlockErrors, Fed
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class LinearLosses:
     """Relative squared output errors of one linear, None where no text was read; ratio: AWQ's exponent.
 
     loss_rtn, loss_awq: plainly rounded, without AWQ and with it; loss_solver: of the solver's codes, where it reads
-    text. All on what the text makes of the layers before, quantized where the solver wants to see them so.
+    text. All on what the text makes of the layers before, quantized where the solver wants to see them so. fed: on how
+    many tokens, and whose.
     """
 
     name: str
@@ -29,6 +30,7 @@ class LinearLosses:
     loss_awq: float | None
     loss_solver: float | None
     ratio: float | None
+    fed: Fed | None = None
 
     @property
     def loss_saved(self) -> float | None:
@@ -65,6 +67,6 @@ class Tally:
 
     @classmethod
     def from_json(cls, content: dict) -> "Tally":
-        layers = [LinearLosses(**layer) for layer in content["layers"]]
+        layers = [LinearLosses(**{**layer, "fed": layer["fed"] and Fed(**layer["fed"])}) for layer in content["layers"]]
         blocks = {name: BlockErrors(**errors) for name, errors in content["blocks"].items()}
         return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})

@@ -87,7 +87,7 @@ class GgufSource:
 
         return PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
 
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
+    def names_in(self, model: torch.nn.Module) -> dict[str, str]:
         import gguf
 
         number = next(n for n, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)

@@ -13,7 +13,7 @@ from quantization.learned import LearnedGrid, draw_batches, split_samples
 from quantization.methods import METHODS
 from quantization.solve import run_rounded, solve_block
 from quantization.unit import BlockTask, Unit
-from scales.observe import record_calls
+from scales.calls import record_calls
 from tests.tiny import CONTEXT, VARIANTS, VOCAB, tiny_model
 
 GROUP = 16  # divides every width of the tiny models

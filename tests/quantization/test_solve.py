@@ -11,7 +11,8 @@ from qlinear.grid import GridWeight
 from quantization.methods import METHODS
 from quantization.solve import reading_the_same, round_linears, solve_block
 from quantization.unit import BlockTask, Unit
-from scales.observe import observe_inputs, record_calls
+from scales.calls import record_calls
+from scales.observe import observe_inputs
 from tests.tiny import VARIANTS, tiny_model, tiny_tokens
 
 GROUP = 16

@@ -9,7 +9,8 @@ from architectures.family import block_linears
 from architectures.registry import family_for_awq
 from scales import fold
 from scales.awq import quantize_block, watched_modules
-from scales.observe import observe_block, record_calls
+from scales.calls import record_calls
+from scales.observe import observe_block
 from scales.search import Rounding
 from tests.scales.reference import round_to_grid
 from tests.tiny import VARIANTS, tiny_model, tiny_tokens

@@ -10,7 +10,8 @@ from architectures.registry import family_for_awq
 from qlinear.errors import CalibrationError
 from scales import fold
 from scales.awq import watched_modules
-from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs, record_calls
+from scales.calls import record_calls
+from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs
 from scales.search import module_error
 from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
 

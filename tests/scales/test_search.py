@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from scales.observe import Call, InputStatistics
+from scales.calls import Call
+from scales.observe import InputStatistics
 from scales.search import (
     ScaleChoice,
     candidate,

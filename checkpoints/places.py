@@ -1,0 +1,145 @@
+"""Where each tensor of a model lies in its files: as it is, as a part of a stored one, or made of several.
+
+Names and arrangements that differ between a checkpoint and its modules are those that transformers itself declares
+(`conversion_mapping`). Experts, which its modules hold in one tensor and `architectures.experts` takes apart, are read
+one by one wherever the files hold them so: the tensor of all of them is never built.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from architectures.experts import Origin
+from checkpoints.sources import TensorSource
+
+# What is taken from the tensor that a module of transformers would hold.
+Take = Callable[[Tensor], Tensor]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _first(tensors: list[Tensor]) -> Tensor:
+    return tensors[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """names: the stored tensors it takes; make: makes the model's tensor of them, in that order."""
+
+    names: tuple[str, ...]
+    make: Callable[[list[Tensor]], Tensor]
+
+    def shape(self, source: TensorSource) -> tuple[int, ...]:
+        """Of what is made, by the shapes alone."""
+        return tuple(self.make([torch.empty(source.shapes[name], device="meta") for name in self.names]).shape)
+
+    def borrow(self, source: TensorSource, lent: ExitStack) -> Tensor:
+        """The tensor, valid until `lent` is closed; not to be written to."""
+        return self.make([lent.enter_context(source.borrow(name)) for name in self.names])
+
+
+@dataclass
+class Places:
+    """of: by the model's name, every place that holds the tensor; left: stored tensors and where they would belong."""
+
+    of: dict[str, list[Place]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def plain_places(stored: Mapping[str, str], model: nn.Module, origins: Mapping[str, Origin]) -> Places:
+    """Of files whose tensors are the modules' up to their names. stored: stored name -> name in the model."""
+    finder = _Finder(model, origins)
+    for name, place in stored.items():
+        finder.add(place, (name,), _first)
+    return finder.places
+
+
+def checkpoint_places(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, Origin]) -> Places:
+    """Of a checkpoint of transformers, by the renamings and conversions that it declares for this model.
+
+    shapes: of what is stored, by name.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    renamings = [transform for transform in transforms if not isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    finder = _Finder(model, origins)
+    merged: dict[str, dict[str, list[str]]] = {}
+    for name in sorted(shapes, key=dot_natural_key):
+        place, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, finder.here)
+        if place not in finder.here and name in finder.here:
+            place, pattern = name, None
+        if pattern is None:
+            finder.add(place, (name,), _first)
+        else:
+            merged.setdefault(place, {}).setdefault(pattern, []).append(name)
+    for place, collected in merged.items():
+        names = [name for together in collected.values() for name in together]
+        direct = _one_by_one(finder.apart.get(place, []), collected, by_pattern[next(iter(collected))])
+        if direct is not None:
+            for name, one in direct.items():
+                finder.places.of.setdefault(name, []).append(Place((one,), _first))
+            continue
+        conversion = _Conversion(by_pattern[next(iter(collected))], model, place, collected)
+        for target in conversion([torch.empty(shapes[name], device="meta") for name in names]):
+            finder.add(target, tuple(names), lambda tensors, target=target, of=conversion: of(tensors)[target])
+    return finder.places
+
+
+class _Finder:
+    """here: the names of the model as transformers builds it."""
+
+    def __init__(self, model: nn.Module, origins: Mapping[str, Origin]):
+        self.places = Places()
+        self.apart: dict[str, list[tuple[str, Origin]]] = {}
+        for name, origin in origins.items():
+            self.apart.setdefault(origin.tensor, []).append((name, origin))
+        whole = {name: tensor for name, tensor in model.state_dict().items() if name not in origins}
+        self.here: dict = whole | dict.fromkeys(self.apart, True)
+
+    def add(self, place: str, names: tuple[str, ...], make: Callable[[list[Tensor]], Tensor]) -> None:
+        """Say where a tensor of the model as transformers builds it lies, or those that it was taken apart into."""
+        if place not in self.here:
+            self.places.left |= dict.fromkeys(names, place)
+            return
+        for name, take in [(name, origin.take) for name, origin in self.apart.get(place, [])] or [(place, _whole)]:
+            made = Place(names, lambda tensors, take=take: take(make(tensors)))
+            self.places.of.setdefault(name, []).append(made)
+
+
+class _Conversion:
+    """What several stored tensors become together, by a converter of transformers."""
+
+    def __init__(self, converter, model: nn.Module, place: str, collected: dict[str, list[str]]):
+        self.converter, self.model, self.place = converter, model, place
+        self.counts = {pattern: len(names) for pattern, names in collected.items()}
+
+    def __call__(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        left = iter(tensors)
+        for pattern, count in self.counts.items():
+            self.converter.collected_tensors[pattern] = [partial(_whole, next(left)) for _ in range(count)]
+        made = self.converter.convert(self.place, model=self.model, config=self.model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+def _one_by_one(apart: list[tuple[str, Origin]], collected: dict[str, list[str]], converter) -> dict[str, str] | None:
+    """The stored name of each expert's tensor, where the conversion only stacks and joins them."""
+    kinds = [type(operation).__name__ for operation in converter.operations]
+    if kinds not in (["MergeModulelist"], ["MergeModulelist", "Concatenate"]) or not apart:
+        return None
+    parts = [collected.get(pattern, []) for pattern in converter.source_patterns]
+    found = {}
+    for name, origin in apart:
+        if origin.expert is None or origin.part >= len(parts) or origin.expert >= len(parts[origin.part]):
+            return None
+        found[name] = parts[origin.part][origin.expert]
+    return found if len(found) == sum(map(len, parts)) else None

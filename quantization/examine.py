@@ -1,0 +1,123 @@
+"""A look at one decoder block of each kind, with its real weights and a few tokens, before hours are spent."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from architectures.anatomy import Anatomy
+from architectures.discover import examine
+from architectures.proof import Proof
+from checkpoints.pretrained import PretrainedModel
+from qlinear.errors import AwqError, ModelError
+from quantization.around import around
+from quantization.texts.own import ordinary_tokens
+from scales import fold
+from scales.calls import Call, record_calls
+
+# Tokens read: enough for every channel to show itself, few enough for a hundred passes over a block.
+N_TOKENS = 16
+
+
+def kinds(model: nn.Module, units: tuple[str, ...]) -> dict[int, int]:
+    """For each unit the first one that is made of the same modules and shapes."""
+    first: dict[str, int] = {}
+    same = {}
+    for index, name in enumerate(units):
+        block = model.get_submodule(name)
+        classes = [(local, type(module).__name__) for local, module in block.named_modules()]
+        shapes = [(local, tuple(held.shape)) for local, held in block.named_parameters()]
+        same[index] = first.setdefault(repr((classes, shapes)), index)
+    return same
+
+
+def examined(
+    source: PretrainedModel, units: tuple[str, ...], known: tuple[Anatomy, ...], edges: bool
+) -> tuple[Anatomy, ...]:
+    """What is true of each unit, by the first of its kind. edges: whether any are wanted.
+
+    Raises `ModelError` where the blocks cannot be run one by one.
+    """
+    same = kinds(source.model, units)
+    source.materialize(units[0], torch.float32)
+    try:
+        with around(source, units):
+            hidden, calls = _call(source, units)
+        seen: dict[int, Anatomy] = {}
+        for index in sorted(set(same.values())):
+            source.materialize(units[index], torch.float32)
+            looked_at = _examine(source, units[index], hidden, calls[index], known[index])
+            seen[index] = looked_at if edges else replace(looked_at, edges=())
+            source.release(units[index])
+    finally:
+        source.release(units[0])
+    return tuple(seen[same[index]] for index in range(len(units)))
+
+
+def _call(source: PretrainedModel, units: tuple[str, ...]) -> tuple[Tensor, list[Call]]:
+    """The first block's input, and the calls of all, for a few ordinary tokens."""
+    vocabulary = source.config.get_text_config().vocab_size
+    ordinary = ordinary_tokens(source.tokenizer, vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    tokens = ordinary[torch.randint(len(ordinary), (2, N_TOKENS), generator=generator)]
+    blocks = [source.model.get_submodule(unit) for unit in units]
+    with _told(source, units[0]):
+        hidden, calls = record_calls(source.model, blocks, tokens)
+    return hidden[0], calls
+
+
+@contextmanager
+def _told(source: PretrainedModel, unit: str) -> Iterator[None]:
+    """Turn whatever a model's own code raises into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, AwqError) else f"{type(error).__name__}: {error}"
+        where = f"{unit}: {' '.join(reason.split())[:200]}"
+        raise ModelError(f"the decoder blocks of {source.name} cannot be run one by one ({where})") from error
+
+
+def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, known: Anatomy) -> Anatomy:
+    block, config = source.model.get_submodule(unit), source.config
+
+    def run() -> Tensor:
+        return call(block, hidden.clone())
+
+    with _told(source, unit), torch.no_grad():
+        _check_repeats(run, call)
+        return examine(block, run, known, _proof(config), _head_dim(config))
+
+
+def _check_repeats(run: Callable[[], Tensor], call: Call) -> None:
+    """A block that keeps something from one run to the next would see other samples' values."""
+    shared = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, dict | list)]
+    held = [_contents(value) for value in shared]
+    first = run()
+    if [_contents(value) for value in shared] != held or not torch.allclose(run(), first, rtol=1e-4, atol=1e-5):
+        raise ModelError("it keeps something of what it has read")
+
+
+def _contents(value: dict | list) -> list:
+    return [(key, id(part)) for key, part in (value.items() if isinstance(value, dict) else enumerate(value))]
+
+
+def _proof(config):
+    def of(block, trace, run) -> Proof:
+        return Proof(
+            block, trace, run,
+            fold=lambda block, edge, vector: fold.apply_scale(block, edge, vector, config),
+            length=lambda block, edge: fold.scale_length(block, edge, config),
+            spread=lambda edge, vector: fold.consumer_scale(edge, vector, config),
+        )  # fmt: skip
+
+    return of
+
+
+def _head_dim(config) -> int:
+    """0 where the config does not say."""
+    text = config.get_text_config()
+    heads, hidden = getattr(text, "num_attention_heads", None), getattr(text, "hidden_size", None)
+    found = getattr(text, "head_dim", None) or (hidden // heads if isinstance(heads, int) and heads and hidden else 0)
+    return found if isinstance(found, int) else 0
