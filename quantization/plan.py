@@ -14,8 +14,12 @@ from qlinear.grid import check_divides
 from qlinear.progress import Note, Watcher
 from qlinear.sizes import GROUP_SIZES
 from quantization.examine import examined
+from quantization.kept import Kept, kept_float, share_kept
 from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
 from quantization.unit import full_name
+
+# More than this share of the decoder's weights left float is told at once.
+MUCH_KEPT = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A model, what was asked for (settled), what that comes to, and who watches."""
+    """A model, what was asked for (settled), what that comes to, and who watches.
+
+    kept: what of the decoder stays float; kept_share: of its weights.
+    """
 
     source: PretrainedModel
     recipe: Recipe
     plan: Plan
     watch: Watcher
+    kept: tuple[Kept, ...] = ()
+    kept_share: float = 0.0
 
 
 def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
@@ -65,16 +74,21 @@ def make_job(source: PretrainedModel, recipe: Recipe, watch: Watcher) -> Job:
     if recipe.group_size is None:
         sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
         watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
-    if not plan.blocks:
-        return Job(source, recipe, plan, watch)
     scaled = recipe.awq is not Awq.NONE
-    try:
-        plan = replace(plan, anatomies=examined(source, plan.units, plan.anatomies, scaled))
-    except ModelError as error:
-        return Job(source, recipe, _without_blocks(source, recipe, plan.head, str(error)), watch)
+    if plan.blocks:
+        try:
+            plan = replace(plan, anatomies=examined(source, plan.units, plan.anatomies, scaled))
+        except ModelError as error:
+            plan = _without_blocks(source, recipe, plan.head, str(error))
     if scaled and not any(anatomy.edges for anatomy in plan.anatomies):
         recipe = _without_awq(source, recipe, watch)
-    return Job(source, recipe, plan, watch)
+    kept = kept_float(source.model, plan.units, plan.anatomies, plan.head)
+    share = share_kept(source.model, plan.units, plan.anatomies, kept)
+    if share > MUCH_KEPT:
+        worst = sorted(kept, key=lambda entry: -entry.bytes)[:3]
+        told = ", ".join(f"{entry.name} ({entry.reason})" for entry in worst)
+        watch(Note(f"{share:.0%} of the decoder's weights stay in bfloat16: {told}"))
+    return Job(source, recipe, plan, watch, tuple(kept), share)
 
 
 def _without_blocks(source: PretrainedModel, recipe: Recipe, head: str, reason: str) -> Plan:

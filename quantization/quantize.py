@@ -12,6 +12,7 @@ from checkpoints.writer import CheckpointWriter
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
+from quantization.kept import Kept, KindRecord, kinds_found
 from quantization.plan import Job, make_job
 from quantization.recipe import Awq, Recipe
 from quantization.resume import as_it_began, marks, text_marks, told_if_stopped, versions
@@ -38,7 +39,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Result:
-    """blocks: by name; empty where every linear was solved by itself."""
+    """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
+
+    kept: what of the decoder stays float, and kept_share: how much of its weights that is.
+    """
 
     task: str
     model: str
@@ -57,6 +61,9 @@ class Result:
     checkpoint: str
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
+    kinds: list[KindRecord]
+    kept: list[Kept]
+    kept_share: float
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,9 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         checkpoint,
         work.tally.layers,
         work.tally.blocks,
+        kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
+        list(job.kept),
+        job.kept_share,
     )
 
 
