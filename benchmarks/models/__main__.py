@@ -4,16 +4,17 @@ python -m benchmarks.models                       # every type, 2 at a time
 python -m benchmarks.models qwen3_moe llava:wrapper
 """
 
-import json
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 
-from benchmarks.models.record import Record
+from benchmarks.models.record import Record, Report
 from benchmarks.models.table import reasons, summary, verdict
 from benchmarks.models.workers import run_rows
+from benchmarks.typed import to_json
 
 
 @click.command(help=__doc__)
@@ -35,12 +36,17 @@ def main(names: Sequence[str], workers: int, json_file: Path | None) -> None:
     found = [records[name] for name in order]
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps([record.to_json() for record in found], indent=1) + "\n", encoding="utf-8")
+        report = Report(_versions(), time.perf_counter() - begun, tuple(found))
+        json_file.write_text(to_json(report, indent=1) + "\n", encoding="utf-8")
     for awq in ("run", "none"):
         click.echo(f"\nwith awq={awq}:")
         for reason, rows in reasons(found, awq).items():
             click.echo(f"  {len(rows):3}  {reason}\n       {', '.join(rows)}")
     click.echo(f"\n{dict(summary(found))} in {time.perf_counter() - begun:.0f} s")
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("torch", "transformers")}
 
 
 if __name__ == "__main__":

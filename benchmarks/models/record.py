@@ -1,8 +1,10 @@
 """What is found out about one model type, as data."""
 
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from statistics import median
 
 # Float32 on both sides: what is more than the order of sums.
 EXACT_LIMIT = 1e-3
@@ -29,20 +31,28 @@ class Outcome(str, Enum):
 class Check:
     """Logits of the product beside those of transformers, as relative errors by position.
 
-    name: what was compared; exact: whether the product ran in float32; median, worst: over the positions; noise: the
-    median of transformers' own bfloat16 (0 if exact).
+    name: what was compared; exact: whether the product ran in float32; median, worst: over the positions, None where
+    they are not finite; noise: the median of transformers' own bfloat16 (0 if exact).
     """
 
     name: str
     exact: bool
-    median: float
-    worst: float
+    median: float | None
+    worst: float | None
     noise: float
+
+    @classmethod
+    def of(cls, name: str, exact: bool, errors: Sequence[float], noise: float) -> "Check":
+        if not all(map(math.isfinite, errors)):
+            return cls(name, exact, None, None, noise)
+        return cls(name, exact, median(errors), max(errors), noise)
 
     @property
     def right(self) -> bool:
+        if self.median is None or self.worst is None:
+            return False
         if self.exact:
-            return self.worst <= EXACT_LIMIT  # a NaN is not
+            return self.worst <= EXACT_LIMIT
         return self.median <= ROUNDING_FACTOR * self.noise + ROUNDING_FLOOR
 
 
@@ -62,13 +72,13 @@ class Way:
     where: str | None = None
     seconds: float = 0.0
     quantized: int = 0
-    left_float: list[str] = field(default_factory=list)
+    left_float: tuple[str, ...] = ()
     quantized_share: float = 0.0
-    strange: list[str] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    strange: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
     fused: bool = False
     why_not_fused: str | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def wrong_checks(self) -> list[Check]:
         return [check for check in self.checks if not check.right]
@@ -80,16 +90,14 @@ class Record:
 
     name: str
     unbuilt: str | None = None
-    ways: list[Way] = field(default_factory=list)
+    ways: tuple[Way, ...] = ()
     seconds: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Record":
-        ways = []
-        for way in data["ways"]:
-            checks = [Check(**check) for check in way["checks"]]
-            ways.append(Way(**{**way, "outcome": Outcome(way["outcome"]), "checks": checks}))
-        return cls(**{**data, "ways": ways})
+@dataclass(frozen=True)
+class Report:
+    """A whole run. versions: of what it ran with."""
+
+    versions: dict[str, str]
+    seconds: float
+    records: tuple[Record, ...]

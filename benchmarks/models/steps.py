@@ -52,7 +52,7 @@ def examine(row: Row, folder: Path, awqs: tuple[str, ...] = ("run", "none")) -> 
         except Exception as error:
             record.unbuilt = f"{one_line(error)} ({place(error)})"
     if record.unbuilt is None:
-        record.ways = [_way(folder, text, awq) for awq in awqs]
+        record.ways = tuple(_way(folder, text, awq) for awq in awqs)
     record.seconds = time.perf_counter() - begun
     return record
 
@@ -136,7 +136,7 @@ def _inventory(way: Way, directory: Path) -> None:
                     packed, way.quantized = packed + n * k, way.quantized + 1
                 elif len(shape) > 1 and not vocabularies & set(shape) and not name.endswith(_PARTS):
                     floats[name] = torch.Size(shape).numel()
-    way.left_float = sorted(floats)
+    way.left_float = tuple(sorted(floats))
     way.quantized_share = packed / max(1, packed + sum(floats.values()))
 
 
@@ -150,7 +150,7 @@ def _compare(way: Way, directory: Path) -> None:
     with step(way, "reference"):
         reference = open_reference(directory, torch.float32)
         rounded = open_reference(directory, torch.bfloat16)
-        way.strange = list(reference.strange)
+        way.strange = reference.strange
     texts = _Texts(way, reference, rounded, prompt)
     with step(way, "open in float32"):
         exact = open_exact(directory)
@@ -180,7 +180,7 @@ def _compare_product(way: Way, directory: Path, texts: "_Texts") -> None:
             logits = model.logits(texts.whole)
             texts.check_score(f"score, {name}", logits, exact=False)
             if flash and not torch.equal(logits, load(directory, flash_attention=True).logits(texts.whole)):
-                way.notes.append("loaded again, it gives other logits")
+                way.notes += ("loaded again, it gives other logits",)
 
 
 def _note(notes: list[str], event: Note | Step) -> None:
@@ -203,10 +203,10 @@ class _Texts:
             self.scored_rounded = whole_logits(rounded.model, self.whole)
             _, self.decoded_rounded = generated(rounded.model, prompt, NEW, forced=self.tokens)
         except Exception as error:
-            way.notes.append(f"transformers does not run it in bfloat16: {one_line(error)}")
+            way.notes += (f"transformers does not run it in bfloat16: {one_line(error)}",)
         apart = errors(self.decoded, self.scored[PROMPT - 1 : -1]).max().item()
         if not apart < 1e-3:
-            way.notes.append(f"transformers' own generate is {apart:.2g} off its own forward of the whole text")
+            way.notes += (f"transformers' own generate is {apart:.2g} off its own forward of the whole text",)
 
     def check_decode(self, name: str, decoder: Decoder, exact: bool) -> None:
         """Have the decoder write what transformers wrote, by the product's own loop."""
@@ -226,7 +226,7 @@ class _Texts:
     def _check(self, name: str, found: Tensor, wanted: tuple[Tensor, Tensor | None], exact: bool) -> None:
         off = errors(found, wanted[0])
         noise = USUAL_NOISE if wanted[1] is None else errors(wanted[1], wanted[0]).median().item()
-        self.way.checks.append(Check(name, exact, off.median().item(), off.max().item(), 0.0 if exact else noise))
+        self.way.checks += (Check.of(name, exact, off.tolist(), 0.0 if exact else noise),)
 
 
 def errors(found: Tensor, wanted: Tensor) -> Tensor:

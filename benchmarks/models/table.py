@@ -35,7 +35,10 @@ def why(way: Way | None) -> str:
 def _numbers(way: Way) -> str:
     parts = []
     for check in way.wrong_checks():
-        size = f"{check.worst:.2g}" if check.exact else f"{check.median:.2g} for {check.noise:.2g}"
+        if check.median is None or check.worst is None:
+            size = "not finite"
+        else:
+            size = f"{check.worst:.2g}" if check.exact else f"{check.median:.2g} for {check.noise:.2g}"
         parts.append(f"{check.name} {size}")
     return f"awq {way.awq}: " + "; ".join(parts)
 

@@ -61,7 +61,7 @@ class _Worker:
         """The record, once there is one: the process's, or that it died or was stopped at the limit."""
         try:
             if self.pipe.poll():
-                return Record.from_json(self.pipe.recv())
+                return self.pipe.recv()
         except EOFError:
             self._process.join()
             return self._failed(f"the process died with status {self._process.exitcode}")
@@ -74,7 +74,7 @@ class _Worker:
         self._process.join()
         self.pipe.close()
         self._start()
-        return Record(self.name, ways=[Way("run", Outcome.FAULT, error), Way("none", Outcome.FAULT, error)])
+        return Record(self.name, ways=(Way("run", Outcome.FAULT, error), Way("none", Outcome.FAULT, error)))
 
     def next(self, waiting: Iterator[str]) -> bool:
         """Whether there was another row to be given."""
@@ -101,4 +101,4 @@ def _serve(pipe: Connection) -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["AWQ_CACHE"] = folder
             record = examine(Row.named(name), Path(folder))
-        pipe.send(record.to_json())
+        pipe.send(record)
