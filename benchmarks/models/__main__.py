@@ -22,6 +22,7 @@ from benchmarks.typed import to_json
 @click.option("--workers", default=2, type=click.IntRange(1), show_default=True, help="Rows at a time, a thread each.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all that was found.")
 def main(names: Sequence[str], workers: int, json_file: Path | None) -> None:
+    from benchmarks.models.steps import look
     from benchmarks.models.tiny import all_rows
 
     begun = time.perf_counter()
@@ -32,7 +33,7 @@ def main(names: Sequence[str], workers: int, json_file: Path | None) -> None:
         records[record.name] = record
         click.echo(f"{len(records):3}/{len(order)} {record.name:28} {record.seconds:5.1f} s  {verdict(record)}")
 
-    run_rows(order, workers, done)
+    run_rows(order, workers, look, done)
     found = [records[name] for name in order]
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm4v_text": _SECTIONS,
     "gpt_neo": dict(num_layers=2, attention_types=[[["global", "local"], 1]], attention_layers=["global", "local"]),
     "granitemoehybrid": dict(layer_types=["linear_attention", "full_attention"]),
+    "hrm_text": dict(num_hidden_layers=4, num_layers_per_stack=2),
     "jamba": dict(
         num_hidden_layers=4, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=0
     ),

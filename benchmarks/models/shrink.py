@@ -69,8 +69,8 @@ _SIZES = (
     (32, "kv_lora_rank time_step_rank mamba_dt_rank index_head_dim o_lora_rank rel_extent laurel_rank hc_lowrank"),
     (
         LAYERS,
-        "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_blocks num_decoder_layers "
-        "num_encoder_layers depth",
+        "num_hidden_layers num_layers_per_stack n_layer n_layers num_layers decoder_layers encoder_layers "
+        "num_blocks num_decoder_layers num_encoder_layers depth",
     ),
 )
 _SIZE_OF = {field: size for size, fields in _SIZES for field in fields.split()}
@@ -118,9 +118,10 @@ def _size(field: str, value: Any) -> Any:
 
 
 def _rotation(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Sections of a rotation for pictures have to fill half a head."""
+    """Sections of a rotation for pictures fill half a head; one that grows with the text does so within a short one."""
+    small = {"mrope_section": [2, 3, 3], "original_max_position_embeddings": 32}
     return {
-        name: _rotation(value) if isinstance(value, dict) else [2, 3, 3] if name == "mrope_section" else value
+        name: _rotation(value) if isinstance(value, dict) else small.get(name, value)
         for name, value in parameters.items()
     }
 

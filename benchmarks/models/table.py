@@ -11,18 +11,19 @@ def verdict(record: Record) -> str:
     """What a row comes to: the word first, then why."""
     if record.unbuilt is not None:
         return f"no model: {record.unbuilt}"
-    best = next((way for way in record.ways if way.outcome is Outcome.WRONG), None)
-    if best is not None:
-        return f"WRONG: {_numbers(best)}"
-    run, none = (next((way for way in record.ways if way.awq == awq), None) for awq in ("run", "none"))
+    ways = {way.awq: way for way in record.ways}
+    for way in ways.values():
+        if way.outcome is Outcome.WRONG:
+            return f"WRONG: {_numbers(way)}"
+        if way.outcome is Outcome.FAULT:
+            return f"FAULT: {why(way)}"
+    run, none = ways.get("run"), ways.get("none")
     if run is not None and run.outcome is Outcome.WORKS:
         return "works, fused" if run.fused else "works"
     if none is not None and none.outcome is Outcome.WORKS:
         return f"rounding only: {why(run)}"
-    return f"{_WORDS[(none or run).outcome]}: {why(none or run)}"
-
-
-_WORDS = {Outcome.REFUSED: "refused", Outcome.FAULT: "FAULT", Outcome.UNPROVEN: "unproven", Outcome.WORKS: "works"}
+    last = none or run
+    return f"{last.outcome.value}: {why(last)}"
 
 
 def why(way: Way | None) -> str:

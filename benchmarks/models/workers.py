@@ -2,12 +2,9 @@
 
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 from benchmarks.models.record import Outcome, Record, Way
 
@@ -15,90 +12,81 @@ from benchmarks.models.record import Outcome, Record, Way
 ROW_LIMIT_S = 300.0
 _SETTINGS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
+# Name of a row -> what is found out about it. Called in a process of its own, so it has to be a module's.
+Look = Callable[[str], Record]
 
-def run_rows(names: Sequence[str], workers: int, done: Callable[[Record], None]) -> None:
-    """Look at every row; `done` is called with each record as it comes."""
+
+def run_rows(
+    names: Sequence[str], workers: int, look: Look, done: Callable[[Record], None], limit_s: float = ROW_LIMIT_S
+) -> None:
+    """Look at every row, `workers` at a time; `done` is called with each record as it comes."""
     waiting = iter(names)
-    running = [worker for worker in (_begin(waiting) for _ in range(workers)) if worker is not None]
+    running = [_Worker(look, limit_s) for _ in range(min(workers, len(names)))]
+    running = [worker for worker in running if worker.begin(waiting)]
     while running:
-        wait([worker.pipe for worker in running], timeout=1.0)
+        wait([worker.pipe for worker in running], timeout=0.5)
         for worker in list(running):
             record = worker.outcome()
             if record is not None:
                 done(record)
-                if not worker.next(waiting):
+                if not worker.begin(waiting):
                     running.remove(worker)
 
 
-def _begin(waiting: Iterator[str]) -> "_Worker | None":
-    name = next(waiting, None)
-    return None if name is None else _Worker(name)
-
-
-@dataclass
 class _Worker:
-    """A process that is at one row at a time, until it fails."""
+    """A process that is at one row at a time; another takes its place where it dies or has to be stopped."""
 
-    name: str
-
-    def __post_init__(self) -> None:
+    def __init__(self, look: Look, limit_s: float):
+        self._look, self._limit_s = look, limit_s
         self._start()
-        self._give(self.name)
 
     def _start(self) -> None:
-        os.environ.update(_SETTINGS)  # before torch is loaded, which the process inherits
+        os.environ.update(_SETTINGS)  # before torch is loaded, in the process, which inherits them
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other,), daemon=True)
+        self._process = context.Process(target=_serve, args=(other, self._look), daemon=True)
         self._process.start()
         other.close()
 
-    def _give(self, name: str) -> None:
-        self.name, self._deadline = name, time.monotonic() + ROW_LIMIT_S
+    def begin(self, waiting: Iterator[str]) -> bool:
+        """Whether there was another row to be given; if not, the process ends."""
+        name = next(waiting, None)
+        if name is None:
+            self._end()
+            return False
+        self.name, self._deadline = name, time.monotonic() + self._limit_s
         self.pipe.send(name)
+        return True
 
     def outcome(self) -> Record | None:
         """The record, once there is one: the process's, or that it died or was stopped at the limit."""
         try:
             if self.pipe.poll():
                 return self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             return self._failed(f"the process died with status {self._process.exitcode}")
         if time.monotonic() < self._deadline:
             return None
-        self._process.kill()
-        return self._failed(f"not done in {ROW_LIMIT_S:g} s")
+        return self._failed(f"not done in {self._limit_s:g} s")
 
     def _failed(self, error: str) -> Record:
+        self._end()
+        self._start()
+        return Record(self.name, ways=(Way("run", Outcome.FAULT, error, "the whole row"),))
+
+    def _end(self) -> None:
+        self._process.kill()
         self._process.join()
         self.pipe.close()
-        self._start()
-        return Record(self.name, ways=(Way("run", Outcome.FAULT, error), Way("none", Outcome.FAULT, error)))
-
-    def next(self, waiting: Iterator[str]) -> bool:
-        """Whether there was another row to be given."""
-        name = next(waiting, None)
-        if name is None:
-            self._process.kill()
-            return False
-        self._give(name)
-        return True
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, look: Look) -> None:
     import torch
-
-    from benchmarks.models.steps import examine
-    from benchmarks.models.tiny import Row
 
     silence = os.open(os.devnull, os.O_WRONLY)  # what models print as they run
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     torch.set_num_threads(1)
     while True:
-        name = pipe.recv()
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["AWQ_CACHE"] = folder
-            record = examine(Row.named(name), Path(folder))
-        pipe.send(record)
+        pipe.send(look(pipe.recv()))
