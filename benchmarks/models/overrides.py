@@ -84,6 +84,22 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "zamba2": dict(_SHARED_BLOCKS, attention_hidden_size=128, attention_head_dim=32, mamba_headdim=16),
 }
 
+_LONG = dict(
+    rope_type="longrope", rope_theta=10000.0, short_factor=[1.0] * 8, long_factor=[4.0] * 8,
+    original_max_position_embeddings=32,
+)  # fmt: skip
+# What a type's default configuration does not show of it: rows beside the type's own.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "falcon": {
+        "alibi": dict(alibi=True, multi_query=False, parallel_attn=False, bias=True),
+        "groups": dict(new_decoder_architecture=True, num_kv_heads=2),
+    },
+    "llama": {
+        "dynamic": dict(rope_parameters=dict(_ROTATION, rope_type="dynamic", factor=2.0), max_position_embeddings=32)
+    },
+    "phi3": {"longrope": dict(rope_parameters=_LONG, original_max_position_embeddings=32)},
+}
+
 _DRAFTER = "drafts for another model, whose keys and values it reads: no language model by itself"
 _DECODER = "its class of a causal LM takes the configuration of the decoder inside, which is no type of its own"
 

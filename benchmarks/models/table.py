@@ -29,7 +29,7 @@ def verdict(record: Record) -> str:
 def why(way: Way | None) -> str:
     if way is None or way.error is None:
         return ""
-    where = "" if way.outcome is Outcome.REFUSED else f" [{way.where}]"
+    where = "" if way.outcome is Outcome.REFUSED and way.where == "quantize" else f" [{way.where}]"
     return f"{way.error}{where}"
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models.overrides import OVERRIDES
+from benchmarks.models.overrides import OVERRIDES, VARIANTS
 from benchmarks.models.shrink import shrink, shrink_tower
 
 # Tokens of the tokenizer: fewer than the least vocabulary of any tiny model.
 TOKENS = 259
+WRAPPER = "wrapper"
 # Sub-configurations that describe a language model or a part of one; the others read pictures or sound.
 _TEXT = ("text_config", "decoder", "decoder_config", "encoder_config", "patcher_config", "global_config")
 # Language models with a tower for pictures, as `AutoModelForImageTextToText` opens them.
@@ -20,38 +21,44 @@ WRAPPERS = (
     "gemma3", "gemma4", "glm4v", "idefics3", "internvl", "llama4", "llava", "llava_next", "mistral3", "paligemma",
     "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
 )  # fmt: skip
-_WRAPPED = ":wrapper"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. wrapper: as the model with its tower, not as the language model alone."""
+    """A line of the table: a type as it is by default, a variant of it, or the model with its tower for pictures."""
 
     model_type: str
-    wrapper: bool = False
+    variant: str | None = None
 
     @classmethod
     def named(cls, name: str) -> "Row":
-        return cls(name.removesuffix(_WRAPPED), name.endswith(_WRAPPED))
+        model_type, _, variant = name.partition(":")
+        return cls(model_type, variant or None)
 
     @property
     def name(self) -> str:
-        return self.model_type + _WRAPPED * self.wrapper
+        return self.model_type if self.variant is None else f"{self.model_type}:{self.variant}"
+
+    @property
+    def wrapper(self) -> bool:
+        return self.variant == WRAPPER
 
 
 def all_rows() -> list[Row]:
-    """Every type of causal language model that the installed transformers has, and the wrappers."""
+    """Every type of causal language model that the installed transformers has, some variants, and the wrappers."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    return [*map(Row, sorted(CAUSAL)), *(Row(model_type, wrapper=True) for model_type in WRAPPERS)]
+    variants = [Row(model_type, variant) for model_type, rows in VARIANTS.items() for variant in rows]
+    return [*map(Row, sorted(CAUSAL)), *variants, *(Row(model_type, WRAPPER) for model_type in WRAPPERS)]
 
 
-def tiny_config(model_type: str):
-    """A small configuration of a type; raises whatever its class raises."""
+def tiny_config(row: Row):
+    """A small configuration; raises whatever its class raises."""
     from transformers import CONFIG_MAPPING
 
-    kind = CONFIG_MAPPING[model_type]
-    default, own = kind(), deepcopy(OVERRIDES.get(model_type, {}))
+    kind = CONFIG_MAPPING[row.model_type]
+    changes = OVERRIDES.get(row.model_type, {}) | VARIANTS.get(row.model_type, {}).get(row.variant, {})
+    default, own = kind(), deepcopy(changes)
     fields = shrink(default.to_dict()) | own
     for name in getattr(kind, "sub_configs", {}):
         inner = getattr(default, name, None)
@@ -72,7 +79,7 @@ def tiny_model(row: Row) -> nn.Module:
 
     torch.manual_seed(0)
     kind = AutoModelForImageTextToText if row.wrapper else AutoModelForCausalLM
-    model = kind.from_config(tiny_config(row.model_type), dtype=torch.float32).eval()
+    model = kind.from_config(tiny_config(row), dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
     persistent = model.state_dict()
     with torch.no_grad():

@@ -30,7 +30,11 @@ def way(awq: str, outcome: Outcome = Outcome.WORKS, error: str | None = None, **
     return Way(awq, outcome, error, "decode: engine/modules.py:1", **more)
 
 
-NO_MAP = way("run", Outcome.REFUSED, "no mappings for 'rwkv'")
+def refused(error: str, awq: str = "none", where: str = "quantize") -> Way:
+    return Way(awq, Outcome.REFUSED, error, where)
+
+
+NO_MAP = refused("no mappings for 'rwkv'", "run")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,8 @@ NO_MAP = way("run", Outcome.REFUSED, "no mappings for 'rwkv'")
         ([way("run", fused=True)], "works, fused"),
         ([way("run"), way("none")], "works"),
         ([NO_MAP, way("none")], "rounding only: no mappings for 'rwkv'"),
-        ([NO_MAP, way("none", Outcome.REFUSED, "no linears")], "refused: no linears"),
+        ([NO_MAP, refused("no linears")], "refused: no linears"),
+        ([NO_MAP, refused("no tensor x", where="load")], "refused: no tensor x [load]"),
         ([NO_MAP, way("none", Outcome.FAULT, "KeyError: 1")], "FAULT: KeyError: 1 [decode: engine/modules.py:1]"),
         (
             [way("run"), way("none", Outcome.WRONG, checks=(RIGHT, WRONG))],
@@ -65,13 +70,13 @@ def test_no_model():
 
 
 def test_reasons_are_counted_whatever_the_names_in_them():
-    def refused(name: str, error: str) -> Record:
-        return Record(name, ways=(Way("none", Outcome.REFUSED, error),))
-
+    errors = {
+        "a": "/tmp/x1/float is no LM (it names AForCausalLM)",
+        "b:wrapper": "/tmp/x2/float is no LM (it names BForCausalLM)",
+        "qwen3": "model.layers.0.mlp.gate: the qwen3 format differs",
+    }
     records = [
-        refused("a", "/tmp/x1/float is no LM (it names AForCausalLM)"),
-        refused("b:wrapper", "/tmp/x2/float is no LM (it names BForCausalLM)"),
-        refused("qwen3", "model.layers.0.mlp.gate: the qwen3 format differs"),
+        *(Record(name, ways=(refused(error),)) for name, error in errors.items()),
         Record("d", ways=(way("none"),)),
     ]
     assert reasons(records, "none") == {

@@ -14,7 +14,8 @@ def test_there_is_a_row_for_every_type_and_every_wrapper():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     rows = all_rows()
-    assert {row.model_type for row in rows if not row.wrapper} == set(CAUSAL)
+    assert {row.model_type for row in rows if row.variant is None} == set(CAUSAL)
+    assert {"phi3:longrope", "llava:wrapper"} <= {row.name for row in rows}
     assert {row.model_type for row in rows if row.wrapper} == set(WRAPPERS)
     assert all(Row.named(row.name) == row for row in rows) and len({row.name for row in rows}) == len(rows)
     assert set(NO_MODEL) <= set(CAUSAL)
@@ -26,7 +27,7 @@ def test_every_other_type_has_a_small_configuration():
     assert all(name in CONFIG_MAPPING or "_" in name for name in OVERRIDES)
     for row in all_rows():
         if row.model_type not in NO_MODEL:
-            config = tiny_config(row.model_type).get_text_config()
+            config = tiny_config(row).get_text_config()
             sizes = config.to_dict()
             assert sizes["vocab_size"] <= VOCAB and sizes["vocab_size"] >= TOKENS, row.name
             for field in ("hidden_size", "d_model", "n_embd"):
