@@ -6,7 +6,8 @@ from torch import nn
 def find_blocks(model: nn.Module) -> tuple[str, ...]:
     """The decoder blocks of a causal language model, or of the language model of a wrapper, by full name, in order.
 
-    They are the list of modules that holds the most weights. Empty where no list holds any linear.
+    Of the lists of modules as long as the config says, or of all where there is none, it is the one that holds the most
+    weights. Empty where no list holds any linear.
     """
     decoder = text_decoder(model)
     prefix = next((name for name, module in model.named_modules() if module is decoder), "")
@@ -18,7 +19,9 @@ def find_blocks(model: nn.Module) -> tuple[str, ...]:
     outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if not outermost:
         return ()
-    found = max(outermost, key=lambda name: sum(tensor.numel() for tensor in lists[name].parameters()))
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    likely = [name for name in outermost if len(lists[name]) == layers] or outermost
+    found = max(likely, key=lambda name: sum(tensor.numel() for tensor in lists[name].parameters()))
     return tuple(f"{found}.{index}" for index in range(len(lists[found])))
 
 
@@ -33,13 +36,11 @@ def text_decoder(model: nn.Module) -> nn.Module:
 
 def beside_blocks(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:
     """The modules of the decoder that hold tensors of their own and are in no block: embeddings, the last norm."""
-    parent_name = blocks[0].rpartition(".")[0].rpartition(".")[0]
-    parent, within = model.get_submodule(parent_name), blocks[0].rpartition(".")[0] + "."
-    head = model.get_output_embeddings()
-    names = []
-    for name, module in parent.named_modules(prefix=parent_name):
-        if f"{name}.".startswith(within) or module is head:
-            continue
-        if module._parameters or module._buffers:
-            names.append(name)
-    return names
+    decoder, head = text_decoder(model), model.get_output_embeddings()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    within = blocks[0].rpartition(".")[0] + "."
+    return [
+        name
+        for name, module in decoder.named_modules(prefix=prefix)
+        if (module._parameters or module._buffers) and module is not head and not f"{name}.".startswith(within)
+    ]

@@ -6,16 +6,16 @@ computes. Experts that no token reached are taken to be like their siblings, and
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from architectures.anatomy import Anatomy, Found, by_shape, filled, numbers, template
+from architectures.anatomy import Anatomy, Found, filled, numbers, template
 from architectures.family import Edge, Kind
 from architectures.probe import DEAD, STILL, Match, Run, Trace, follow, norms, read_by_others, record, stood_in
-from architectures.proof import Proof
+from architectures.proof import Folding, Proof
 
 # Rows of a producer that are multiplied by themselves, where multiplying all of them shows nothing: those of a head.
 _HEAD = 128
@@ -33,7 +33,7 @@ class Fixed:
         return torch.tensor(self.values)
 
 
-def examine(block: nn.Module, run: Run, known: Anatomy, proof_of: Callable[..., Proof], head_dim: int) -> Anatomy:
+def examine(block: nn.Module, run: Run, known: Anatomy, folding: Folding, head_dim: int) -> Anatomy:
     """What is true of a block, run by `run` on a few tokens and holding its real weights in float32.
 
     known: what is assumed of it: its linears by shape, and the edges of its family, which are then proven, where it has
@@ -41,6 +41,7 @@ def examine(block: nn.Module, run: Run, known: Anatomy, proof_of: Callable[..., 
     """
     trace = record(block, run)
     read = read_by_others(block, trace, run)
+    trace.frozen = [name for name in trace.frozen if name not in read]
     called = {template(name) for name in trace.inputs}
     kept = dict(known.kept)
     for name in known.linears:
@@ -49,7 +50,7 @@ def examine(block: nn.Module, run: Run, known: Anatomy, proof_of: Callable[..., 
         elif template(name) not in called:
             kept[name] = "the block does not call it"
     linears = tuple(name for name in known.linears if name not in kept)
-    proof = proof_of(block, trace, run)
+    proof = Proof(block, trace, run, folding)
     if known.edges:
         held = tuple(edge for edge in known.edges if set(edge.layers) & set(linears))
         if proof.holds(held):
@@ -57,11 +58,6 @@ def examine(block: nn.Module, run: Run, known: Anatomy, proof_of: Callable[..., 
     edges = _Search(block, run, trace, linears, proof, head_dim).edges()
     unclipped = _unclipped(block, run, trace, edges, linears)
     return Anatomy(linears, edges, unclipped, kept, Found.PROBE if edges else Found.NONE)
-
-
-def structure(block: nn.Module) -> Anatomy:
-    """What is known of a block that cannot be run by itself."""
-    return by_shape(block)
 
 
 class _Search:
@@ -206,11 +202,12 @@ def _unclipped(
     """
 
     def same(factors: dict[str, Tensor]) -> bool:
-        with stood_in(block, trace, list(trace.inputs), factors) as seen:
+        with stood_in(block, trace, trace.frozen, factors) as seen:
             run()
         return all(
             len(before) == len(seen.get(name, ())) and all(map(_close, seen[name], before))
             for name, before in trace.inputs.items()
+            if name in trace.frozen
         )
 
     def minus(name: str) -> Tensor:

@@ -8,14 +8,12 @@ row and by nothing else.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-
-from architectures.family import is_linear
 
 # Runs the block on a few tokens; what it returns is `(1, tokens, hidden)`.
 Run = Callable[[], Tensor]
@@ -37,12 +35,14 @@ STILL, BROKEN, DEAD = -1, -2, -3
 class Trace:
     """What the block's consumers saw and gave, by name, call after call; inputs are `(rows, in_features)`.
 
-    called: the names of all modules that were called; output: the block's.
+    called: the names of all modules that were called; frozen: the consumers that stand-ins are put in the place of;
+    output: the block's.
     """
 
     inputs: dict[str, list[Tensor]] = field(default_factory=dict)
     outputs: dict[str, list] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
+    frozen: list[str] = field(default_factory=list)
     output: Tensor | None = None
 
 
@@ -96,6 +96,7 @@ def record(block: nn.Module, run: Run) -> Trace:
             width = module.weight.shape[1]
             hooks.enter_context(module.register_forward_hook(look(name, width), with_kwargs=True))
         trace.output = run().clone()
+    trace.frozen = list(trace.inputs)
     return trace
 
 
@@ -121,7 +122,7 @@ class _StandIn(nn.Module):
 
 @contextmanager
 def stood_in(
-    block: nn.Module, trace: Trace, names: Sequence[str], factors: dict[str, Tensor] | None = None
+    block: nn.Module, trace: Trace, names: Collection[str], factors: dict[str, Tensor] | None = None
 ) -> Iterator[dict[str, list[Tensor]]]:
     """Inside the `with`, stand-ins for the consumers of these names; what they see, call after call.
 
@@ -148,10 +149,9 @@ def stood_in(
 
 
 def read_by_others(block: nn.Module, trace: Trace, run: Run) -> set[str]:
-    """The linears of which something else than their output is used, such as their weight."""
-    linears = [name for name in trace.inputs if is_linear(block.get_submodule(name))]
+    """The consumers of which something else than their output is used, such as their weight."""
 
-    def runs(names: Sequence[str]) -> bool:
+    def runs(names: Collection[str]) -> bool:
         try:
             with stood_in(block, trace, names):
                 run()
@@ -159,7 +159,7 @@ def read_by_others(block: nn.Module, trace: Trace, run: Run) -> set[str]:
             return False
         return True
 
-    return set() if runs(linears) else {name for name in linears if not runs([name])}
+    return set() if runs(trace.inputs) else {name for name in trace.inputs if not runs([name])}
 
 
 def follow(block: nn.Module, trace: Trace, run: Run, producer: str, rows: range, size: int) -> dict[str, Match]:
@@ -171,11 +171,10 @@ def follow(block: nn.Module, trace: Trace, run: Run, producer: str, rows: range,
         steps = torch.arange(len(rows)) // digit % base
         factor = torch.ones(size)
         factor[rows.start : rows.stop] = torch.exp(_LOWEST + _SPREAD * steps / base)
-        with stood_in(block, trace, list(trace.inputs), {producer: factor}) as seen:
+        with stood_in(block, trace, trace.frozen, {producer: factor}) as seen:
             run()
-        found.append({
-            name: _read(trace.inputs[name], seen.get(name, []), base) for name in trace.inputs if name != producer
-        })  # fmt: skip
+        others = [name for name in trace.frozen if name != producer]
+        found.append({name: _read(trace.inputs[name], seen.get(name, []), base) for name in others})
     matches = {}
     for name in found[0]:
         parts = [each[name] for each in found]

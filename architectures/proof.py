@@ -1,6 +1,7 @@
 """The proof of an edge: random factors, folded into a block's weights along it, change nothing that it computes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,37 +12,45 @@ from architectures.probe import Run, Trace, record
 # Factors lie in [exp(-0.5), exp(0.5)]; what then differs by less than this share of its norm is rounding of float32.
 _TOLERANCE = 1e-4
 
-# (block, edge, factors): folds them, in place.
-Fold = Callable[[nn.Module, Edge, Tensor], None]
-# (block, edge) -> how many factors it takes.
-Length = Callable[[nn.Module, Edge], int]
-# (edge, factors) -> what the consumers' input channels are multiplied by.
-Spread = Callable[[Edge, Tensor], Tensor]
+
+class Folding(Protocol):
+    """The arithmetic of folding, which is not this room's."""
+
+    def fold(self, block: nn.Module, edge: Edge, factors: Tensor) -> None:
+        """Divide the producer and multiply the consumers, in place."""
+
+    def length(self, block: nn.Module, edge: Edge) -> int:
+        """How many factors an edge takes."""
+
+    def rows(self, edge: Edge) -> Tensor | slice:
+        """Which rows of the producer they divide."""
+
+    def spread(self, edge: Edge, factors: Tensor) -> Tensor:
+        """What the consumers' input channels are multiplied by."""
 
 
 class Proof:
     """Proves edges of one block, whose weights come out as they went in up to rounding."""
 
-    def __init__(self, block: nn.Module, trace: Trace, run: Run, fold: Fold, length: Length, spread: Spread):
-        self.block, self.trace, self.run = block, trace, run
-        self.fold, self.length, self.spread = fold, length, spread
+    def __init__(self, block: nn.Module, trace: Trace, run: Run, folding: Folding):
+        self.block, self.trace, self.run, self.folding = block, trace, run, folding
         self.generator = torch.Generator().manual_seed(0)
 
     def holds(self, edges: Sequence[Edge]) -> bool:
         """Whether all of them, folded at once, leave the block's function as it is."""
-        vectors = [(edge, torch.empty(self.length(self.block, edge))) for edge in edges]
+        vectors = [(edge, torch.empty(self.folding.length(self.block, edge))) for edge in edges]
         for _, vector in vectors:
             vector.uniform_(-0.5, 0.5, generator=self.generator).exp_()
         experts = self._experts(edges)
         alone = {name: self._alone(name, x) for name, x in experts.items()}
         for edge, vector in vectors:
-            self.fold(self.block, edge, vector)
+            self.folding.fold(self.block, edge, vector)
         found = record(self.block, self.run)
         same = self._compare(found, self._divisors(vectors))
         for name, x in experts.items() if same else ():
             same = same and _near(self._alone(name, x / self._input_scale(name, vectors)), alone[name])
         for edge, vector in reversed(vectors):
-            self.fold(self.block, edge, 1 / vector)
+            self.folding.fold(self.block, edge, 1 / vector)
         return same
 
     def _divisors(self, vectors: list[tuple[Edge, Tensor]]) -> dict[str, Tensor]:
@@ -50,7 +59,7 @@ class Proof:
         for edge, vector in vectors:
             weight = self.block.get_submodule(edge.prev).weight
             if weight.ndim == 2:
-                rows = slice(None) if edge.kind.rows is None else edge.kind.rows(None)
+                rows = self.folding.rows(edge)
                 divisor = divisors.setdefault(edge.prev, torch.ones(len(weight)))
                 divisor[rows] = divisor[rows] * vector
         return divisors
@@ -91,7 +100,7 @@ class Proof:
     def _input_scale(self, name: str, vectors: list[tuple[Edge, Tensor]]) -> Tensor | float:
         for edge, vector in vectors:
             if f"{name}.0.up_proj" in edge.layers:
-                return self.spread(edge, vector)
+                return self.folding.spread(edge, vector)
         return 1.0
 
 

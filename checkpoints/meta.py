@@ -24,26 +24,34 @@ def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        model = class_for(config).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = _build(config, dtype, trust_remote_code)
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
     move_to_meta(model, "")  # persistent buffers are not there yet
     model.config.architectures = [type(model).__name__]  # a GGUF file names none
     return model.eval().requires_grad_(False), take_apart(model)
 
 
-def class_for(config) -> type:
-    """The auto class that a model of this config is built by: a causal language model, or one that sees images too."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
+def class_for(config) -> type | None:
+    """The class of transformers that its configuration names, where that is one that writes text; None else."""
+    import transformers
+    from transformers.models.auto import modeling_auto
 
-    named = config.architectures or []
-    seeing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
-    if seeing is not None and (seeing in named or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        return AutoModelForImageTextToText
-    return AutoModelForCausalLM
+    known = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
+    }
+    named = [name for name in config.architectures or [] if name in known]
+    return getattr(transformers, named[0], None) if named else None
+
+
+def _build(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    kind = class_for(config)
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if kind is None or own_code:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return kind._from_config(config, dtype=dtype)
 
 
 def stored_tensors(module: nn.Module, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:

@@ -5,8 +5,8 @@ Names and arrangements that differ between a checkpoint and its modules are thos
 one by one wherever the files hold them so: the tensor of all of them is never built.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from architectures.experts import Origin
 from checkpoints.sources import TensorSource
+from qlinear.errors import CheckpointError
 
 # What is taken from the tensor that a module of transformers would hold.
 Take = Callable[[Tensor], Tensor]
@@ -30,10 +31,15 @@ def _first(tensors: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Place:
-    """names: the stored tensors it takes; make: makes the model's tensor of them, in that order."""
+    """names: the stored tensors it takes; make: makes the model's tensor of them, in that order; `_first`: as it is."""
 
     names: tuple[str, ...]
     make: Callable[[list[Tensor]], Tensor]
+
+    @property
+    def same(self) -> str | None:
+        """The stored tensor that is the model's, as it is; None where it is a part of one, or made of several."""
+        return self.names[0] if self.make is _first else None
 
     def shape(self, source: TensorSource) -> tuple[int, ...]:
         """Of what is made, by the shapes alone."""
@@ -60,10 +66,15 @@ def plain_places(stored: Mapping[str, str], model: nn.Module, origins: Mapping[s
     return finder.places
 
 
-def checkpoint_places(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, Origin]) -> Places:
+def checkpoint_places(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    origins: Mapping[str, Origin],
+    quantized: Collection[str] = (),
+) -> Places:
     """Of a checkpoint of transformers, by the renamings and conversions that it declares for this model.
 
-    shapes: of what is stored, by name.
+    shapes: of what is stored, by name; quantized: names of weights that are stored as a quantized linear's.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
@@ -75,6 +86,9 @@ def checkpoint_places(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], o
     finder = _Finder(model, origins)
     merged: dict[str, dict[str, list[str]]] = {}
     for name in sorted(shapes, key=dot_natural_key):
+        if name in origins and (name in quantized or origins[name].tensor != name):
+            finder.places.of.setdefault(name, []).append(Place((name,), _first))  # named as it is here
+            continue
         place, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, finder.here)
         if place not in finder.here and name in finder.here:
             place, pattern = name, None
@@ -111,8 +125,10 @@ class _Finder:
         if place not in self.here:
             self.places.left |= dict.fromkeys(names, place)
             return
-        for name, take in [(name, origin.take) for name, origin in self.apart.get(place, [])] or [(place, _whole)]:
-            made = Place(names, lambda tensors, take=take: take(make(tensors)))
+        if place not in self.apart:
+            self.places.of.setdefault(place, []).append(Place(names, make))
+        for name, origin in self.apart.get(place, []):
+            made = Place(names, lambda tensors, take=origin.take: take(make(tensors)))
             self.places.of.setdefault(name, []).append(made)
 
 
@@ -129,6 +145,39 @@ class _Conversion:
             self.converter.collected_tensors[pattern] = [partial(_whole, next(left)) for _ in range(count)]
         made = self.converter.convert(self.place, model=self.model, config=self.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+class ModelSource:
+    """A checkpoint's tensors by the names that a model has for them: `TensorSource`."""
+
+    def __init__(self, source: TensorSource, model: nn.Module, origins: Mapping[str, Origin], parts: Sequence[str]):
+        """parts: what stands in the place of "weight" in the names of a quantized linear's tensors, the first first."""
+        self.files, self._source = source.files, source
+        bases = [name.removesuffix(parts[0]) for name in source.shapes if name.endswith(f".{parts[0]}")]
+        quantized = {f"{base}weight": base for base in bases}
+        of_parts = {f"{base}{part}" for base in bases for part in parts}
+        shapes = {name: shape for name, shape in source.shapes.items() if name not in of_parts}
+        shapes |= {name: source.shapes[f"{base}{parts[0]}"] for name, base in quantized.items()}
+        places = checkpoint_places(model, shapes, origins, quantized)
+        self._places = {name: Place((name,), _first) for name in places.left}
+        self._places |= {name: found[0] for name, found in places.of.items()}
+        for name in [name for name, place in self._places.items() if set(place.names) & quantized.keys()]:
+            stored = self._places.pop(name).same
+            if stored is None:
+                raise CheckpointError(f"{name} is made of quantized weights in an arrangement that does not run here")
+            for part in parts:
+                if f"{quantized[stored]}{part}" in source.shapes:
+                    place = Place((f"{quantized[stored]}{part}",), _first)
+                    self._places[f"{name.removesuffix('weight')}{part}"] = place
+        self.shapes = {name: place.shape(source) for name, place in self._places.items()}
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[Tensor]:
+        with ExitStack() as lent:
+            yield self._places[name].borrow(self._source, lent)
+
+    def names_in(self, model: nn.Module) -> None:
+        return None
 
 
 def _one_by_one(apart: list[tuple[str, Origin]], collected: dict[str, list[str]], converter) -> dict[str, str] | None:

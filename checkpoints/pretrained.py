@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from architectures.experts import Origin
 from checkpoints.formats.gguf import GgufSource
-from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.meta import build_empty, check_depth, class_for, move_to_meta, places_of_tensors, put, stored_tensors
 from checkpoints.places import Place, checkpoint_places, plain_places
 from checkpoints.sources import (
     FLOATS,
@@ -55,6 +55,8 @@ class PretrainedModel:
     float_bytes: int
     _source: TensorSource = field(repr=False)
     _stored: dict[str, Place] = field(repr=False)  # by name in the model
+    _own: dict[str, str] = field(repr=False)  # name in the model -> that in the files, where they hold it as it is
+    _turned: frozenset[str] = field(repr=False)  # weights that the files, and transformers, hold the other way round
     _open_tokenizer: Callable = field(repr=False)
 
     @cached_property
@@ -85,6 +87,10 @@ class PretrainedModel:
         """
         move_to_meta(self.model, module, recurse)
         trim_heap()
+
+    def as_in_files(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        """A tensor of the model as readers of such models expect it: named and turned as where it came from."""
+        return self._own.get(name, name), tensor.t().contiguous() if name in self._turned else tensor
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
@@ -191,16 +197,9 @@ def _open_gguf(path: Path, name: str) -> PretrainedModel:
 
 
 def _require_causal(directory: Path, config, trust_remote_code: bool) -> None:
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
-
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    architectures = config.architectures or []
-    known = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-    if not own_code and not any(names.get(config.model_type) in architectures for names in known):
-        named = ", ".join(map(str, architectures)) or "no architecture"
+    if not own_code and class_for(config) is None:
+        named = ", ".join(map(str, config.architectures or [])) or "no architecture"
         raise ModelError(f"{directory} is not a causal language model (config.json names {named})")
 
 
@@ -210,16 +209,20 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
         model, origins = build_empty(config, dtype, trust_remote_code)
-    stored = _match(name, model, source, origins)
+    stored, own = _match(name, model, source, origins)
+    turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
-        values * torch.bfloat16.itemsize, source, stored, tokenizer,
+        values * torch.bfloat16.itemsize, source, stored, own, turned, tokenizer,
     )  # fmt: skip
 
 
-def _match(label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]) -> dict[str, Place]:
-    """Where each tensor of the model is stored, tied parameters under all of their names.
+def _match(
+    label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]
+) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each tensor of the model is stored, tied parameters under all of their names; and what it is called there,
+    if that is a name that readers of such models know.
 
     Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
     and is not one that this kind of model is known to carry along.
@@ -240,6 +243,7 @@ def _match(label: str, model: nn.Module, source: TensorSource, origins: dict[str
             raise ModelError(f"{label}: {second} and {first} are both stored for {name}")
         stored[name] = found[0]
         _check_shape(label, name, found[0], source, tuple(here[name].shape))
+    own = {} if names else {name: place.same for name, place in stored.items() if place.same is not None}
     names_of = {}
     for name, tensor in here.items():
         names_of.setdefault(tensor, []).append(name)
@@ -249,7 +253,7 @@ def _match(label: str, model: nn.Module, source: TensorSource, origins: dict[str
             raise ModelError(f"{label}: the weights lack {_as_transformers_has_it(tied[0], origins)}")
         _check_tied(label, source, holders)
         stored |= {name: holders[0] for name in tied}
-    return stored
+    return stored, own
 
 
 def _as_transformers_has_it(name: str, origins: dict[str, Origin]) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization
 from checkpoints.meta import build_empty, check_depth
+from checkpoints.places import ModelSource
 from checkpoints.pretrained import TOKENIZER_FILES
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
@@ -43,8 +45,10 @@ def open_quantized(
     """
     config = _read_config(directory)
     quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
-    source = open_directory(directory)
-    model = _empty_model(directory, len(source.shapes), trust_remote_code)
+    stored = open_directory(directory)
+    model, origins = _empty_model(directory, len(stored.shapes), trust_remote_code)
+    with one_line_errors(f"{directory}: the weights are not arranged as this kind of model has them"):
+        source = ModelSource(stored, model, origins, compressed_tensors.WEIGHT_PARTS)
     recipe = read_recipe(directory)
     flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
@@ -70,18 +74,18 @@ def _read_config(directory: Path) -> dict:
     return config
 
 
-def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn.Module:
+def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
     from transformers import AutoConfig, GenerationConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
-        model, _ = build_empty(opened, torch.bfloat16, trust_remote_code)
+        model, origins = build_empty(opened, torch.bfloat16, trust_remote_code)
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
             model.generation_config = GenerationConfig.from_pretrained(directory)
-    return model
+    return model, origins
 
 
 def _tokenizer(directory: Path, trust_remote_code: bool):

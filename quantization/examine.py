@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from architectures.anatomy import Anatomy
 from architectures.discover import examine
-from architectures.proof import Proof
+from architectures.family import Edge
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import AwqError, ModelError
 from quantization.around import around
@@ -87,7 +88,7 @@ def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, kno
 
     with _told(source, unit), torch.no_grad():
         _check_repeats(run, call)
-        return examine(block, run, known, _proof(config), _head_dim(config))
+        return examine(block, run, known, _Folding(config), _head_dim(config))
 
 
 def _check_repeats(run: Callable[[], Tensor], call: Call) -> None:
@@ -103,21 +104,30 @@ def _contents(value: dict | list) -> list:
     return [(key, id(part)) for key, part in (value.items() if isinstance(value, dict) else enumerate(value))]
 
 
-def _proof(config):
-    def of(block, trace, run) -> Proof:
-        return Proof(
-            block, trace, run,
-            fold=lambda block, edge, vector: fold.apply_scale(block, edge, vector, config),
-            length=lambda block, edge: fold.scale_length(block, edge, config),
-            spread=lambda edge, vector: fold.consumer_scale(edge, vector, config),
-        )  # fmt: skip
+@dataclass(frozen=True)
+class _Folding:
+    """`architectures.proof.Folding` by the functions that fold what a search has found."""
 
-    return of
+    config: Any
+
+    def fold(self, block: nn.Module, edge: Edge, factors: Tensor) -> None:
+        fold.apply_scale(block, edge, factors, self.config)
+
+    def length(self, block: nn.Module, edge: Edge) -> int:
+        return fold.scale_length(block, edge, self.config)
+
+    def rows(self, edge: Edge) -> Tensor | slice:
+        return slice(None) if edge.kind.rows is None else edge.kind.rows(self.config.get_text_config())
+
+    def spread(self, edge: Edge, factors: Tensor) -> Tensor:
+        return fold.consumer_scale(edge, factors, self.config)
 
 
 def _head_dim(config) -> int:
-    """0 where the config does not say."""
+    """0 where the config does not say, or says more than one."""
     text = config.get_text_config()
-    heads, hidden = getattr(text, "num_attention_heads", None), getattr(text, "hidden_size", None)
-    found = getattr(text, "head_dim", None) or (hidden // heads if isinstance(heads, int) and heads and hidden else 0)
+    try:
+        found = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    except Exception:  # a config of another shape, or one that differs from layer to layer
+        return 0
     return found if isinstance(found, int) else 0

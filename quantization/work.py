@@ -139,8 +139,10 @@ class Work:
 
     def _add_quantized(self, name: str, linear: nn.Linear, grid: GridWeight) -> None:
         tensors = linear_tensors(grid, None if linear.bias is None else linear.bias.data)
+        weight, _ = self.job.source.as_in_files(f"{name}.weight", linear.weight)
+        base = weight.removesuffix(".weight") if weight.endswith(".weight") else name
         for part, tensor in tensors.items():
-            self._add(f"{name}.{part}", tensor)
+            self._add(f"{base}.{part}", tensor)
         self.tally.quantized_bytes += sum(tensor.nbytes for part, tensor in tensors.items() if part != BIAS)
         self.tally.quantized_weights += linear.weight.numel()
         self.tally.quantized_names.append(name)
@@ -150,7 +152,8 @@ class Work:
         for local, tensor in module.state_dict().items():
             name = full_name(prefix, local)
             if name not in self.tally.written and (recurse or "." not in local):
-                self._add(name, tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
+                kept = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+                self._add(*self.job.source.as_in_files(name, kept))
                 self.tally.written.add(name)
 
     def _add(self, name: str, tensor: Tensor) -> None:
