@@ -96,3 +96,30 @@ def filled(pattern: str, values: tuple[str, ...]) -> str:
     """A template with numbers in it."""
     left = iter(values)
     return re.sub(r"\*", lambda _: next(left), pattern)
+
+
+class Siblings:
+    """The names of a block's modules with those of one list, of experts most of all, told apart from other numbers."""
+
+    def __init__(self, block: nn.Module):
+        self._lists = {
+            name
+            for name, module in block.named_modules()
+            if isinstance(module, nn.ModuleList) or getattr(module, "expert_count", 0)
+        }
+
+    def _split(self, name: str) -> tuple[str, tuple[str, ...]]:
+        parts, taken = name.split("."), []
+        for index, part in enumerate(parts):
+            if part.isdigit() and ".".join(name.split(".")[:index]) in self._lists:
+                taken.append(part)
+                parts[index] = "*"
+        return ".".join(parts), tuple(taken)
+
+    def template(self, name: str) -> str:
+        """The name with the places in lists left out."""
+        return self._split(name)[0]
+
+    def numbers(self, name: str) -> tuple[str, ...]:
+        """Its places in lists."""
+        return self._split(name)[1]

@@ -6,8 +6,8 @@ from torch import nn
 def find_blocks(model: nn.Module) -> tuple[str, ...]:
     """The decoder blocks of a causal language model, or of the language model of a wrapper, by full name, in order.
 
-    Of the lists of modules as long as the config says, or of all where there is none, it is the one that holds the most
-    weights. Empty where no list holds any linear.
+    Of the lists of modules that hold linears it is the one as long as the config says, nearest to the embedding of the
+    words, and with the most weights. Empty where there is none.
     """
     decoder = text_decoder(model)
     prefix = next((name for name, module in model.named_modules() if module is decoder), "")
@@ -20,8 +20,16 @@ def find_blocks(model: nn.Module) -> tuple[str, ...]:
     if not outermost:
         return ()
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    likely = [name for name in outermost if len(lists[name]) == layers] or outermost
-    found = max(likely, key=lambda name: sum(tensor.numel() for tensor in lists[name].parameters()))
+    embedding = model.get_input_embeddings()
+    near = next((name for name, module in model.named_modules() if module is embedding), "").split(".")
+
+    def likely(name: str) -> tuple[bool, int, int, int]:
+        parts = name.split(".")
+        shared = next((i for i, (one, other) in enumerate(zip(parts, near, strict=False)) if one != other), len(parts))
+        weights = sum(tensor.numel() for tensor in lists[name].parameters())
+        return len(lists[name]) == layers, shared, -len(parts), weights
+
+    found = max(outermost, key=likely)
     return tuple(f"{found}.{index}" for index in range(len(lists[found])))
 
 
@@ -31,7 +39,9 @@ def text_decoder(model: nn.Module) -> nn.Module:
         decoder = model.get_decoder()
     except (AttributeError, NotImplementedError):
         return model
-    return decoder if isinstance(decoder, nn.Module) else model
+    if not isinstance(decoder, nn.Module) or not any(isinstance(module, nn.ModuleList) for module in decoder.modules()):
+        return model  # some call their head so
+    return decoder
 
 
 def beside_blocks(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:

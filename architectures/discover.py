@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from architectures.anatomy import Anatomy, Found, filled, numbers, template
+from architectures.anatomy import Anatomy, Found, Siblings, filled
 from architectures.family import Edge, Kind
 from architectures.probe import DEAD, STILL, Match, Run, Trace, follow, norms, read_by_others, record, stood_in
 from architectures.proof import Folding, Proof
@@ -42,12 +42,13 @@ def examine(block: nn.Module, run: Run, known: Anatomy, folding: Folding, head_d
     trace = record(block, run)
     read = read_by_others(block, trace, run)
     trace.frozen = [name for name in trace.frozen if name not in read]
-    called = {template(name) for name in trace.inputs}
+    names = Siblings(block)
+    called = {names.template(name) for name in trace.inputs}
     kept = dict(known.kept)
     for name in known.linears:
         if name in read:
             kept[name] = "other code reads its weight"
-        elif template(name) not in called:
+        elif names.template(name) not in called:
             kept[name] = "the block does not call it"
     linears = tuple(name for name in known.linears if name not in kept)
     proof = Proof(block, trace, run, folding)
@@ -63,7 +64,7 @@ def examine(block: nn.Module, run: Run, known: Anatomy, folding: Folding, head_d
 class _Search:
     def __init__(self, block: nn.Module, run: Run, trace: Trace, linears: tuple[str, ...], proof: Proof, head_dim: int):
         self.block, self.run, self.trace, self.linears = block, run, trace, linears
-        self.proof, self.head_dim = proof, head_dim
+        self.proof, self.head_dim, self.names = proof, head_dim, Siblings(block)
         self.order = {name: index for index, name in enumerate(dict(block.named_modules()))}
 
     def edges(self) -> tuple[Edge, ...]:
@@ -93,9 +94,9 @@ class _Search:
             yield from self._propose(name, size, [range(size)])
         shown: set[str] = set()
         for name in self.linears:
-            if name not in self.trace.inputs or template(name) in shown:
+            if name not in self.trace.inputs or self.names.template(name) in shown:
                 continue
-            shown.add(template(name))
+            shown.add(self.names.template(name))
             size = self.block.get_submodule(name).out_features
             whole = list(self._propose(name, size, [range(size)]))
             yield from whole or self._propose(name, size, self._chunks(size))
@@ -146,16 +147,22 @@ class _Search:
     def _siblings(self, edge: Edge) -> list[Edge]:
         """The edge, and the same of the experts beside the one that was looked at."""
         names = [*self.trace.inputs, *self.linears]
-        own = numbers(edge.prev)
+        own = self.names.numbers(edge.prev)
         if own:
-            every = [name for name in self.linears if template(name) == template(edge.prev)]
-            return [self._inspected(edge, name, self._moved(edge.layers, own, numbers(name))) for name in every]
-        alike = {template(name) for name in edge.layers}
-        layers = tuple(sorted({name for name in names if template(name) in alike}, key=self.order.__getitem__))
+            every = [name for name in self.linears if self.names.template(name) == self.names.template(edge.prev)]
+            return [
+                self._inspected(edge, name, self._moved(edge.layers, own, self.names.numbers(name))) for name in every
+            ]
+        alike = {self.names.template(name) for name in edge.layers}
+        layers = tuple(
+            sorted({name for name in names if self.names.template(name) in alike}, key=self.order.__getitem__)
+        )
         return [self._inspected(edge, edge.prev, layers)]
 
     def _moved(self, layers: tuple[str, ...], own: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(filled(template(name), other) if numbers(name) == own else name for name in layers)
+        return tuple(
+            filled(self.names.template(name), other) if self.names.numbers(name) == own else name for name in layers
+        )
 
     def _inspected(self, edge: Edge, prev: str, layers: tuple[str, ...]) -> Edge:
         """With the module whose output the search compares: one linear's own, or the least that holds all of them."""
@@ -213,15 +220,15 @@ def _unclipped(
     def minus(name: str) -> Tensor:
         return -torch.ones(block.get_submodule(name).out_features)
 
-    found: set[str] = set()
-    for given in _reading_the_same(trace, linears):
+    found, names = set(), Siblings(block)
+    for given in _reading_the_same(trace, [name for name in linears if not names.numbers(name)]):
         for i, one in enumerate(given):
             for other in given[i + 1 :]:
                 if same({one: minus(one), other: minus(other)}) and not same({one: minus(one)}):
                     found |= {one, other}
     for edge in edges:
         rows = edge.kind.rows
-        if isinstance(rows, Fixed) and not numbers(edge.prev):
+        if isinstance(rows, Fixed) and not names.numbers(edge.prev):
             signs = minus(edge.prev)
             signs[list(rows.values)] = 1
             if (signs < 0).any() and same({edge.prev: signs}):
@@ -229,11 +236,11 @@ def _unclipped(
     return tuple(name for name in linears if name in found)
 
 
-def _reading_the_same(trace: Trace, linears: tuple[str, ...]) -> list[list[str]]:
-    """Linears that see one input, experts left out."""
+def _reading_the_same(trace: Trace, linears: list[str]) -> list[list[str]]:
+    """Those of the linears together that see one input."""
     together: list[list[str]] = []
     for name in linears:
-        if name not in trace.inputs or numbers(name):
+        if name not in trace.inputs:
             continue
         x = trace.inputs[name][0]
         beside = next((group for group in together if torch.equal(trace.inputs[group[0]][0], x)), None)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
+from transformers import PreTrainedModel
 
 from architectures.blocks import beside_blocks
 from checkpoints.pretrained import PretrainedModel
@@ -11,12 +13,16 @@ from checkpoints.pretrained import PretrainedModel
 
 @contextmanager
 def around(source: PretrainedModel, units: tuple[str, ...]) -> Iterator[None]:
-    """Inside the `with`, embeddings and norms hold their weights in float32; the decoder blocks need not."""
+    """Inside the `with`, embeddings and norms hold their weights in float32; the decoder blocks need not.
+
+    A model of transformers takes itself to be where its first parameter is, which may be on meta: it is told.
+    """
     names = beside_blocks(source.model, units)
     for name in names:
         source.materialize(name, torch.float32, recurse=False)
     try:
-        yield
+        with patch.object(PreTrainedModel, "device", torch.device("cpu")):
+            yield
     finally:
         for name in names:
             source.release(name, recurse=False)

@@ -16,7 +16,12 @@ from qlinear.errors import AwqError, ModelError
 from quantization.around import around
 from quantization.texts.own import ordinary_tokens
 from scales import fold
-from scales.calls import Call, record_calls
+from scales.calls import Call, alike, record_calls
+
+
+class UnfitError(ModelError):
+    """A model that cannot run on quantized layers at all."""
+
 
 # Tokens read: enough for every channel to show itself, few enough for a hundred passes over a block.
 N_TOKENS = 16
@@ -45,7 +50,7 @@ def examined(
     source.materialize(units[0], torch.float32)
     try:
         with around(source, units):
-            hidden, calls = _call(source, units)
+            hidden, calls = _call(source, units, known)
         seen: dict[int, Anatomy] = {}
         for index in sorted(set(same.values())):
             source.materialize(units[index], torch.float32)
@@ -57,16 +62,46 @@ def examined(
     return tuple(seen[same[index]] for index in range(len(units)))
 
 
-def _call(source: PretrainedModel, units: tuple[str, ...]) -> tuple[Tensor, list[Call]]:
+def _call(source: PretrainedModel, units: tuple[str, ...], known: tuple[Anatomy, ...]) -> tuple[Tensor, list[Call]]:
     """The first block's input, and the calls of all, for a few ordinary tokens."""
     vocabulary = source.config.get_text_config().vocab_size
     ordinary = ordinary_tokens(source.tokenizer, vocabulary)
     generator = torch.Generator().manual_seed(0)
-    tokens = ordinary[torch.randint(len(ordinary), (2, N_TOKENS), generator=generator)]
+    tokens = ordinary[torch.randint(len(ordinary), (1, N_TOKENS), generator=generator)]
     blocks = [source.model.get_submodule(unit) for unit in units]
+    _check_weights_are_not_read(source, units, known, tokens)
     with _told(source, units[0]):
         hidden, calls = record_calls(source.model, blocks, tokens)
+        _, shifted = record_calls(source.model, blocks, tokens, shift=0.5)
+        for call, other in zip(calls, shifted, strict=True):
+            if not alike(call.args, other.args) or not alike(call.kwargs, other.kwargs):
+                raise ModelError("the model gives its blocks more of what others made than hidden states")
     return hidden[0], calls
+
+
+def _check_weights_are_not_read(
+    source: PretrainedModel, units: tuple[str, ...], known: tuple[Anatomy, ...], tokens: Tensor
+) -> None:
+    """Raises `UnfitError` where the model, outside of its blocks, wants to see the weights of linears in them."""
+    blocks = [source.model.get_submodule(unit) for unit in units]
+    originals = [
+        (block, name, block.get_submodule(name))
+        for block, anatomy in zip(blocks[1:], known[1:], strict=True)
+        for name in anatomy.linears
+    ]
+    for block, name, _ in originals:
+        block.set_submodule(name, nn.Identity())
+    try:
+        record_calls(source.model, blocks, tokens)
+    except AttributeError as error:
+        if "weight" not in str(error):
+            return  # what ails it, the next run tells
+        raise UnfitError(f"{source.name} cannot be quantized: it reads its layers' weights itself ({error})") from error
+    except Exception:
+        return
+    finally:
+        for block, name, linear in originals:
+            block.set_submodule(name, linear)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
         "seqlen": recipe.seqlen,
         "seed": recipe.seed,
     }
-    first, calls = _first_inputs(job, tokens if kept is None else tokens[:1])
+    first, calls = _first_inputs(job, tokens)
     floats, rounded = (first if wanted else None for wanted in (sides.floats, sides.rounded))
     return Streams(meta, job, tokens, calls, floats, rounded)
 

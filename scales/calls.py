@@ -1,6 +1,6 @@
 """How a model calls its decoder blocks: recorded from one forward, so that each block can be run by itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,13 +16,19 @@ class Call:
     """How a module was called: everything but the hidden states.
 
     name: of the argument that the hidden states were given as, None for the first one; rest: of a decoder block, what
-    it returns behind its hidden states, None where it returns those alone and in no tuple.
+    it returns behind its hidden states, None where it returns those alone and in no tuple; rows: the calls for each
+    sample, where they differ.
     """
 
     args: tuple
     kwargs: dict[str, Any]
     name: str | None = None
     rest: tuple | None = None
+    rows: "tuple[Call, ...]" = ()
+
+    def at(self, sample: int) -> "Call":
+        """The call for one sample."""
+        return self.rows[sample] if self.rows else self
 
     def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
         """The module's hidden states, whether it returns them alone or first in a tuple."""
@@ -51,60 +57,72 @@ class Done(Exception):
     """Raised where all that is to be seen has been: what follows has nothing to tell."""
 
 
-def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
-    """Run the model's own forward on each row of `tokens` `(samples, seqlen)`, up to its first block.
+def record_calls(
+    model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor, shift: float = 0.0
+) -> tuple[list[Tensor], list[Call]]:
+    """Run the model's own forward on each row of `tokens` `(samples, seqlen)`, and its first block on the first row.
 
-    Returns the first block's input for each row, `(1, seqlen, hidden)`, and each block's call (the same for every
-    row, as all have the same length). The first block, run on the first row alone, and everything before it must hold
-    weights; the others may be on the meta device: they pass their input through, in the form in which the first one
-    returned its output. Raises `CalibrationError` where the blocks are not called one after the other, where more than
-    hidden states goes from one to the next, or where they are given something else that depends on the text.
+    Returns the first block's input for each row, `(1, seqlen, hidden)`, and each block's call. The first block and
+    everything before it must hold weights; the others may be on the meta device: they pass their input through, in the
+    form in which the first one returned its output. shift: added to what every block gives, to see whether it shows in
+    a later one's call. Raises `CalibrationError` where the blocks are not called one after the other, or where more
+    than hidden states goes from one to the next.
     """
-    inputs: list[Tensor] = []
-    calls: dict[int, Call] = {}
-    first: list[Any] = []
+    recorder = _Recorder(model, blocks, shift)
+    for row in tokens:
+        recorder.read(row)
+    return recorder.inputs, recorder.calls()
 
-    def first_in(_, args, kwargs):
-        hidden, call = split(args, kwargs)
-        inputs.append(hidden.detach())
-        if len(inputs) == 1:
-            calls[0] = call
-            return
-        if not alike(call.args, calls[0].args) or not alike(call.kwargs, calls[0].kwargs):
-            raise CalibrationError("the model gives its blocks more of the text than hidden states")
-        raise Done  # the first row has shown every call
 
-    def first_out(_, args, output):
-        first.append(output)
-        if len(blocks) == 1:
-            raise Done
+class _Recorder:
+    """rows: for each row that was read, each block's call; outputs: what the first block returned for the first row."""
 
-    def pass_through(index: int):
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], shift: float):
+        self.model, self.blocks, self.shift = model, blocks, shift
+        self.inputs: list[Tensor] = []
+        self.rows: list[dict[int, Call]] = []
+        self.output: Any = None
+
+    def read(self, row: Tensor) -> None:
+        self.rows.append({})
+        run = self.blocks[0].forward
+        with forwards(self.blocks, [self._forward(index, run) for index in range(len(self.blocks))]), torch.no_grad():
+            with suppress(Done):
+                self.model(input_ids=row.unsqueeze(0), use_cache=False)
+        calls = self.rows[-1]
+        if list(calls) != list(range(len(self.blocks))):
+            raise CalibrationError("the model does not call its blocks one after the other")
+
+    def _forward(self, index: int, run: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args, **kwargs):
-            hidden, calls[index] = split(args, kwargs)
-            if index == len(blocks) - 1:
+            hidden, call = split(args, kwargs)
+            if index in self.rows[-1]:
+                raise CalibrationError("the model calls a block more than once")
+            self.rows[-1][index] = call
+            if index == 0:
+                self.inputs.append(hidden.detach())
+                if self.output is None:
+                    self.output = run(*args, **kwargs)
+            if index == len(self.blocks) - 1:
                 raise Done
-            return (hidden, *first[0][1:]) if isinstance(first[0], tuple) else hidden  # as the first one did
+            given = hidden + self.shift if self.shift else hidden
+            return (given, *self.output[1:]) if isinstance(self.output, tuple) else given
 
         return forward
 
-    with (
-        blocks[0].register_forward_pre_hook(first_in, with_kwargs=True),
-        blocks[0].register_forward_hook(first_out),
-        forwards(blocks[1:], [pass_through(i) for i in range(1, len(blocks))]),
-        torch.no_grad(),
-    ):
-        for row in tokens:
-            with suppress(Done):
-                model(input_ids=row.unsqueeze(0), use_cache=False)
-    _check_chain(calls, len(blocks), first[0] if first else None)
-    rest = first[0][1:] if isinstance(first[0], tuple) else None
-    return inputs, [replace(calls[i], rest=rest) for i in range(len(blocks))]
+    def calls(self) -> list[Call]:
+        """Each block's call, with those of the single rows where they differ."""
+        rest = self.output[1:] if isinstance(self.output, tuple) else None
+        _check_chain(self.rows[0], self.output)
+        found = []
+        for index in range(len(self.blocks)):
+            calls = [replace(row[index], rest=rest) for row in self.rows]
+            same = all(alike(calls[0].args, call.args) and alike(calls[0].kwargs, call.kwargs) for call in calls[1:])
+            found.append(calls[0] if same else replace(calls[0], rows=tuple(calls)))
+        return found
 
 
-def _check_chain(calls: dict[int, Call], count: int, output: Any) -> None:
-    if len(calls) < count or list(calls) != sorted(calls):
-        raise CalibrationError("the model does not call its blocks one after the other")
+def _check_chain(calls: dict[int, Call], output: Any) -> None:
     passed = {id(part) for part in output[1:] if isinstance(part, Tensor)} if isinstance(output, tuple) else set()
     for call in calls.values():
         if passed & {id(value) for value in (*call.args, *call.kwargs.values())}:

@@ -144,7 +144,7 @@ def observe_block(
             if index == n_samples:
                 watching.close()
             inputs.clear()
-            seen.outputs.append(call(block, x.to(dtype)).to(x.dtype))
+            seen.outputs.append(call.at(index)(block, x.to(dtype)).to(x.dtype))
     seen.forward_seconds = time.perf_counter() - start - seen.statistics_seconds
     for statistics in set(seen.statistics.values()):
         statistics.complete()
@@ -172,11 +172,11 @@ def observe_inputs(
         for name, linear in linears.items():
             hooks.enter_context(linear.register_forward_pre_hook(_statistics_hook(name, seen, inputs)))
             hooks.enter_context(linear.register_forward_pre_hook(stop_at_the_last(name)))
-        for x in hidden:
+        for index, x in enumerate(hidden):
             inputs.clear()
             waiting.update(linears)
             with suppress(Done):
-                call(block, x.to(dtype))
+                call.at(index)(block, x.to(dtype))
     for statistics in set(seen.statistics.values()):
         statistics.complete()
     return seen.statistics
@@ -186,7 +186,7 @@ def run_block(block: nn.Module, hidden: Sequence[Tensor], call: Call) -> list[Te
     """The block's output for each sample, in the dtype of `hidden`, which may be lower than the block's."""
     dtype = next(block.parameters()).dtype
     with torch.no_grad():
-        return [call(block, x.to(dtype)).to(x.dtype) for x in hidden]
+        return [call.at(index)(block, x.to(dtype)).to(x.dtype) for index, x in enumerate(hidden)]
 
 
 def _statistics_hook(name: str, seen: Observation, inputs: dict[int, tuple[Tensor, str]]):
