@@ -91,11 +91,8 @@ _LONG = dict(
 # What a type's default configuration does not show of it: rows beside the type's own.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "falcon": {
-        "alibi": dict(alibi=True, multi_query=False, parallel_attn=False, bias=True),
+        "alibi": dict(alibi=True, multi_query=False, num_kv_heads=4, parallel_attn=False, bias=True),
         "groups": dict(new_decoder_architecture=True, num_kv_heads=2),
-    },
-    "llama": {
-        "dynamic": dict(rope_parameters=dict(_ROTATION, rope_type="dynamic", factor=2.0), max_position_embeddings=32)
     },
     "phi3": {"longrope": dict(rope_parameters=_LONG, original_max_position_embeddings=32)},
 }
