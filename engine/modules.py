@@ -33,9 +33,12 @@ class ModuleDecoder:
     """
 
     def __init__(self, model: nn.Module, max_tokens: int, static_cache: bool):
+        """Raises `ModelError` for a model that nobody taught to generate."""
         from transformers import GenerationConfig
         from transformers.generation import GenerationMode
 
+        if not model.can_generate():
+            raise ModelError(f"{type(model).__name__} has no way of generating, which transformers' own models have")
         self.model, self.max_tokens = model, max_tokens
         self.vocabulary = model.get_input_embeddings().num_embeddings
         self.static = static_cache and _keeps_static(model)
