@@ -71,7 +71,7 @@ class Scorer:
     def log_likelihood(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
         """Of a continuation after a context, in nats; and whether greedy decoding would write it.
 
-        Raises `ValueError` where either is empty, or both are longer by more than one token than the decoder reads.
+        Raises `ValueError` where either is empty, or the decoder has no room for both but for their last token.
         """
         if not context or not continuation:
             raise ValueError(f"a context of {len(context)} tokens and a continuation of {len(continuation)}")

@@ -12,6 +12,8 @@ SECONDS = 10
 MOST_CHARACTERS = 10**7
 MOST_MEMORY = 2**30  # beyond what this process has
 
+OUT_OF_MEMORY = 9  # how the other process ends then: there may be no room to send anything
+
 _BEGIN = "`chat`: the model's chat template"
 _END = "mend it, or leave `chat` out"
 
@@ -38,11 +40,14 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
         if not receiver.poll(SECONDS):
             raise OptionError(f"{_BEGIN} takes more than {SECONDS} seconds; {_END}")
         made, failed = receiver.recv()
-    except EOFError as error:
-        raise OptionError(f"{_BEGIN} takes more than {MOST_MEMORY / 2**30:g} GiB of memory; {_END}") from error
+    except EOFError:
+        child.join()
+        spent = f"takes more than {MOST_MEMORY / 2**30:g} GiB of memory"
+        made, failed = None, spent if child.exitcode == OUT_OF_MEMORY else "ended the process that it ran in"
     finally:
         child.kill()
         child.join()
+        child.close()
         receiver.close()
     if failed is not None:
         raise OptionError(f"{_BEGIN} {failed}; {_END}")
@@ -60,7 +65,7 @@ def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) 
         else:
             sender.send((made, None))
     except MemoryError:
-        os._exit(1)
+        os._exit(OUT_OF_MEMORY)
     except Exception as error:  # whatever a program may raise
         said = " ".join(str(error).split())[:300]
         sender.send((None, f"cannot be used: {type(error).__name__}{said and f': {said}'}"))
