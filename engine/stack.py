@@ -4,12 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from architectures.registry import find_family, fused_families
+from engine.modules import LENGTH_DEPENDENT
 from qlinear.backends.stack import Dense, Matrix, Norms, Packed, Projection, Stack, StackBlock, Unsupported
 from qlinear.layer import QLinearPerGrp
 from qlinear.replace import GroupedOutput
-
-# Rotations whose angles depend on how long the sequence has become: past the original context a table will not do.
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def describe(model: nn.Module, max_tokens: int) -> Stack:
@@ -103,7 +101,7 @@ class _Describer:
         parameters = self.config.rope_parameters
         parameters = parameters if layer_type is None else parameters[layer_type]
         original = parameters.get("original_max_position_embeddings") or self.config.max_position_embeddings
-        if rope_type in _LENGTH_DEPENDENT and self.max_tokens > original:
+        if rope_type in LENGTH_DEPENDENT and self.max_tokens > original:
             raise Unsupported(
                 f"this model's {rope_type} rotation changes beyond {original} tokens, and {self.max_tokens} are "
                 f"asked for: the fused decoder keeps one table"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.text import beginning, begins_with_bos, check_rows
 from qlinear.errors import OptionError
 from qlinear.progress import Note
 from quantization.around import around
@@ -121,6 +122,7 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
     if context is not None and recipe.seqlen > context:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
     tokens, text = _tokens(job, kept)
+    check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))
     meta = {
         **text,
         "n_samples": recipe.n_samples,
@@ -138,15 +140,15 @@ def _tokens(job: Job, kept: Tensor | None) -> tuple[Tensor, dict]:
     recipe = job.recipe
     if recipe.calib_data == SELF:
         tokens = _own_tokens(job) if kept is None else kept
-        return tokens, {"source": SELF, "sha256": None}
+        return tokens, {"source": SELF, "sha256": None, "bos": begins_with_bos(job.source.tokenizer, tokens[0])}
     if recipe.calib_data in HUB:
         job.watch(Note(f"reading calibration text {recipe.calib_data} from the hub"))
     text = read_text(recipe.calib_data)
-    tokens = token_blocks(job.source.tokenizer, text, recipe)
+    tokens, bos = token_blocks(job.source.tokenizer, text, recipe)
     if len(tokens) < recipe.n_samples:
         blocks = f"{len(tokens)} blocks of {recipe.seqlen} tokens"
         job.watch(Note(f"calibration text {text.name} has {blocks}; all are used"))
-    return tokens, {"source": text.name, "sha256": text.sha256}
+    return tokens, {"source": text.name, "sha256": text.sha256, "bos": bos}
 
 
 def _own_tokens(job: Job) -> Tensor:
@@ -156,7 +158,8 @@ def _own_tokens(job: Job) -> Tensor:
     job.watch(Note(f"{source.name} writes its calibration text itself: {size}"))
     model = source.load()
     ordinary = ordinary_tokens(source.tokenizer, model.config.get_text_config().vocab_size)
-    tokens = self_samples(model, ordinary, recipe.n_samples, recipe.seqlen, recipe.seed)
+    bos = beginning(source.tokenizer, recipe.bos)
+    tokens = self_samples(model, ordinary, recipe.n_samples, recipe.seqlen, recipe.seed, bos)
     source.release()
     return tokens
 
