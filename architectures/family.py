@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from qlinear.backends.stack import Routing
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig as Config
 
@@ -56,11 +58,29 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Where an MLP that is a mixture of experts keeps its parts, and how its router chooses.
+
+    correction: of the router's, what is added to scores where experts are compared (None: nothing is); shared: the MLP
+    that every token goes through besides, where a model of the family has one; shared_gate: what its sigmoid weighs
+    that with.
+    """
+
+    routing: Callable[["Config"], Routing]
+    router: str = "gate"
+    correction: str | None = None
+    shared: str | None = None
+    shared_gate: str | None = None
+
+
+@dataclass(frozen=True)
 class Fused:
     """Where a block keeps its parts and which variants of the maths it uses, for decoders that run a stack as a whole.
 
     norms: before attention, after it, before the MLP, after it (None: there is none).
     norm_offset: what is added to a norm's weight.
+    head_norms: whether q and k have norms; head_norms_if: the field of the config that says so where not all have.
+    mlp: the module that is the MLP; experts: what it is made of in blocks where it has `experts`.
     window: "config" or "attention" for where `sliding_window` is to be found, "none" where every position is seen.
     activation, attention_cap: the fields of the config that name the MLP's activation and the limit of the attention
     scores (None: there is none).
@@ -71,6 +91,9 @@ class Fused:
     norms: tuple[str | None, ...] = ("input_layernorm", None, "post_attention_layernorm", None)
     norm_offset: float = 0.0
     head_norms: bool = False
+    head_norms_if: str | None = None
+    mlp: str = "mlp"
+    experts: Experts | None = None
     activation: str = "hidden_act"
     window: str = "none"
     attention_cap: str | None = None
