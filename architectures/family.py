@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from qlinear.backends.stack import Routing
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig as Config
 
@@ -60,11 +62,29 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Where an MLP that is a mixture of experts keeps its parts, and how its router chooses.
+
+    correction: of the router's, what is added to scores where experts are compared (None: nothing is); shared: the MLP
+    that every token goes through besides, where a model of the family has one; shared_gate: what its sigmoid weighs
+    that with.
+    """
+
+    routing: Callable[["Config"], Routing]
+    router: str = "gate"
+    correction: str | None = None
+    shared: str | None = None
+    shared_gate: str | None = None
+
+
+@dataclass(frozen=True)
 class Fused:
     """Where a block keeps its parts and which variants of the maths it uses, for decoders that run a stack as a whole.
 
     norms: before attention, after it, before the MLP, after it (None: there is none).
     norm_offset: what is added to a norm's weight.
+    head_norms: whether q and k have norms; head_norms_if: the field of the config that says so where not all have.
+    mlp: the module that is the MLP; experts: what it is made of in blocks where it has `experts`.
     window: "config" or "attention" for where `sliding_window` is to be found, "none" where every position is seen.
     activation, attention_cap: the fields of the config that name the MLP's activation and the limit of the attention
     scores (None: there is none).
@@ -75,6 +95,9 @@ class Fused:
     norms: tuple[str | None, ...] = ("input_layernorm", None, "post_attention_layernorm", None)
     norm_offset: float = 0.0
     head_norms: bool = False
+    head_norms_if: str | None = None
+    mlp: str = "mlp"
+    experts: Experts | None = None
     activation: str = "hidden_act"
     window: str = "none"
     attention_cap: str | None = None
@@ -94,7 +117,6 @@ class Family:
     fused: None where no decoder runs the stack as a whole.
     gguf: how a tensor of a GGUF file of the architecture of this name becomes the module's; None where such a header
     does not say everything that the transformers configuration needs to compute the same function.
-    refused: known, and known not to fit: what to tell who asks for AWQ.
     """
 
     model_type: str
@@ -103,7 +125,6 @@ class Family:
     unclipped: tuple[str, ...] = ()
     fused: Fused | None = None
     gguf: GgufTensor | None = None
-    refused: str | None = None
 
     def of(self, config: "Config") -> "Family":
         """With only the edges that a model of this config has."""

@@ -43,6 +43,22 @@ _SIZES = {
 
 MODEL_TYPES = tuple(_SIZES)
 
+_ROUTED = dict(_GROUPED, num_experts_per_tok=3, moe_intermediate_size=32)
+_GROUP_LIMITED = dict(
+    _ROUTED, n_routed_experts=12, n_group=4, topk_group=2, n_shared_experts=2, first_k_dense_replace=1,
+    num_hidden_layers=3, routed_scaling_factor=1.7, norm_topk_prob=True, head_dim=16,
+)  # fmt: skip
+_MIXTURES = {
+    "qwen3_moe": dict(_ROUTED, num_experts=8, head_dim=16, norm_topk_prob=True),
+    "qwen2_moe": dict(_ROUTED, num_experts=8, shared_expert_intermediate_size=96),
+    "mixtral": dict(_GROUPED, num_local_experts=6, num_experts_per_tok=2, intermediate_size=64),
+    "olmoe": dict(_GROUPED, num_experts=8, num_experts_per_tok=3, intermediate_size=64),
+    "glm4_moe": dict(_GROUP_LIMITED, use_qk_norm=True),
+    "dots1": _GROUP_LIMITED,
+}
+
+MIXTURE_TYPES = tuple(_MIXTURES)
+
 # Every shape of a block that a config can ask for and that the foldings tell apart.
 VARIANTS = (
     ("llama", {}),
@@ -95,7 +111,7 @@ def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
     its input, so that no part can be wrong without showing in the logits. The same arguments give the same model.
     """
     # Configs write into the dictionaries they are given.
-    config = AutoConfig.for_model(model_type, **deepcopy({**_SIZES[model_type], **overrides}))
+    config = AutoConfig.for_model(model_type, **deepcopy({**(_SIZES | _MIXTURES)[model_type], **overrides}))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
