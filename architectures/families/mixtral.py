@@ -16,8 +16,6 @@ def _routing(config: "Config") -> Routing:
 MIXTRAL = Family(
     model_type="mixtral",
     fused=Fused(window="config", experts=Experts(_routing)),
-    refused="its experts, most of its weight, are fused parameters and not linears; `awq=none` quantizes its attention "
-    "only",
 )
 
 FAMILIES = (MIXTRAL,)

@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 from transformers import AutoConfig
 
