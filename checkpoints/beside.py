@@ -1,4 +1,4 @@
-"""What lies beside the weights of a float model and goes along with them: its own code, processors, templates, licences.
+"""What lies beside a float model's weights and goes along with them: its own code, processors, templates, licences.
 
 A model comes from anywhere, and its checkpoint may be published: so only plain files of a modest size go along, and no
 link that leads out of the model's directory.

@@ -63,9 +63,7 @@ class CheckpointWriter:
     hidden directory, for a run with `resume`, and nothing if that is nothing.
     """
 
-    def __init__(
-        self, directory: Path, overwrite: bool = False, resume: bool = False, source: tuple[Path, ...] = ()
-    ):
+    def __init__(self, directory: Path, overwrite: bool = False, resume: bool = False, source: tuple[Path, ...] = ()):
         """source: the files of the model, which are not to be replaced.
 
         Raises `CheckpointError` if something is there already, unless it is ours and `overwrite` is given.

@@ -129,6 +129,9 @@ class SearchedScaling(Scaling):
             (prev, tuple(layers), kept[f"scale.{index}"]) for index, (prev, *layers) in enumerate(record["scales"])
         ]
         self._file.clips = [(layer, kept[f"clip.{index}"]) for index, layer in enumerate(record["clips"])]
+        _by_block(self._job, self._file)  # raises for what does not belong to the model
+        if not set(self.fallback_blocks) <= set(self._job.plan.units):
+            raise ValueError(f"blocks {self.fallback_blocks}")
 
     def save(self, text: dict | None) -> None:
         self._file.meta["calibration"] = text

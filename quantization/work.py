@@ -1,5 +1,6 @@
 """The walk over a model: modules of the float model in, tensors of the checkpoint out, one unit at a time."""
 
+import math
 import time
 
 import torch
@@ -12,6 +13,7 @@ from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
 from quantization.plan import Job
 from quantization.precision import fast_float32
+from quantization.resume import check_tally
 from quantization.scaling import Scaling
 from quantization.solve import round_linears, solve_block
 from quantization.streams import TOKENS, Streams
@@ -40,10 +42,11 @@ class Work:
         with journal.reading():
             record, kept = journal.record, journal.load_kept()
             self.tally = Tally.from_json(record["tally"])
+            check_tally(self.tally, self.job, journal.stored())
             self.scaling.take_up(record["scaling"], kept)
             if self.streams is not None:
-                self.streams.take_up(journal.load_state(), float(record["forward_seconds"]))
-            self.began = time.perf_counter() - float(record["seconds"])
+                self.streams.take_up(journal.load_state(), _seconds(record["forward_seconds"]))
+            self.began = time.perf_counter() - _seconds(record["seconds"])
 
     @property
     def text(self) -> dict | None:
@@ -155,6 +158,13 @@ class Work:
     def _add(self, name: str, tensor: Tensor) -> None:
         self.writer.add(name, tensor)
         self.tally.bytes += tensor.nbytes
+
+
+def _seconds(value: object) -> float:
+    """Raises `ValueError` for what is no length of time, NaN too."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value} seconds")
+    return float(value)
 
 
 def _owners(model: nn.Module, written: set[str]) -> list[str]:
