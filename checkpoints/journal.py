@@ -61,6 +61,7 @@ class Journal:
     sums: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.replaced: dict = {}  # the fingerprint of the run that this one is going to take the place of
         self._named: set[str] = set()  # by the journal that is on the disk
         self._unsynced: list[str] = []
         self._next_write = 0.0
@@ -91,7 +92,7 @@ class Journal:
     def successor(self) -> "Journal":
         """A journal to start over with. It replaces this one, and what belongs to it, with its first snapshot."""
         journal = Journal(self.directory, self.number)
-        journal._named = self._named
+        journal._named, journal.replaced = self._named, self.fingerprint
         return journal
 
     def _check_kinds(self) -> None:

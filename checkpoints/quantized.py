@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
-from checkpoints.meta import build_empty, check_depth
+from checkpoints.meta import build_empty, check_depth, check_trusted
 from checkpoints.pretrained import TOKENIZER_FILES
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
-from qlinear.errors import CheckpointError
+from qlinear.errors import CheckpointError, one_line
 from qlinear.replace import replace_linears
 
 RECIPE = "awq_recipe.json"
+# What of a recipe is read again.
+KINDS = {"fingerprint": str, "options": dict, "versions": dict, "flash_attention": bool, "files": list}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def open_quantized(
     source = open_directory(directory)
     model = _empty_model(directory, len(source.shapes), trust_remote_code)
     recipe = read_recipe(directory)
-    flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
+    flash = recipe.get("flash_attention", False) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
     with _named(directory):
         load_weights(model, source, quantization, backend, groups)
@@ -81,8 +83,8 @@ def _read_config(directory: Path) -> dict:
         raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; quantize a model to make one")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return config
@@ -92,6 +94,7 @@ def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn
     from transformers import AutoConfig, GenerationConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
+        check_trusted(str(directory), _read_config(directory), trust_remote_code)
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
@@ -113,12 +116,14 @@ def read_tokenizer(directory: Path, trust_remote_code: bool):
 
 
 def read_recipe(directory: Path) -> dict:
-    """How a checkpoint was made; {} where that is not known."""
+    """How a checkpoint was made, without what is of no kind that it should be; {} where that is not known."""
     try:
         recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return recipe if isinstance(recipe, dict) else {}
+    if not isinstance(recipe, dict):
+        return {}
+    return {name: value for name, value in recipe.items() if isinstance(value, KINDS.get(name, object))}
 
 
 def joined_groups(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:

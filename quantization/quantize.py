@@ -17,7 +17,7 @@ from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
 from quantization.plan import Job, make_plan
 from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
-from quantization.resume import as_it_began, marks, text_marks, told_if_stopped, versions
+from quantization.resume import as_it_began, marks, refuse_another_run, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
 from quantization.streams import TOKENS, Sides, Streams, open_streams
 from quantization.tally import LinearLosses, Size, least_bytes
@@ -90,9 +90,11 @@ def quantize(
         sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
         watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
     job = Job(source, recipe, plan, watch)
-    with CheckpointWriter(_directory(job, place), place.overwrite, place.resume, source.files) as writer:
+    with CheckpointWriter(_directory(job, place, model_name), place.overwrite, place.resume, source.files) as writer:
         description = _describe(job, trust_remote_code)
         writer.rehearse(description, least_bytes(job))
+        if place.output is None:  # two models may have one name
+            refuse_another_run(writer.journal, job, writer.directory)
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
         with told_if_stopped(writer.journal, job):
@@ -109,10 +111,12 @@ def quantize(
     return result
 
 
-def _directory(job: Job, place: Place) -> Path:
+def _directory(job: Job, place: Place, model_name: str) -> Path:
     if place.output is not None:
         return Path(place.output)
-    return paths.MODELS / paths.checkpoint_name(job.source.name, job.recipe.settled(job.plan.group_size))
+    directory = paths.MODELS / paths.checkpoint_name(job.source.name, job.recipe.settled(job.plan.group_size))
+    paths.refuse_another_model(directory, model_name, job.source.fingerprint)
+    return directory
 
 
 def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:

@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 from checkpoints.formats.compressed_tensors import BIAS, PARTS
 from checkpoints.journal import Journal
+from qlinear.errors import CheckpointError
 from qlinear.progress import Note
 from qlinear.sizes import GROUP_SIZES
 from qlinear.version import __version__
@@ -18,6 +20,8 @@ from quantization.scaling import Scaling
 from quantization.streams import Streams
 from quantization.tally import Tally
 
+# The mark of the model itself.
+MODEL = "the model of fingerprint"
 # Fields of a recipe that count by what they come to.
 _BY_MEANING = ("group_size", "awq", "scales", "calib_data", "flash_attention")
 
@@ -33,7 +37,7 @@ def marks(job: Job, scaling: Scaling) -> dict[str, str | int | bool | None]:
     plain = {f"`{name}`": value for name, value in recipe.to_json().items() if name not in _BY_MEANING}
     loaded = scaling.awq is Awq.LOAD
     return {
-        "the model of fingerprint": job.source.fingerprint[:16],
+        MODEL: job.source.fingerprint[:16],
         **plain,
         "`group_size`": job.plan.group_size,
         "`awq`": scaling.awq.value,
@@ -54,6 +58,17 @@ def text_marks(streams: Streams) -> dict[str, str | None]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def refuse_another_run(journal: Journal, job: Job, output: Path) -> None:
+    """Raise `CheckpointError` where a run would take the place of what another model's run to `output` has left."""
+    ours = job.source.fingerprint[:16]
+    theirs = journal.replaced.get(MODEL, ours)
+    if theirs != ours:
+        raise CheckpointError(
+            f"a run that stopped has left its progress for {output}, of a model of fingerprint {theirs}, not {ours}; "
+            f"give another `output`, or remove {journal.directory}"
+        )
 
 
 def as_it_began(recipe: Recipe, journal: Journal) -> Recipe:
@@ -84,7 +99,8 @@ def check_tally(tally: Tally, job: Job, stored: set[str]) -> None:
     for name in state:
         if _is_in(done, name) and name not in tally.written or _is_in(ahead, name) and name in tally.written:
             raise ValueError(f"{name} belongs to another number of blocks than {tally.units}")
-    if not quantized or not tally.written <= state.keys() or len(quantized) < len(tally.quantized_names):
+    strange = {name for name in tally.written - state.keys() if name.rpartition(".")[0] not in quantized}
+    if not quantized or strange or len(quantized) < len(tally.quantized_names):
         raise ValueError("other tensors are named than those of the model")
     _check_figures(tally, quantized, done)
 
