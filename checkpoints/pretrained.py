@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
-from checkpoints.meta import build_empty, check_depth, check_trusted, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.meta import (
+    build_empty,
+    check_depth,
+    check_trusted,
+    move_to_meta,
+    places_of_tensors,
+    put,
+    stored_tensors,
+)
 from checkpoints.sources import (
     FLOATS,
     TensorSource,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -76,7 +77,7 @@ class CheckpointWriter:
         self.resume = resume
         self._source = source
         self.partial = self._place.with_name(f".{self._place.name}.partial")
-        if self.partial.is_symlink():
+        if os.path.islink(self.partial):
             raise CheckpointError(f"{self.partial} is a link, and progress is kept in no other place; remove it")
         self._finished = self.partial / "checkpoint"
         self._made = [folder for folder in self._place.parents if not folder.exists()]

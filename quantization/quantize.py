@@ -10,6 +10,7 @@ from checkpoints.beside import find_beside
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
+from checkpoints.templates import template_fault
 from checkpoints.writer import CheckpointWriter, Description
 from qlinear.errors import ModelError
 from qlinear.process import peak_rss_bytes
@@ -176,6 +177,9 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
     beside = find_beside(source.directory) if source.directory else None
     for left in beside.left if beside else ():
         job.watch(Note(f"left out of the checkpoint: {left}"))
+    fault = template_fault(source.tokenizer)
+    if fault is not None:
+        job.watch(Note(f"`chat` is not going to work: the model's chat template is not understood ({fault})"))
     return Description(source.config, source.generation_config, source.tokenizer, beside, trust_remote_code)
 
 

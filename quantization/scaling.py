@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qlinear.errors import OptionError
+from qlinear.errors import OptionError, one_line
 from qlinear.progress import Note
 from qlinear.solvers.rtn import rtn
 from quantization.paths import scales_path
@@ -222,9 +223,18 @@ def _fits(file: zoo.ScaleFile, job: Job) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    """Before hours of search: whether its scales can be kept."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir():
-        raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
+    """Before hours of search: whether its scales can be kept. Raises `OptionError`."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)
+        real = path.resolve() if path.is_symlink() else path.absolute()  # it is written through a link
+        folder = next(folder for folder in real.parents if folder.exists())
+        if real.is_dir():
+            raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
+        special = real.exists() and not real.is_file()
+        made = folder.is_dir() and (folder == real.parent or not path.is_symlink())
+        if not made or not os.access(real if special else folder, os.W_OK):
+            raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise OptionError(f"scales cannot be saved in {path}: {reason}; give another `scales`") from error

@@ -1,4 +1,4 @@
-"""What lies beside the weights goes along: a model's own code, processors, templates, licences, and no more than that."""
+"""What lies beside the weights goes along: a model's own code, processors, templates, licences, and no more."""
 
 import json
 import os
