@@ -51,7 +51,7 @@ def open_model(request: ModelRequest, watch: Watcher) -> Model:
     source = request.model_name
     if request.precision != "bf16":
         recipe = replace(request.recipe, flash_attention=request.flash_attention)
-        source = request.checkpoint or str(find_checkpoint(request.model_name, recipe))
+        source = request.checkpoint or str(find_checkpoint(request.model_name, recipe, request.trust_remote_code))
     return run_awq.load(
         source,
         target=request.target,

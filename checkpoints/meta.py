@@ -16,6 +16,15 @@ def check_depth(label: str, config, n_tensors: int) -> None:
         raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
 
 
+def check_trusted(label: str, described: dict, trust_remote_code: bool) -> None:
+    """Raise `ModelError` for a configuration that only the model's own code understands, unless that may run."""
+    from transformers import CONFIG_MAPPING
+
+    own = "AutoConfig" in (described.get("auto_map") or {})
+    if own and not trust_remote_code and described.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(f"{label} is a model of its own code; read its *.py, and give `trust_remote_code` to run them")
+
+
 def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
     """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed.
 

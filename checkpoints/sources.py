@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qlinear.errors import ModelError
+from qlinear.errors import ModelError, one_line
 
 # What a float tensor may be stored as; eight bits are another format's.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -49,8 +49,7 @@ def one_line_errors(what: str):
     except ModelError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"{what}: {reason}") from error
+        raise ModelError(f"{what}: {one_line(error)}") from error
 
 
 def is_finite(tensor: Tensor) -> bool:

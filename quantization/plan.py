@@ -66,14 +66,21 @@ def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
 
 
 def make_job(source: PretrainedModel, recipe: Recipe, watch: Watcher) -> Job:
-    """The plan, after a look at one block of each kind, with its weights.
-
-    Raises as `make_plan` does, and `ModelError` where the blocks cannot be run one by one though it is asked for.
-    """
+    """What is going to be done, as far as is known before a weight is read. Raises as `make_plan` does."""
     plan = make_plan(source, recipe)
     if recipe.group_size is None:
         sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
         watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
+    return Job(source, recipe, plan, watch)
+
+
+def examine_job(job: Job) -> Job:
+    """The same after a look at one block of each kind, with its weights.
+
+    Raises `ModelError` where the model cannot run on quantized layers, or where its blocks cannot be run one by one
+    though that is asked for.
+    """
+    source, recipe, plan = job.source, job.recipe, job.plan
     scaled = recipe.awq is not Awq.NONE
     if plan.blocks:
         try:
@@ -83,14 +90,14 @@ def make_job(source: PretrainedModel, recipe: Recipe, watch: Watcher) -> Job:
         except ModelError as error:
             plan = _without_blocks(source, recipe, plan.head, str(error))
     if scaled and not any(anatomy.edges for anatomy in plan.anatomies):
-        recipe = _without_awq(source, recipe, watch)
+        recipe = _without_awq(source, recipe, job.watch)
     kept = kept_float(source.model, plan.units, plan.anatomies, plan.head)
     share = share_kept(source.model, plan.units, plan.anatomies, kept)
     if share > MUCH_KEPT:
         worst = sorted(kept, key=lambda entry: -entry.bytes)[:3]
         told = ", ".join(f"{entry.name} ({entry.reason})" for entry in worst)
-        watch(Note(f"{share:.0%} of the decoder's weights stay in bfloat16: {told}"))
-    return Job(source, recipe, plan, watch, tuple(kept), share)
+        job.watch(Note(f"{share:.0%} of the decoder's weights stay in bfloat16: {told}"))
+    return Job(source, recipe, plan, job.watch, tuple(kept), share)
 
 
 def _without_blocks(source: PretrainedModel, recipe: Recipe, head: str, reason: str) -> Plan:

@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures.family import Edge
-from qlinear.errors import OptionError
+from qlinear.errors import OptionError, one_line
 from qlinear.progress import Note
 from qlinear.solvers.rtn import rtn
 from quantization.paths import scales_path
@@ -127,6 +128,9 @@ class SearchedScaling(Scaling):
             (prev, tuple(layers), kept[f"scale.{index}"]) for index, (prev, *layers) in enumerate(record["scales"])
         ]
         self._file.clips = [(layer, kept[f"clip.{index}"]) for index, layer in enumerate(record["clips"])]
+        _by_block(self._job, self._file)  # raises for what does not belong to the model
+        if not set(self.fallback_blocks) <= set(self._job.plan.units):
+            raise ValueError(f"blocks {self.fallback_blocks}")
 
     def save(self, text: dict | None) -> None:
         self._file.meta["calibration"] = text
@@ -216,9 +220,18 @@ def _fits(file: zoo.ScaleFile, job: Job) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    """Before hours of search: whether its scales can be kept."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir():
-        raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
+    """Before hours of search: whether its scales can be kept. Raises `OptionError`."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)
+        real = path.resolve() if path.is_symlink() else path.absolute()  # it is written through a link
+        folder = next(folder for folder in real.parents if folder.exists())
+        if real.is_dir():
+            raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
+        special = real.exists() and not real.is_file()
+        made = folder.is_dir() and (folder == real.parent or not path.is_symlink())
+        if not made or not os.access(real if special else folder, os.W_OK):
+            raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise OptionError(f"scales cannot be saved in {path}: {reason}; give another `scales`") from error

@@ -80,10 +80,15 @@ class Streams:
         return {f"{side}.{index:06}": x for side, samples in sides.items() for index, x in enumerate(samples)}
 
     def take_up(self, state: dict[str, Tensor], forward_seconds: float) -> None:
-        """Stand where the `state` of an earlier run stood."""
+        """Stand where the `state` of an earlier run stood. Raises `ValueError` for one that is of other samples."""
+        (like,) = {x.shape for side in (self.floats, self.rounded) for x in side or ()}
 
         def side(name: str, wanted: bool) -> list[Tensor] | None:
-            return [state[key] for key in sorted(state) if key.startswith(name)] if wanted else None
+            samples = [state[key] for key in sorted(state) if key.startswith(name)]
+            right = all(x.shape == like and x.dtype == torch.bfloat16 for x in samples)
+            if wanted and not (right and len(samples) in (0, len(self.tokens))):
+                raise ValueError(f"the samples are not {len(self.tokens)} of {tuple(like)}")
+            return samples if wanted else None
 
         self.floats = side("hidden", self.floats is not None)
         self.rounded = side("rounded", self.rounded is not None)

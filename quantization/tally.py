@@ -2,6 +2,10 @@
 
 from dataclasses import asdict, dataclass, field
 
+from torch import Tensor
+
+from checkpoints.meta import stored_tensors
+from quantization.plan import Job
 from quantization.unit import BlockErrors, Fed
 
 
@@ -13,6 +17,33 @@ class Size:
     quantized_bytes: int
     bits_per_weight: float
     bits_per_weight_with_embeddings: float
+
+
+def least_bytes(job: Job) -> int:
+    """What the tensors of a checkpoint take at least, known before the first is read.
+
+    As if every matrix of the units, and of the head if asked for, were quantized; all else is in bfloat16.
+    """
+    recipe, plan = job.recipe, job.plan
+
+    def bits(name: str, dimensions: int) -> float:
+        owner = name.rpartition(".")[0]
+        if dimensions < 2:
+            return 16
+        if owner == plan.head:
+            return _packed_bits(recipe.w_bit, recipe.lm_head_group_size) if recipe.lm_head else 16
+        quantized = any(owner == unit or owner.startswith(f"{unit}.") for unit in plan.units)
+        return _packed_bits(recipe.w_bit, plan.group_size) if quantized else 16
+
+    names: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in stored_tensors(job.source.model):
+        names.setdefault(id(tensor), (name, tensor))
+    return int(sum(tensor.numel() * bits(name, tensor.dim()) for name, tensor in names.values()) / 8)
+
+
+def _packed_bits(bits: int, group_size: int) -> float:
+    """A weight's own bits and its share of the group's scale and zero point."""
+    return bits + (16 + bits) / group_size
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The walk over a model: modules of the float model in, tensors of the checkpoint out, one unit at a time."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
 from quantization.plan import Job
 from quantization.precision import fast_float32
+from quantization.resume import check_tally
 from quantization.scaling import Scaling
 from quantization.solve import fed, round_linears, solve_block
 from quantization.streams import TOKENS, Streams
@@ -40,10 +42,11 @@ class Work:
         with journal.reading():
             record, kept = journal.record, journal.load_kept()
             self.tally = Tally.from_json(record["tally"])
+            check_tally(self.tally, self.job, journal.stored())
             self.scaling.take_up(record["scaling"], kept)
             if self.streams is not None:
-                self.streams.take_up(journal.load_state(), float(record["forward_seconds"]))
-            self.began = time.perf_counter() - float(record["seconds"])
+                self.streams.take_up(journal.load_state(), _seconds(record["forward_seconds"]))
+            self.began = time.perf_counter() - _seconds(record["seconds"])
 
     @property
     def text(self) -> dict | None:
@@ -139,8 +142,7 @@ class Work:
 
     def _add_quantized(self, name: str, linear: nn.Linear, grid: GridWeight) -> None:
         tensors = linear_tensors(grid, None if linear.bias is None else linear.bias.data)
-        weight, _ = self.job.source.as_in_files(f"{name}.weight", linear.weight)
-        base = weight.removesuffix(".weight") if weight.endswith(".weight") else name
+        base = self.job.source.linear_in_files(name)
         for part, tensor in tensors.items():
             self._add(f"{base}.{part}", tensor)
         self.tally.quantized_bytes += sum(tensor.nbytes for part, tensor in tensors.items() if part != BIAS)
@@ -159,6 +161,13 @@ class Work:
     def _add(self, name: str, tensor: Tensor) -> None:
         self.writer.add(name, tensor)
         self.tally.bytes += tensor.nbytes
+
+
+def _seconds(value: object) -> float:
+    """Raises `ValueError` for what is no length of time, NaN too."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value} seconds")
+    return float(value)
 
 
 def _owners(model: nn.Module, written: set[str]) -> list[str]:

@@ -82,7 +82,8 @@ def test_bad_indexes(tmp_path):
     ({"num_hidden_layers": 10**9}, "names 1000000000 layers but the weights hold"),
     ({"hidden_size": "wide"}, "describes no model that can be opened"),
     ({"hidden_size": 64}, "by the configuration"),
-    ({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}, "describes no model that can be opened"),
+    ({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}, "read its *.py, and give `trust_remote_code`"),
+    ({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": []}, "describes no model that can be opened"),
 ])  # fmt: skip
 def test_bad_configurations(changes, message, saved):
     edit_json(saved / "config.json", **changes)
