@@ -132,19 +132,18 @@ def _inventory(way: Way, directory: Path) -> None:
     """Which linears were quantized, which matrices were not, and their shares of the weights."""
     from safetensors import safe_open
 
-    packed, floats = 0, {}
+    packed, floats = {}, {}
     vocabularies = _vocabularies(json.loads((directory / "config.json").read_text()))
     for file in directory.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():
                 shape = stored.get_slice(name).get_shape()
                 if name.endswith(".weight_shape"):
-                    n, k = stored.get_tensor(name).tolist()
-                    packed, way.quantized = packed + n * k, way.quantized + 1
+                    packed[name.removesuffix(".weight_shape")] = stored.get_tensor(name).prod().item()
                 elif len(shape) > 1 and not vocabularies & set(shape) and not name.endswith(_PARTS):
                     floats[name] = torch.Size(shape).numel()
-    way.left_float = tuple(sorted(floats))
-    way.quantized_share = packed / max(1, packed + sum(floats.values()))
+    way.quantized, way.left_float = tuple(sorted(packed)), tuple(sorted(floats))
+    way.quantized_share = sum(packed.values()) / max(1, sum(packed.values()) + sum(floats.values()))
 
 
 def _vocabularies(config: dict) -> set[int]:

@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     way = rounded(folder)
     assert way.outcome is Outcome.WORKS and way.fused and [check.name for check in way.checks] == CHECKS
-    assert way.quantized == 14 and way.left_float == () and way.quantized_share == 1 and way.notes == ()
+    assert len(way.quantized) == 14 and way.left_float == () and way.quantized_share == 1 and way.notes == ()
     assert all(check.noise > 1e-3 for check in way.checks if not check.exact)
     return folder / "quantized-none"
 
