@@ -134,7 +134,7 @@ def test_a_step_that_hangs_is_a_fault(tmp_path, monkeypatch):
 
     monkeypatch.setattr(steps, "quantize", hang)
     way = rounded(tmp_path)
-    assert (way.outcome, way.error) == (Outcome.FAULT, "TimeoutError: not done in 5 s")
+    assert (way.outcome, way.error) == (Outcome.FAULT, "TimeoutError: not done in 5 s of processor time")
 
 
 def test_what_is_no_type_is_no_model():
