@@ -61,9 +61,9 @@ class Way:
     """One checkpoint, with AWQ or without.
 
     error, where: of the first exception that decided the outcome, one line, and the step and the lines it came from;
-    quantized: how many linears; left_float: matrices that were not, embeddings and heads aside; quantized_share: of
-    the weights in both, by count; strange: tensors that transformers missed or did not know; fused: whether the whole
-    stack ran at once.
+    quantized: names of the linears that were; left_float: matrices that were not, embeddings and heads aside;
+    quantized_share: of the weights in both, by count; strange: tensors that transformers missed or did not know; fused:
+    whether the whole stack ran at once.
     """
 
     awq: str
@@ -71,7 +71,7 @@ class Way:
     error: str | None = None
     where: str | None = None
     seconds: float = 0.0
-    quantized: int = 0
+    quantized: tuple[str, ...] = ()
     left_float: tuple[str, ...] = ()
     quantized_share: float = 0.0
     strange: tuple[str, ...] = ()

@@ -84,16 +84,18 @@ def _way(folder: Path, text: Path, awq: str) -> Way:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    def stop(*_):
-        raise TimeoutError(f"not done in {seconds:g} s")
+    """Raises `TimeoutError` after so much processor time, which other processes on the machine do not count in."""
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    def stop(*_):
+        raise TimeoutError(f"not done in {seconds:g} s of processor time")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextmanager
@@ -132,19 +134,18 @@ def _inventory(way: Way, directory: Path) -> None:
     """Which linears were quantized, which matrices were not, and their shares of the weights."""
     from safetensors import safe_open
 
-    packed, floats = 0, {}
+    packed, floats = {}, {}
     vocabularies = _vocabularies(json.loads((directory / "config.json").read_text()))
     for file in directory.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():
                 shape = stored.get_slice(name).get_shape()
                 if name.endswith(".weight_shape"):
-                    n, k = stored.get_tensor(name).tolist()
-                    packed, way.quantized = packed + n * k, way.quantized + 1
+                    packed[name.removesuffix(".weight_shape")] = stored.get_tensor(name).prod().item()
                 elif len(shape) > 1 and not vocabularies & set(shape) and not name.endswith(_PARTS):
                     floats[name] = torch.Size(shape).numel()
-    way.left_float = tuple(sorted(floats))
-    way.quantized_share = packed / max(1, packed + sum(floats.values()))
+    way.quantized, way.left_float = tuple(sorted(packed)), tuple(sorted(floats))
+    way.quantized_share = sum(packed.values()) / max(1, sum(packed.values()) + sum(floats.values()))
 
 
 def _vocabularies(config: dict) -> set[int]:
