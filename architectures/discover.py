@@ -33,6 +33,12 @@ class Fixed:
         return torch.tensor(self.values)
 
 
+def runnable(block: nn.Module, run: Run, known: Anatomy) -> Anatomy:
+    """Which of a block's linears can be replaced, by running it on a few tokens; no edges."""
+    trace = record(block, run)
+    return _runnable(block, run, replace(known, edges=(), unclipped=()), trace)
+
+
 def examine(block: nn.Module, run: Run, known: Anatomy, folding: Folding, head_dim: int) -> Anatomy:
     """What is true of a block, run by `run` on a few tokens and holding its real weights in float32.
 
@@ -40,6 +46,19 @@ def examine(block: nn.Module, run: Run, known: Anatomy, folding: Folding, head_d
     any. The weights are changed by rounding at most. head_dim: of its attention, 0 where nobody knows.
     """
     trace = record(block, run)
+    found = _runnable(block, run, known, trace)
+    proof = Proof(block, trace, run, folding)
+    if known.edges:
+        held = tuple(edge for edge in known.edges if set(edge.layers) & set(found.linears))
+        if proof.holds(held):
+            return replace(found, edges=held, found=Found.TABLE)
+    edges = _Search(block, run, trace, found.linears, proof, head_dim).edges()
+    unclipped = _unclipped(block, run, trace, edges, found.linears)
+    return replace(found, edges=edges, unclipped=unclipped, found=Found.PROBE if edges else Found.NONE)
+
+
+def _runnable(block: nn.Module, run: Run, known: Anatomy, trace: Trace) -> Anatomy:
+    """Without linears that are not called, or whose weights other code reads; of those, stand-ins are kept out too."""
     read = read_by_others(block, trace, run)
     trace.frozen = [name for name in trace.frozen if name not in read]
     names = Siblings(block)
@@ -50,15 +69,7 @@ def examine(block: nn.Module, run: Run, known: Anatomy, folding: Folding, head_d
             kept[name] = "other code reads its weight"
         elif names.template(name) not in called:
             kept[name] = "the block does not call it"
-    linears = tuple(name for name in known.linears if name not in kept)
-    proof = Proof(block, trace, run, folding)
-    if known.edges:
-        held = tuple(edge for edge in known.edges if set(edge.layers) & set(linears))
-        if proof.holds(held):
-            return replace(known, linears=linears, kept=kept, edges=held, found=Found.TABLE)
-    edges = _Search(block, run, trace, linears, proof, head_dim).edges()
-    unclipped = _unclipped(block, run, trace, edges, linears)
-    return Anatomy(linears, edges, unclipped, kept, Found.PROBE if edges else Found.NONE)
+    return replace(known, linears=tuple(name for name in known.linears if name not in kept), kept=kept)
 
 
 class _Search:

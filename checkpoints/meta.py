@@ -49,8 +49,8 @@ def class_for(config) -> type | None:
         *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
         *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
     }
-    named = [name for name in config.architectures or [] if name in known]
-    return getattr(transformers, named[0], None) if named else None
+    kinds = (getattr(transformers, name, None) for name in config.architectures or [] if name in known)
+    return next((kind for kind in kinds if kind is not None and kind.config_class is type(config)), None)
 
 
 def _build(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:

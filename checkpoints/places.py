@@ -5,6 +5,7 @@ Names and arrangements that differ between a checkpoint and its modules are thos
 one by one wherever the files hold them so: the tensor of all of them is never built.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from architectures.experts import Origin
 from checkpoints.sources import TensorSource
-from qlinear.errors import CheckpointError
+from qlinear.errors import CheckpointError, ModelError
 
 # What is taken from the tensor that a module of transformers would hold.
 Take = Callable[[Tensor], Tensor]
@@ -181,14 +182,20 @@ class ModelSource:
 
 
 def _one_by_one(apart: list[tuple[str, Origin]], collected: dict[str, list[str]], converter) -> dict[str, str] | None:
-    """The stored name of each expert's tensor, where the conversion only stacks and joins them."""
+    """The stored name of each expert's tensor, where the conversion only stacks and joins them.
+
+    Raises `ModelError` where one of them is missing.
+    """
     kinds = [type(operation).__name__ for operation in converter.operations]
     if kinds not in (["MergeModulelist"], ["MergeModulelist", "Concatenate"]) or not apart:
         return None
+    if any(origin.expert is None for _, origin in apart):
+        return None
     parts = [collected.get(pattern, []) for pattern in converter.source_patterns]
-    found = {}
-    for name, origin in apart:
-        if origin.expert is None or origin.part >= len(parts) or origin.expert >= len(parts[origin.part]):
-            return None
-        found[name] = parts[origin.part][origin.expert]
-    return found if len(found) == sum(map(len, parts)) else None
+    count = 1 + max(origin.expert for _, origin in apart)
+    for part in parts:
+        if len(part) != count:
+            there = {int(number) for name in part for number in re.findall(r"\.(\d+)\.", name)[-1:]}
+            lost = next((index for index in range(count) if index not in there), len(part))
+            raise ModelError(f"the weights lack expert {lost} of {apart[0][1].tensor}, or it is stored in another way")
+    return {name: parts[origin.part][origin.expert] for name, origin in apart}

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from architectures.experts import Origin
 from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
+from checkpoints.matching import match
 from checkpoints.meta import (
     build_empty,
     check_depth,
@@ -29,7 +29,7 @@ from checkpoints.meta import (
     put,
     stored_tensors,
 )
-from checkpoints.places import Place, checkpoint_places, plain_places
+from checkpoints.places import Place
 from checkpoints.sources import (
     FLOATS,
     TensorSource,
@@ -66,7 +66,7 @@ class PretrainedModel:
     float_bytes: int
     _source: TensorSource = field(repr=False)
     _stored: dict[str, Place] = field(repr=False)  # by name in the model
-    _own: dict[str, str] = field(repr=False)  # name in the model -> that in the files, where they hold it as it is
+    _own: dict[str, str] = field(repr=False)  # of experts that are stored one by one: name in the model -> in the files
     _turned: frozenset[str] = field(repr=False)  # weights that the files, and transformers, hold the other way round
     _open_tokenizer: Callable = field(repr=False)
     directory: Path | None = None  # whose other files go along with the weights
@@ -248,79 +248,13 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
         model, origins = build_empty(config, dtype, trust_remote_code)
-    stored, own = _match(name, model, source, origins)
+    stored, own = match(name, model, source, origins)
     turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
         values * torch.bfloat16.itemsize, source, stored, own, turned, tokenizer,
     )  # fmt: skip
-
-
-def _match(
-    label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]
-) -> tuple[dict[str, Place], dict[str, str]]:
-    """Where each tensor of the model is stored, tied parameters under all of their names; and what it is called there,
-    if that is a name that readers of such models know.
-
-    Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
-    and is not one that this kind of model is known to carry along.
-    """
-    here = dict(stored_tensors(model))
-    names = source.names_in(model)
-    with one_line_errors(f"{label}: the weights are not arranged as this kind of model has them"):
-        places = plain_places(names, model, origins) if names else checkpoint_places(model, source.shapes, origins)
-    for name, place in places.left.items():
-        if not _may_be_left(model, place):
-            raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
-    stored = {}
-    for name, found in places.of.items():
-        if name not in here:  # a buffer that is computed now
-            continue
-        if len(found) > 1:
-            first, second = found[0].names[0], found[1].names[0]
-            raise ModelError(f"{label}: {second} and {first} are both stored for {name}")
-        stored[name] = found[0]
-        _check_shape(label, name, found[0], source, tuple(here[name].shape))
-    own = {} if names else {name: place.same for name, place in stored.items() if place.same is not None}
-    names_of = {}
-    for name, tensor in here.items():
-        names_of.setdefault(tensor, []).append(name)
-    for tied in names_of.values():
-        holders = [stored[name] for name in tied if name in stored]
-        if not holders:
-            raise ModelError(f"{label}: the weights lack {_as_transformers_has_it(tied[0], origins)}")
-        _check_tied(label, source, holders)
-        stored |= {name: holders[0] for name in tied}
-    return stored, own
-
-
-def _as_transformers_has_it(name: str, origins: dict[str, Origin]) -> str:
-    return origins[name].tensor if name in origins else name
-
-
-def _check_shape(label: str, name: str, place: Place, source: TensorSource, expected: tuple[int, ...]) -> None:
-    with one_line_errors(f"{label}: {place.names[0]} does not have the shape of {name}, {list(expected)}"):
-        found = place.shape(source)
-    if found != expected:
-        raise ModelError(
-            f"{label}: {place.names[0]} is {list(found)} in the weights but {list(expected)} by the configuration"
-        )
-
-
-def _check_tied(label: str, source: TensorSource, holders: list[Place]) -> None:
-    for other in holders[1:]:
-        with ExitStack() as lent:
-            if not torch.equal(holders[0].borrow(source, lent), other.borrow(source, lent)):
-                first, second = holders[0].names[0], other.names[0]
-                raise ModelError(f"{label}: {first} and {second} differ but the configuration ties them")
-
-
-def _may_be_left(model: nn.Module, name: str) -> bool:
-    """Whether a stored tensor is a leftover that transformers too passes over: a buffer that is computed now."""
-    known = model._keys_to_ignore_on_load_unexpected or ()
-    computed = {buffer for buffer, _ in model.named_buffers()}
-    return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))
 
 
 def _slug(name: str) -> str:

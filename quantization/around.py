@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
-from transformers import PreTrainedModel
 
 from architectures.blocks import beside_blocks
 from checkpoints.pretrained import PretrainedModel
@@ -17,6 +16,8 @@ def around(source: PretrainedModel, units: tuple[str, ...]) -> Iterator[None]:
 
     A model of transformers takes itself to be where its first parameter is, which may be on meta: it is told.
     """
+    from transformers import PreTrainedModel
+
     names = beside_blocks(source.model, units)
     for name in names:
         source.materialize(name, torch.float32, recurse=False)

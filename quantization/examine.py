@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from architectures.anatomy import Anatomy
-from architectures.discover import examine
+from architectures.discover import examine, runnable
 from architectures.family import Edge
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import AwqError, ModelError
@@ -54,8 +54,7 @@ def examined(
         seen: dict[int, Anatomy] = {}
         for index in sorted(set(same.values())):
             source.materialize(units[index], torch.float32)
-            looked_at = _examine(source, units[index], hidden, calls[index], known[index])
-            seen[index] = looked_at if edges else replace(looked_at, edges=())
+            seen[index] = _examine(source, units[index], hidden, calls[index], known[index], edges)
             source.release(units[index])
     finally:
         source.release(units[0])
@@ -115,7 +114,7 @@ def _told(source: PretrainedModel, unit: str) -> Iterator[None]:
         raise ModelError(f"the decoder blocks of {source.name} cannot be run one by one ({where})") from error
 
 
-def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, known: Anatomy) -> Anatomy:
+def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, known: Anatomy, edges: bool) -> Anatomy:
     block, config = source.model.get_submodule(unit), source.config
 
     def run() -> Tensor:
@@ -123,6 +122,8 @@ def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, kno
 
     with _told(source, unit), torch.no_grad():
         _check_repeats(run, call)
+        if not edges:
+            return runnable(block, run, known)
         return examine(block, run, known, _Folding(config), _head_dim(config))
 
 

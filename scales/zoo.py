@@ -136,11 +136,15 @@ def by_block(
         if not (torch.isfinite(limits).all() and (limits >= 0).all()):
             raise ScalesError(f"the scales file has a clip for {layer} that is negative or not finite")
         blocks[index].clips[local] = limits.float()
+    _refuse_missing_blocks(file, block_names, blocks)
+    return blocks
+
+
+def _refuse_missing_blocks(file: ScaleFile, block_names: list[str], blocks: list[BlockScales]) -> None:
     for name, block in zip(block_names, blocks, strict=True):
         # Files written here leave out a block that fell back; they are known by their fingerprint.
         if not file.meta and not block.scales and not block.clips:
             raise ScalesError(f"the scales file has nothing for {name}: it was made for a model with fewer blocks")
-    return blocks
 
 
 def _localize(block_names: list[str], names: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from architectures.blocks import find_blocks
 from architectures.discover import examine
 from architectures.experts import take_apart
 from architectures.family import Edge
+from quantization.examine import kinds
 from scales import fold
 from scales.calls import record_calls
 from tests.tiny import tiny_tokens
@@ -38,20 +39,27 @@ def blocks_of(model) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def anatomies(model, known: Anatomy | None = None) -> list[Anatomy]:
-    """What a look shows of every block, each by itself. known: what is said of each beforehand."""
-    blocks, config = blocks_of(model), model.config
+def look(model, index: int = 0, known: Anatomy | None = None) -> Anatomy:
+    """What a look at one block shows. known: what is said of it beforehand, by its shape unless given."""
+    blocks = blocks_of(model)
     (hidden,), calls = record_calls(model, blocks, tiny_tokens(1, 14))
     try:
-        text = config.get_text_config()
+        text = model.config.get_text_config()
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    except Exception:  # a config of another shape
+    except Exception:  # a config that says it otherwise, or differently for each layer
         head_dim = 0
-    return [
-        examine(block, lambda block=block, call=call: call(block, hidden.clone()), known or by_shape(block),
-                Folding(config), head_dim)
-        for block, call in zip(blocks, calls, strict=True)
-    ]  # fmt: skip
+
+    def run() -> Tensor:
+        return calls[index](blocks[index], hidden.clone())
+
+    return examine(blocks[index], run, known or by_shape(blocks[index]), Folding(model.config), head_dim)
+
+
+def look_at_all(model) -> list[Anatomy]:
+    """Of every block, those of one kind by the first of them."""
+    same = kinds(model, find_blocks(model))
+    seen = {index: look(model, index) for index in set(same.values())}
+    return [seen[same[index]] for index in range(len(same))]
 
 
 def apart(model):

@@ -151,7 +151,7 @@ def test_an_expert_that_is_missing_is_named(tmp_path):
     weights = load_file(directory / "model.safetensors")
     del weights["model.layers.1.block_sparse_moe.experts.2.w2.weight"]
     save_file(weights, directory / "model.safetensors")
-    refused(directory, "the weights lack model.layers.1.mlp.experts.down_proj")
+    refused(directory, "the weights lack expert 2 of model.layers.1.mlp.experts.down_proj")
 
 
 def test_missing_tokenizer(saved):
