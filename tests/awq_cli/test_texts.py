@@ -81,15 +81,21 @@ def losses(model, ids: list[int], window: int) -> list[float]:
     return found
 
 
+@pytest.fixture(scope="module")
+def plain_model(make_model, tmp_path_factory):
+    """Its tokenizer puts nothing before a text."""
+    folder = make_model(tmp_path_factory.mktemp("plain") / "plain")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("option", [(), ("--bos",), ("--no_bos",), ("--no-bos",)])
 @pytest.mark.parametrize("adds", [True, False])
-def test_the_beginning_of_a_text_stands_there_once(run, model, make_model, text_file, tmp_path, option, adds):
+def test_the_beginning_of_a_text_stands_there_once(run, model, plain_model, text_file, option, adds):
     """By default as the tokenizer has it; the result says how it was, and the float model reads the same."""
-    if not adds:
-        model = make_model(tmp_path / "plain")
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        tokenizer.backend_tokenizer.post_processor = None
-        tokenizer.save_pretrained(model)
+    model = model if adds else plain_model
     plain = AutoTokenizer.from_pretrained(model)(text_file.read_text(), add_special_tokens=False)["input_ids"]
     has = adds if not option else option == ("--bos",)
     ids = [1, *plain] if has else plain
