@@ -57,6 +57,13 @@ def test_a_prompt_of_bytes_that_are_no_text(run, model):
     assert run(*decode, "@caf\udce9").error.startswith("--prompt @caf")
 
 
+def test_standard_input_of_bytes_that_are_no_text(run, model, tmp_path, monkeypatch):
+    (tmp_path / "prompt").write_bytes(b"caf\xe9 of")
+    monkeypatch.setattr("sys.stdin", open(tmp_path / "prompt", encoding="utf-8"))
+    error = run("--task", "decode", "--precision", "bf16", "--model_name", model, "--prompt", "-").error
+    assert error == "--prompt - is not UTF-8 text: invalid continuation byte at byte 3"
+
+
 def test_a_chat_template_that_fails(run, model, make_model, tmp_path):
     folder = make_model(tmp_path / "chatty")
     tokenizer = AutoTokenizer.from_pretrained(folder)
