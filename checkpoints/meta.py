@@ -17,13 +17,18 @@ def check_depth(label: str, config, n_tensors: int) -> None:
         raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
 
 
-def check_trusted(label: str, described: dict, trust_remote_code: bool) -> None:
-    """Raise `ModelError` for a configuration that only the model's own code understands, unless that may run."""
+def check_described(label: str, described: dict, trust_remote_code: bool) -> None:
+    """Raise `ModelError` for a configuration that names its classes in no way that there is.
+
+    And for one that only the model's own code understands, unless that may run.
+    """
     from transformers import CONFIG_MAPPING
 
     classes = described.get("auto_map") or {}
     if not isinstance(classes, dict):
         raise ModelError(f"{label}: the auto_map of its configuration is no table of classes")
+    if not isinstance(described.get("architectures") or [], list):
+        raise ModelError(f"{label}: the architectures of its configuration are no list of classes")
     own = "AutoConfig" in classes
     if own and not trust_remote_code and described.get("model_type") not in CONFIG_MAPPING:
         raise ModelError(f"{label} is a model of its own code; read its *.py, and give `trust_remote_code` to run them")

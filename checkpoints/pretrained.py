@@ -20,7 +20,7 @@ from checkpoints.formats.gguf import GgufSource
 from checkpoints.meta import (
     build_empty,
     check_depth,
-    check_trusted,
+    check_described,
     move_to_meta,
     places_of_tensors,
     put,
@@ -191,7 +191,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
     if "quantization_config" in described:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")
     with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
-        check_trusted(str(directory), described, trust_remote_code)
+        check_described(str(directory), described, trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     _require_causal(directory, config, trust_remote_code)
 

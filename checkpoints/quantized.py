@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
-from checkpoints.meta import build_empty, check_depth, check_trusted, set_generation_config
+from checkpoints.meta import build_empty, check_depth, check_described, set_generation_config
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
@@ -94,7 +94,7 @@ def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn
     from transformers import AutoConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
-        check_trusted(str(directory), _read_config(directory), trust_remote_code)
+        check_described(str(directory), _read_config(directory), trust_remote_code)
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)

@@ -90,7 +90,7 @@ def _is_note(value: object) -> bool:
 
 
 def _name(value: object) -> str:
-    """Raises `TypeError` for what is no module's name, and does not look into it: nested lists may stand for billions."""
+    """Raises `TypeError` for what is no module's name, without a look into it: a few lists may stand for billions."""
     if not isinstance(value, str) or not re.fullmatch(r"[\w.]{1,300}", value):
         raise TypeError
     return value

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 ODD = (
-    None, True, False, 0, -1, 1, 2, 7, 255, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"),
+    None, True, False, 0, -1, 1, 2, 7, 255, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308,
+    float("nan"), float("inf"),
     "", "x", "\ud800", "a\nb", "x" * 5000, "../../etc/passwd", "llama", "[[1]]", [], {}, [[1]], [None], {"": None},
     {"a": {"b": []}},
 )  # fmt: skip

@@ -37,12 +37,12 @@ class Reader:
 # ---- good files
 
 
-def _float_model(folder: Path, shard: str = "5GB") -> None:
+def _float_model(folder: Path, shard: str = "5GB", **changes) -> None:
     from tests.quantized import word_tokenizer
     from tests.tiny import tiny_model
 
     sizes = dict(num_hidden_layers=1, hidden_size=32, intermediate_size=32, vocab_size=128)
-    tiny_model("llama", **sizes).to(torch.bfloat16).save_pretrained(folder / "m", max_shard_size=shard)
+    tiny_model("llama", **sizes | changes).to(torch.bfloat16).save_pretrained(folder / "m", max_shard_size=shard)
     word_tokenizer().save_pretrained(folder / "m")
     (folder / "m.txt").write_text(" ".join(f"w{3 + number * 7 % 120}" for number in range(200)))
 
