@@ -23,6 +23,7 @@ SOURCES = {
     "common": {
         "decoder.cpp": [],
         "decoder_cache.cpp": [],
+        "decoder_experts.cpp": [],
         "decoder_step.cpp": [],
         "linear.cpp": [],
         "ops.cpp": [],

@@ -101,7 +101,7 @@ def _check_memory() -> None:
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY and most < LEAST_MEMORY:
         raise OptionError(
-            f"the memory of this process is limited to {most / 1e9:.2g} GB (`ulimit -v`), and what it loads alone "
+            f"the memory of this process is limited to {most / 1e9:.2g} GB (ulimit -v), and what it loads alone "
             f"takes {LEAST_MEMORY / 1e9:.2g} GB; raise the limit"
         )
 

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
 from checkpoints.meta import build_empty, check_depth, check_described, set_generation_config
+from checkpoints.places import ModelSource
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
@@ -45,8 +47,7 @@ def open_quantized(
     """
     config = _read_config(directory)
     quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
-    source = open_directory(directory)
-    model = _empty_model(directory, len(source.shapes), trust_remote_code)
+    model, source = _model_and_source(directory, trust_remote_code)
     recipe = read_recipe(directory)
     flash = recipe.get("flash_attention", False) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
@@ -63,10 +64,17 @@ def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:
     Raises what `open_quantized` does.
     """
     quantization = compressed_tensors.read_section(_read_config(directory).pop("quantization_config", None), directory)
-    source = open_directory(directory)
-    model = _empty_model(directory, len(source.shapes), trust_remote_code)
+    model, source = _model_and_source(directory, trust_remote_code)
     with _named(directory):
         check_tensors(model, source, quantization)
+
+
+def _model_and_source(directory: Path, trust_remote_code: bool) -> tuple[nn.Module, TensorSource]:
+    """The model on meta, and its tensors by the names it has for them."""
+    stored = open_directory(directory)
+    model, origins = _empty_model(directory, len(stored.shapes), trust_remote_code)
+    with one_line_errors(f"{directory}: the weights are not arranged as this kind of model has them"):
+        return model, ModelSource(stored, model, origins, compressed_tensors.WEIGHT_PARTS)
 
 
 @contextmanager
@@ -90,7 +98,7 @@ def _read_config(directory: Path) -> dict:
     return config
 
 
-def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn.Module:
+def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
     from transformers import AutoConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
@@ -98,9 +106,9 @@ def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
-        model = build_empty(opened, torch.bfloat16, trust_remote_code)
+        model, origins = build_empty(opened, torch.bfloat16, trust_remote_code)
     set_generation_config(model, directory)
-    return model
+    return model, origins
 
 
 def read_tokenizer(directory: Path, trust_remote_code: bool):

@@ -1,15 +1,27 @@
 """A model of `transformers`, of a family with fused traits, described as a `Stack`."""
 
+from operator import attrgetter
+
 import torch
 from torch import Tensor, nn
 
 from architectures.registry import find_family, fused_families
-from qlinear.backends.stack import Dense, Matrix, Norms, Packed, Projection, Stack, StackBlock, Unsupported
+from engine.modules import LENGTH_DEPENDENT
+from qlinear.backends.stack import (
+    Dense,
+    GatedMlp,
+    Matrix,
+    Mixture,
+    Norms,
+    Packed,
+    Projection,
+    Router,
+    Stack,
+    StackBlock,
+    Unsupported,
+)
 from qlinear.layer import QLinearPerGrp
 from qlinear.replace import GroupedOutput
-
-# Rotations whose angles depend on how long the sequence has become: past the original context a table will not do.
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def describe(model: nn.Module, max_tokens: int) -> Stack:
@@ -43,7 +55,6 @@ class _Describer:
             head=_projection([self.model.lm_head]),
             vocabulary=self.model.lm_head.out_features,
             hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             head_dim=attention.head_dim,
@@ -55,22 +66,46 @@ class _Describer:
         )
 
     def _block(self, layer: nn.Module) -> StackBlock:
-        attention, mlp, traits = layer.self_attn, layer.mlp, self.traits
+        attention, traits = layer.self_attn, self.traits
+        mlp = layer.get_submodule(traits.mlp)
         cosines, sines = self._rotation(attention)
         return StackBlock(
             norms=self._norms(layer),
             qkv=_projection([getattr(attention, name) for name in traits.qkv]),
             o=_projection([attention.o_proj]),
-            gate_up=_projection([getattr(mlp, name) for name in traits.gate_up]),
-            down=_projection([mlp.down_proj]),
+            mlp=self._mixture(mlp) if "experts" in dict(mlp.named_children()) else self._mlp(mlp),
             cosines=cosines,
             sines=sines,
             window=self._window(attention) or 0,
         )
 
+    def _mlp(self, mlp: nn.Module) -> GatedMlp:
+        return GatedMlp(_projection([getattr(mlp, name) for name in self.traits.gate_up]), _projection([mlp.down_proj]))
+
+    def _mixture(self, mlp: nn.Module) -> Mixture:
+        traits = self.traits.experts
+        router, shared = mlp.get_submodule(traits.router), getattr(mlp, traits.shared) if traits.shared else None
+        correction = attrgetter(traits.correction)(router).detach().flatten() if traits.correction else None
+        return Mixture(
+            router=Router(Dense(router.weight.detach(), None), correction, traits.routing(self.config)),
+            experts=self._experts(mlp.experts),
+            shared=None if shared is None else self._mlp(shared),
+            shared_gate=_matrix(getattr(mlp, traits.shared_gate)) if traits.shared_gate else None,
+        )
+
+    def _experts(self, experts: nn.Module) -> list[GatedMlp]:
+        """Taken apart into linears, or as transformers keeps them: `(experts, N, K)` in one tensor."""
+        apart = [expert for name, expert in experts.named_children() if name.isdigit()]
+        if apart:
+            return [self._mlp(expert) for expert in apart]
+        tensors = zip(experts.gate_up_proj.detach(), experts.down_proj.detach(), strict=True)
+        return [GatedMlp([Dense(gate_up, None)], [Dense(down, None)]) for gate_up, down in tensors]
+
     def _norms(self, layer: nn.Module) -> Norms:
         around = [None if name is None else self._norm(getattr(layer, name)) for name in self.traits.norms]
-        heads = (layer.self_attn.q_norm, layer.self_attn.k_norm) if self.traits.head_norms else ()
+        traits = self.traits
+        has_heads = traits.head_norms and (traits.head_norms_if is None or getattr(self.config, traits.head_norms_if))
+        heads = (layer.self_attn.q_norm, layer.self_attn.k_norm) if has_heads else ()
         of_heads = [self._norm(norm) for norm in heads] or [None, None]
         return Norms(*around, *of_heads)
 
@@ -103,7 +138,7 @@ class _Describer:
         parameters = self.config.rope_parameters
         parameters = parameters if layer_type is None else parameters[layer_type]
         original = parameters.get("original_max_position_embeddings") or self.config.max_position_embeddings
-        if rope_type in _LENGTH_DEPENDENT and self.max_tokens > original:
+        if rope_type in LENGTH_DEPENDENT and self.max_tokens > original:
             raise Unsupported(
                 f"this model's {rope_type} rotation changes beyond {original} tokens, and {self.max_tokens} are "
                 f"asked for: the fused decoder keeps one table"

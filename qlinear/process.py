@@ -35,8 +35,10 @@ def check_room(size: int) -> None:
     """Raise `MemoryError` unless `size` bytes, and what libraries want beside them, can be had; none are taken.
 
     Native libraries do not say that there is no memory, they die of it: MKL's products of an invalid address, and
-    safetensors aborts. Where a limit on the address space is in force, it is seen here first.
+    safetensors aborts. Under a limit on the address space it is seen here first; nothing else lets itself be asked.
     """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return
     try:
         mmap.mmap(-1, size + MARGIN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, OverflowError) as error:

@@ -12,12 +12,12 @@ from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
 from checkpoints.tokenizers import template_fault
 from checkpoints.writer import CheckpointWriter, Description
-from qlinear.errors import ModelError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
-from quantization.plan import Job, make_plan
-from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
+from quantization.kept import Kept, KindRecord, kinds_found
+from quantization.plan import Job, examine_job, make_job
+from quantization.recipe import Awq, Recipe
 from quantization.resume import as_it_began, marks, refuse_another_run, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
 from quantization.streams import TOKENS, Sides, Streams, open_streams
@@ -42,7 +42,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Result:
-    """blocks: by name; empty where every linear was solved by itself."""
+    """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
+
+    kept: what of the decoder stays float, and kept_share: how much of its weights that is.
+    """
 
     task: str
     model: str
@@ -61,6 +64,9 @@ class Result:
     checkpoint: str
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
+    kinds: list[KindRecord]
+    kept: list[Kept]
+    kept_share: float
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,14 @@ def quantize(
     start = time.perf_counter()
     recipe = recipe.settled()
     source = open_pretrained(model_name, trust_remote_code)
-    plan = make_plan(source, recipe)
-    if recipe.group_size is None:
-        sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
-        watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
-    job = Job(source, recipe, plan, watch)
+    job = make_job(source, recipe, watch)
     with CheckpointWriter(_directory(job, place, model_name), place.overwrite, place.resume, source.files) as writer:
         description = _describe(job, trust_remote_code)
         writer.rehearse(description, least_bytes(job))
         if place.output is None:  # two models may have one name
             refuse_another_run(writer.journal, job, writer.directory)
+        job = examine_job(job)
+        recipe, plan = job.recipe, job.plan
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
         with told_if_stopped(writer.journal, job):
@@ -135,13 +139,11 @@ def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
 
 
 def _streams(job: Job, scaling: Scaling, writer: CheckpointWriter) -> Streams | None:
-    """The calibration text, if the search or the solver wants to see it. Raises `ModelError` where it cannot be run."""
+    """The calibration text, if the search or the solver wants to see it."""
     method = job.recipe.method
     reads = method.reads_text(scaling.awq is not Awq.NONE)
-    if not reads and scaling.watched is None:
+    if not reads and not scaling.looks:
         return None
-    if job.plan.family is None:
-        raise ModelError(f"`solver={job.recipe.solver}` needs to know the blocks of {job.source.name}; use rtn or hqq")
     sides = Sides(floats=method.block is not None or not reads, rounded=reads)
     streams = open_streams(job, sides, writer.journal.load_kept().get(TOKENS))
     writer.journal.identify(text_marks(streams))
@@ -168,6 +170,9 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         checkpoint,
         work.tally.layers,
         work.tally.blocks,
+        kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
+        list(job.kept),
+        job.kept_share,
     )
 
 

@@ -89,12 +89,13 @@ def check_tally(tally: Tally, job: Job, stored: set[str]) -> None:
     done, ahead = plan.units[: tally.units], plan.units[tally.units :]
     quantized = set(tally.quantized_names)
     for name in tally.quantized_names:
-        missing = {f"{name}.{part}" for part in PARTS if part != BIAS} - stored
+        base = job.source.linear_in_files(name)
+        missing = {f"{base}.{part}" for part in PARTS if part != BIAS} - stored
         if missing or not (name == plan.head or _is_in(done, name)):
             raise ValueError(f"{name} is not quantized")
     for name in state.keys() & tally.written:
         owner = name.rpartition(".")[0]
-        if name not in stored and not any(_is_in((owner,), layer) for layer in quantized):
+        if job.source.name_in_files(name) not in stored and not any(_is_in((owner,), layer) for layer in quantized):
             raise ValueError(f"{name} is not written")
     for name in state:
         if _is_in(done, name) and name not in tally.written or _is_in(ahead, name) and name in tally.written:

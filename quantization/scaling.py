@@ -5,11 +5,12 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from architectures.family import Edge
 from qlinear.errors import OptionError, one_line
 from qlinear.progress import Note
 from qlinear.solvers.rtn import rtn
@@ -19,7 +20,7 @@ from quantization.recipe import Awq, Recipe
 from quantization.texts.samples import HUB, SELF, read_text
 from quantization.unit import Unit, full_name
 from scales import fold, zoo
-from scales.awq import LayerLoss, quantize_block, watched_modules
+from scales.awq import LayerLoss, quantize_block
 from scales.observe import Observation
 from scales.search import Rounding
 
@@ -28,6 +29,8 @@ from scales.search import Rounding
 class Scaling(ABC):
     """awq: what results call it; dtype: in which precision it wants a block's weights; path: the scales file;
 
+    looks: whether it wants to see what a block makes of the text;
+
     text: what the scales were searched on, where another run has searched them; fallback_blocks: those that AWQ would
     have made worse.
     """
@@ -35,13 +38,9 @@ class Scaling(ABC):
     awq: Awq
     dtype: torch.dtype
     path: Path | None = None
+    looks: ClassVar[bool] = False
     text: dict | None = None
     fallback_blocks: list[str] = field(default_factory=list)
-
-    @property
-    def watched(self) -> tuple[str, ...] | None:
-        """The modules of a block whose calls it wants to see; None where it does not look at any text."""
-        return None
 
     @abstractmethod
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
@@ -89,6 +88,8 @@ class LoadedScaling(Scaling):
 class SearchedScaling(Scaling):
     """AWQ's search."""
 
+    looks = True
+
     def __init__(self, job: Job, path: Path):
         super().__init__(Awq.RUN, torch.float32, path)
         self._job = job
@@ -96,16 +97,13 @@ class SearchedScaling(Scaling):
         self._file = zoo.ScaleFile(meta={**_made_for(job), "solver": job.recipe.solver})
         self._rounding = _plain_rounding(job)
 
-    @property
-    def watched(self) -> tuple[str, ...]:
-        return watched_modules(self._job.plan.family)
-
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
-        config, family = self._job.source.config, self._job.plan.family
-        found = quantize_block(unit.block, unit.linears, family, config, seen, self._rounding)
+        config = self._job.source.config
+        found = quantize_block(unit.block, unit.anatomy, config, seen, self._rounding)
         _clip(unit.block, found.clips, self._job.recipe)
         for edge, vector in found.scales:
-            seen.divide(edge.layers, fold.consumer_scale(edge, vector, config))
+            rounded = [name for name in edge.layers if name in seen.statistics]
+            seen.divide(rounded, fold.consumer_scale(edge, vector, config))
         if found.fell_back:
             self.fallback_blocks.append(unit.name)
         for edge, vector in found.scales:
@@ -197,12 +195,11 @@ def _by_block(job: Job, file: zoo.ScaleFile) -> list[zoo.BlockScales]:
         except AttributeError as error:
             raise KeyError(name) from error
 
-    first_block = model.get_submodule(plan.units[0])
+    def scale_length(index: int, edge: Edge) -> int:
+        return fold.scale_length(model.get_submodule(plan.units[index]), edge, config)
 
-    def scale_length(edge) -> int:
-        return fold.scale_length(first_block, edge, config)
-
-    return zoo.by_block(file, plan.family, list(plan.units), linear_shape, scale_length, plan.group_size)
+    known = {unit: anatomy.edges for unit, anatomy in zip(plan.units, plan.anatomies, strict=True)}
+    return zoo.by_block(file, known, linear_shape, scale_length, plan.group_size)
 
 
 def _fits(file: zoo.ScaleFile, job: Job) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from checkpoints.meta import stored_tensors
 from quantization.plan import Job
-from quantization.unit import BlockErrors
+from quantization.unit import BlockErrors, Fed
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class LinearLosses:
     """Relative squared output errors of one linear, None where no text was read; ratio: AWQ's exponent.
 
     loss_rtn, loss_awq: plainly rounded, without AWQ and with it; loss_solver: of the solver's codes, where it reads
-    text. All on what the text makes of the layers before, quantized where the solver wants to see them so.
+    text. All on what the text makes of the layers before, quantized where the solver wants to see them so. fed: on how
+    many tokens, and whose.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LinearLosses:
     loss_awq: float | None
     loss_solver: float | None
     ratio: float | None
+    fed: Fed | None = None
 
     @property
     def loss_saved(self) -> float | None:
@@ -96,6 +98,6 @@ class Tally:
 
     @classmethod
     def from_json(cls, content: dict) -> "Tally":
-        layers = [LinearLosses(**layer) for layer in content["layers"]]
+        layers = [LinearLosses(**{**layer, "fed": layer["fed"] and Fed(**layer["fed"])}) for layer in content["layers"]]
         blocks = {name: BlockErrors(**errors) for name, errors in content["blocks"].items()}
         return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})

@@ -1,9 +1,14 @@
 """Tiny random models of every supported architecture, for tests that need a real one of `transformers`' classes."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from architectures.anatomy import Anatomy, by_shape
+from architectures.registry import find_family
 
 HIDDEN, FFN, HEADS, LAYERS, VOCAB, CONTEXT = 64, 128, 4, 2, 128, 256
 
@@ -37,6 +42,22 @@ _SIZES = {
 }
 
 MODEL_TYPES = tuple(_SIZES)
+
+_ROUTED = dict(_GROUPED, num_experts_per_tok=3, moe_intermediate_size=32)
+_GROUP_LIMITED = dict(
+    _ROUTED, n_routed_experts=12, n_group=4, topk_group=2, n_shared_experts=2, first_k_dense_replace=1,
+    num_hidden_layers=3, routed_scaling_factor=1.7, norm_topk_prob=True, head_dim=16,
+)  # fmt: skip
+_MIXTURES = {
+    "qwen3_moe": dict(_ROUTED, num_experts=8, head_dim=16, norm_topk_prob=True),
+    "qwen2_moe": dict(_ROUTED, num_experts=8, shared_expert_intermediate_size=96),
+    "mixtral": dict(_GROUPED, num_local_experts=6, num_experts_per_tok=2, intermediate_size=64),
+    "olmoe": dict(_GROUPED, num_experts=8, num_experts_per_tok=3, intermediate_size=64),
+    "glm4_moe": dict(_GROUP_LIMITED, use_qk_norm=True),
+    "dots1": _GROUP_LIMITED,
+}
+
+MIXTURE_TYPES = tuple(_MIXTURES)
 
 # Every shape of a block that a config can ask for and that the foldings tell apart.
 VARIANTS = (
@@ -90,7 +111,7 @@ def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
     its input, so that no part can be wrong without showing in the logits. The same arguments give the same model.
     """
     # Configs write into the dictionaries they are given.
-    config = AutoConfig.for_model(model_type, **deepcopy({**_SIZES[model_type], **overrides}))
+    config = AutoConfig.for_model(model_type, **deepcopy({**(_SIZES | _MIXTURES)[model_type], **overrides}))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -101,6 +122,12 @@ def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
             else:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
     return model.eval()
+
+
+def known_of(model: PreTrainedModel, block: nn.Module) -> Anatomy:
+    """The block's linears, and the edges that the table of families has for it."""
+    family = find_family(model.config)
+    return replace(by_shape(block), edges=family.edges, unclipped=family.unclipped)
 
 
 def tiny_tokens(batch: int = 2, length: int = 12) -> torch.Tensor:

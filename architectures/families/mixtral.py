@@ -1,11 +1,21 @@
-"""Mixtral."""
+"""Mixtral: a Mistral whose MLPs are mixtures of experts."""
 
-from architectures.family import Family
+from typing import TYPE_CHECKING
+
+from architectures.family import Experts, Family, Fused
+from qlinear.backends.stack import Routing, Scoring
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as Config
+
+
+def _routing(config: "Config") -> Routing:
+    return Routing(Scoring.SOFTMAX, config.num_experts_per_tok)
+
 
 MIXTRAL = Family(
     model_type="mixtral",
-    refused="its experts, most of its weight, are fused parameters and not linears; `awq=none` quantizes its attention "
-    "only",
+    fused=Fused(window="config", experts=Experts(_routing)),
 )
 
 FAMILIES = (MIXTRAL,)

@@ -41,7 +41,7 @@ SHAPES = "4096x4096,11008x4096,4096x11008,32000x4096,5632x2048"
 SHAPE_ROWS = (1, 128, 512)
 SWEEP = "1,2,4,8,16,32,64,128,256,512,1024"
 LLAMA = "CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary llama-cpp-python llama-cpp-python"
-NEEDED_GB = {"7b": 14}  # free memory: two engines and their files
+NEEDED_GB = {"7b": 14, "30b-a3b-12l": 10}  # free memory: two engines and their files
 QUICK = dict(shapes=(), sweep_rows=(1, 16, 128), seconds=1.0, end_to_end=(SMOLLM2,), rounds=2, starts=1)
 
 
@@ -168,7 +168,7 @@ SHAPES_HELP = f"NxK, each at M = {', '.join(map(str, SHAPE_ROWS))}; may be empty
 @click.option("--rounds", default=7, type=click.IntRange(2), show_default=True, help="Of each model, after a warm-up.")
 @click.option("--starts", default=3, type=POSITIVE, show_default=True, help="Fresh processes of each contestant.")
 @click.option("--llama_python", default=sys.executable, help="An interpreter that has llama-cpp-python.")
-@click.option("--work", help="Keep the models' files in this directory (about 10 GB) and use them again.")
+@click.option("--work", help="Keep the models' files in this directory (about 18 GB) and use them again.")
 @click.option("--quick", is_flag=True, help="One shape, three M, one small model, two rounds.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the linear layers to this name .png and .svg.")

@@ -1,7 +1,8 @@
-"""Checkpoints and GGUF files of a Llama's shape with random weights, written tensor by tensor."""
+"""Checkpoints and GGUF files of a Llama's or a like shape with random weights, written tensor by tensor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from checkpoints.writer import CheckpointWriter, Description
 from qlinear.packing import PackedWeight
 
 EPSILON = 1e-5
+_SAME = dict(rms_norm_eps=EPSILON, tie_word_embeddings=False)
 Q4_0_BLOCK = 32  # weights of a block: an fp16 scale and 16 bytes of codes
 
 
@@ -27,30 +29,69 @@ class Llama:
     vocab_size: int
     max_position_embeddings: int = 4096
 
+    gguf_architecture = "llama"
+
+    @property
+    def head_width(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
     def linears(self) -> Iterator[tuple[str, str, int, int]]:
-        """(name in a checkpoint, name in a GGUF file, N, K) of its linears, in the order in which they run."""
-        hidden, ffn = self.hidden_size, self.intermediate_size
-        kv = hidden // self.num_attention_heads * self.num_key_value_heads
+        """(name in a checkpoint, name in a GGUF file, N, K) of its linears, in the order in which they run.
+
+        Those of one name in a GGUF file lie in one tensor there.
+        """
+        hidden, q = self.hidden_size, self.head_width * self.num_attention_heads
+        kv = self.head_width * self.num_key_value_heads
         block = (
-            ("self_attn.q_proj", "attn_q", hidden, hidden),
+            ("self_attn.q_proj", "attn_q", q, hidden),
             ("self_attn.k_proj", "attn_k", kv, hidden),
             ("self_attn.v_proj", "attn_v", kv, hidden),
-            ("self_attn.o_proj", "attn_output", hidden, hidden),
-            ("mlp.gate_proj", "ffn_gate", ffn, hidden),
-            ("mlp.up_proj", "ffn_up", ffn, hidden),
-            ("mlp.down_proj", "ffn_down", hidden, ffn),
+            ("self_attn.o_proj", "attn_output", hidden, q),
+            *self.mlp(),
         )
         for i in range(self.num_hidden_layers):
             for name, gguf_name, n, k in block:
                 yield f"model.layers.{i}.{name}", f"blk.{i}.{gguf_name}", n, k
         yield "lm_head", "output", self.vocab_size, hidden
 
-    def norms(self) -> Iterator[tuple[str, str]]:
-        """(name in a checkpoint, name in a GGUF file) of its norms."""
+    def mlp(self) -> Iterator[tuple[str, str, int, int]]:
+        """The same of a block's MLP."""
+        hidden, ffn = self.hidden_size, self.intermediate_size
+        yield "mlp.gate_proj", "ffn_gate", ffn, hidden
+        yield "mlp.up_proj", "ffn_up", ffn, hidden
+        yield "mlp.down_proj", "ffn_down", hidden, ffn
+
+    def norms(self) -> Iterator[tuple[str, str, int]]:
+        """(name in a checkpoint, name in a GGUF file, width) of its norms."""
         for i in range(self.num_hidden_layers):
-            yield f"model.layers.{i}.input_layernorm", f"blk.{i}.attn_norm"
-            yield f"model.layers.{i}.post_attention_layernorm", f"blk.{i}.ffn_norm"
-        yield "model.norm", "output_norm"
+            yield f"model.layers.{i}.input_layernorm", f"blk.{i}.attn_norm", self.hidden_size
+            yield f"model.layers.{i}.post_attention_layernorm", f"blk.{i}.ffn_norm", self.hidden_size
+        yield "model.norm", "output_norm", self.hidden_size
+
+    def routers(self) -> Iterator[tuple[str, str, int]]:
+        """(name in a checkpoint, name in a GGUF file, experts) of its routers, which stay float."""
+        return iter(())
+
+    def config(self):
+        from transformers import LlamaConfig
+
+        return LlamaConfig(**vars(self), architectures=["LlamaForCausalLM"], **_SAME)
+
+    def describe(self, writer) -> None:
+        """What a GGUF file's header says."""
+        import gguf
+
+        writer.add_context_length(self.max_position_embeddings)
+        writer.add_embedding_length(self.hidden_size)
+        writer.add_block_count(self.num_hidden_layers)
+        writer.add_feed_forward_length(self.intermediate_size)
+        writer.add_head_count(self.num_attention_heads)
+        writer.add_head_count_kv(self.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(EPSILON)
+        writer.add_rope_dimension_count(self.head_width)
+        writer.add_vocab_size(self.vocab_size)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+        writer.add_tokenizer_model("none")
 
 
 LLAMAS = {"1.1b": Llama(2048, 5632, 22, 32, 4, 32000), "7b": Llama(4096, 11008, 32, 32, 32, 32000)}
@@ -69,16 +110,15 @@ def random_packed(n: int, k: int, bits: int, group_size: int, generator: np.rand
 
 def write_checkpoint(llama: Llama, bits: int, group_size: int, directory: Path) -> None:
     """All linears and the head quantized; no float weight of it ever exists."""
-    from transformers import LlamaConfig
-
-    config = LlamaConfig(**vars(llama), rms_norm_eps=EPSILON, tie_word_embeddings=False)
-    config.architectures = ["LlamaForCausalLM"]
+    config = llama.config()
     generator = np.random.default_rng(0)
     embedding = generator.standard_normal((config.vocab_size, config.hidden_size), dtype=np.float32)
     with CheckpointWriter(directory) as writer:
         writer.add("model.embed_tokens.weight", torch.from_numpy(embedding).bfloat16())
-        for name, _ in llama.norms():
-            writer.add(f"{name}.weight", torch.ones(config.hidden_size, dtype=torch.bfloat16))
+        for name, _, width in llama.norms():
+            writer.add(f"{name}.weight", torch.ones(width, dtype=torch.bfloat16))
+        for name, _, experts in llama.routers():
+            writer.add(f"{name}.weight", torch.from_numpy(_router(llama, experts, generator)).bfloat16())
         for name, _, n, k in llama.linears():
             weight = random_packed(n, k, bits, group_size, generator)
             parts = {WORDS: weight.words, ZEROS: weight.zeros, SCALES: weight.scales, SHAPE: torch.tensor([n, k])}
@@ -103,43 +143,44 @@ def write_gguf(llama: Llama, path: Path) -> None:
     import gguf
 
     generator = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, "llama", use_temp_file=True)
-    _describe(llama, writer)
-    for name, n, k in [
-        ("token_embd", llama.vocab_size, llama.hidden_size),
-        *((name, n, k) for _, name, n, k in llama.linears()),
-    ]:
-        blocks = generator.integers(0, 256, (n, k // Q4_0_BLOCK, 2 + Q4_0_BLOCK // 2), dtype=np.uint8)
+    writer = gguf.GGUFWriter(path, llama.gguf_architecture, use_temp_file=True)
+    llama.describe(writer)
+    matrices = [(name, n, k) for _, name, n, k in llama.linears()]
+    for (name, n, k), same in groupby([("token_embd", llama.vocab_size, llama.hidden_size), *sorted(matrices)]):
+        stacked = (len(list(same)),)
+        blocks = generator.integers(0, 256, (*stacked, n, k // Q4_0_BLOCK, 2 + Q4_0_BLOCK // 2), dtype=np.uint8)
         scale = np.float16(1 / (4.6 * k**0.5))
-        blocks[:, :, :2] = np.frombuffer(scale.tobytes(), np.uint8)
-        writer.add_tensor(f"{name}.weight", blocks.reshape(n, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-    for _, name in llama.norms():
-        writer.add_tensor(f"{name}.weight", np.ones(llama.hidden_size, np.float32))
+        blocks[..., :2] = np.frombuffer(scale.tobytes(), np.uint8)
+        rows = blocks.reshape(*(stacked if stacked > (1,) else ()), n, -1)
+        writer.add_tensor(f"{name}.weight", rows, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    for _, name, width in llama.norms():
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    for _, name, experts in llama.routers():
+        writer.add_tensor(f"{name}.weight", _router(llama, experts, generator))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _describe(llama: Llama, writer) -> None:
-    import gguf
-
-    writer.add_context_length(llama.max_position_embeddings)
-    writer.add_embedding_length(llama.hidden_size)
-    writer.add_block_count(llama.num_hidden_layers)
-    writer.add_feed_forward_length(llama.intermediate_size)
-    writer.add_head_count(llama.num_attention_heads)
-    writer.add_head_count_kv(llama.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(EPSILON)
-    writer.add_rope_dimension_count(llama.hidden_size // llama.num_attention_heads)
-    writer.add_vocab_size(llama.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    writer.add_tokenizer_model("none")
+def _router(llama: Llama, experts: int, generator: np.random.Generator) -> np.ndarray:
+    """Logits of about 1 for each expert: every token goes to others."""
+    shape = experts, llama.hidden_size
+    return generator.standard_normal(shape, dtype=np.float32) / np.float32(llama.hidden_size**0.5)
 
 
 def gguf_read_bytes(path: Path) -> int:
-    """Bytes of a GGUF file's tensors that a token reads: all but an embedding that is not the head too."""
+    """Bytes of a GGUF file's tensors that a token reads: of experts those that are chosen, and all of the rest but an
+    embedding that is not the head too.
+    """
     import gguf
 
-    sizes = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors}
+    file = gguf.GGUFReader(path)
+    architecture = file.get_field("general.architecture").contents()
+    used = file.get_field(f"{architecture}.expert_used_count")
+    sizes = {}
+    for tensor in file.tensors:
+        # the last dimension is the outermost
+        experts = int(tensor.shape[-1]) if tensor.name.endswith("_exps.weight") else 1
+        sizes[tensor.name] = int(tensor.n_bytes) // experts * (used.contents() if experts > 1 else 1)
     return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)

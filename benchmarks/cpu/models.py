@@ -6,6 +6,7 @@ from pathlib import Path
 
 import run_awq
 from benchmarks.cpu.llamas import LLAMAS, gguf_read_bytes, write_checkpoint, write_gguf
+from benchmarks.cpu.moes import MOES
 from benchmarks.cpu.race import Entry
 from benchmarks.cpu.report import Engine, Way
 from checkpoints.pretrained import EMBEDDED
@@ -13,7 +14,8 @@ from quantization.recipe import Awq, Recipe
 
 SMOLLM2 = "smollm2"
 EMBEDDED_NAME = "smollm2-135m-instruct"
-MODELS = (*LLAMAS, SMOLLM2)
+SHAPES = LLAMAS | MOES  # of models with random weights
+MODELS = (*SHAPES, SMOLLM2)
 GROUP_SIZE = 128  # of the models with random weights
 
 
@@ -28,11 +30,11 @@ def _random(model: str, work: Path) -> list[Entry]:
 
     def checkpoint(bits: int) -> Path:
         made = work / f"{model}-w{bits}"
-        return _made(made, lambda path: write_checkpoint(LLAMAS[model], bits, GROUP_SIZE, path))
+        return _made(made, lambda path: write_checkpoint(SHAPES[model], bits, GROUP_SIZE, path))
 
     four = checkpoint(4)
     entries = [Entry(Way(Engine.FUSED, "w4"), four)]
-    if model != "7b":
+    if model == "1.1b":
         entries.append(Entry(Way(Engine.FUSED, "w3"), checkpoint(3)))
     return [*entries, Entry(Way(Engine.MODULES, "w4"), four)]
 
@@ -58,7 +60,7 @@ def _llama(model: str, work: Path) -> Entry:
         found = next(entry for entry in distribution(package).files if entry.name == file)
         path, weights = Path(found.locate()), "Q4_1"
     else:
-        path, weights = _made(work / f"{model}.gguf", lambda path: write_gguf(LLAMAS[model], path)), "Q4_0"
+        path, weights = _made(work / f"{model}.gguf", lambda path: write_gguf(SHAPES[model], path)), "Q4_0"
     return Entry(Way(Engine.LLAMA, weights), path, gguf_read_bytes(path))
 
 

@@ -1,5 +1,6 @@
 """A quantized checkpoint on our engine, for the contestant: the whole stack at once, or the model's own modules."""
 
+import re
 import time
 
 import torch
@@ -54,17 +55,30 @@ def _decoder(model: Model, spec: Spec, notes: list[Note]):
     return decoder
 
 
+EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
 def weights_of(module: nn.Module) -> Weights:
-    """Bytes and products of a causal LM of `transformers` whose layers have been prepared by their backend."""
-    layers = quantized_layers(module)
+    """Bytes and products of a causal LM of `transformers` whose layers have been prepared by their backend.
+
+    Of experts, a token reads and multiplies those that it chooses.
+    """
+    layers, config = quantized_layers(module), module.config
     dense = {name: linear for name, linear in module.named_modules() if isinstance(linear, nn.Linear)}
-    read = sum(layer.prepared.nbytes for layer in layers.values()) + sum(d.weight.nbytes for d in dense.values())
+    sizes = {name: layer.prepared.nbytes for name, layer in layers.items()}
+    sizes |= {name: linear.weight.nbytes for name, linear in dense.items()}
+    products = {name: one.in_features * one.out_features for name, one in [*layers.items(), *dense.items()]}
     # Norms and the embedding; an embedding that is the head too is counted there.
     rest = {parameter.data_ptr(): parameter.nbytes for parameter in module.parameters()}
     for linear in dense.values():
         rest.pop(linear.weight.data_ptr(), None)
-    products = {name: one.in_features * one.out_features for name, one in [*layers.items(), *dense.items()]}
-    head, config = products["lm_head"], module.config
-    head_dim = module.model.layers[0].self_attn.head_dim
+    routers = sum(p.nbytes for name, p in module.named_parameters() if name.endswith(".mlp.gate.weight"))
+
+    def of_a_token(numbers: dict[str, int]) -> int:
+        all_of_it, experts = sum(numbers.values()), sum(one for name, one in numbers.items() if EXPERT.search(name))
+        return all_of_it - experts + (experts * config.num_experts_per_tok // config.num_experts if experts else 0)
+
+    head, head_dim = products["lm_head"], module.model.layers[0].self_attn.head_dim
     position_bytes = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    return Weights(read + sum(rest.values()), read, ModelSize(sum(products.values()) - head, head, position_bytes))
+    size = ModelSize(of_a_token(products) - head, head, position_bytes)
+    return Weights(sum(sizes.values()) + sum(rest.values()), of_a_token(sizes) + routers, size)

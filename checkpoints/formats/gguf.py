@@ -73,7 +73,7 @@ class GgufSource:
         if isinstance(count, int) and count > 1:
             raise ModelError(
                 f"{self.path} is one of {count} parts of a model, which are not read; join them with llama.cpp's "
-                f"llama-gguf-split --merge, or give the model's safetensors directory"
+                f"llama-gguf-split, or give the model's safetensors directory"
             )
 
     def _read_config(self):
@@ -100,7 +100,7 @@ class GgufSource:
 
         return PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
 
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
+    def names_in(self, model: torch.nn.Module) -> dict[str, str]:
         import gguf
 
         number = next(n for n, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)

@@ -1,6 +1,7 @@
 """A stack of decoder blocks as data: what a backend that runs it as a whole is given, and what it gives back."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -36,7 +37,7 @@ class Norms:
     """RMS norms of a block: float32 vectors that the normalized value is multiplied by; None: the block has none.
 
     `(hidden,)`: input before qkv; attention of its output, mlp before gate_up, output of the MLP's, before they join
-    the residual. `(head_dim,)`: q and k of every head.
+    the residual. q and k: `(head_dim,)`, of every head, or `(heads * head_dim,)`, of all of a token's heads together.
     """
 
     input: Tensor
@@ -48,14 +49,66 @@ class Norms:
 
 
 @dataclass(frozen=True)
+class GatedMlp:
+    """activation(gate) * up, and down."""
+
+    gate_up: Projection
+    down: Projection
+
+
+class Scoring(Enum):
+    """What makes scores of the router's logits. A softmax of the chosen alone is one of all, normalized."""
+
+    SOFTMAX = 0
+    SIGMOID = 1
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a token chooses `top_k` experts, and what theirs count for: their scores times `scaling`.
+
+    normalized: the scores of the chosen are first divided by their sum. groups: experts lie in as many groups of one
+    size, and only those of the `top_groups` best are chosen from; a group is worth its two best.
+    """
+
+    scoring: Scoring
+    top_k: int
+    normalized: bool = True
+    scaling: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+
+
+@dataclass(frozen=True)
+class Router:
+    """logits: `(experts, hidden)`; correction: `(experts,)`, added to the scores where they are compared, or None."""
+
+    logits: Dense
+    correction: Tensor | None
+    routing: Routing
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Experts, of which every token goes through some, and one that it goes through besides, or None.
+
+    shared_gate: `(1, hidden)`: the sigmoid of its output is what the shared one counts for; None: 1.
+    """
+
+    router: Router
+    experts: list[GatedMlp]
+    shared: GatedMlp | None
+    shared_gate: Dense | None
+
+
+@dataclass(frozen=True)
 class StackBlock:
     """cosines, sines: `(max_tokens, rotary_dim / 2)` float32; window: positions a query sees, itself too; 0: all."""
 
     norms: Norms
     qkv: Projection
     o: Projection
-    gate_up: Projection
-    down: Projection
+    mlp: GatedMlp | Mixture
     cosines: Tensor
     sines: Tensor
     window: int
@@ -63,7 +116,7 @@ class StackBlock:
 
 @dataclass(frozen=True)
 class Stack:
-    """A model of pre-norm decoder blocks: attention with rotation, then a gated MLP.
+    """A model of pre-norm decoder blocks: attention with rotation, then a gated MLP or a mixture of such.
 
     embedding: `(vocabulary, hidden)`; activation: the config's name of the gate's; a cap of 0: there is none.
     """
@@ -75,7 +128,6 @@ class Stack:
     head: Projection
     vocabulary: int
     hidden: int
-    intermediate: int
     heads: int
     kv_heads: int
     head_dim: int

@@ -45,6 +45,8 @@ def test_a_reader_does_not_take_it_for_damage(run, model, monkeypatch):
 
 
 def test_room_is_looked_for_before_libraries_die_of_its_lack(monkeypatch):
+    check_room(2**60)  # no limit, nobody to ask
+    monkeypatch.setattr("qlinear.process.resource.getrlimit", lambda _: (10**10, 10**10))
     check_room(0)
     with pytest.raises(MemoryError, match=r"1\.2e\+09 GB more are needed here and not to be had"):
         check_room(2**60)

@@ -11,7 +11,17 @@ from qlinear.backends.cpu import native_decoder as native
 from qlinear.backends.cpu.memory import huge_pages
 from qlinear.backends.cpu.native import Weight
 from qlinear.backends.cpu.weight import CpuWeight
-from qlinear.backends.stack import Dense, Matrix, Projection, Stack, StackBlock, Unsupported
+from qlinear.backends.stack import (
+    Dense,
+    GatedMlp,
+    Matrix,
+    Mixture,
+    Norms,
+    Projection,
+    Stack,
+    StackBlock,
+    Unsupported,
+)
 
 
 class CpuDecoder:
@@ -22,6 +32,7 @@ class CpuDecoder:
         _check(stack)
         self._library = native.decoder_library()
         self._kept: list = []  # what the description points into
+        self._head_dim = stack.head_dim
         self._cache = self._make_cache(stack, max_tokens)
         description = self._describe(stack, max_tokens, chunk)
         self._handle = self._library.awq_decoder_create(ctypes.byref(description))
@@ -30,7 +41,22 @@ class CpuDecoder:
         self.nbytes = self._cache.nbytes
 
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
+        """Raises `ValueError` for what there is no room for: native code looks at nothing."""
+        self._check_call(tokens, position, out)
         self._library.awq_decoder_read(self._handle, tokens.data_ptr(), len(tokens), position, len(out), out.data_ptr())
+
+    def _check_call(self, tokens: Tensor, position: int, out: Tensor) -> None:
+        count, rows = len(tokens), len(out)
+        if not 0 < count <= self.chunk or position < 0 or position + count > self.max_tokens:
+            room = f"{self.chunk} at a time and {self.max_tokens} in all"
+            raise ValueError(f"{count} tokens at position {position}: there is room for {room}")
+        if rows > count or out.shape[1:] != (self.vocabulary,):
+            raise ValueError(f"logits {tuple(out.shape)} of {count} tokens and a vocabulary of {self.vocabulary}")
+        plain = tokens.dim() == 1 and all(t.is_contiguous() and t.device.type == "cpu" for t in (tokens, out))
+        if not plain or (tokens.dtype, out.dtype) != (torch.int64, torch.float32):
+            raise ValueError("tokens have to be int64, logits float32, both in one piece on the cpu")
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary:
+            raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
 
     def _make_cache(self, stack: Stack, max_tokens: int) -> Tensor:
         """Keys and values: `(layers, 2, elements)` bf16, on pages of its own."""
@@ -44,7 +70,7 @@ class CpuDecoder:
             *(self._block(block, keys_values) for block, keys_values in zip(stack.blocks, self._cache, strict=True))
         )
         self._kept.append(blocks)
-        same = ("vocabulary", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "epsilon", "embedding_scale",
+        same = ("vocabulary", "hidden", "heads", "kv_heads", "head_dim", "epsilon", "embedding_scale",
                 "attention_scale", "attention_cap", "logit_cap")  # fmt: skip
         return native.Model(
             blocks=blocks,
@@ -66,18 +92,47 @@ class CpuDecoder:
             attention_norm=self._fp32(norms.attention),
             mlp_norm=self._fp32(norms.mlp),
             output_norm=self._fp32(norms.output),
-            q_norm=self._fp32(norms.q),
-            k_norm=self._fp32(norms.k),
             qkv=self._projection(block.qkv),
             o=self._projection(block.o),
-            gate_up=self._projection(block.gate_up),
-            down=self._projection(block.down),
             cosines=self._fp32(block.cosines),
             sines=self._fp32(block.sines),
             keys=keys_values[0].data_ptr(),
             values=keys_values[1].data_ptr(),
             window=block.window,
+            **self._head_norms(norms),
+            **self._mlp_or_mixture(block.mlp),
         )
+
+    def _head_norms(self, norms: Norms) -> dict[str, int | None]:
+        of_all = norms.q is not None and norms.q.numel() > self._head_dim
+        prefix = "all_" if of_all else ""
+        return {f"{prefix}q_norm": self._fp32(norms.q), f"{prefix}k_norm": self._fp32(norms.k)}
+
+    def _mlp_or_mixture(self, mlp: GatedMlp | Mixture) -> dict[str, ctypes.Structure]:
+        if isinstance(mlp, GatedMlp):
+            return {"mlp": self._mlp(mlp)}
+        router, routing = mlp.router, mlp.router.routing
+        experts = (native.Mlp * len(mlp.experts))(*map(self._mlp, mlp.experts))
+        described = native.Mixture(
+            native.Router(
+                self._projection([router.logits]),
+                self._fp32(router.correction),
+                routing.top_k,
+                routing.groups,
+                routing.top_groups,
+                routing.scaling,
+                routing.scoring.value,
+                routing.normalized,
+            ),
+            experts,
+            None if mlp.shared is None else ctypes.pointer(self._mlp(mlp.shared)),
+            native.Matrix() if mlp.shared_gate is None else self._matrix(mlp.shared_gate),
+        )
+        self._kept += [experts, described]
+        return {"mixture": ctypes.pointer(described)}
+
+    def _mlp(self, mlp: GatedMlp) -> native.Mlp:
+        return native.Mlp(self._projection(mlp.gate_up), self._projection(mlp.down))
 
     def _keep(self, tensor: Tensor) -> int:
         self._kept.append(tensor)
@@ -115,8 +170,31 @@ def _check(stack: Stack) -> None:
     sharing = stack.heads // stack.kv_heads
     if stack.activation not in native.ACTIVATIONS:
         raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
+    if len(stack.embedding) != stack.vocabulary:
+        raise Unsupported(
+            f"the fused decoder takes as many embeddings as outputs; this model has {len(stack.embedding)} and "
+            f"{stack.vocabulary}"
+        )
     if stack.head_dim % 2 or stack.head_dim > native.MAX_HEAD_DIM or sharing > native.MAX_SHARING:
         raise Unsupported(
             f"the fused decoder takes heads of up to {native.MAX_HEAD_DIM} features (an even number), "
             f"{native.MAX_SHARING} query heads to a key head; this model has {stack.head_dim} and {sharing}"
+        )
+    for block in stack.blocks:
+        if isinstance(block.mlp, Mixture):
+            _check_mixture(block.mlp)
+
+
+def _check_mixture(mixture: Mixture) -> None:
+    routing, experts = mixture.router.routing, len(mixture.experts)
+    comparable = routing.top_groups * (experts // routing.groups)
+    if experts % routing.groups or routing.groups > native.MAX_EXPERT_GROUPS:
+        raise Unsupported(
+            f"the fused decoder takes experts in up to {native.MAX_EXPERT_GROUPS} groups of one size; this model has "
+            f"{experts} in {routing.groups}"
+        )
+    if not 0 < routing.top_k <= comparable or len(mixture.router.logits.weight) != experts:
+        raise Unsupported(
+            f"the fused decoder takes 1 expert a token up to all; this model chooses {routing.top_k} of {comparable}, "
+            f"and scores {len(mixture.router.logits.weight)} of {experts}"
         )

@@ -7,7 +7,7 @@ from qlinear.backends.cpu.native import Weight, library
 
 _POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 PARTS = 3  # weights of a projection at most
-MAX_HEAD_DIM, MAX_SHARING = 256, 64  # limits of decoder.h
+MAX_HEAD_DIM, MAX_SHARING, MAX_EXPERT_GROUPS = 256, 64, 64  # limits of decoder.h
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}  # enum awq_activation
 
 
@@ -23,12 +23,44 @@ class Projection(ctypes.Structure):
     _fields_ = [("part", Matrix * PARTS), ("parts", _INT64)]
 
 
+class Mlp(ctypes.Structure):
+    """struct awq_mlp"""
+
+    _fields_ = [("gate_up", Projection), ("down", Projection)]
+
+
+class Router(ctypes.Structure):
+    """struct awq_router"""
+
+    _fields_ = [
+        ("logits", Projection),
+        ("correction", _POINTER),
+        *((name, _INT64) for name in ("top_k", "groups", "top_groups")),
+        ("scaling", _FLOAT),
+        *((name, _INT32) for name in ("scoring", "normalized")),
+    ]
+
+
+class Mixture(ctypes.Structure):
+    """struct awq_mixture"""
+
+    _fields_ = [
+        ("router", Router),
+        ("experts", ctypes.POINTER(Mlp)),
+        ("shared", ctypes.POINTER(Mlp)),
+        ("shared_gate", Matrix),
+    ]
+
+
 class Block(ctypes.Structure):
     """struct awq_block"""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm", "q_norm", "k_norm")),
-        *((name, Projection) for name in ("qkv", "o", "gate_up", "down")),
+        *((name, _POINTER) for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm")),
+        *((name, _POINTER) for name in ("q_norm", "k_norm", "all_q_norm", "all_k_norm")),
+        *((name, Projection) for name in ("qkv", "o")),
+        ("mlp", Mlp),
+        ("mixture", ctypes.POINTER(Mixture)),
         *((name, _POINTER) for name in ("cosines", "sines", "keys", "values")),
         ("window", _INT64),
     ]
@@ -42,7 +74,7 @@ class Model(ctypes.Structure):
         ("embedding", _POINTER),
         ("final_norm", _POINTER),
         ("head", Projection),
-        *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "intermediate", "heads", "kv_heads")),
+        *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "heads", "kv_heads")),
         *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "chunk")),
         *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
         ("activation", _INT32),

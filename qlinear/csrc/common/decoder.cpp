@@ -28,20 +28,67 @@ struct Layout {
 
 constexpr int64_t SMALLEST_GROUP = 32;
 
+// What the MLPs of a model need at most, for each token. rows: of experts; inner: values between gate and down.
+struct MlpSizes {
+  int64_t experts = 0, slots = 0, inner = 0, widest = 0;
+};
+
+MlpSizes mlp_sizes(const awq_model& m) {
+  MlpSizes sizes;
+  for (int64_t i = 0; i < m.layers; ++i) {
+    const awq_mixture* mixture = m.blocks[i].mixture;
+    int64_t inner = 0, widest = 0;
+    if (mixture == nullptr) {
+      inner = widest = inputs_of(m.blocks[i].mlp.down);
+    } else {
+      for (int64_t e = 0; e < experts_of(*mixture); ++e) widest = larger(widest, inputs_of(mixture->experts[e].down));
+      inner = mixture->router.top_k * widest + (mixture->shared == nullptr ? 0 : inputs_of(mixture->shared->down));
+      sizes.experts = larger(sizes.experts, experts_of(*mixture));
+      sizes.slots = larger(sizes.slots, slots_of(*mixture));
+    }
+    sizes.inner = larger(sizes.inner, inner);
+    sizes.widest = larger(sizes.widest, widest);
+  }
+  return sizes;
+}
+
+void lay_out_mixtures(const awq_model& m, const MlpSizes& sizes, Layout& layout, MixtureBuffers& b) {
+  const int64_t rows = m.chunk * sizes.slots;
+  b.scores = layout.take<float>(m.chunk * sizes.experts);
+  b.compared = layout.take<float>(m.chunk * sizes.experts);
+  b.chosen = layout.take<int32_t>(rows);
+  b.weights = layout.take<float>(rows);
+  b.places = layout.take<int32_t>(rows);
+  b.tokens = layout.take<int32_t>(rows);
+  b.next = layout.take<int32_t>(sizes.experts + 1);
+  b.visits = layout.take<Visits>(m.layers);
+  for (int64_t i = 0; i < m.layers; ++i) {
+    Visit* first = layout.take<Visit>(m.blocks[i].mixture == nullptr ? 0 : experts_of(*m.blocks[i].mixture) + 1);
+    if (layout.base != nullptr) b.visits[i] = {first, 0};
+  }
+  b.x = layout.take<uint16_t>(sizes.slots == 0 ? 0 : m.chunk * larger(sizes.slots * m.hidden, sizes.inner));
+  b.out = layout.take<uint16_t>(rows * m.hidden);
+}
+
 int64_t lay_out(const awq_model& m, char* base, Buffers& b) {
   const int64_t attended = m.heads * m.head_dim, width = padded_head(m.head_dim);
-  const int64_t widest = larger(larger(m.hidden, m.intermediate), attended);
+  const MlpSizes mlps = mlp_sizes(m);
+  const int64_t widest = larger(larger(m.hidden, mlps.widest), attended);
+  const int64_t laid_out = larger(larger(widest, mlps.slots * m.hidden), mlps.inner);  // values for each token
+  const int64_t regions = larger(1, mlps.slots);  // each ends at a multiple of 64 bytes
   const int64_t splits = m.max_tokens / SPLIT + 1;
   Layout layout{base};
   b.residual = layout.take<float>(m.chunk * m.hidden);
   b.x = layout.take<uint16_t>(m.chunk * widest);
-  b.laid_out = layout.take<float>(m.chunk * (widest + widest / SMALLEST_GROUP + 1));  // enough for any instruction set
+  // enough for any instruction set
+  b.laid_out = layout.take<float>(m.chunk * (laid_out + laid_out / SMALLEST_GROUP + 32 * regions));
   b.qkv = layout.take<uint16_t>(m.chunk * (m.heads + 2 * m.kv_heads) * m.head_dim);
   b.delta = layout.take<uint16_t>(m.chunk * m.hidden);
-  b.gate_up = layout.take<uint16_t>(m.chunk * 2 * m.intermediate);
+  b.gate_up = layout.take<uint16_t>(m.chunk * 2 * mlps.inner);
   b.split_out = layout.take<float>(m.heads * splits * width);
   b.split_maxima = layout.take<float>(m.heads * splits);
   b.split_sums = layout.take<float>(m.heads * splits);
+  lay_out_mixtures(m, mlps, layout, b.mixture);
   return layout.used;
 }
 

@@ -24,6 +24,31 @@ typedef struct awq_projection {
   int64_t parts;
 } awq_projection;
 
+// A gated MLP: activation(gate) * up, and down. gate_up gives all of the gate, then all of up.
+typedef struct awq_mlp {
+  awq_projection gate_up, down;
+} awq_mlp;
+
+enum awq_scoring { AWQ_SOFTMAX = 0, AWQ_SIGMOID = 1 };
+
+// How a token chooses `top_k` experts by a score for each, and what theirs count for.
+typedef struct awq_router {
+  awq_projection logits;       // (experts, hidden), one dense part: what the scores are made of
+  const float* correction;     // (experts): added to a score where experts are compared, not where they are weighed; or null
+  int64_t top_k;
+  int64_t groups, top_groups;  // only experts of the best groups are compared; a group is worth its two best
+  float scaling;               // what every chosen score is multiplied by
+  int32_t scoring;             // awq_scoring
+  int32_t normalized;          // 1: the scores of the chosen are first divided by their sum
+} awq_router;
+
+typedef struct awq_mixture {
+  awq_router router;
+  const awq_mlp* experts;  // one for each output of the router
+  const awq_mlp* shared;   // what every token goes through besides, or null
+  awq_matrix shared_gate;  // (1, hidden), dense: the sigmoid of its output is what the shared one counts for; else 1
+} awq_mixture;
+
 // Norms are RMS norms; their fp32 weights are what the normalised value is multiplied by. Null: the block has none.
 typedef struct awq_block {
   const float* input_norm;      // (hidden): before qkv
@@ -32,7 +57,11 @@ typedef struct awq_block {
   const float* output_norm;     // (hidden): of the MLP's output, before it joins the residual
   const float* q_norm;          // (head_dim): of every query head
   const float* k_norm;          // (head_dim): of every key head
-  awq_projection qkv, o, gate_up, down;
+  const float* all_q_norm;      // (heads * head_dim): of all of a token's query heads together
+  const float* all_k_norm;      // (kv_heads * head_dim): of all of its key heads
+  awq_projection qkv, o;
+  awq_mlp mlp;
+  const awq_mixture* mixture;  // instead of the MLP, or null
   const float* cosines;  // (max_tokens, rotary_dim / 2): the angle of features i and i + rotary_dim / 2
   const float* sines;
   uint16_t* keys;    // awq_cache_elements() bf16 values each, zero before the first call
@@ -47,7 +76,7 @@ typedef struct awq_model {
   const uint16_t* embedding;  // (vocabulary, hidden) bf16
   const float* final_norm;    // (hidden)
   awq_projection head;        // (vocabulary, hidden)
-  int64_t layers, vocabulary, hidden, intermediate, heads, kv_heads, head_dim, rotary_dim;
+  int64_t layers, vocabulary, hidden, heads, kv_heads, head_dim, rotary_dim;
   int64_t max_tokens;  // positions in the cache
   int64_t chunk;       // tokens that a call reads at most
   float epsilon;
@@ -58,10 +87,11 @@ typedef struct awq_model {
   int32_t activation;  // awq_activation
 } awq_model;
 
-// Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many.
+// Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many; at most 64 groups of
+// experts, and top_k experts to choose from in the best of them.
 typedef struct awq_decoder awq_decoder;
 
-// Copies the description, not what it points to, and allocates every buffer that awq_decoder_read needs.
+// Copies the model and its blocks, not what they point to, and allocates every buffer that awq_decoder_read needs.
 AWQ_EXPORT awq_decoder* awq_decoder_create(const awq_model* model);
 AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
 

@@ -24,6 +24,19 @@ void Step::rope(const awq_block& block, const float* norm, int64_t token, const 
             in, out);
 }
 
+// The norms over all of a token's heads together.
+void Step::norm_heads(const awq_block& block) {
+  if (block.all_q_norm == nullptr) return;
+  const int64_t q_width = model_.heads * model_.head_dim, k_width = model_.kv_heads * model_.head_dim;
+  member_.share(call_.count, member_.even(call_.count), [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      uint16_t* q = buffers_.qkv + token * qkv_width();
+      ops_.norm_heads(block.all_q_norm, model_.epsilon, q_width, q);
+      ops_.norm_heads(block.all_k_norm, model_.epsilon, k_width, q + q_width);
+    }
+  });
+}
+
 void Step::write_kv(const awq_block& block) {
   member_.share(call_.count, CACHE_TILE, [&](int64_t begin, int64_t end) {
     uint16_t key[MAX_HEAD];
@@ -54,7 +67,7 @@ Input Step::attend(const awq_block& block) {
   if (call_.count > 1) {
     const int64_t tokens = ATTENTION_ROWS / group(), parts = (call_.count + tokens - 1) / tokens;
     member_.share(model_.kv_heads * parts, 1, [&](int64_t unit, int64_t) { attend_rows(block, unit, tokens); });
-    member_.share(input.units(), 1, [&](int64_t unit, int64_t) { input.ready(unit); });
+    member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) { input.ready(unit); });
   } else {
     const int64_t splits = call_.position / SPLIT + 1;
     member_.share(model_.kv_heads * splits, 1, [&](int64_t unit, int64_t) { attend_split(block, unit, splits); });

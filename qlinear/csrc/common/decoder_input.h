@@ -18,45 +18,53 @@ inline int64_t outputs_of(const awq_projection& projection) {
   return outputs;
 }
 
-// bf16 rows (rows, k) at `x`, and the same as packed weights want them. A unit is a block of rows: whoever fills the
-// rows of a unit calls `ready`.
+inline int64_t group_of(const awq_projection& projection) {
+  return is_dense(projection) ? inputs_of(projection) : projection.part[0].weight.group_size;
+}
+
+// bf16 rows (rows, k) at `x`, and the same as packed weights want them, block of rows by block: whoever fills the rows
+// of a block calls `ready`.
 class Input {
  public:
   Input(const awq_projection& projection, uint16_t* x, void* laid_out, int64_t rows)
       : x_(x), dense_(is_dense(projection)), k_(inputs_of(projection)) {
-    const int64_t group = dense_ ? k_ : projection.part[0].weight.group_size;
-    laid_ = activations_in(laid_out, AWQ_BF16, rows, k_, group);
+    laid_ = activations_in(laid_out, AWQ_BF16, rows, k_, group_of(projection));
   }
 
-  int64_t units() const { return laid_.blocks(); }
-  int64_t first_row(int64_t unit) const { return laid_.first_row(unit); }
+  int64_t blocks() const { return laid_.blocks(); }
+  int64_t first_row(int64_t block) const { return laid_.first_row(block); }
   uint16_t* row(int64_t index) const { return x_ + index * k_; }
-  void ready(int64_t unit) const {
-    if (!dense_) lay_out_blocks(laid_, x_, k_, unit, unit + 1);
+  void ready(int64_t block) const {
+    if (!dense_) lay_out_blocks(laid_, x_, k_, block, block + 1);
   }
 
   // y (rows, outputs of the projection) = x @ weights.T + bias, in bf16 or fp32
   template <class Out>
   void multiply(Member& member, const awq_projection& projection, Out* y) const {
+    member.share_runs(units(projection), [&](int64_t begin, int64_t end) {
+      multiply_units(projection, y, begin, end);
+    });
+  }
+
+  // The same in units of work, for those who share them out themselves.
+  int64_t units(const awq_projection& projection) const {
+    return units_of_parts(projection.parts, [&](int64_t i) { return units_of(projection.part[i]); });
+  }
+
+  template <class Out>
+  void multiply_units(const awq_projection& projection, Out* y, int64_t begin, int64_t end) const {
     Activations laid = laid_;
     Route wide = *laid_.route;  // the same kernels, but their sums stay fp32
     wide.store_rows = ops().linear_f32.store_rows;
     wide.out_bytes = ops().linear_f32.out_bytes;
     if (sizeof(Out) == sizeof(float)) laid.route = &wide;
-    int64_t units = 0;
-    for (int64_t i = 0; i < projection.parts; ++i) units += units_of(projection.part[i]);
     const int64_t stride = outputs_of(projection);
-    member.share_runs(units, [&](int64_t begin, int64_t end) {
-      Out* out = y;
-      for (int64_t i = 0; i < projection.parts; ++i) {
-        const awq_matrix& part = projection.part[i];
-        const int64_t count = units_of(part), last = end < count ? end : count;
-        if (begin < last) multiply_part(part, laid, out, stride, begin > 0 ? begin : 0, last);
-        begin -= count;
-        end -= count;
-        out += part.weight.n;
-      }
-    });
+    for_parts(
+        projection.parts, [&](int64_t i) { return units_of(projection.part[i]); }, begin, end,
+        [&](int64_t i, int64_t first, int64_t last) {
+          const int64_t before = units_of_parts(i, [&](int64_t part) { return projection.part[part].weight.n; });
+          multiply_part(projection.part[i], laid, y + before, stride, first, last);
+        });
   }
 
  private:
@@ -67,7 +75,7 @@ class Input {
   template <class Out>
   void multiply_part(const awq_matrix& part, const Activations& laid, Out* y, int64_t stride, int64_t begin,
                      int64_t end) const {
-    if (!dense_) return multiply_units(part.weight, laid, y, stride, begin, end);
+    if (!dense_) return awq::multiply_units(part.weight, laid, y, stride, begin, end);
     const int64_t n = part.weight.n, last = end * DENSE_UNIT < n ? end * DENSE_UNIT : n;
     multiply_dense({part, x_, laid_.rows, begin * DENSE_UNIT, last}, y, stride);
   }

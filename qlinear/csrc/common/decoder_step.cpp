@@ -3,7 +3,7 @@
 namespace awq {
 
 int64_t Step::phases(const awq_model& model) {
-  return 1 + model.layers * 10 + 3 * ((model.chunk + HEAD_ROWS - 1) / HEAD_ROWS);
+  return 1 + model.layers * 16 + 3 * ((model.chunk + HEAD_ROWS - 1) / HEAD_ROWS);
 }
 
 void Step::run() {
@@ -13,11 +13,10 @@ void Step::run() {
   for (int64_t i = 0; i < model_.layers; ++i) {
     const awq_block& block = model_.blocks[i];
     add_norm(delta, after, block.input_norm, block.qkv).multiply(member_, block.qkv, buffers_.qkv);
+    norm_heads(block);
     write_kv(block);
     attend(block).multiply(member_, block.o, buffers_.delta);
-    add_norm(buffers_.delta, block.attention_norm, block.mlp_norm, block.gate_up)
-        .multiply(member_, block.gate_up, buffers_.gate_up);
-    gate(block.down).multiply(member_, block.down, buffers_.delta);
+    block.mixture == nullptr ? run_mlp(block) : run_mixture(block);
     delta = buffers_.delta;
     after = block.output_norm;
   }
@@ -36,7 +35,7 @@ void Step::embed() {
 Input Step::add_norm(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next) {
   const Input input(next, buffers_.x, buffers_.laid_out, call_.count);
   const int64_t hidden = model_.hidden;
-  member_.share(input.units(), 1, [&](int64_t unit, int64_t) {
+  member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) {
     for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
       float* residual = buffers_.residual + row * hidden;
       if (delta != nullptr) ops_.add(delta + row * hidden, after, model_.epsilon, hidden, residual);
@@ -47,11 +46,18 @@ Input Step::add_norm(const uint16_t* delta, const float* after, const float* nor
   return input;
 }
 
+void Step::run_mlp(const awq_block& block) {
+  const awq_mlp& mlp = block.mlp;
+  add_norm(buffers_.delta, block.attention_norm, block.mlp_norm, mlp.gate_up)
+      .multiply(member_, mlp.gate_up, buffers_.gate_up);
+  gate(mlp.down).multiply(member_, mlp.down, buffers_.delta);
+}
+
 // silu(gate) * up, or gelu
 Input Step::gate(const awq_projection& next) {
   const Input input(next, buffers_.x, buffers_.laid_out, call_.count);
-  const int64_t n = model_.intermediate;
-  member_.share(input.units(), 1, [&](int64_t unit, int64_t) {
+  const int64_t n = inputs_of(next);
+  member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) {
     for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
       const uint16_t* gate_up = buffers_.gate_up + row * 2 * n;
       ops_.gate(gate_up, gate_up + n, n, model_.activation, input.row(row));
@@ -67,7 +73,7 @@ void Step::write_logits(const uint16_t* delta, const float* after) {
   for (int64_t first = 0; first < call_.rows; first += HEAD_ROWS) {
     const int64_t rows = call_.rows - first < HEAD_ROWS ? call_.rows - first : HEAD_ROWS;
     const Input input(model_.head, buffers_.x, buffers_.laid_out, rows);
-    member_.share(input.units(), 1, [&](int64_t unit, int64_t) {
+    member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) {
       for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
         const int64_t token = call_.count - call_.rows + first + row;
         float* residual = buffers_.residual + token * hidden;

@@ -11,6 +11,44 @@ constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole 
 inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t padded_positions(int64_t tokens) { return (tokens + CACHE_STEP - 1) / CACHE_STEP * CACHE_STEP; }
 
+inline int64_t experts_of(const awq_mixture& mixture) { return outputs_of(mixture.router.logits); }
+inline int64_t slots_of(const awq_mixture& mixture) { return mixture.router.top_k + (mixture.shared != nullptr); }
+
+// Bytes of laid-out rows, as many as keep what comes after them aligned.
+inline int64_t laid_out_bytes(const awq_projection& projection, int64_t rows) {
+  if (is_dense(projection)) return 0;
+  return (activation_bytes(AWQ_BF16, rows, inputs_of(projection), group_of(projection)) + 63) / 64 * 64;
+}
+
+// The rows that one expert is given.
+struct Visit {
+  const awq_mlp* mlp;
+  int64_t rows, first;  // of all rows, which lie expert by expert
+  int64_t inner;        // values between gate and down of the experts before
+  int64_t laid_out_hidden, laid_out_inner;  // bytes of their laid-out inputs
+};
+
+// The experts of a block that have rows.
+struct Visits {
+  Visit* first;  // room for all
+  int64_t count;
+};
+
+// What mixtures of experts need for `chunk` tokens. A token has a slot for each expert that it chooses, and one for
+// the shared one; a slot is a row of the expert's.
+struct MixtureBuffers {
+  float* scores;     // (chunk, experts)
+  float* compared;   // (chunk, experts)
+  int32_t* chosen;   // (chunk, slots): which expert; the shared one comes after all others
+  float* weights;    // (chunk, slots)
+  int32_t* places;   // (chunk, slots): which row
+  int32_t* tokens;   // (rows): whose row it is
+  int32_t* next;     // (experts + 1): scratch of the sorting
+  Visits* visits;    // (layers): all of them stay, for threads that come late (decoder_team.h)
+  uint16_t* x;       // (rows, hidden), then (rows, inner): what gate_up and down read
+  uint16_t* out;     // (rows, hidden)
+};
+
 // Buffers for `chunk` tokens, allocated once.
 struct Buffers {
   explicit Buffers(const awq_model& model);
@@ -22,10 +60,11 @@ struct Buffers {
   void* laid_out;       // the same in the kernels' layout
   uint16_t* qkv;        // (chunk, (heads + 2 kv_heads) * head_dim)
   uint16_t* delta;      // (chunk, hidden): what a projection adds to the residual
-  uint16_t* gate_up;    // (chunk, 2 * intermediate)
+  uint16_t* gate_up;    // (rows of the MLP, 2 * inner)
   float* split_out;     // (kv_heads, splits, heads / kv_heads, width): a single token's attention
   float* split_maxima;  // (kv_heads, splits, heads / kv_heads)
   float* split_sums;    // (kv_heads, splits, heads / kv_heads)
+  MixtureBuffers mixture;
   void* memory;
 };
 
@@ -48,13 +87,23 @@ class Step {
  private:
   void embed();
   Input add_norm(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next);
+  void norm_heads(const awq_block& block);
   void write_kv(const awq_block& block);
   Input attend(const awq_block& block);
   void attend_rows(const awq_block& block, int64_t unit, int64_t tokens);
   void attend_split(const awq_block& block, int64_t unit, int64_t splits);
   void merge_splits(int64_t splits, uint16_t* out);
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
+  void run_mlp(const awq_block& block);
   Input gate(const awq_projection& next);
+  void run_mixture(const awq_block& block);
+  void choose_experts(const awq_mixture& mixture);
+  void sort_by_expert(const awq_mixture& mixture, Visits& visits);
+  template <class Fill>
+  void fill_rows(const Visits& visits, awq_projection awq_mlp::*next, Fill&& fill);
+  template <class Out>
+  void multiply_rows(const Visits& visits, awq_projection awq_mlp::*projection, Out&& out);
+  Input input_of(const Visit& visit, awq_projection awq_mlp::*next) const;
   void write_logits(const uint16_t* delta, const float* after);
   void rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
 

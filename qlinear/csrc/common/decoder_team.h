@@ -1,6 +1,7 @@
 // One parallel region for a whole token. Every thread runs the same list of phases; a phase is a number of
 // independent units, taken from a counter, and the next begins when all are done. A thread that comes late or is held
-// up leaves its share to the others: only units already taken are waited for.
+// up leaves its share to the others: only units already taken are waited for. It finds every phase later than the
+// others did, so what the number of units is computed from stays as it was to the end of the call.
 #pragma once
 
 #include <stdint.h>
@@ -66,6 +67,25 @@ class Member {
   Phase* at_;
   int64_t threads_;
 };
+
+// Work made of `parts` parts, one after the other: body(part, begin, end) for those units of each, units(part) of them,
+// that lie in [begin, end) of the whole.
+template <class Units, class Body>
+void for_parts(int64_t parts, Units&& units, int64_t begin, int64_t end, Body&& body) {
+  for (int64_t part = 0; part < parts && end > 0; ++part) {
+    const int64_t count = units(part), last = end < count ? end : count;
+    if (begin < last) body(part, begin > 0 ? begin : 0, last);
+    begin -= count;
+    end -= count;
+  }
+}
+
+template <class Units>
+int64_t units_of_parts(int64_t parts, Units&& units) {
+  int64_t sum = 0;
+  for (int64_t part = 0; part < parts; ++part) sum += units(part);
+  return sum;
+}
 
 // Have every thread run program(member), which goes through `phases` phases at most.
 template <class Program>

@@ -16,6 +16,7 @@ constexpr void for_each_op(Visit&& visit) {
   visit("pack_tile_3", &Ops::pack_tile_3);
   visit("pack_tile_4", &Ops::pack_tile_4);
   visit("norm", &Ops::norm);
+  visit("norm_heads", &Ops::norm_heads);
   visit("add", &Ops::add);
   visit("embed", &Ops::embed);
   visit("rope", &Ops::rope);
@@ -25,6 +26,8 @@ constexpr void for_each_op(Visit&& visit) {
   visit("scale", &Ops::scale);
   visit("dense", &Ops::dense);
   visit("dense_logits", &Ops::dense_logits);
+  visit("route", &Ops::route);
+  visit("mix", &Ops::mix);
   visit("cap", &Ops::cap);
 }
 

@@ -58,6 +58,7 @@ constexpr int64_t CACHE_TILE = 16;      // positions of a tile of keys
 constexpr int64_t CACHE_STEP = 128;     // positions scored at a time
 constexpr int64_t DENSE_UNIT = 32;      // outputs of a unit of work in a dense matmul
 constexpr float NO_SCORE = -1e30f;      // the largest of no scores
+constexpr int64_t MAX_EXPERT_GROUPS = 64;
 
 // One query head's attention, computed in splits: the splits are `step` rows apart in each array.
 struct MergeJob {
@@ -74,11 +75,30 @@ struct DenseJob {
   int64_t rows, begin, end;
 };
 
+// The experts of one token. scores (experts): logits in, scores out; compared (experts): scratch; chosen, weights (top_k).
+struct RouteJob {
+  const awq_router& router;
+  float* scores;
+  float* compared;
+  int32_t* chosen;
+  float* weights;
+};
+
+// The sum of `count` rows of n values, row places[i] of `rows` times weights[i].
+struct MixJob {
+  const uint16_t* rows;
+  const int32_t* places;
+  const float* weights;
+  int64_t count, n;
+};
+
 struct Ops {
   Route linear_bf16, linear_f32;
   PackTile pack_tile_3, pack_tile_4;  // by bits
   // x (n) to bf16(x / rms(x) * weight)
   void (*norm)(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
+  // x (n) becomes x / rms(x) * weight
+  void (*norm_heads)(const float* weight, float epsilon, int64_t n, uint16_t* x);
   // residual (n) += delta (n), or, where weight is not null, += delta / rms(delta) * weight
   void (*add)(const uint16_t* delta, const float* weight, float epsilon, int64_t n, float* residual);
   // residual (n) = row (n) * scale
@@ -94,6 +114,8 @@ struct Ops {
   // y: rows `stride` elements apart
   void (*dense)(const DenseJob& job, uint16_t* y, int64_t stride);
   void (*dense_logits)(const DenseJob& job, float* y, int64_t stride);
+  void (*route)(const RouteJob& job);
+  void (*mix)(const MixJob& job, uint16_t* out);
   // x (n) becomes limit * tanh(x / limit)
   void (*cap)(float limit, int64_t n, float* x);
 

@@ -3,6 +3,7 @@
 
 #include "lanes.h"
 #include "ops.h"
+#include "routing.h"
 
 namespace awq {
 namespace {
@@ -20,10 +21,17 @@ AWQ_INLINE float inverse_rms(const In* x, float epsilon, int64_t n) {
   return 1.0f / __builtin_sqrtf(total(part[0] + part[1]) / float(n) + epsilon);
 }
 
-void norm(const float* x, const float* weight, float epsilon, int64_t n, Bf16* out) {
+template <class In>
+AWQ_INLINE void normalize(const In* x, const float* weight, float epsilon, int64_t n, Bf16* out) {
   const float scale = inverse_rms(x, epsilon, n);
   for (int64_t i = 0; i < n; i += LANES) store(load(x + i, n - i) * scale * load(weight + i, n - i), out + i, n - i);
 }
+
+void norm(const float* x, const float* weight, float epsilon, int64_t n, Bf16* out) {
+  normalize(x, weight, epsilon, n, out);
+}
+
+void norm_heads(const float* weight, float epsilon, int64_t n, Bf16* x) { normalize(x, weight, epsilon, n, x); }
 
 void add(const Bf16* delta, const float* weight, float epsilon, int64_t n, float* residual) {
   if (weight == nullptr) {
@@ -103,12 +111,15 @@ void merge(const MergeJob& job, Bf16* out) {
 
 void use_row_ops(Ops& ops) {
   ops.norm = norm;
+  ops.norm_heads = norm_heads;
   ops.add = add;
   ops.embed = embed;
   ops.rope = rope;
   ops.gate = gate;
   ops.merge = merge;
   ops.scale = scale;
+  ops.route = route;
+  ops.mix = mix;
   ops.cap = cap;
 }
 

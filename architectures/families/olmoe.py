@@ -1,0 +1,8 @@
+"""OLMoE: a Llama with mixtures of experts, and a norm over all heads of q, and of k, together."""
+
+from architectures.families.qwen3_moe import softmax_routing
+from architectures.family import Experts, Family, Fused
+
+OLMOE = Family(model_type="olmoe", fused=Fused(head_norms=True, experts=Experts(softmax_routing)))
+
+FAMILIES = (OLMOE,)

@@ -1,0 +1,21 @@
+"""Qwen 3 MoE: a Qwen 3 whose MLPs, all or some, are mixtures of experts."""
+
+from typing import TYPE_CHECKING
+
+from architectures.family import Experts, Family, Fused
+from qlinear.backends.stack import Routing, Scoring
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as Config
+
+
+def softmax_routing(config: "Config") -> Routing:
+    return Routing(Scoring.SOFTMAX, config.num_experts_per_tok, normalized=config.norm_topk_prob)
+
+
+QWEN3_MOE = Family(
+    model_type="qwen3_moe",
+    fused=Fused(window="attention", head_norms=True, experts=Experts(softmax_routing)),
+)
+
+FAMILIES = (QWEN3_MOE,)
