@@ -10,7 +10,7 @@ from checkpoints.beside import find_beside
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
-from checkpoints.templates import template_fault
+from checkpoints.tokenizers import template_fault
 from checkpoints.writer import CheckpointWriter, Description
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps

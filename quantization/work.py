@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from checkpoints.formats.compressed_tensors import BIAS, linear_tensors
 from checkpoints.journal import Journal, Snapshot
+from checkpoints.meta import stored_tensors
 from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
+from qlinear.process import check_room
 from quantization.plan import Job
 from quantization.precision import fast_float32
 from quantization.resume import check_tally
@@ -69,6 +71,7 @@ class Work:
     def quantize_unit(self, index: int) -> None:
         """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
         source = self.job.source
+        self._check_room(self.job.plan.units[index])
         source.materialize(self.job.plan.units[index], self.dtype)
         unit = self._unit(index)
         with fast_float32():
@@ -83,6 +86,14 @@ class Work:
         source.release(unit.name)
         self.tally.units = index + 1
         self.writer.end_step(self._snapshot)
+
+    def _check_room(self, module: str) -> None:
+        """For its weights in float32, what they are turned into, and what is computed of them on the way.
+
+        Of a large block no more than some: experts are there one at a time.
+        """
+        held = self.job.source.model.get_submodule(module)
+        check_room(min(3 * 4 * sum(tensor.numel() for _, tensor in stored_tensors(held)), 2**30))
 
     def _count(self, name: str, searched: LayerLoss | None, solved: float | None, fed: Fed | None) -> None:
         found = (searched.loss_rtn, searched.loss_awq) if searched else (None, None)
@@ -116,6 +127,7 @@ class Work:
     def write_rest(self) -> None:
         """The output head, if it is to be quantized, and every tensor outside the units."""
         source, head = self.job.source, self.job.plan.head
+        self._check_room(head)
         if self.job.recipe.lm_head and head not in self.tally.quantized_names:
             self._quantize_head(head, self.job.recipe.lm_head_group_size)
             self.writer.end_step(self._snapshot)

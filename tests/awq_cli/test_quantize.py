@@ -213,7 +213,7 @@ def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp
     other_text.write_text(text_file.read_text()[:20_000])
     assert searching in run(*quantize(model, "--calib_data", other_text, *CALIBRATION, "--overwrite")).notes
     namesake = make_model(tmp_path / "tiny", rms_norm_eps=1e-4)
-    assert searching in run(*quantize(namesake, "--calib_data", other_text, *CALIBRATION, "--overwrite")).notes
+    assert searching in run(*quantize(namesake, "--calib_data", other_text, *CALIBRATION, "--output", "namesake")).notes
 
     named = run(*quantize(model, *calibration, "--overwrite", "--scales", scales))
     assert named.error == f"{refused}; --awq load takes it as it is, --awq run replaces it"
