@@ -11,7 +11,6 @@ from architectures.experts import take_apart
 from benchmarks.models.tiny import Row
 from benchmarks.models.tiny import tiny_model as model_of
 from checkpoints.pretrained import open_pretrained
-from qlinear.errors import ModelError
 from tests.checkpoints.floats import refused
 from tests.tiny import tiny_tokens
 
@@ -68,7 +67,7 @@ def read_names(opened):
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_experts_are_read_one_by_one(name, tmp_path):
-    """Of the tensors that are read, only a convolution's weight has three dimensions, and each is read once."""
+    """No tensor of all of them is read, and each part once."""
     opened = open_pretrained(saved(name, tmp_path / "m"))
     owner, experts = next(
         (local, module) for local, module in opened.model.named_modules() if getattr(module, "expert_count", 0)
@@ -83,7 +82,7 @@ def test_experts_are_read_one_by_one(name, tmp_path):
     with read_names(opened) as names:
         opened.load(torch.float32)
     three = [one for one in names if len(opened._source.shapes[one]) == 3]
-    assert all("conv" in one for one in three), three
+    assert not [one for one in three if "expert" in one]
 
 
 def test_of_experts_in_one_tensor_only_a_part_is_kept(tmp_path):
@@ -129,16 +128,15 @@ EXPERT = "model.layers.0.block_sparse_moe.experts.2.w2.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.pop(EXPERT), "the weights "),
-        (lambda w: w.update({EXPERT: w[EXPERT][:-1].clone()}), "down_proj"),
-        (lambda w: w.update({EXPERT.replace(".2.", ".4."): w[EXPERT].clone()}), "experts"),
+        (lambda w: w.pop(EXPERT), "the weights lack expert 2 of model.layers.0.mlp.experts.down_proj"),
+        (lambda w: w.update({EXPERT: w[EXPERT][:-1].clone()}), f"{EXPERT} is [63, 128] in the weights but [64, 128]"),
+        (lambda w: w.update({EXPERT.replace(".2.", ".4."): w[EXPERT].clone()}), "experts.4.w2.weight"),
     ],
 )
-def test_experts_that_do_not_fit_are_refused_in_one_line(change, words, tmp_path):
+def test_experts_that_do_not_fit_are_named(change, words, tmp_path):
     directory = tmp_path / "m"
     model_of(Row("mixtral")).save_pretrained(directory)
     open_pretrained(str(directory))
     changed(directory, change)
     refused(directory, words)
-    with pytest.raises(ModelError):
-        open_pretrained(str(directory))
+    refused(directory, "m: ")
