@@ -82,6 +82,8 @@ class Fused:
     head_norms: whether q and k have norms; head_norms_if: the field of the config that says so where not all have.
     mlp: the module that is the MLP; experts: what it is made of in blocks where it has `experts`.
     window: "config" or "attention" for where `sliding_window` is to be found, "none" where every position is seen.
+    interleaved: whether the rotation turns neighbours; multipliers: whether embedding, residual and logits have
+    granite's.
     activation, attention_cap: the fields of the config that name the MLP's activation and the limit of the attention
     scores (None: there is none).
     """
@@ -98,6 +100,8 @@ class Fused:
     window: str = "none"
     attention_cap: str | None = None
     rotary_per_layer_type: bool = False
+    interleaved: bool = False
+    multipliers: bool = False
 
 
 # (stored name, stored tensor, config) -> the module's tensor.

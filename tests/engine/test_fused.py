@@ -28,7 +28,7 @@ from engine.fused import fused_decoder  # noqa: E402
 from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 
 GROUP = 32
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite")
 KNOWN = [(model_type, options) for model_type, options in VARIANTS if model_type in FAMILIES]
 CAPS = dict(attn_logit_softcapping=0.5, final_logit_softcapping=2.0)  # the usual 50 and 30 change nothing tiny
 LONG = dict(max_position_embeddings=1024)
