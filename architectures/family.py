@@ -8,8 +8,10 @@ MIT-Han-Lab scale files.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from qlinear.backends.stack import Routing
@@ -28,11 +30,13 @@ class Kind:
     offset: what the producer adds to its weight before it multiplies (gemma's norms use `1 + weight`).
     rows: which output rows of the producer the vector divides, in the vector's order; None: all of them.
     channels: for each input channel of the consumers, its entry of the vector; None: one entry each, in order.
+    power: to which what the consumers see follows the producer: 2 behind a squared ReLU.
     """
 
     offset: float = 0.0
     rows: Index | None = None
     channels: Index | None = None
+    power: int = 1
 
 
 def _always(config: "Config") -> bool:
@@ -117,7 +121,6 @@ class Family:
     fused: None where no decoder runs the stack as a whole.
     gguf: how a tensor of a GGUF file of the architecture of this name becomes the module's; None where such a header
     does not say everything that the transformers configuration needs to compute the same function.
-    refused: known, and known not to fit: what to tell who asks for AWQ.
     """
 
     model_type: str
@@ -126,7 +129,6 @@ class Family:
     unclipped: tuple[str, ...] = ()
     fused: Fused | None = None
     gguf: GgufTensor | None = None
-    refused: str | None = None
 
     def of(self, config: "Config") -> "Family":
         """With only the edges that a model of this config has."""
@@ -152,6 +154,28 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module computes what `nn.Linear` does: a subclass may give something else (a router's does)."""
+    if not isinstance(module, nn.Linear) or "forward" in vars(module):
+        return False
+    return type(module).forward is nn.Linear.forward or _multiplies(type(module))
+
+
+@cache
+def _multiplies(kind: type[nn.Linear]) -> bool:
+    """Whether a subclass with a forward of its own (falcon's) gives what a linear gives, and nothing else."""
+    plain = nn.Linear(3, 2)
+    other = kind.__new__(kind)
+    other.__dict__ = dict(plain.__dict__)
+    x = torch.arange(6.0).view(1, 2, 3)
+    try:
+        with torch.no_grad():
+            given, expected = other(x), plain(x)
+    except Exception:  # it wants more than a weight and an input
+        return False
+    return isinstance(given, Tensor) and given.shape == expected.shape and torch.allclose(given, expected)
+
+
 def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
     """Every linear of a decoder block under its full local name, in the order the block defines them."""
-    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    return {name: module for name, module in block.named_modules() if is_linear(module)}

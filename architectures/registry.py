@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from architectures import families
 from architectures.family import Family
-from qlinear.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig as Config
@@ -25,20 +24,6 @@ def find_family(config: "Config") -> Family | None:
     """What is known of models of this config, with only the edges that it has; None where nothing is."""
     family = all_families().get(config.model_type)
     return family and family.of(config)
-
-
-def family_for_awq(config: "Config") -> Family:
-    """The family, whose edges AWQ can scale. Raises `ModelError` where there are none."""
-    family = find_family(config)
-    if family is not None and family.edges:
-        return family
-    if family is not None and family.refused:
-        raise ModelError(f"AWQ does not cover model type '{config.model_type}': {family.refused}")
-    known = ", ".join(sorted(name for name, row in all_families().items() if row.edges))
-    raise ModelError(
-        f"AWQ has no mappings for model type '{config.model_type}' (it has them for {known}); `awq=none` quantizes it "
-        f"by plain rounding"
-    )
 
 
 def gguf_families() -> dict[str, Family]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ def check_writable(option: str, path: str | None) -> None:
 def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
     """The whole result as JSON, a benchmark's rows as CSV; each complete or not there. Raises `OptionError`."""
     if json_file is not None:
-        _write("--json", json_file, json.dumps(asdict(result), indent=2) + "\n")
+        _write("--json", json_file, json.dumps(_finite(asdict(result)), indent=2, allow_nan=False) + "\n")
     if csv_file is not None:
         table = io.StringIO(newline="")
         writer = csv.writer(table)
@@ -45,6 +46,15 @@ def _write(option: str, path: str, text: str) -> None:
         raise
     except OSError as error:
         raise OptionError(f"{option} {path} cannot be written: {error.strerror}") from error
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for every number that is none, or beyond all: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """How a checkpoint is found again from the options that made it."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from checkpoints.pretrained import model_slug
+from checkpoints.origin import Origin
+from checkpoints.pretrained import fingerprint_at_hand, model_slug
 from qlinear.errors import CheckpointError
 from quantization.paths import MODELS, checkpoint_name
 from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, Awq, Recipe
@@ -13,22 +15,41 @@ from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, Awq, Recip
 NAMING = ("w_bit", "group_size", "awq", "solver", "lm_head")
 
 
-def find_checkpoint(model_name: str, recipe: Recipe) -> Path:
+def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) -> Path:
     """The checkpoint that `quantize` makes of the same options; raises `CheckpointError` naming those that exist.
 
     A checkpoint made with `--flash_attention` differs only in its default, so either kind serves; the one made with
     the same flag is preferred. A solver of None stands for those that `quantize` takes by itself, the better one first.
+    One that was made of another model of the same name is passed over.
     """
+    there = [path for path in _candidates(model_name, recipe) if (path / "config.json").is_file()]
+    if not there:
+        raise CheckpointError(_missing(model_name, recipe))
+    fingerprint = fingerprint_at_hand(model_name, trust_remote_code)
+    for path in there:
+        if not Origin.read(path).is_other(model_name, fingerprint):
+            return path
+    raise CheckpointError(_other_model(there[0], model_name, fingerprint))
+
+
+def _candidates(model_name: str, recipe: Recipe) -> Iterator[Path]:
     model = model_slug(model_name)
     sizes = (recipe.group_size,) if recipe.group_size else DEFAULT_GROUP_SIZES
     for size in sizes:
         for solver in (recipe.solver,) if recipe.solver else _default_solvers(recipe):
             for flash in (True, False) if recipe.flash_attention else (False, True):
                 named = replace(recipe, group_size=size, solver=solver, flash_attention=flash)
-                path = MODELS / checkpoint_name(model, named)
-                if (path / "config.json").is_file():
-                    return path
-    raise CheckpointError(_missing(model_name, recipe))
+                yield MODELS / checkpoint_name(model, named)
+
+
+def _other_model(path: Path, model_name: str, fingerprint: str | None) -> str:
+    origin = Origin.read(path)
+    content = "" if fingerprint is None else f" (fingerprint {fingerprint[:12]})"
+    if origin.is_named(model_name):
+        then = f"{model_name} has changed{content} since; make it again with `overwrite`"
+    else:
+        then = f"not of {model_name}{content}; quantize that to another `output`"
+    return f"{path} was made of {origin}, {then}, or give `checkpoint` to run this one"
 
 
 def _default_solvers(recipe: Recipe) -> tuple[str, ...]:

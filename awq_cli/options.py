@@ -76,6 +76,12 @@ seqlen = click.option(
     show_default=True,
     help="Tokens per calibration sample.",
 )
+bos = click.option(
+    "--bos/--no_bos",
+    default=DEFAULTS.bos,
+    help="Put the token for the beginning of a text before the text that is calibrated on or scored, once.  [default: "
+    "as the model's tokenizer does]",
+)
 seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -184,7 +190,7 @@ GROUPS = {
     "Model": (task, model_name, trust_remote_code),
     "Quantizing": (
         w_bit, group_size, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples, seqlen, seed,
-        resume,
+        bos, resume,
     ),
     "Running": (
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat,
@@ -223,7 +229,7 @@ NAMES = {
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "solver", "lm_head")
 _SAMPLING = ("top_k", "top_p", "seed")
-_CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed")
+_CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed", "bos")
 
 
 def _quantize(values) -> bool:
@@ -261,7 +267,7 @@ IDLE = (
     (
         lambda values: _evaluates(values, perplexity=False),
         "without perplexity among --tasks",
-        ("dataset", "window", "n_windows"),
+        ("dataset", "window", "n_windows", "bos"),
     ),
     (lambda values: _evaluates(values, perplexity=True), "with --tasks perplexity", ("limit",)),
 )

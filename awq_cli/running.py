@@ -51,7 +51,7 @@ def open_model(request: ModelRequest, watch: Watcher) -> Model:
     source = request.model_name
     if request.precision != "bf16":
         recipe = replace(request.recipe, flash_attention=request.flash_attention)
-        source = request.checkpoint or str(find_checkpoint(request.model_name, recipe))
+        source = request.checkpoint or str(find_checkpoint(request.model_name, recipe, request.trust_remote_code))
     return run_awq.load(
         source,
         target=request.target,
@@ -64,14 +64,14 @@ def open_model(request: ModelRequest, watch: Watcher) -> Model:
     )
 
 
-def described(task: str, request: ModelRequest, model: Model) -> dict[str, object]:
-    """The fields of `ModelResult`."""
+def described(task: str, request: ModelRequest, model: Model, notes: tuple[str, ...] = ()) -> dict[str, object]:
+    """The fields of `ModelResult`; notes: what there is to know beside what is to be known of the target."""
     return {
         "task": task,
         "model": model.about.name,
         "target": request.target,
         "backend": model.about.code,
-        "notes": tuple(map(as_options, model.about.notes)),
+        "notes": tuple(map(as_options, (*model.about.notes, *notes))),
         "precision": request.precision,
         "flash_attention": model.flash_attention,
         "checkpoint": model.about.checkpoint,

@@ -2,23 +2,25 @@
 
 A file counts from the moment a journal names it, and a journal takes the place of the one before in a single rename,
 after everything it names is on the disk. So whatever instant a run is killed at, the directory holds the last step that
-was kept, whole. What the journal does not name is swept out after it is written.
+was kept, whole. What the journal does not name is swept out after it is written. Its own digest and those of the files
+are in it: what was damaged since is not gone on with.
 """
 
+import hashlib
 import json
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qlinear.errors import CheckpointError
+from qlinear.errors import CheckpointError, one_line
 
 NAME = "journal.json"
 
@@ -46,7 +48,7 @@ class Journal:
 
     fingerprint: what the steps depend on; record: the last snapshot's, empty before the first;
     files: the tensors of the product in their order, (file, bytes of the tensors in it);
-    kept: names of the kept tensors of each file; state: the file of the last state.
+    kept: names of the kept tensors of each file; state: the file of the last state; sums: CRC-32 of each file.
     """
 
     directory: Path
@@ -56,8 +58,10 @@ class Journal:
     files: list[tuple[str, int]] = field(default_factory=list)
     kept: dict[str, list[str]] = field(default_factory=dict)
     state: str | None = None
+    sums: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.replaced: dict = {}  # the fingerprint of the run that this one is going to take the place of
         self._named: set[str] = set()  # by the journal that is on the disk
         self._unsynced: list[str] = []
         self._next_write = 0.0
@@ -78,28 +82,55 @@ class Journal:
         with _one_line_errors(directory):
             if not (directory / NAME).is_file():
                 return None
-            content = json.loads((directory / NAME).read_text(encoding="utf-8"))
-            files = [(str(file), int(size)) for file, size in content.pop("files")]
-            journal = cls(directory, files=files, **content)
-            if not (journal.record and isinstance(journal.record, dict) and isinstance(journal.fingerprint, dict)):
-                raise ValueError("no record")
+            content = _opened((directory / NAME).read_text(encoding="utf-8"))
+            journal = cls(directory, **content)
+            journal.files = [(file, size) for file, size in journal.files]
+            journal._check_kinds()
             journal._named = journal._mine()
-            if not all(re.fullmatch(r"\d+\.safetensors", file) for file in journal._named):
-                raise ValueError("a file that is not numbered")
         return journal
 
     def successor(self) -> "Journal":
         """A journal to start over with. It replaces this one, and what belongs to it, with its first snapshot."""
         journal = Journal(self.directory, self.number)
-        journal._named = self._named
+        journal._named, journal.replaced = self._named, self.fingerprint
         return journal
 
+    def _check_kinds(self) -> None:
+        """Raise `ValueError` unless every field is of its kind, and the files are named as they are numbered here."""
+        held = [*(file for file, _ in self.files), *self.kept, self.state]
+        plain = (str, int, bool, type(None))
+        right = (
+            type(self.number) is int
+            and isinstance(self.fingerprint, dict)
+            and all(type(mark) in plain and len(str(mark)) < 1000 for mark in self.fingerprint.values())
+            and isinstance(self.record, dict)
+            and bool(self.record)
+            and all(re.fullmatch(r"\d{6,9}\.safetensors", file) and int(file[:-12]) <= self.number for file in held)
+            and len(set(held)) == len(held)
+            and all(type(size) is int and size > 0 for _, size in self.files)
+            and all(isinstance(names, list) for names in self.kept.values())
+            and self.sums.keys() == set(held)
+        )
+        if not right:
+            raise ValueError("it does not say what a journal says")
+
     def check(self) -> None:
-        """Raise `CheckpointError` unless all that is named is there and whole."""
+        """Raise `CheckpointError` unless all that is named is there, whole and as it was written."""
         with self.reading():
+            sizes = dict(self.files)
             for file in sorted(self._named):
-                with safe_open(self.directory / file, framework="pt"):
-                    pass
+                if _crc(self.directory / file) != self.sums[file]:
+                    raise ValueError(f"{file} is not what was written")
+                held = self.load(file)
+                if file in sizes and sum(tensor.nbytes for tensor in held.values()) != sizes[file]:
+                    raise ValueError(f"{file} holds more or less than its {sizes[file]} bytes")
+                if file in self.kept and held.keys() != set(self.kept[file]):
+                    raise ValueError(f"{file} holds other tensors than those kept")
+
+    def stored(self) -> set[str]:
+        """The names of the product's tensors."""
+        with self.reading():
+            return {name for file, _ in self.files for name in self.load(file)}
 
     def identify(self, marks: dict[str, str | int | bool | None]) -> None:
         """Add to the fingerprint; in a run taken up again, raise `CheckpointError` for the first mark that differs."""
@@ -122,7 +153,7 @@ class Journal:
         try:
             save_file(tensors, self.directory / file, metadata={"format": "pt"})
         except Exception as error:  # the library wraps the operating system's errors in its own
-            raise CheckpointError(f"cannot write {self.directory / file}: {error}") from error
+            raise CheckpointError(f"cannot write {self.directory / file}: {one_line(error)}") from error
         self._unsynced.append(file)
         return file
 
@@ -168,7 +199,10 @@ class Journal:
         partial = self.directory / f"{NAME}.partial"
         named = self._mine()
         try:
-            partial.write_text(json.dumps(content), encoding="utf-8")
+            for file in named - self.sums.keys():
+                self.sums[file] = _crc(self.directory / file)
+            content["sums"] = {file: self.sums[file] for file in sorted(named)}
+            partial.write_text(sealed(content), encoding="utf-8")
             for file in [*filter(named.__contains__, self._unsynced), partial.name]:
                 _sync(self.directory / file)
             partial.rename(self.directory / NAME)
@@ -189,6 +223,33 @@ class Journal:
         return {file for file, _ in self.files} | set(self.kept) | {self.state}
 
 
+def sealed(content: dict) -> str:
+    """The text of a journal: what it says, and a digest of it."""
+    return json.dumps({"sha256": _digest(content), "journal": content})
+
+
+def _opened(text: str) -> dict:
+    """What a journal says. Raises `ValueError` where its digest says otherwise."""
+    outer = json.loads(text)
+    content = outer["journal"]
+    if outer["sha256"] != _digest(content):
+        raise ValueError("its digest is another")
+    return content
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _crc(path: Path) -> int:
+    """CRC-32 of a file's bytes."""
+    crc = 0
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            crc = zlib.crc32(piece, crc)
+    return crc
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -201,8 +262,9 @@ def _sync(path: Path) -> None:
 def _one_line_errors(directory: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # whatever a library makes of damage
         raise CheckpointError(
-            f"the progress in {directory} is damaged ({reason}); start over without `resume`"
+            f"the progress in {directory} is damaged ({one_line(error)}); start over without `resume`"
         ) from error

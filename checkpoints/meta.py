@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from architectures.experts import Origin, take_apart
 from qlinear.errors import ModelError
 
 
@@ -15,22 +16,56 @@ def check_depth(label: str, config, n_tensors: int) -> None:
         raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
 
 
-def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
-    """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed."""
+def check_trusted(label: str, described: dict, trust_remote_code: bool) -> None:
+    """Raise `ModelError` for a configuration that only the model's own code understands, unless that may run."""
+    from transformers import CONFIG_MAPPING
+
+    own = "AutoConfig" in (described.get("auto_map") or {})
+    if own and not trust_remote_code and described.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(f"{label} is a model of its own code; read its *.py, and give `trust_remote_code` to run them")
+
+
+def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
+    """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed.
+
+    Its experts are linears; where those come from in the model as transformers builds it, by full name.
+    """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = _build(config, dtype, trust_remote_code)
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
     move_to_meta(model, "")  # persistent buffers are not there yet
     model.config.architectures = [type(model).__name__]  # a GGUF file names none
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), take_apart(model)
 
 
-def stored_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def class_for(config) -> type | None:
+    """The class of transformers that its configuration names, where that is one that writes text; None else."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    known = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
+    }
+    kinds = (getattr(transformers, name, None) for name in config.architectures or [] if name in known)
+    return next((kind for kind in kinds if kind is not None and kind.config_class is type(config)), None)
+
+
+def _build(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    kind = class_for(config)
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if kind is None or own_code:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return kind._from_config(config, dtype=dtype)
+
+
+def stored_tensors(module: nn.Module, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every parameter (each name of a tied one) and persistent buffer with its full name: what a file must hold."""
-    for path, child in module.named_modules(prefix=prefix):
+    for path, child in module.named_modules(prefix=prefix) if recurse else [(prefix, module)]:
         for leaf, tensor in (*child._parameters.items(), *child._buffers.items()):
             if tensor is not None and leaf not in child._non_persistent_buffers_set:
                 yield f"{path}.{leaf}".lstrip("."), tensor
@@ -55,8 +90,8 @@ def put(places: list[tuple[dict, str]], old: Tensor, new: Tensor) -> None:
         slots[leaf] = new
 
 
-def move_to_meta(model: nn.Module, module: str) -> None:
+def move_to_meta(model: nn.Module, module: str, recurse: bool = True) -> None:
     """Take the tensors of the module of that name out of the model, wherever they are, and leave their shapes."""
     places = places_of_tensors(model)
-    for tensor in {tensor for _, tensor in stored_tensors(model.get_submodule(module), module)}:
+    for tensor in {tensor for _, tensor in stored_tensors(model.get_submodule(module), module, recurse)}:
         put(places[tensor], tensor, torch.empty_like(tensor, device="meta"))

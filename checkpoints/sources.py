@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qlinear.errors import ModelError
+from qlinear.errors import ModelError, one_line
 
 # What a float tensor may be stored as; eight bits are another format's.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -33,8 +33,8 @@ class TensorSource(Protocol):
         """The stored tensor, valid until the block ends; it may be a view of the file, and is not to be written to."""
         ...
 
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
-        """Stored name -> name of the model's parameter or buffer; names the model has no place for are mapped too."""
+    def names_in(self, model: torch.nn.Module) -> dict[str, str] | None:
+        """Stored name -> name of the model's parameter or buffer, or its own name; None: as transformers has it."""
         ...
 
 
@@ -49,8 +49,7 @@ def one_line_errors(what: str):
     except ModelError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"{what}: {reason}") from error
+        raise ModelError(f"{what}: {one_line(error)}") from error
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -86,8 +85,8 @@ class Shards(ABC):
     def _list(self, file: Path) -> dict[str, tuple[int, ...]]:
         """Name -> shape of what one shard holds."""
 
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
-        return checkpoint_places(model, self.shapes)
+    def names_in(self, model: torch.nn.Module) -> None:
+        return None
 
 
 # The names that a safetensors header has for element types.
@@ -202,33 +201,6 @@ def _read_index(path: Path) -> dict[str, str]:
         if not (path.parent / file).is_file():
             raise ModelError(f"{path} names {file}, which is not there; the checkpoint is incomplete")
     return {name: str(file) for name, file in file_of.items()}
-
-
-def checkpoint_places(model: torch.nn.Module, stored) -> dict[str, str]:
-    """Stored name -> module name, by the renamings that transformers itself declares for this model.
-
-    Raises `ModelError` for a model whose stored tensors are merged or split on the way into the modules.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
-
-    transforms = get_model_conversion_mapping(model)
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    renamings = [transform for transform in transforms if not isinstance(transform, WeightConverter)]
-    here = model.state_dict()
-    prefix = model.base_model_prefix
-    places = {}
-    for name in stored:
-        place, merged = rename_source_key(name, renamings, converters, prefix, here)
-        if place not in here and name in here:
-            place, merged = name, None
-        if merged is not None:
-            raise ModelError(
-                f"{name}: the {model.config.model_type} checkpoint format stores weights in another arrangement than "
-                "its modules, and such models cannot be opened block by block"
-            )
-        places[name] = place
-    return places
 
 
 def fingerprint(config, files: tuple[Path, ...]) -> str:

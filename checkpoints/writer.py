@@ -2,21 +2,59 @@
 
 import copy
 import json
+import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from checkpoints.beside import Beside
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
-from checkpoints.quantized import RECIPE, read_recipe
-from qlinear.errors import CheckpointError
+from checkpoints.place import check_space, refuse_what_is_not_ours, resolved
+from checkpoints.quantized import RECIPE, read_tokenizer
+from qlinear.errors import AwqError, CheckpointError, one_line
 
 # The least a shard holds, unless it is the last.
 SHARD_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint holds that is no weight, as transformers has it. beside: the float model's other files."""
+
+    config: Any
+    generation_config: Any
+    tokenizer: Any
+    beside: Beside | None = None
+    trust_remote_code: bool = False
+
+    def save(self, directory: Path) -> None:
+        """Raises `OSError`, and `CheckpointError` for whatever else the libraries make of it."""
+        try:
+            self.config.save_pretrained(directory)
+            if self.generation_config is not None:
+                # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
+                self.generation_config.to_json_file(directory / "generation_config.json")
+            self.tokenizer.save_pretrained(directory)
+            if self.beside is not None:
+                self.beside.copy(directory)
+        except OSError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"configuration or tokenizer cannot be saved: {one_line(error)}") from error
+
+    def check_saved(self, directory: Path) -> None:
+        """Raises `CheckpointError` for a tokenizer that cannot be read back from where it was saved."""
+        try:
+            read_tokenizer(directory, self.trust_remote_code)
+        except AwqError as error:
+            raise CheckpointError(f"the model's tokenizer, once saved, is not read back: {error}") from error
 
 
 class CheckpointWriter:
@@ -26,15 +64,21 @@ class CheckpointWriter:
     hidden directory, for a run with `resume`, and nothing if that is nothing.
     """
 
-    def __init__(self, directory: Path, overwrite: bool = False, resume: bool = False):
-        """Raises `CheckpointError` if something is there already, unless it is ours and `overwrite` is given."""
-        _refuse_what_is_not_ours(directory)
+    def __init__(self, directory: Path, overwrite: bool = False, resume: bool = False, source: tuple[Path, ...] = ()):
+        """source: the files of the model, which are not to be replaced.
+
+        Raises `CheckpointError` if something is there already, unless it is ours and `overwrite` is given.
+        """
+        self._place = resolved(directory)  # "." has no name to put another beside
+        refuse_what_is_not_ours(directory, source)
         if directory.exists() and not overwrite:
             raise CheckpointError(f"{directory} exists already; give `overwrite` to replace it, or another `output`")
         self.directory = directory
         self.resume = resume
-        self._place = directory.resolve()  # "." has no name to put another beside
+        self._source = source
         self.partial = self._place.with_name(f".{self._place.name}.partial")
+        if os.path.islink(self.partial):
+            raise CheckpointError(f"{self.partial} is a link, and progress is kept in no other place; remove it")
         self._finished = self.partial / "checkpoint"
         self._made = [folder for folder in self._place.parents if not folder.exists()]
         self._pending: dict[str, Tensor] = {}
@@ -97,6 +141,30 @@ class CheckpointWriter:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
 
+    def rehearse(self, description: Description, size: int) -> None:
+        """Try what comes after the last block before the first: hours lie between them.
+
+        size: bytes of tensors that the checkpoint is going to hold at least. Raises `CheckpointError` for what cannot
+        be saved and read back, and for a disk without room.
+        """
+        rehearsal = self.partial / "rehearsal"
+        with self._one_line_errors():
+            check_space(self.partial, size - sum(stored for _, stored in self.journal.files), self.directory)
+            shutil.rmtree(rehearsal, ignore_errors=True)  # of a run that was killed
+            try:
+                rehearsal.mkdir()
+                description.save(rehearsal)
+                description.check_saved(rehearsal)
+            finally:
+                shutil.rmtree(rehearsal, ignore_errors=True)
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.directory}: {error}") from error
+
     def add(self, name: str, tensor: Tensor) -> None:
         self._pending[name] = tensor.detach().contiguous()
         if sum(pending.nbytes for pending in self._pending.values()) >= SHARD_BYTES:
@@ -124,31 +192,35 @@ class CheckpointWriter:
             tensors = {name: tensor for file, _ in small for name, tensor in self.journal.load(file).items()}
             files[first:] = [(self.journal.store(tensors), size)]
 
-    def finish(self, config, generation_config, tokenizer, quantization: dict, recipe: dict) -> None:
-        """Write what is not a weight, and give the directory its name."""
+    def finish(
+        self,
+        description: Description,
+        quantization: dict,
+        recipe: dict,
+        check: Callable[[Path], None] = lambda directory: None,
+    ) -> None:
+        """Write what is not a weight, have the whole checked, and give the directory its name.
+
+        check: raises `CheckpointError` for a directory that is not to be published.
+        """
         self._flush()
         self._merge(0)
         if self.journal.record:
             self.journal.write(self.journal.record)
-        config = copy.deepcopy(config)
+        config = copy.deepcopy(description.config)
         config.quantization_config = quantization
         config.dtype = torch.bfloat16
-        try:
+        with self._one_line_errors():
             self._finished.mkdir()
-            config.save_pretrained(self._finished)
-            if generation_config is not None:
-                # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
-                generation_config.to_json_file(self._finished / "generation_config.json")
-            tokenizer.save_pretrained(self._finished)
+            replace(description, config=config).save(self._finished)
             shards = _shard_names(len(self.journal.files))
             index = ["model.safetensors.index.json"] * (len(shards) > 1)
-            files = {path.name for path in self._finished.iterdir()}.union(shards, index, [RECIPE])
-            content = json.dumps({**recipe, "files": sorted(files)}, indent=2) + "\n"
+            files = {str(path.relative_to(self._finished)) for path in self._finished.rglob("*") if path.is_file()}
+            content = json.dumps({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}, indent=2) + "\n"
             (self._finished / RECIPE).write_text(content, encoding="utf-8")
             self._name_shards()
+            check(self._finished)
             self._publish()
-        except OSError as error:
-            raise CheckpointError(f"cannot write {self.directory}: {error}") from error
         self._clear()
 
     def _name_shards(self) -> None:
@@ -176,7 +248,7 @@ class CheckpointWriter:
         if not self._place.exists():
             self._finished.rename(self._place)
             return
-        _refuse_what_is_not_ours(self.directory)  # what may have come since
+        refuse_what_is_not_ours(self.directory, self._source)  # what may have come since
         replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         self._place.rename(replaced)
@@ -186,25 +258,6 @@ class CheckpointWriter:
             replaced.rename(self._place)
             raise
         shutil.rmtree(replaced)
-
-
-def _refuse_what_is_not_ours(directory: Path) -> None:
-    """Raise `CheckpointError` for something that this program did not make, or a directory that holds such."""
-    if not directory.exists():
-        return
-    if not (directory / RECIPE).is_file():
-        raise CheckpointError(
-            f"{directory} is there already and no checkpoint made by this program; give another `output`"
-        )
-    known = read_recipe(directory).get("files")
-    if not isinstance(known, list):  # an older version did not say
-        return
-    for path in sorted(directory.iterdir()):
-        if path.name not in known:
-            raise CheckpointError(
-                f"{directory} holds {path.name}, which this program did not put there; move it away, or give another "
-                f"`output`"
-            )
 
 
 def _shard_names(count: int) -> list[str]:

@@ -6,17 +6,46 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qlinear.errors import ModelError
+
 
 class Decoder(Protocol):
-    """Something that reads texts, and remembers the last one it was given."""
+    """Something that reads texts, and remembers the last one it was given.
+
+    max_tokens: the longest text; vocabulary: ids are below it.
+    """
+
+    max_tokens: int
+    vocabulary: int
 
     def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
         """Read a text `(length,)` and give the logits after its last `rows` tokens, or after all from `known` on.
 
         known: how many tokens at its start are those of the text that `read` was given last, and need not be read
-        again; less than its length. rows: at most the length less `known`. A part is `(some rows, vocabulary)`,
-        float32, and good until the next one is asked for.
+        again; less than its length. rows: 1 at least, the length less `known` at most. A part is `(some rows,
+        vocabulary)`, float32, and good until the next one is asked for. Raises `ValueError` for what there is no room
+        for or no such token, `ModelError` for logits that are not finite.
         """
+
+
+def check_text(decoder: Decoder, tokens: Tensor, known: int, rows: int | None, held: int) -> None:
+    """Raise `ValueError` for what no decoder reads; held: tokens of the text that it was given last."""
+    length = len(tokens)
+    if not 0 < length <= decoder.max_tokens:
+        raise ValueError(f"{length} tokens: the decoder reads 1 to {decoder.max_tokens}")
+    if not 0 <= known < length or known > held:
+        raise ValueError(f"{known} tokens are said to be known, of {length} and of {held} read before")
+    if rows is not None and not 0 < rows <= length - known:
+        raise ValueError(f"{rows} rows are asked for, of {length - known} tokens to be read")
+    if tokens[known:].min() < 0 or tokens[known:].max() >= decoder.vocabulary:
+        raise ValueError(f"token ids have to be in [0, {decoder.vocabulary})")
+
+
+def check_finite(logits: Tensor) -> Tensor:
+    """The same. Raises `ModelError`."""
+    if not all(bound.isfinite() for bound in logits.aminmax()):
+        raise ModelError("the model's logits are not finite: its weights are damaged, or too large for bfloat16")
+    return logits
 
 
 def read_last(decoder: Decoder, tokens: Tensor, known: int = 0) -> Tensor:

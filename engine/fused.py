@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from engine.decoder import check_finite, check_text
 from engine.stack import describe
 from qlinear.backends.base import Backend
 from qlinear.backends.stack import StackDecoder, Unsupported
@@ -40,8 +41,8 @@ class FusedDecoder:
         self._logits = torch.empty(1, self.vocabulary)
 
     def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
-        """Raises `ValueError` for a text that is empty or longer than the cache, or holds an id that is no token."""
-        self._check(tokens, known)
+        """Raises `ValueError` as `check_text` does, `ModelError` for logits that are not finite."""
+        check_text(self, tokens, known, rows, self._held)
         unwanted = 0 if rows is None else len(tokens) - known - rows
         position = known
         for part in tokens[known:].to(torch.int64).contiguous().split(self.stack.chunk):
@@ -51,17 +52,9 @@ class FusedDecoder:
             self.stack.read(part, position, out)
             position = self._held = position + len(part)
             if wanted:
-                yield out
+                yield check_finite(out)
 
     def _buffer(self, rows: int) -> Tensor:
         if rows > len(self._logits):
             self._logits = torch.empty(rows, self.vocabulary)
         return self._logits[:rows]
-
-    def _check(self, tokens: Tensor, known: int) -> None:
-        if not 0 < len(tokens) <= self.max_tokens:
-            raise ValueError(f"{len(tokens)} tokens: the decoder reads 1 to {self.max_tokens}")
-        if not 0 <= known < len(tokens) or known > self._held:
-            raise ValueError(f"{known} tokens are said to be known, of {len(tokens)} and of {self._held} read before")
-        if tokens[known:].min() < 0 or tokens[known:].max() >= self.vocabulary:
-            raise ValueError(f"token ids have to be in [0, {self.vocabulary})")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.decoder import Decoder, read_last
+from engine.rules import Adjust
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,19 @@ def generate(
     max_new_tokens: int,
     end_tokens: frozenset[int] = frozenset(),
     choose: Callable[[Tensor], int] = greedy,
+    adjust: Adjust | None = None,
 ) -> Iterator[Token]:
     """Read `prompt` `(length,)` and write up to `max_new_tokens`, stopping after an end token, which is given too.
 
+    adjust: what is done to the logits before one is chosen (see `engine.rules`).
     A token is timed up to its choice; what is done with it in between is nobody's.
     """
     text = torch.cat([prompt, prompt.new_zeros(max_new_tokens)])
     known = 0
     for length in range(len(prompt), len(text)):
         start = time.perf_counter()
-        chosen = choose(read_last(decoder, text[:length], known))
+        logits = read_last(decoder, text[:length], known)
+        chosen = choose(logits if adjust is None else adjust(text[:length], logits))
         yield Token(chosen, time.perf_counter() - start)
         if chosen in end_tokens:
             return

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from engine import scoring
 from engine.decoder import Decoder, read_all
 from engine.fused import fused_decoder
 from engine.generate import generate, greedy
-from engine.modules import ModuleDecoder
+from engine.modules import ModuleDecoder, check_causal
+from engine.rules import Rules
 from engine.sampling import sampler
-from engine.text import TextStream, encode, encode_prompt
+from engine.text import TextStream, check_rows, encode_prompt, encode_whole
 from qlinear.backends.base import Backend, Meter
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
@@ -53,6 +55,7 @@ class Model:
         self.about, self.module, self.tokenizer = about, module, tokenizer
         self.backend, self.flash_attention = backend, flash_attention
         self._watch = watch
+        self._causal = False  # whether it was found to be
         self._kept: tuple[Decoder, int] | None = None  # a decoder that nobody uses, and its positions
 
     def __repr__(self) -> str:
@@ -71,6 +74,19 @@ class Model:
         return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has a row for."""
+        return len(self.module.get_input_embeddings().weight)
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What its generation_config asks of every token; what of it is not followed is noted, once."""
+        rules = Rules(self.module, self.end_tokens)
+        for note in rules.notes:
+            self._watch(Note(note))
+        return rules
+
+    @property
     def meter(self) -> Meter | None:
         """Counts what hardware that is only emulated would have done; None where the hardware is real."""
         return None if self.about.precision == "bf16" else self.backend.meter()
@@ -78,14 +94,30 @@ class Model:
     def decoder(self, max_tokens: int, rewinds: bool = False) -> Decoder:
         """A new decoder for texts of up to `max_tokens`; rewinds: whether many of them are going to begin alike.
 
-        With flash attention it runs the whole stack at once, where model and target allow it.
+        With flash attention it runs the whole stack at once, where model and target allow it. Raises `ModelError` for
+        a model that is no causal one.
         """
         if self.flash_attention and self.meter is None:  # a meter has to see every matmul
             fused, reason = fused_decoder(self.module, self.backend, max_tokens)
             if fused is not None:
                 return fused
             self._watch(Note(f"`flash_attention` runs the model's own modules: {reason}"))
+        if not self._causal:
+            check_causal(self.module)
+            self._causal = True
         return ModuleDecoder(self.module, max_tokens, static_cache=self.flash_attention and not rewinds)
+
+    def encode(self, text: str, bos: bool | None = None) -> Tensor:
+        """Token ids `(length,)` of a text to be scored, as `encode_whole` makes them, each with a row in the model."""
+        tokens = encode_whole(self.tokenizer, text, bos)
+        check_rows(self.tokenizer, tokens, self.vocabulary)
+        return tokens
+
+    def encode_prompt(self, prompt: str, chat: bool) -> Tensor:
+        """Token ids `(length,)` of a prompt, each with a row in the model."""
+        tokens = encode_prompt(self.tokenizer, prompt, chat)
+        check_rows(self.tokenizer, tokens, self.vocabulary)
+        return tokens
 
     def check_fits(self, tokens: int, what: str) -> None:
         """Raise `OptionError` if what is asked for is longer than the model's context."""
@@ -105,7 +137,7 @@ class Model:
         """
         if max_new_tokens < 1:
             raise OptionError(f"`max_new_tokens={max_new_tokens}` has to be at least 1")
-        tokens = encode_prompt(self.tokenizer, prompt, chat)
+        tokens = self.encode_prompt(prompt, chat)
         self.check_fits(
             len(tokens) + max_new_tokens, f"a `prompt` of {len(tokens)} and `max_new_tokens={max_new_tokens}`"
         )
@@ -115,7 +147,8 @@ class Model:
     def _written(self, tokens: Tensor, max_new_tokens: int, choose: Callable[[Tensor], int]) -> Iterator[str]:
         pieces = TextStream(self.tokenizer)
         with self._with_room(len(tokens) + max_new_tokens) as decoder:
-            for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose):
+            adjust = self.rules.for_text(len(tokens), max_new_tokens)
+            for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose, adjust):
                 if piece := pieces.add(token.id):
                     yield piece
         if piece := pieces.end():
@@ -129,18 +162,19 @@ class Model:
 
     def logits(self, tokens: Tensor | Sequence[int]) -> Tensor:
         """Logits `(length, vocabulary)` float32 after every token of a text `(length,)`, each from its past alone."""
-        given = _token_ids(tokens, self.module.config.get_text_config().vocab_size)
+        given = _token_ids(tokens, self.vocabulary)
         self.check_fits(len(given), "the tokens")
         with self._with_room(len(given)) as decoder:
             return read_all(decoder, given)
 
-    def perplexity(self, text: str, window: int = 2048, n_windows: int | None = None) -> float:
+    def perplexity(self, text: str, window: int = 2048, n_windows: int | None = None, bos: bool | None = None) -> float:
         """Token perplexity of a text in windows that do not overlap, the first `n_windows` of them or all.
 
+        bos: whether the token for the beginning of a text stands before the text, once; None: as the tokenizer has it.
         Raises `OptionError` for a window longer than the text or the model's context.
         """
         self.check_fits(window, "windows of `window`")
-        windows = scoring.cut_windows(encode(self.tokenizer, text), window, n_windows, "the text")
+        windows = scoring.cut_windows(self.encode(text, bos), window, n_windows, "the text")
         with self._with_room(window) as decoder:
             total = sum(scoring.negative_log_likelihood(decoder, one) for one in windows)
         return scoring.perplexity(total, windows)

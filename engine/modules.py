@@ -2,83 +2,168 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from engine.decoder import check_finite, check_text, read_all
+from qlinear.errors import ModelError
 
 # Logits widened to float32 at a time; the whole text's would be length x vocabulary.
 ROWS_PER_PART = 256
+
+# Of the largest logit: what bfloat16 makes of the same sum in another order, and much less than a token's doing.
+ROUNDING = 0.02
+
+# Rotations whose angles depend on how long the sequence has become.
+LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 class ModuleDecoder:
     """`engine.decoder.Decoder` over any causal LM of `transformers`.
 
+    Cache, positions and what else a model takes are handed over by the methods that its own `generate` calls
+    (transformers/generation/utils.py), which models override where they want them otherwise: by another name, in
+    another shape, or not at all.
+
     static_cache: keep keys and values in buffers of `max_tokens` positions, allocated once and used again for every
-    text, instead of a cache that grows; it cannot be cut back, so texts that begin alike are read whole. Falcons with
-    ALiBi, whose biases `transformers` makes as long as what has been read and not as long as the buffers, have one
-    that grows all the same.
+    text, instead of a cache that grows; it cannot be cut back, so texts that begin alike are read whole. Models that
+    do not keep plain keys and values in it rightly have one that grows all the same.
     """
 
-    def __init__(self, model: torch.nn.Module, max_tokens: int, static_cache: bool):
-        self.model = model
-        self.max_tokens = max_tokens
-        self.static = static_cache and not getattr(model.config, "alibi", False)
-        self._cache = None
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    def __init__(self, model: nn.Module, max_tokens: int, static_cache: bool):
+        """Raises `ModelError` for a model that nobody taught to generate."""
+        from transformers import GenerationConfig
+        from transformers.generation import GenerationMode
+
+        if not model.can_generate():
+            raise ModelError(f"{type(model).__name__} has no way of generating, which transformers' own models have")
+        self.model, self.max_tokens = model, max_tokens
+        self.vocabulary = model.get_input_embeddings().num_embeddings
+        self.static = static_cache and _keeps_static(model)
+        self._settings = GenerationConfig(
+            use_cache=True, cache_implementation="static" if self.static else None, num_beams=1, num_return_sequences=1
+        )
+        self._mode = GenerationMode.GREEDY_SEARCH
+        self._rotations = _rotations(model)
+        self._carried: dict[str, Any] = {}  # from one call to the next: the cache, by the name the model knows it by
+        self._held = 0  # positions in it
 
     def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
+        """Raises `ValueError` as `check_text` does, `ModelError` for logits that are missing or not finite."""
+        check_text(self, tokens, known, rows, self._held)
         wanted = len(tokens) - known if rows is None else rows
         with torch.inference_mode():  # in which the cache was filled, and without which it cannot be cleared
             start = self._cut_back(known, len(tokens))
-            ids = tokens[start:].unsqueeze(0).to(self.model.device)
-            out = self.model(
-                input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=wanted,
-                **self._positions(start, len(tokens)),
-            )  # fmt: skip
-        for part in out.logits[0].split(ROWS_PER_PART):
-            yield part.float()
+            self._held = 0  # of whatever fails half-way, nothing is known
+            out = self.model(**self._inputs(tokens, start, wanted))
+            self._carried = self.model._update_model_kwargs_for_generation(out, self._carried)
+            self._held = len(tokens)
+        if out.logits.shape[1] < wanted:
+            raise ModelError(f"{type(self.model).__name__} predicts one token a call only, and is not run here")
+        for part in out.logits[0, -wanted:].split(ROWS_PER_PART):
+            yield check_finite(part.float())
 
-    def _positions(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Left to themselves, some models (Bamba) would count from 0 in every call."""
-        if not self._takes_positions:
-            return {}
-        return {"position_ids": torch.arange(start, stop, device=self.model.device).unsqueeze(0)}
+    def _inputs(self, tokens: Tensor, start: int, wanted: int) -> dict[str, Any]:
+        """What `forward` takes for the tokens from `start` on, as `generate` makes it."""
+        model, ids = self.model, tokens.unsqueeze(0).to(self.model.device)
+        takes = _parameters(model)
+        given = dict(self._carried, use_cache=True)
+        if "attention_mask" in takes:
+            given["attention_mask"] = None  # as `generate` has it where nothing is padding
+        if "position_ids" in takes:
+            given["position_ids"] = model._prepare_position_ids_for_generation(ids, {})
+        if "logits_to_keep" in takes:
+            given["logits_to_keep"] = wanted
+        following = len(tokens) - start if start else None
+        inputs = model.prepare_inputs_for_generation(
+            ids, next_sequence_length=following, is_first_iteration=not start, **given
+        )
+        if "logits_to_keep" in takes:
+            inputs["logits_to_keep"] = wanted  # some have but the last row in mind
+        return {**inputs, "return_dict": True}
 
     def _cut_back(self, known: int, length: int) -> int:
         """Have a cache of the first `known` positions, or, where it cannot be cut back to that, of none; how many.
 
-        Recurrent states go on by one token at a time, as in the model's own `generate`: not all take in more at once.
+        What cannot be cut back goes on by one token at a time, as in the model's own `generate`: not all recurrent
+        states take in more at once.
         """
-        held = self._held() if known else 0
-        rewinds = not self.static and getattr(self._cache, "is_croppable", True)
-        if known and held == known and (rewinds or length == known + 1):
+        surplus, rewinds = self._held - known, self._rewinds()
+        if known and surplus == 0 and (rewinds or length == known + 1):
             return known
-        if known and held > known and rewinds and self._crop(held - known):
+        if known and surplus > 0 and rewinds and self._crop(surplus):
             return known
         self._start()
         return 0
 
-    def _held(self) -> int:
-        """Positions in the cache; 0 where the model keeps its past elsewhere, so that all is read again."""
-        try:
-            return self._cache.get_seq_length()
-        except ValueError:  # recurrent states alone do not count
-            return 0
+    def _rewinds(self) -> bool:
+        """Keys that were turned for a longer text are not those of a shorter one."""
+        from transformers import Cache
+
+        caches = list(self._carried.values())
+        croppable = all(isinstance(cache, Cache) and cache.is_croppable for cache in caches)
+        return bool(caches) and croppable and not self.static and not self._rotations
 
     def _crop(self, surplus: int) -> bool:
         """Whether the cache could be cut: a window that has moved on cannot go back."""
         try:
-            self._cache.crop(-surplus)
+            for cache in self._carried.values():
+                cache.crop(-surplus)
         except (RuntimeError, ValueError, NotImplementedError):
             return False
         return True
 
     def _start(self) -> None:
-        from transformers import DynamicCache, StaticCache
+        from transformers import StaticCache
 
-        if not self.static:
-            self._cache = DynamicCache(config=self.model.config)
-        elif self._cache is None:
-            self._cache = StaticCache(config=self.model.config, max_cache_len=self.max_tokens)
-        else:
-            self._cache.reset()
+        if "dynamic" in self._rotations:  # its angles stay those of the longest text until a short one is read
+            self.model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=self.model.device))
+        held = list(self._carried.values())
+        if held and all(isinstance(cache, StaticCache) for cache in held):
+            for cache in held:
+                cache.reset()
+            return
+        self._carried = {}
+        self.model._prepare_cache_for_generation(self._settings, self._carried, self._mode, 1, self.max_tokens)
+
+
+def check_causal(model: nn.Module) -> None:
+    """Raise `ModelError` where what comes after a token changes what is found after it: BERT, for one, looks both ways.
+
+    Reads two texts of two tokens that differ in the second. Rounding, of experts in other company say, is no change.
+    """
+    decoder = ModuleDecoder(model, 2, static_cache=False)
+    first, second = decoder.vocabulary // 3, decoder.vocabulary // 2
+    found = [read_all(decoder, torch.tensor([first, last]))[0] for last in (first, second)]
+    if (found[0] - found[1]).abs().max() > ROUNDING * found[0].abs().max():
+        raise ModelError(
+            f"{model.config.model_type} models look at later tokens too, so that they write no text from left to "
+            f"right, and are not run here"
+        )
+
+
+def _parameters(model: nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def _rotations(model: nn.Module) -> set[str]:
+    """The kinds of `LENGTH_DEPENDENT` rotations in the model."""
+    named = [getattr(module, "rope_type", None) for module in model.modules()]
+    kinds = {kind for one in named for kind in (one.values() if isinstance(one, dict) else [one])}
+    return kinds.intersection(LENGTH_DEPENDENT)
+
+
+def _keeps_static(model: nn.Module) -> bool:
+    """Whether `transformers` says that the model runs right on buffers, and each of its layers has plain ones.
+
+    The biases of Falcons with ALiBi are made as long as what has been read and not as long as the buffers.
+    """
+    from transformers import StaticCache
+    from transformers.cache_utils import StaticIndexedLayer
+
+    if not model._can_compile_fullgraph or getattr(model.config, "alibi", False):
+        return False
+    layers = StaticCache(config=model.config.get_text_config(decoder=True), max_cache_len=1).layers
+    return not any(isinstance(layer, StaticIndexedLayer) for layer in layers)

@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.decoder import Decoder
-from qlinear.errors import OptionError
+from qlinear.errors import ModelError, OptionError
 
 # Rows of logits compared at a time: several copies of each are made.
 ROWS_COMPARED = 64
+
+# exp of more is beyond what a float holds, with room for a standard error.
+MOST_NATS = 700
 
 
 def negative_log_likelihood(decoder: Decoder, tokens: Tensor) -> float:
@@ -45,7 +48,17 @@ def perplexity(total: float, windows: Tensor) -> float:
 
     Of each window, all tokens but the first are predicted.
     """
-    return math.exp(total / (windows.shape[0] * (windows.shape[1] - 1)))
+    return exponential(total / (windows.shape[0] * (windows.shape[1] - 1)))
+
+
+def exponential(loss: float) -> float:
+    """exp of a mean negative log-likelihood. Raises `ModelError` where no number is as large."""
+    if loss > MOST_NATS:
+        raise ModelError(
+            f"the text is so unlikely to the model ({loss:.0f} nats a token) that its perplexity, exp({loss:.0f}), is "
+            f"no number a computer has; the model's weights are damaged"
+        )
+    return math.exp(loss)
 
 
 class Scorer:
@@ -56,7 +69,12 @@ class Scorer:
         self._last: Sequence[int] = ()
 
     def log_likelihood(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
-        """Of a continuation after a context, neither empty, in nats; and whether greedy decoding would write it."""
+        """Of a continuation after a context, in nats; and whether greedy decoding would write it.
+
+        Raises `ValueError` where either is empty, or the decoder has no room for both but for their last token.
+        """
+        if not context or not continuation:
+            raise ValueError(f"a context of {len(context)} tokens and a continuation of {len(continuation)}")
         tokens = [*context, *continuation[:-1]]  # nothing is asked of what follows the last
         known = min(_shared(tokens, self._last), len(context) - 1)
         self._last = tokens

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures.registry import find_family, fused_families
+from engine.modules import LENGTH_DEPENDENT
 from qlinear.backends.stack import (
     Dense,
     GatedMlp,
@@ -26,9 +27,6 @@ from qlinear.replace import GroupedOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig as Config
-
-# Rotations whose angles depend on how long the sequence has become: past the original context a table will not do.
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def describe(model: nn.Module, max_tokens: int) -> Stack:
@@ -163,7 +161,7 @@ class _Describer:
         parameters = self.config.rope_parameters
         parameters = parameters if layer_type is None else parameters[layer_type]
         original = parameters.get("original_max_position_embeddings") or self.config.max_position_embeddings
-        if rope_type in _LENGTH_DEPENDENT and self.max_tokens > original:
+        if rope_type in LENGTH_DEPENDENT and self.max_tokens > original:
             raise Unsupported(
                 f"this model's {rope_type} rotation changes beyond {original} tokens, and {self.max_tokens} are "
                 f"asked for: the fused decoder keeps one table"

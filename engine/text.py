@@ -5,12 +5,60 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlinear.errors import OptionError
+from engine.templates import render
+from qlinear.errors import ModelError, OptionError
 
 
 def encode(tokenizer: Any, text: str, special: bool = False) -> Tensor:
-    """Token ids `(length,)`; `special` adds the tokens the tokenizer puts around a prompt."""
+    """Token ids `(length,)`; `special` adds the tokens the tokenizer puts around a prompt. Raises `OptionError`."""
+    check_unicode(text, "the text")
     return torch.tensor(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"], dtype=torch.int64)
+
+
+def encode_whole(tokenizer: Any, text: str, bos: bool | None = None) -> Tensor:
+    """Token ids `(length,)` of a text to be scored or calibrated on.
+
+    bos: whether the token for the beginning of a text stands before it, once; None: as the tokenizer has it by default,
+    with whatever else it puts around a text. Raises `OptionError` where there is no such token.
+    """
+    tokens = encode(tokenizer, text, special=bos is None)
+    if not bos:
+        return tokens
+    if tokenizer.bos_token_id is None:
+        raise OptionError("`bos`: this model's tokenizer has no token for the beginning of a text; leave `bos` out")
+    return torch.cat([torch.tensor([tokenizer.bos_token_id]), tokens])
+
+
+def begins_with_bos(tokenizer: Any, tokens: Tensor) -> bool:
+    """Whether the first of the tokens `(length,)` is that for the beginning of a text."""
+    return len(tokens) > 0 and int(tokens[0]) == tokenizer.bos_token_id
+
+
+def beginning(tokenizer: Any, bos: bool | None) -> int | None:
+    """The token that `encode_whole` puts before a text, if it is that for the beginning of one."""
+    tokens = encode_whole(tokenizer, "", bos)
+    return tokenizer.bos_token_id if begins_with_bos(tokenizer, tokens) else None
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raise `OptionError` for bytes that are no UTF-8, as Python has them in a text from the command line."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        half = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half a character, U+{code:04X},"
+        raise OptionError(f"{what} is not Unicode text: {half} at character {error.start + 1}; mend it") from error
+
+
+def check_rows(tokenizer: Any, tokens: Tensor, rows: int) -> None:
+    """Raise `ModelError` for a token that an embedding of so many rows has none for."""
+    beyond = tokens[tokens >= rows]
+    if len(beyond):
+        token = int(beyond[0])
+        raise ModelError(
+            f"token {token} ({tokenizer.convert_ids_to_tokens(token)!r}) of the tokenizer has no row in the model's "
+            f"embedding of {rows}; give the model its own tokenizer"
+        )
 
 
 def decode(tokenizer: Any, tokens: list[int]) -> str:
@@ -20,13 +68,11 @@ def decode(tokenizer: Any, tokens: list[int]) -> str:
 
 def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
     """Token ids `(length,)` of a prompt, put through the model's chat template if `chat`. Raises `OptionError`."""
+    check_unicode(prompt, "`prompt`")
     if not prompt.strip():
         raise OptionError(f"`prompt` {prompt!r} is empty; give some text")
     if chat:
-        if not tokenizer.chat_template:
-            raise OptionError("`chat`: this model's tokenizer has no chat template; leave `chat` out")
-        message = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        prompt = render(tokenizer, [{"role": "user", "content": prompt}])
     tokens = encode(tokenizer, prompt, special=not chat)
     if len(tokens) == 0:
         raise OptionError(f"`prompt` {prompt!r} has no tokens; give some text")

@@ -36,3 +36,8 @@ class TargetError(AwqError):
 
 class OptionError(AwqError):
     """A value out of range, or values that contradict each other or what is asked for."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says of a failure, in one line of bounded length; the failure's kind where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -95,7 +95,7 @@ def output_error(task: BlockTask, sample: int) -> Tensor:
     block = task.unit.block
     dtype = next(block.parameters()).dtype
     target = task.targets[sample].to(dtype)
-    error = (task.unit.call(block, task.inputs[sample].to(dtype)) - target).square().sum(-1)
+    error = (task.unit.call.at(sample)(block, task.inputs[sample].to(dtype)) - target).square().sum(-1)
     return (error / target.square().sum(-1).clamp(min=torch.finfo(dtype).tiny)).mean()
 
 

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-from qlinear.errors import OptionError
+from checkpoints.origin import Origin
+from checkpoints.quantized import RECIPE
+from qlinear.errors import CheckpointError, OptionError
 from quantization.recipe import Awq, Recipe
 
 MODELS = Path("quantized_models")
@@ -15,6 +17,21 @@ def checkpoint_name(model: str, recipe: Recipe) -> str:
     method = {(True, "rtn"): ["awq"], (False, solver): [solver]}.get((scaled, solver), ["awq", solver])
     parts = [model, f"w{recipe.w_bit}", f"g{recipe.group_size or '*'}", *method]
     return "-".join(parts + ["lm_head"] * recipe.lm_head + ["flash_attention"] * bool(recipe.flash_attention))
+
+
+def refuse_another_model(directory: Path, model_name: str, fingerprint: str) -> None:
+    """Two models may have one name: raise `CheckpointError` where what is there by it was made of another one.
+
+    A model of the same place that has changed since is the same model here.
+    """
+    if not (directory / RECIPE).is_file():
+        return  # whatever stands there, if anything, is not ours
+    origin = Origin.read(directory)
+    if origin.is_other(model_name, fingerprint) and not origin.is_named(model_name):
+        raise CheckpointError(
+            f"{directory} is there already, made of {origin}; give another `output` for {model_name} (fingerprint "
+            f"{fingerprint[:12]})"
+        )
 
 
 def scales_path(model: str, recipe: Recipe) -> Path:

@@ -1,81 +1,170 @@
-"""What quantizing is going to do to a model, settled before a weight is read."""
+"""What quantizing is going to do to a model, settled before the first block."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
+from architectures.anatomy import Anatomy, by_shape
+from architectures.blocks import find_blocks, text_decoder
 from architectures.family import Family, block_linears
-from architectures.registry import family_for_awq, find_family
+from architectures.registry import find_family
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import GridError, ModelError
 from qlinear.grid import check_divides
-from qlinear.progress import Watcher
+from qlinear.progress import Note, Watcher
 from qlinear.sizes import GROUP_SIZES
+from quantization.examine import UnfitError, examined
+from quantization.kept import Kept, kept_float, share_kept
 from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
 from quantization.unit import full_name
+
+# More than this share of the decoder's weights left float is told at once.
+MUCH_KEPT = 0.1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """units: names of the modules worked on one at a time; head: name of the output head.
+    """units: names of the modules worked on one at a time; anatomies: what is known of each; head: of the output head.
 
-    family: None where the model's is not known, and each linear is a unit by itself.
+    blocks: whether the units are decoder blocks; else each is a linear by itself.
     """
 
-    family: Family | None
     units: tuple[str, ...]
+    anatomies: tuple[Anatomy, ...]
+    blocks: bool
     group_size: int
     head: str
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model, what was asked for (settled), what that comes to, and who watches."""
+    """A model, what was asked for (settled), what that comes to, and who watches.
+
+    kept: what of the decoder stays float; kept_share: of its weights.
+    """
 
     source: PretrainedModel
     recipe: Recipe
     plan: Plan
     watch: Watcher
+    kept: tuple[Kept, ...] = ()
+    kept_share: float = 0.0
 
 
 def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
-    """Raises `ModelError` for a family without mappings (unless no AWQ is asked for), `GridError` for a size."""
+    """What the model's modules and shapes tell, before a weight is read.
+
+    Raises `GridError` for a group size that does not divide, `ModelError` where AWQ or a solver that reads text is
+    asked for and there are no blocks to be found.
+    """
     head = _head_name(source.model)
-    family, units = _units(source, recipe, head)
+    units = find_blocks(source.model)
     if not units:
-        raise ModelError(f"{source.name} has no linear layer to quantize")
-    widths = {
-        full_name(unit, local): linear.in_features
-        for unit in units
-        for local, linear in block_linears(source.model.get_submodule(unit)).items()
-    }
-    group_size = recipe.group_size or _default_group_size(widths)
-    for name, in_features in widths.items():
-        check_divides(in_features, group_size, name)
-    if recipe.lm_head:
-        check_divides(source.model.get_output_embeddings().in_features, recipe.lm_head_group_size, head)
-    return Plan(family, units, group_size, head)
+        return _without_blocks(source, recipe, head, f"no list of decoder blocks is to be found in {source.name}")
+    anatomies = _by_shape(source, units)
+    return Plan(units, anatomies, True, _group_size(source.model, recipe, units, anatomies, head), head)
+
+
+def make_job(source: PretrainedModel, recipe: Recipe, watch: Watcher) -> Job:
+    """What is going to be done, as far as is known before a weight is read. Raises as `make_plan` does."""
+    plan = make_plan(source, recipe)
+    if recipe.group_size is None:
+        sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
+        watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
+    return Job(source, recipe, plan, watch)
+
+
+def examine_job(job: Job) -> Job:
+    """The same after a look at one block of each kind, with its weights.
+
+    Raises `ModelError` where the model cannot run on quantized layers, or where its blocks cannot be run one by one
+    though that is asked for.
+    """
+    source, recipe, plan = job.source, job.recipe, job.plan
+    scaled = recipe.awq is not Awq.NONE
+    if plan.blocks:
+        try:
+            plan = replace(plan, anatomies=examined(source, plan.units, plan.anatomies, scaled))
+        except UnfitError:
+            raise
+        except ModelError as error:
+            plan = _without_blocks(source, recipe, plan.head, str(error))
+    if scaled and not any(anatomy.edges for anatomy in plan.anatomies):
+        recipe = _without_awq(source, recipe, job.watch)
+    kept = kept_float(source.model, plan.units, plan.anatomies, plan.head)
+    share = share_kept(source.model, plan.units, plan.anatomies, kept)
+    if share > MUCH_KEPT:
+        worst = sorted(kept, key=lambda entry: -entry.bytes)[:3]
+        told = ", ".join(f"{entry.name} ({entry.reason})" for entry in worst)
+        job.watch(Note(f"{share:.0%} of the decoder's weights stay in bfloat16: {told}"))
+    return Job(source, recipe, plan, job.watch, tuple(kept), share)
+
+
+def _without_blocks(source: PretrainedModel, recipe: Recipe, head: str, reason: str) -> Plan:
+    """Every linear by itself: all that can be done where the blocks are not to be found or run."""
+    if recipe.awq is not Awq.NONE or recipe.method.reads_text(False):
+        raise ModelError(f"{reason}; `awq=none` with `solver=rtn` rounds without running them")
+    units, anatomies = _linears(source.model, head)
+    return Plan(units, anatomies, False, _group_size(source.model, recipe, units, anatomies, head), head)
+
+
+def _without_awq(source: PretrainedModel, recipe: Recipe, watch: Watcher) -> Recipe:
+    reason = f"AWQ finds nothing to scale in {source.name}: none of its layers can be rescaled without changing it"
+    if recipe.awq is not Awq.AUTO:
+        raise ModelError(f"{reason}; use `awq=none` with `solver=gptq`")
+    watch(Note(f"{reason}; going on with `awq=none` and `solver={recipe.solver}`"))
+    return replace(recipe, awq=Awq.NONE)
 
 
 def _head_name(model: nn.Module) -> str:
     head = model.get_output_embeddings()
-    return next(name for name, module in model.named_modules() if module is head)
+    return next((name for name, module in model.named_modules() if module is head), "")
 
 
-def _units(source: PretrainedModel, recipe: Recipe, head: str) -> tuple[Family | None, tuple[str, ...]]:
-    """The decoder blocks; where the family is not known, and AWQ not asked for, every linear by itself."""
-    family = find_family(source.config) if recipe.awq is Awq.NONE else family_for_awq(source.config)
-    if family is None or not family.edges:
-        return None, tuple(name for name in block_linears(source.model) if name != head)
-    return family, family.block_names(source.model)
+def _by_shape(source: PretrainedModel, units: tuple[str, ...]) -> tuple[Anatomy, ...]:
+    """With the edges of the family, where it is known."""
+    family = _family(source)
+    found = (by_shape(source.model.get_submodule(unit)) for unit in units)
+    if family is None:
+        return tuple(found)
+    return tuple(replace(anatomy, edges=family.edges, unclipped=family.unclipped) for anatomy in found)
 
 
-def _default_group_size(widths: dict[str, int]) -> int:
-    for size in DEFAULT_GROUP_SIZES:
-        if all(in_features % size == 0 for in_features in widths.values()):
-            return size
-    name, in_features = next((n, k) for n, k in widths.items() if k % min(GROUP_SIZES))
-    raise GridError(
-        f"no group size ({', '.join(map(str, GROUP_SIZES))}) divides {name} (in_features {in_features}), so this "
-        f"model cannot be quantized"
+def _family(source: PretrainedModel) -> Family | None:
+    return find_family(source.config) or find_family(source.config.get_text_config())
+
+
+def _linears(model: nn.Module, head: str) -> tuple[tuple[str, ...], tuple[Anatomy, ...]]:
+    """Every linear of the decoder by itself."""
+    decoder = text_decoder(model)
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    known = by_shape(decoder)
+    units = tuple(name for name in (full_name(prefix, local) for local in known.linears) if name != head)
+    return units, tuple(Anatomy(("",)) for _ in units)
+
+
+def _group_size(
+    model: nn.Module, recipe: Recipe, units: tuple[str, ...], anatomies: tuple[Anatomy, ...], head: str
+) -> int:
+    """That of the recipe, or the largest that divides every layer."""
+    widths = {}
+    for unit, anatomy in zip(units, anatomies, strict=True):
+        linears = block_linears(model.get_submodule(unit))
+        widths |= {full_name(unit, local): linears[local].in_features for local in anatomy.linears}
+    if not widths:
+        sizes = ", ".join(map(str, GROUP_SIZES))
+        raise GridError(f"there is no linear layer whose inputs a group size ({sizes}) divides, so nothing to quantize")
+    group_size = recipe.group_size or next(
+        size for size in DEFAULT_GROUP_SIZES if all(in_features % size == 0 for in_features in widths.values())
     )
+    for name, in_features in widths.items():
+        check_divides(in_features, group_size, name)
+    if recipe.lm_head:
+        _check_head(model, recipe, head)
+    return group_size
+
+
+def _check_head(model: nn.Module, recipe: Recipe, head: str) -> None:
+    if not head or not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise ModelError("`lm_head`: the model has no output head that is a linear layer; leave it out")
+    check_divides(model.get_output_embeddings().in_features, recipe.lm_head_group_size, head)

@@ -6,19 +6,22 @@ from pathlib import Path
 
 from torch import nn
 
+from checkpoints.beside import find_beside
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
-from checkpoints.writer import CheckpointWriter
-from qlinear.errors import ModelError
+from checkpoints.quantized import check_quantized
+from checkpoints.templates import template_fault
+from checkpoints.writer import CheckpointWriter, Description
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
-from quantization.plan import Job, make_plan
-from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
-from quantization.resume import as_it_began, marks, text_marks, told_if_stopped, versions
+from quantization.kept import Kept, KindRecord, kinds_found
+from quantization.plan import Job, examine_job, make_job
+from quantization.recipe import Awq, Recipe
+from quantization.resume import as_it_began, marks, refuse_another_run, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
 from quantization.streams import TOKENS, Sides, Streams, open_streams
-from quantization.tally import LinearLosses, Size
+from quantization.tally import LinearLosses, Size, least_bytes
 from quantization.unit import BlockErrors
 from quantization.work import Work
 
@@ -39,7 +42,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Result:
-    """blocks: by name; empty where every linear was solved by itself."""
+    """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
+
+    kept: what of the decoder stays float, and kept_share: how much of its weights that is.
+    """
 
     task: str
     model: str
@@ -58,6 +64,9 @@ class Result:
     checkpoint: str
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
+    kinds: list[KindRecord]
+    kept: list[Kept]
+    kept_share: float
 
 
 @dataclass(frozen=True)
@@ -83,12 +92,14 @@ def quantize(
     start = time.perf_counter()
     recipe = recipe.settled()
     source = open_pretrained(model_name, trust_remote_code)
-    plan = make_plan(source, recipe)
-    if recipe.group_size is None:
-        sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
-        watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
-    job = Job(source, recipe, plan, watch)
-    with CheckpointWriter(_directory(job, place), place.overwrite, place.resume) as writer:
+    job = make_job(source, recipe, watch)
+    with CheckpointWriter(_directory(job, place, model_name), place.overwrite, place.resume, source.files) as writer:
+        description = _describe(job, trust_remote_code)
+        writer.rehearse(description, least_bytes(job))
+        if place.output is None:  # two models may have one name
+            refuse_another_run(writer.journal, job, writer.directory)
+        job = examine_job(job)
+        recipe, plan = job.recipe, job.plan
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
         with told_if_stopped(writer.journal, job):
@@ -101,14 +112,16 @@ def quantize(
             forward = work.streams.forward_seconds if work.streams else 0.0
             seconds = Seconds(load, search, load + time.perf_counter() - work.began, forward)
             result = _result(job, work, seconds, str(writer.directory))
-            _finish(job, work, result, {"model_name": model_name, **recipe.to_json()})
+            _finish(job, work, result, description, {"model_name": model_name, **recipe.to_json()})
     return result
 
 
-def _directory(job: Job, place: Place) -> Path:
+def _directory(job: Job, place: Place, model_name: str) -> Path:
     if place.output is not None:
         return Path(place.output)
-    return paths.MODELS / paths.checkpoint_name(job.source.name, job.recipe.settled(job.plan.group_size))
+    directory = paths.MODELS / paths.checkpoint_name(job.source.name, job.recipe.settled(job.plan.group_size))
+    paths.refuse_another_model(directory, model_name, job.source.fingerprint)
+    return directory
 
 
 def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
@@ -126,13 +139,11 @@ def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
 
 
 def _streams(job: Job, scaling: Scaling, writer: CheckpointWriter) -> Streams | None:
-    """The calibration text, if the search or the solver wants to see it. Raises `ModelError` where it cannot be run."""
+    """The calibration text, if the search or the solver wants to see it."""
     method = job.recipe.method
     reads = method.reads_text(scaling.awq is not Awq.NONE)
-    if not reads and scaling.watched is None:
+    if not reads and not scaling.looks:
         return None
-    if job.plan.family is None:
-        raise ModelError(f"`solver={job.recipe.solver}` needs to know the blocks of {job.source.name}; use rtn or hqq")
     sides = Sides(floats=method.block is not None or not reads, rounded=reads)
     streams = open_streams(job, sides, writer.journal.load_kept().get(TOKENS))
     writer.journal.identify(text_marks(streams))
@@ -159,10 +170,25 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         checkpoint,
         work.tally.layers,
         work.tally.blocks,
+        kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
+        list(job.kept),
+        job.kept_share,
     )
 
 
-def _finish(job: Job, work: Work, result: Result, options: dict) -> None:
+def _describe(job: Job, trust_remote_code: bool) -> Description:
+    """What goes into the checkpoint beside the weights; it is told what does not, though it lies there to be taken."""
+    source = job.source
+    beside = find_beside(source.directory) if source.directory else None
+    for left in beside.left if beside else ():
+        job.watch(Note(f"left out of the checkpoint: {left}"))
+    fault = template_fault(source.tokenizer)
+    if fault is not None:
+        job.watch(Note(f"`chat` is not going to work: the model's chat template is not understood ({fault})"))
+    return Description(source.config, source.generation_config, source.tokenizer, beside, trust_remote_code)
+
+
+def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
     head = (job.plan.head, recipe.lm_head_group_size) if recipe.lm_head else None
@@ -175,4 +201,5 @@ def _finish(job: Job, work: Work, result: Result, options: dict) -> None:
     ]
     section = quantization_section(recipe.w_bit, job.plan.group_size, head, kept)
     made = {**asdict(result), "fingerprint": source.fingerprint, "options": options, "versions": versions()}
-    work.writer.finish(source.config, source.generation_config, source.tokenizer, section, made)
+    trusted = description.trust_remote_code
+    work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))

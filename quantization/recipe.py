@@ -39,7 +39,8 @@ class Recipe:
     or to write, None: one in $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales
     are searched; lm_head: whether the output head is quantized too, in groups of lm_head_group_size;
     calib_data: "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen
-    tokens are drawn by seed; flash_attention: the checkpoint's default for running it, None: the engine's own.
+    tokens are drawn by seed; bos: whether the token for the beginning of a text stands before it, once, None: as the
+    tokenizer has it; flash_attention: the checkpoint's default for running it, None: the engine's own.
     """
 
     w_bit: int = 4
@@ -53,6 +54,7 @@ class Recipe:
     n_samples: int = 64
     seqlen: int = 512
     seed: int = 42
+    bos: bool | None = None
     flash_attention: bool | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class Recipe:
         _check("awq", self.awq, [awq.value for awq in Awq])
         _check("solver", self.solver, (None, *METHODS))
         _check("lm_head", self.lm_head, (False, True))
+        _check("bos", self.bos, (None, False, True))
         _check("flash_attention", self.flash_attention, (None, False, True))
         for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0)):
             value = getattr(self, name)

@@ -2,19 +2,26 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
+from checkpoints.formats.compressed_tensors import BIAS, PARTS
 from checkpoints.journal import Journal
+from qlinear.errors import CheckpointError
 from qlinear.progress import Note
+from qlinear.sizes import GROUP_SIZES
 from qlinear.version import __version__
 from quantization.plan import Job
 from quantization.recipe import Awq, Recipe
 from quantization.scaling import Scaling
 from quantization.streams import Streams
+from quantization.tally import Tally
 
+# The mark of the model itself.
+MODEL = "the model of fingerprint"
 # Fields of a recipe that count by what they come to.
 _BY_MEANING = ("group_size", "awq", "scales", "calib_data", "flash_attention")
 
@@ -30,7 +37,7 @@ def marks(job: Job, scaling: Scaling) -> dict[str, str | int | bool | None]:
     plain = {f"`{name}`": value for name, value in recipe.to_json().items() if name not in _BY_MEANING}
     loaded = scaling.awq is Awq.LOAD
     return {
-        "the model of fingerprint": job.source.fingerprint[:16],
+        MODEL: job.source.fingerprint[:16],
         **plain,
         "`group_size`": job.plan.group_size,
         "`awq`": scaling.awq.value,
@@ -53,11 +60,72 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def refuse_another_run(journal: Journal, job: Job, output: Path) -> None:
+    """Raise `CheckpointError` where a run would take the place of what another model's run to `output` has left."""
+    ours = job.source.fingerprint[:16]
+    theirs = journal.replaced.get(MODEL, ours)
+    if theirs != ours:
+        raise CheckpointError(
+            f"a run that stopped has left its progress for {output}, of a model of fingerprint {theirs}, not {ours}; "
+            f"give another `output`, or remove {journal.directory}"
+        )
+
+
 def as_it_began(recipe: Recipe, journal: Journal) -> Recipe:
     """The recipe with `auto` settled as it was when the run began, whatever scales there are by now."""
     if recipe.awq is not Awq.AUTO:
         return recipe
     return replace(recipe, awq=journal.fingerprint.get("`awq`", Awq.AUTO))
+
+
+def check_tally(tally: Tally, job: Job, stored: set[str]) -> None:
+    """Raise `ValueError` unless what is told of the model so far is what can have become of it.
+
+    stored: the names of the tensors that are written.
+    """
+    plan, state = job.plan, job.source.model.state_dict()
+    if type(tally.units) is not int or not 0 < tally.units <= len(plan.units):
+        raise ValueError(f"{tally.units} of {len(plan.units)} blocks are done")
+    done, ahead = plan.units[: tally.units], plan.units[tally.units :]
+    quantized = set(tally.quantized_names)
+    for name in tally.quantized_names:
+        base = job.source.linear_in_files(name)
+        missing = {f"{base}.{part}" for part in PARTS if part != BIAS} - stored
+        if missing or not (name == plan.head or _is_in(done, name)):
+            raise ValueError(f"{name} is not quantized")
+    for name in state.keys() & tally.written:
+        owner = name.rpartition(".")[0]
+        if job.source.name_in_files(name) not in stored and not any(_is_in((owner,), layer) for layer in quantized):
+            raise ValueError(f"{name} is not written")
+    for name in state:
+        if _is_in(done, name) and name not in tally.written or _is_in(ahead, name) and name in tally.written:
+            raise ValueError(f"{name} belongs to another number of blocks than {tally.units}")
+    strange = {name for name in tally.written - state.keys() if name.rpartition(".")[0] not in quantized}
+    if not quantized or strange or len(quantized) < len(tally.quantized_names):
+        raise ValueError("other tensors are named than those of the model")
+    _check_figures(tally, quantized, done)
+
+
+def _check_figures(tally: Tally, quantized: set[str], done: tuple[str, ...]) -> None:
+    counts = (tally.bytes, tally.quantized_bytes, tally.quantized_weights)
+    if not all(type(count) is int and count > 0 for count in counts):
+        raise ValueError(f"counts of {counts}")
+    for layer in tally.layers:
+        losses = (layer.loss_rtn, layer.loss_awq, layer.loss_solver, layer.ratio)
+        if layer.name not in quantized or layer.group_size not in GROUP_SIZES or not all(map(_is_figure, losses)):
+            raise ValueError(f"a layer {layer}")
+    for name, errors in tally.blocks.items():
+        if name not in done or not all(type(error) is float for error in (errors.before, errors.after)):
+            raise ValueError(f"a block {name}")
+
+
+def _is_in(modules: Collection[str], name: str) -> bool:
+    """Whether a name is that of one of the modules, or of something in one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or type(value) in (int, float)
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from qlinear.errors import OptionError
+from architectures.family import Edge
+from qlinear.errors import OptionError, one_line
 from qlinear.progress import Note
 from qlinear.solvers.rtn import rtn
 from quantization.paths import scales_path
@@ -18,7 +20,7 @@ from quantization.recipe import Awq, Recipe
 from quantization.texts.samples import HUB, SELF, read_text
 from quantization.unit import Unit, full_name
 from scales import fold, zoo
-from scales.awq import LayerLoss, quantize_block, watched_modules
+from scales.awq import LayerLoss, quantize_block
 from scales.observe import Observation
 from scales.search import Rounding
 
@@ -27,6 +29,8 @@ from scales.search import Rounding
 class Scaling(ABC):
     """awq: what results call it; dtype: in which precision it wants a block's weights; path: the scales file;
 
+    looks: whether it wants to see what a block makes of the text;
+
     text: what the scales were searched on, where another run has searched them; fallback_blocks: those that AWQ would
     have made worse.
     """
@@ -34,13 +38,9 @@ class Scaling(ABC):
     awq: Awq
     dtype: torch.dtype
     path: Path | None = None
+    looks: ClassVar[bool] = False
     text: dict | None = None
     fallback_blocks: list[str] = field(default_factory=list)
-
-    @property
-    def watched(self) -> tuple[str, ...] | None:
-        """The modules of a block whose calls it wants to see; None where it does not look at any text."""
-        return None
 
     @abstractmethod
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
@@ -88,6 +88,8 @@ class LoadedScaling(Scaling):
 class SearchedScaling(Scaling):
     """AWQ's search."""
 
+    looks = True
+
     def __init__(self, job: Job, path: Path):
         super().__init__(Awq.RUN, torch.float32, path)
         self._job = job
@@ -95,16 +97,13 @@ class SearchedScaling(Scaling):
         self._file = zoo.ScaleFile(meta={**_made_for(job), "solver": job.recipe.solver})
         self._rounding = _plain_rounding(job)
 
-    @property
-    def watched(self) -> tuple[str, ...]:
-        return watched_modules(self._job.plan.family)
-
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
-        config, family = self._job.source.config, self._job.plan.family
-        found = quantize_block(unit.block, unit.linears, family, config, seen, self._rounding)
+        config = self._job.source.config
+        found = quantize_block(unit.block, unit.anatomy, config, seen, self._rounding)
         _clip(unit.block, found.clips, self._job.recipe)
         for edge, vector in found.scales:
-            seen.divide(edge.layers, fold.consumer_scale(edge, vector, config))
+            rounded = [name for name in edge.layers if name in seen.statistics]
+            seen.divide(rounded, fold.consumer_scale(edge, vector, config))
         if found.fell_back:
             self.fallback_blocks.append(unit.name)
         for edge, vector in found.scales:
@@ -129,6 +128,9 @@ class SearchedScaling(Scaling):
             (prev, tuple(layers), kept[f"scale.{index}"]) for index, (prev, *layers) in enumerate(record["scales"])
         ]
         self._file.clips = [(layer, kept[f"clip.{index}"]) for index, layer in enumerate(record["clips"])]
+        _by_block(self._job, self._file)  # raises for what does not belong to the model
+        if not set(self.fallback_blocks) <= set(self._job.plan.units):
+            raise ValueError(f"blocks {self.fallback_blocks}")
 
     def save(self, text: dict | None) -> None:
         self._file.meta["calibration"] = text
@@ -193,12 +195,11 @@ def _by_block(job: Job, file: zoo.ScaleFile) -> list[zoo.BlockScales]:
         except AttributeError as error:
             raise KeyError(name) from error
 
-    first_block = model.get_submodule(plan.units[0])
+    def scale_length(index: int, edge: Edge) -> int:
+        return fold.scale_length(model.get_submodule(plan.units[index]), edge, config)
 
-    def scale_length(edge) -> int:
-        return fold.scale_length(first_block, edge, config)
-
-    return zoo.by_block(file, plan.family, list(plan.units), linear_shape, scale_length, plan.group_size)
+    known = {unit: anatomy.edges for unit, anatomy in zip(plan.units, plan.anatomies, strict=True)}
+    return zoo.by_block(file, known, linear_shape, scale_length, plan.group_size)
 
 
 def _fits(file: zoo.ScaleFile, job: Job) -> bool:
@@ -219,9 +220,18 @@ def _fits(file: zoo.ScaleFile, job: Job) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    """Before hours of search: whether its scales can be kept."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir():
-        raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
+    """Before hours of search: whether its scales can be kept. Raises `OptionError`."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)
+        real = path.resolve() if path.is_symlink() else path.absolute()  # it is written through a link
+        folder = next(folder for folder in real.parents if folder.exists())
+        if real.is_dir():
+            raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
+        special = real.exists() and not real.is_file()
+        made = folder.is_dir() and (folder == real.parent or not path.is_symlink())
+        if not made or not os.access(real if special else folder, os.W_OK):
+            raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise OptionError(f"scales cannot be saved in {path}: {reason}; give another `scales`") from error

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from qlinear.grid import GridWeight
 from quantization.methods import Method
-from quantization.unit import BlockTask, Solution, Unit
+from quantization.unit import BlockTask, Fed, Solution, Unit
+from scales.experts import feed_starved
 from scales.observe import InputStatistics, observe_inputs, run_block
 from scales.search import relative_loss, sample_rows, substituted
 
@@ -31,6 +32,7 @@ def solve_block(
     """
     if statistics is None:
         statistics = observe_inputs(task.unit.block, task.unit.linears, task.inputs, task.unit.call)
+        feed_starved(statistics, task.unit.widths, sum(x.shape[1] for x in task.inputs))
     weights = {name: linear.weight.data for name, linear in task.unit.linears.items()}
     grids: dict[str, GridWeight] = {}
     for names in reading_the_same(statistics):
@@ -46,7 +48,12 @@ def solve_block(
         )
         for name in weights
     }
-    return replace(solution, losses=losses)
+    return replace(solution, losses=losses, fed=fed(statistics))
+
+
+def fed(statistics: dict[str, InputStatistics]) -> dict[str, Fed]:
+    """What each linear was solved on."""
+    return {name: Fed(seen.tokens, seen.stand_in and seen.stand_in.value) for name, seen in statistics.items()}
 
 
 def reading_the_same(statistics: dict[str, InputStatistics]) -> list[list[str]]:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.text import beginning, begins_with_bos, check_rows
 from qlinear.errors import OptionError
 from qlinear.progress import Note
+from quantization.around import around
 from quantization.plan import Job
 from quantization.solve import run_rounded
 from quantization.texts.own import ordinary_tokens, self_samples
 from quantization.texts.samples import HUB, SELF, read_text, token_blocks
 from quantization.unit import BlockTask, Solution, Unit
-from scales.observe import Call, InputStatistics, Observation, observe_block, observe_head, record_calls, run_block
+from scales.calls import Call, record_calls
+from scales.experts import feed_starved
+from scales.observe import InputStatistics, Observation, observe_block, observe_head, run_block
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
 N_CONFIRM_SAMPLES = 4
@@ -45,6 +49,7 @@ class Streams:
         """Run a unit, float as it is, on what it is going to see, and step over it on the float side."""
         inputs = self.floats if self.rounded is None else self.rounded
         seen = observe_block(unit.block, unit.linears, watched, inputs, unit.call, N_CONFIRM_SAMPLES)
+        feed_starved(seen.statistics, unit.widths, sum(x.shape[1] for x in inputs))
         self.forward_seconds += seen.forward_seconds
         if self.rounded is None:
             self.floats = seen.outputs
@@ -75,10 +80,15 @@ class Streams:
         return {f"{side}.{index:06}": x for side, samples in sides.items() for index, x in enumerate(samples)}
 
     def take_up(self, state: dict[str, Tensor], forward_seconds: float) -> None:
-        """Stand where the `state` of an earlier run stood."""
+        """Stand where the `state` of an earlier run stood. Raises `ValueError` for one that is of other samples."""
+        (like,) = {x.shape for side in (self.floats, self.rounded) for x in side or ()}
 
         def side(name: str, wanted: bool) -> list[Tensor] | None:
-            return [state[key] for key in sorted(state) if key.startswith(name)] if wanted else None
+            samples = [state[key] for key in sorted(state) if key.startswith(name)]
+            right = all(x.shape == like and x.dtype == torch.bfloat16 for x in samples)
+            if wanted and not (right and len(samples) in (0, len(self.tokens))):
+                raise ValueError(f"the samples are not {len(self.tokens)} of {tuple(like)}")
+            return samples if wanted else None
 
         self.floats = side("hidden", self.floats is not None)
         self.rounded = side("rounded", self.rounded is not None)
@@ -92,16 +102,11 @@ class Streams:
         """What the output head sees in the model quantized so far, once all units are behind; None without text."""
         if self.rounded is None:
             return None
-        source = self.job.source
-        around = _around_blocks(self.job)
-        for name in around:
-            source.materialize(name, torch.float32)
-        blocks = [source.model.get_submodule(unit) for unit in self.job.plan.units]
+        source, units = self.job.source, self.job.plan.units
+        blocks = [source.model.get_submodule(unit) for unit in units]
         head = source.model.get_output_embeddings()
-        statistics = observe_head(source.model, head, blocks, self.calls[0], self.rounded)
-        for name in around:
-            source.release(name)
-        return statistics
+        with around(source, units):
+            return observe_head(source.model, head, blocks, self.calls[0], self.rounded)
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
     if context is not None and recipe.seqlen > context:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
     tokens, text = _tokens(job, kept)
+    check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))
     meta = {
         **text,
         "n_samples": recipe.n_samples,
@@ -129,7 +135,7 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
         "seqlen": recipe.seqlen,
         "seed": recipe.seed,
     }
-    first, calls = _first_inputs(job, tokens if kept is None else tokens[:1])
+    first, calls = _first_inputs(job, tokens)
     floats, rounded = (first if wanted else None for wanted in (sides.floats, sides.rounded))
     return Streams(meta, job, tokens, calls, floats, rounded)
 
@@ -139,15 +145,15 @@ def _tokens(job: Job, kept: Tensor | None) -> tuple[Tensor, dict]:
     recipe = job.recipe
     if recipe.calib_data == SELF:
         tokens = _own_tokens(job) if kept is None else kept
-        return tokens, {"source": SELF, "sha256": None}
+        return tokens, {"source": SELF, "sha256": None, "bos": begins_with_bos(job.source.tokenizer, tokens[0])}
     if recipe.calib_data in HUB:
         job.watch(Note(f"reading calibration text {recipe.calib_data} from the hub"))
     text = read_text(recipe.calib_data)
-    tokens = token_blocks(job.source.tokenizer, text, recipe)
+    tokens, bos = token_blocks(job.source.tokenizer, text, recipe)
     if len(tokens) < recipe.n_samples:
         blocks = f"{len(tokens)} blocks of {recipe.seqlen} tokens"
         job.watch(Note(f"calibration text {text.name} has {blocks}; all are used"))
-    return tokens, {"source": text.name, "sha256": text.sha256}
+    return tokens, {"source": text.name, "sha256": text.sha256, "bos": bos}
 
 
 def _own_tokens(job: Job) -> Tensor:
@@ -157,7 +163,8 @@ def _own_tokens(job: Job) -> Tensor:
     job.watch(Note(f"{source.name} writes its calibration text itself: {size}"))
     model = source.load()
     ordinary = ordinary_tokens(source.tokenizer, model.config.get_text_config().vocab_size)
-    tokens = self_samples(model, ordinary, recipe.n_samples, recipe.seqlen, recipe.seed)
+    bos = beginning(source.tokenizer, recipe.bos)
+    tokens = self_samples(model, ordinary, recipe.n_samples, recipe.seqlen, recipe.seed, bos)
     source.release()
     return tokens
 
@@ -165,17 +172,8 @@ def _own_tokens(job: Job) -> Tensor:
 def _first_inputs(job: Job, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
     """What the first block sees; the weights this takes are let go of again."""
     source, units = job.source, job.plan.units
-    around = [*_around_blocks(job), units[0]]
-    for name in around:
-        source.materialize(name, torch.float32)
-    hidden, calls = record_calls(source.model, [source.model.get_submodule(unit) for unit in units], tokens)
-    for name in around:
-        source.release(name)
+    source.materialize(units[0], torch.float32)
+    with around(source, units):
+        hidden, calls = record_calls(source.model, [source.model.get_submodule(unit) for unit in units], tokens)
+    source.release(units[0])
     return [x.to(torch.bfloat16) for x in hidden], calls  # half the memory, and none of float16's overflow
-
-
-def _around_blocks(job: Job) -> list[str]:
-    """The modules beside the decoder blocks: embeddings, the last norm."""
-    parent_name, _, blocks_name = job.plan.family.blocks.rpartition(".")
-    parent = job.source.model.get_submodule(parent_name)
-    return [f"{parent_name}.{name}" for name, _ in parent.named_children() if name != blocks_name]

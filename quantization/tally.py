@@ -2,7 +2,11 @@
 
 from dataclasses import asdict, dataclass, field
 
-from quantization.unit import BlockErrors
+from torch import Tensor
+
+from checkpoints.meta import stored_tensors
+from quantization.plan import Job
+from quantization.unit import BlockErrors, Fed
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,40 @@ class Size:
     bits_per_weight_with_embeddings: float
 
 
+def least_bytes(job: Job) -> int:
+    """What the tensors of a checkpoint take at least, known before the first is read.
+
+    As if every matrix of the units, and of the head if asked for, were quantized; all else is in bfloat16.
+    """
+    recipe, plan = job.recipe, job.plan
+
+    def bits(name: str, dimensions: int) -> float:
+        owner = name.rpartition(".")[0]
+        if dimensions < 2:
+            return 16
+        if owner == plan.head:
+            return _packed_bits(recipe.w_bit, recipe.lm_head_group_size) if recipe.lm_head else 16
+        quantized = any(owner == unit or owner.startswith(f"{unit}.") for unit in plan.units)
+        return _packed_bits(recipe.w_bit, plan.group_size) if quantized else 16
+
+    names: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in stored_tensors(job.source.model):
+        names.setdefault(id(tensor), (name, tensor))
+    return int(sum(tensor.numel() * bits(name, tensor.dim()) for name, tensor in names.values()) / 8)
+
+
+def _packed_bits(bits: int, group_size: int) -> float:
+    """A weight's own bits and its share of the group's scale and zero point."""
+    return bits + (16 + bits) / group_size
+
+
 @dataclass(frozen=True)
 class LinearLosses:
     """Relative squared output errors of one linear, None where no text was read; ratio: AWQ's exponent.
 
     loss_rtn, loss_awq: plainly rounded, without AWQ and with it; loss_solver: of the solver's codes, where it reads
-    text. All on what the text makes of the layers before, quantized where the solver wants to see them so.
+    text. All on what the text makes of the layers before, quantized where the solver wants to see them so. fed: on how
+    many tokens, and whose.
     """
 
     name: str
@@ -29,6 +61,7 @@ class LinearLosses:
     loss_awq: float | None
     loss_solver: float | None
     ratio: float | None
+    fed: Fed | None = None
 
     @property
     def loss_saved(self) -> float | None:
@@ -65,6 +98,6 @@ class Tally:
 
     @classmethod
     def from_json(cls, content: dict) -> "Tally":
-        layers = [LinearLosses(**layer) for layer in content["layers"]]
+        layers = [LinearLosses(**{**layer, "fed": layer["fed"] and Fed(**layer["fed"])}) for layer in content["layers"]]
         blocks = {name: BlockErrors(**errors) for name, errors in content["blocks"].items()}
         return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})

@@ -1,11 +1,12 @@
 """One unit of a model on its way: the module itself, what a solver is given of it, and what it gives back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from architectures.anatomy import Anatomy
 from qlinear.grid import GridWeight
-from scales.observe import Call
+from scales.calls import Call
 
 
 def full_name(unit: str, local: str) -> str:
@@ -15,17 +16,26 @@ def full_name(unit: str, local: str) -> str:
 
 @dataclass(frozen=True)
 class Unit:
-    """A decoder block, or a linear by itself where the model's family is not known.
+    """A decoder block, or a linear by itself where the blocks are not to be found or cannot be run.
 
-    index: its place among the units; linears: those of it by local name; call: how the model calls it, None where no
-    text is read.
+    index: its place among the units; anatomy: what is known of it; linears: those to be quantized by local name; call:
+    how the model calls it, None where no text is read.
     """
 
     index: int
     name: str
     block: nn.Module
-    linears: dict[str, nn.Linear]
+    anatomy: Anatomy
     call: Call | None = None
+
+    @property
+    def linears(self) -> dict[str, nn.Linear]:
+        return {name: self.block.get_submodule(name) for name in self.anatomy.linears}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """in_features of each linear."""
+        return {name: linear.in_features for name, linear in self.linears.items()}
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,16 @@ class BlockTask:
 
 
 @dataclass(frozen=True)
+class Fed:
+    """tokens: of the calibration text that a linear's inputs were seen on; stand_in: whose inputs those were, None for
+    its own.
+    """
+
+    tokens: int
+    stand_in: str | None
+
+
+@dataclass(frozen=True)
 class BlockErrors:
     """Relative squared error of a block's output, before and after its linears were solved together."""
 
@@ -54,9 +74,10 @@ class BlockErrors:
 class Solution:
     """By local name of each linear: its weight on the grid, and the relative squared error of its output, if known.
 
-    block: None where each linear was solved by itself.
+    block: None where each linear was solved by itself; fed: what each linear's codes were chosen on, if on text.
     """
 
     grids: dict[str, GridWeight]
     losses: dict[str, float]
     block: BlockErrors | None = None
+    fed: dict[str, Fed] = field(default_factory=dict)

@@ -1,23 +1,25 @@
 """The walk over a model: modules of the float model in, tensors of the checkpoint out, one unit at a time."""
 
+import math
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from architectures.family import block_linears
 from checkpoints.formats.compressed_tensors import BIAS, linear_tensors
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
 from quantization.plan import Job
 from quantization.precision import fast_float32
+from quantization.resume import check_tally
 from quantization.scaling import Scaling
-from quantization.solve import round_linears, solve_block
+from quantization.solve import fed, round_linears, solve_block
 from quantization.streams import TOKENS, Streams
 from quantization.tally import LinearLosses, Tally
-from quantization.unit import Solution, Unit, full_name
-from scales.awq import LayerLoss
+from quantization.unit import Fed, Solution, Unit, full_name
+from scales.awq import LayerLoss, watched_modules
 from scales.observe import Observation
 from scales.search import relative_loss
 
@@ -40,10 +42,11 @@ class Work:
         with journal.reading():
             record, kept = journal.record, journal.load_kept()
             self.tally = Tally.from_json(record["tally"])
+            check_tally(self.tally, self.job, journal.stored())
             self.scaling.take_up(record["scaling"], kept)
             if self.streams is not None:
-                self.streams.take_up(journal.load_state(), float(record["forward_seconds"]))
-            self.began = time.perf_counter() - float(record["seconds"])
+                self.streams.take_up(journal.load_state(), _seconds(record["forward_seconds"]))
+            self.began = time.perf_counter() - _seconds(record["seconds"])
 
     @property
     def text(self) -> dict | None:
@@ -61,7 +64,7 @@ class Work:
     def _unit(self, index: int) -> Unit:
         name = self.job.plan.units[index]
         block = self.job.source.model.get_submodule(name)
-        return Unit(index, name, block, block_linears(block), self.streams and self.streams.calls[index])
+        return Unit(index, name, block, self.job.plan.anatomies[index], self.streams and self.streams.calls[index])
 
     def quantize_unit(self, index: int) -> None:
         """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
@@ -73,7 +76,7 @@ class Work:
         for local, linear in unit.linears.items():
             name = full_name(unit.name, local)
             self._add_quantized(name, linear, solution.grids[local])
-            self._count(name, losses.get(local), solution.losses.get(local))
+            self._count(name, losses.get(local), solution.losses.get(local), solution.fed.get(local))
         if solution.block:
             self.tally.blocks[unit.name] = solution.block
         self._add_float(unit.name, unit.block)
@@ -81,10 +84,10 @@ class Work:
         self.tally.units = index + 1
         self.writer.end_step(self._snapshot)
 
-    def _count(self, name: str, searched: LayerLoss | None, solved: float | None) -> None:
+    def _count(self, name: str, searched: LayerLoss | None, solved: float | None, fed: Fed | None) -> None:
         found = (searched.loss_rtn, searched.loss_awq) if searched else (None, None)
         ratio = searched.ratio if searched else None
-        self.tally.layers.append(LinearLosses(name, self.job.plan.group_size, *found, solved, ratio))
+        self.tally.layers.append(LinearLosses(name, self.job.plan.group_size, *found, solved, ratio, fed))
 
     def _solve(self, unit: Unit) -> tuple[dict[str, LayerLoss], Solution]:
         recipe, group_size = self.job.recipe, self.job.plan.group_size
@@ -96,7 +99,8 @@ class Work:
         del seen  # lets go of the samples it holds
         task = self.streams.task(unit)
         if task is None:
-            return losses, round_linears(unit, recipe.method, recipe.w_bit, group_size)
+            rounded = round_linears(unit, recipe.method, recipe.w_bit, group_size)
+            return losses, replace(rounded, fed=fed(known or {}))
         solution = solve_block(task, recipe.method, recipe.w_bit, group_size, known)
         del known  # before the block's weights are there twice, float and rounded
         self.streams.step(task, solution)
@@ -104,8 +108,8 @@ class Work:
 
     def _look(self, unit: Unit) -> Observation | None:
         """What a search wants to see of the block; where none looks, a block's solver may want its float outputs."""
-        if self.scaling.watched is not None:
-            return self.streams.observe(unit, self.scaling.watched)
+        if self.scaling.looks:
+            return self.streams.observe(unit, watched_modules(unit.anatomy))
         self.streams.pass_over(unit)
         return None
 
@@ -138,8 +142,9 @@ class Work:
 
     def _add_quantized(self, name: str, linear: nn.Linear, grid: GridWeight) -> None:
         tensors = linear_tensors(grid, None if linear.bias is None else linear.bias.data)
+        base = self.job.source.linear_in_files(name)
         for part, tensor in tensors.items():
-            self._add(f"{name}.{part}", tensor)
+            self._add(f"{base}.{part}", tensor)
         self.tally.quantized_bytes += sum(tensor.nbytes for part, tensor in tensors.items() if part != BIAS)
         self.tally.quantized_weights += linear.weight.numel()
         self.tally.quantized_names.append(name)
@@ -149,12 +154,20 @@ class Work:
         for local, tensor in module.state_dict().items():
             name = full_name(prefix, local)
             if name not in self.tally.written and (recurse or "." not in local):
-                self._add(name, tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
+                kept = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+                self._add(*self.job.source.as_in_files(name, kept))
                 self.tally.written.add(name)
 
     def _add(self, name: str, tensor: Tensor) -> None:
         self.writer.add(name, tensor)
         self.tally.bytes += tensor.nbytes
+
+
+def _seconds(value: object) -> float:
+    """Raises `ValueError` for what is no length of time, NaN too."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value} seconds")
+    return float(value)
 
 
 def _owners(model: nn.Module, written: set[str]) -> list[str]:

@@ -1,10 +1,12 @@
 """AWQ on one decoder block: search scales, fold them in, search clips; keep plain rounding if that is better."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from architectures.family import Edge, Family
+from architectures.anatomy import Anatomy
+from architectures.family import Edge
 from scales import fold
 from scales.clip import blocks_behind, search_clip
 from scales.observe import InputStatistics, Observation
@@ -25,6 +27,10 @@ from scales.search import (
 # Tokens on which candidates are confirmed. Which of them wins hardly depends on more: on 20 blocks of SmolLM2-135M
 # those that 512 and 2048 tokens chose differ by 0.3 % in their mean error on 8192 others.
 CONFIRM_TOKENS = 512
+
+
+# Linears that candidates are ranked on, of a layer of experts that all read one norm.
+MOST_RANKED = 32
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,9 @@ class BlockResult:
     fell_back: bool
 
 
-def watched_modules(family: Family) -> tuple[str, ...]:
+def watched_modules(anatomy: Anatomy) -> tuple[str, ...]:
     """The modules of a block whose calls the search wants to see: those it runs to confirm, and the block itself."""
-    return tuple(dict.fromkeys([edge.inspect for edge in family.edges if not _is_linear(edge)] + [""]))
+    return tuple(dict.fromkeys([edge.inspect for edge in anatomy.edges if not _is_linear(edge)] + [""]))
 
 
 def _is_linear(edge: Edge) -> bool:
@@ -65,8 +71,7 @@ def _is_linear(edge: Edge) -> bool:
 
 def quantize_block(
     block: nn.Module,
-    linears: dict[str, nn.Linear],
-    family: Family,
+    anatomy: Anatomy,
     config,
     seen: Observation,
     rounding: Rounding,
@@ -77,12 +82,13 @@ def quantize_block(
     them, other solvers find ranges of their own.
     """
     quantize = rounding.quantize
+    linears = {name: block.get_submodule(name) for name in anatomy.linears}
     rounded = [quantize_by_rows(linear.weight.data, quantize) for linear in linears.values()]
     with substituted(list(linears.values()), rounded):
         error_rtn = _mean_error(block, seen)
     del rounded
     loss_rtn = {name: _rounding_loss(linear, seen.statistics[name], quantize) for name, linear in linears.items()}
-    choices = [(edge, _search_edge(block, edge, config, seen, quantize)) for edge in family.edges]
+    choices = [(edge, _search_edge(block, edge, config, seen, quantize)) for edge in anatomy.edges]
 
     # From here on there are two copies of the weights: this one and the block's, which is scaled, then rounded.
     original = {name: parameter.data.clone() for name, parameter in block.named_parameters()}
@@ -91,7 +97,7 @@ def quantize_block(
     scales = {
         name: fold.consumer_scale(edge, choice.vector, config) for edge, choice in choices for name in edge.layers
     }
-    clips, loss_awq = _clip_all(linears, family, seen.statistics, scales, rounding)
+    clips, loss_awq = _clip_all(linears, anatomy, seen.statistics, scales, rounding)
     for linear in linears.values():
         quantize_by_rows(linear.weight.data, quantize, out=linear.weight.data)
     error_awq = _mean_error(block, seen)
@@ -110,14 +116,17 @@ def quantize_block(
 
 
 def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer) -> ScaleChoice:
-    linears = [block.get_submodule(name) for name in edge.layers]
-    statistics = seen.statistics[edge.layers[0]]
+    names = [name for name in edge.layers if name in seen.statistics]  # a router's weight is scaled but not rounded
+    linears = [block.get_submodule(name) for name in names]
+    statistics = [seen.statistics[name] for name in names]
 
     def expand(vector: Tensor) -> Tensor:
         return fold.consumer_scale(edge, vector, config)
 
-    choices = candidates(fold.reduce_statistic(edge, statistics.mean_abs, config))
-    ranked = rank(choices, [linear.weight.data for linear in linears], statistics.gram, expand, quantize)
+    choices = candidates(fold.reduce_statistic(edge, mean_abs(statistics), config))
+    asked = _most_fed(statistics)
+    weighed = [(linears[index].weight.data, statistics[index].gram) for index in asked]
+    ranked = rank(choices, weighed, expand, quantize)
     if _is_linear(edge):
         return ranked[0]
     module = block.get_submodule(edge.inspect)
@@ -126,9 +135,21 @@ def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quanti
     return confirm(ranked, module, linears, samples[:enough], expand, quantize)
 
 
+def mean_abs(statistics: Sequence[InputStatistics]) -> Tensor:
+    """Mean |x| `(K,)` over all tokens that the inputs were seen on, those of experts each as often as they were."""
+    distinct = list({id(each): each for each in statistics}.values())
+    return sum(each.sum_abs for each in distinct) / max(sum(each.tokens for each in distinct), 1)
+
+
+def _most_fed(statistics: Sequence[InputStatistics]) -> list[int]:
+    """Which of many linears the candidates are ranked on: those of the experts that most tokens reach."""
+    order = sorted(range(len(statistics)), key=lambda index: -statistics[index].tokens)
+    return sorted(order[:MOST_RANKED])
+
+
 def _clip_all(
     linears: dict[str, nn.Linear],
-    family: Family,
+    anatomy: Anatomy,
     statistics: dict[str, InputStatistics],
     scales: dict[str, Tensor],
     rounding: Rounding,
@@ -142,7 +163,7 @@ def _clip_all(
         gram = statistics[name].gram
         scale = scales[name] if name in scales else gram.new_ones(len(gram))
         folded = sample_rows(linear.weight.data).clone()
-        if name not in family.unclipped:
+        if name not in anatomy.unclipped:
             blocks = blocks_behind(gram, rounding.group_size, scale)
             clips[name] = search_clip(linear.weight.data, blocks, rounding.quantize)
             fold.apply_clip(linear, clips[name])

@@ -1,8 +1,9 @@
 """Apply scales and clips to a block, in place.
 
-Folding along an edge multiplies the consumers' input columns by `s` and divides the producer's output rows by `s`,
-which leaves the float function as it is (AWQ, Lin et al., arXiv 2306.00978, section 3.2). The arithmetic is
-float32; results are rounded once, to the parameter's own dtype.
+Folding along an edge multiplies the consumers' input columns by `s` (by its square where they see the square of what
+the producer writes) and divides the producer's output rows by `s`, which leaves the float function as it is (AWQ, Lin
+et al., arXiv 2306.00978, section 3.2). The arithmetic is float32; results are rounded once, to the parameter's own
+dtype.
 """
 
 from typing import TYPE_CHECKING
@@ -26,7 +27,8 @@ def scale_length(block: nn.Module, edge: Edge, config: "Config") -> int:
 def consumer_scale(edge: Edge, scale: Tensor, config: "Config") -> Tensor:
     """The vector of scales spread over the consumers' input channels: `(in_features,)`."""
     channels = _index(edge.kind.channels, config)
-    return scale if channels is None else scale[channels.to(scale.device)]
+    spread = scale if channels is None else scale[channels.to(scale.device)]
+    return spread if edge.kind.power == 1 else spread.pow(edge.kind.power)
 
 
 def reduce_statistic(edge: Edge, mean_abs: Tensor, config: "Config") -> Tensor:
@@ -35,11 +37,11 @@ def reduce_statistic(edge: Edge, mean_abs: Tensor, config: "Config") -> Tensor:
     Only grouped-query attention repeats an entry: the heads that share a value head are averaged.
     """
     channels = _index(edge.kind.channels, config)
-    if channels is None:
-        return mean_abs
-    channels = channels.to(mean_abs.device)
-    repeats = torch.bincount(channels)
-    return mean_abs.new_zeros(len(repeats)).index_add_(0, channels, mean_abs) / repeats
+    if channels is not None:
+        channels = channels.to(mean_abs.device)
+        repeats = torch.bincount(channels)
+        mean_abs = mean_abs.new_zeros(len(repeats)).index_add_(0, channels, mean_abs) / repeats
+    return mean_abs if edge.kind.power == 1 else mean_abs.pow(1 / edge.kind.power)
 
 
 @torch.no_grad()

@@ -5,91 +5,16 @@ rotary tables); `observe_block` then runs one block on every sample, so only one
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
 from qlinear.errors import CalibrationError
-
-
-@dataclass(frozen=True)
-class Call:
-    """How a module was called: everything but the hidden states, which are always the first argument.
-
-    returns_tuple: of a decoder block, whether its hidden states come back first in a tuple.
-    """
-
-    args: tuple
-    kwargs: dict[str, Any]
-    returns_tuple: bool = False
-
-    def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """The module's hidden states, whether it returns them alone or first in a tuple."""
-        return _hidden(module(hidden, *self.args, **self.kwargs))
-
-
-def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    if args:
-        return args[0], Call(args[1:], kwargs)
-    rest = dict(kwargs)
-    return rest.pop("hidden_states"), Call((), rest)
-
-
-class _Done(Exception):
-    """Raised where all that is to be seen has been: what follows has nothing to tell."""
-
-
-def record_calls(model: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
-    """Run the model's own forward on each row of `tokens` `(samples, seqlen)`, up to its first block.
-
-    Returns the first block's input for each row, `(1, seqlen, hidden)`, and each block's call (the same for every
-    row, as all have the same length). The first block, run on the first row alone, and everything before it must hold
-    weights; the others may be on the meta device: they pass their input through, in the form in which the first one
-    returned its output.
-    """
-    inputs: list[Tensor] = []
-    calls: dict[int, Call] = {}
-    shape: list[type] = []
-
-    def first_in(_, args, kwargs):
-        hidden, call = _split(args, kwargs)
-        inputs.append(hidden.detach())
-        if len(inputs) > 1:
-            raise _Done  # the first row has shown every call
-        calls[0] = call
-
-    def first_out(_, args, output):
-        shape.append(type(output))
-        if len(blocks) == 1:
-            raise _Done
-
-    def pass_through(index: int):
-        def forward(*args, **kwargs):
-            hidden, calls[index] = _split(args, kwargs)
-            if index == len(blocks) - 1:
-                raise _Done
-            return (hidden,) if shape[0] is tuple else hidden
-
-        return forward
-
-    with (
-        blocks[0].register_forward_pre_hook(first_in, with_kwargs=True),
-        blocks[0].register_forward_hook(first_out),
-        _forwards(blocks[1:], [pass_through(i) for i in range(1, len(blocks))]),
-        torch.no_grad(),
-    ):
-        for row in tokens:
-            with suppress(_Done):
-                model(input_ids=row.unsqueeze(0), use_cache=False)
-    return inputs, [replace(calls[i], returns_tuple=shape[0] is tuple) for i in range(len(blocks))]
+from scales.calls import Call, Done, forwards, hidden_of, split
 
 
 def observe_head(model: nn.Module, head: nn.Linear, blocks: Sequence[nn.Module], call: Call, hidden: Sequence[Tensor]):
@@ -102,32 +27,28 @@ def observe_head(model: nn.Module, head: nn.Linear, blocks: Sequence[nn.Module],
 
     def stop(_, args):
         statistics.add(args[0])
-        raise _Done
+        raise Done
 
     with head.register_forward_pre_hook(stop), torch.no_grad():
         for x in hidden:
-            given = (x.to(dtype),) if call.returns_tuple else x.to(dtype)
-            with _forwards(blocks, [lambda *_, given=given, **__: given] * len(blocks)), suppress(_Done):
+            given = call.like_output(x.to(dtype))
+            with forwards(blocks, [lambda *_, given=given, **__: given] * len(blocks)), suppress(Done):
                 model(input_ids=torch.zeros(x.shape[:2], dtype=torch.int64), use_cache=False)
     statistics.complete()
     return statistics
-
-
-@contextmanager
-def _forwards(modules: Sequence[nn.Module], forwards: Sequence) -> Iterator[None]:
-    for module, forward in zip(modules, forwards, strict=True):
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward
 
 
 # Columns of a Gram matrix that are added to at a time, and tokens: of more, oneDNN may make as many sums as there are
 # threads and add those up, which rounds differently on another number of them.
 PANEL = 256
 TOKENS = 1024
+
+
+class StandIn(Enum):
+    """Whose inputs statistics are of, where they are not the layer's own: of all experts beside it, or nobody's."""
+
+    LAYER = "all experts' inputs"
+    NONE = "none"
 
 
 @dataclass(eq=False)
@@ -142,6 +63,7 @@ class InputStatistics:
     sum_abs: Tensor
     gram: Tensor
     tokens: int = 0
+    stand_in: StandIn | None = None
 
     @classmethod
     def empty(cls, in_features: int) -> "InputStatistics":
@@ -222,7 +144,7 @@ def observe_block(
             if index == n_samples:
                 watching.close()
             inputs.clear()
-            seen.outputs.append(call(block, x.to(dtype)).to(x.dtype))
+            seen.outputs.append(call.at(index)(block, x.to(dtype)).to(x.dtype))
     seen.forward_seconds = time.perf_counter() - start - seen.statistics_seconds
     for statistics in set(seen.statistics.values()):
         statistics.complete()
@@ -242,7 +164,7 @@ def observe_inputs(
         def hook(*_):
             waiting.discard(name)
             if not waiting:
-                raise _Done
+                raise Done
 
         return hook
 
@@ -250,11 +172,11 @@ def observe_inputs(
         for name, linear in linears.items():
             hooks.enter_context(linear.register_forward_pre_hook(_statistics_hook(name, seen, inputs)))
             hooks.enter_context(linear.register_forward_pre_hook(stop_at_the_last(name)))
-        for x in hidden:
+        for index, x in enumerate(hidden):
             inputs.clear()
             waiting.update(linears)
-            with suppress(_Done):
-                call(block, x.to(dtype))
+            with suppress(Done):
+                call.at(index)(block, x.to(dtype))
     for statistics in set(seen.statistics.values()):
         statistics.complete()
     return seen.statistics
@@ -264,7 +186,7 @@ def run_block(block: nn.Module, hidden: Sequence[Tensor], call: Call) -> list[Te
     """The block's output for each sample, in the dtype of `hidden`, which may be lower than the block's."""
     dtype = next(block.parameters()).dtype
     with torch.no_grad():
-        return [call(block, x.to(dtype)).to(x.dtype) for x in hidden]
+        return [call.at(index)(block, x.to(dtype)).to(x.dtype) for index, x in enumerate(hidden)]
 
 
 def _statistics_hook(name: str, seen: Observation, inputs: dict[int, tuple[Tensor, str]]):
@@ -285,7 +207,7 @@ def _statistics_hook(name: str, seen: Observation, inputs: dict[int, tuple[Tenso
 
 def _watch(block: nn.Module, name: str, samples: list):
     def hook(_, args, kwargs, output):
-        hidden, call = _split(args, kwargs)
-        samples.append((hidden, call, _hidden(output).clone()))  # falcon's block adds to its mlp's output in place
+        hidden, call = split(args, kwargs)
+        samples.append((hidden, call, hidden_of(output).clone()))  # falcon's block adds to its mlp's output in place
 
     return block.get_submodule(name).register_forward_hook(hook, with_kwargs=True)

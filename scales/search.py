@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scales.observe import PANEL, Call
+from scales.calls import Call
+from scales.observe import PANEL
 
 N_RATIOS = 20
 N_CONFIRMED = 5
@@ -136,25 +137,26 @@ def _rows_at_a_time(weight: Tensor) -> int:
 
 def rank(
     choices: Sequence[ScaleChoice],
-    weights: Sequence[Tensor],
-    gram: Tensor,
+    weighed: Sequence[tuple[Tensor, Tensor]],
     expand: Callable[[Tensor], Tensor],
     quantize: Quantizer,
 ) -> list[ScaleChoice]:
-    """The choices, best first, by the summed output error of `weights`, whose common input has the matrix `gram`.
+    """The choices, best first, by the summed output error of weights `(N, K)`, each given with its input's Gram matrix.
 
     Only the first `N_CONFIRMED` are told apart on as many rows as can be; those behind are as the first round had them.
     expand: takes a scale `(S,)` to the `(K,)` input channels.
     """
     ranked = list(choices)
-    orders = [_by_harm(weight, gram, quantize) for weight in weights]
+    weights, grams = [weight for weight, _ in weighed], [gram for _, gram in weighed]
+    orders = [_by_harm(weight, gram, quantize) for weight, gram in weighed]
     for turn in ROUNDS:
         samples = [_draw(weight, order, turn) for weight, order in zip(weights, orders, strict=True)]
 
         def loss(choice: ScaleChoice, samples=samples) -> float:
             scale = expand(choice.vector)
             errors = [(quantize(part * scale).div_(scale).sub_(part), stand_for) for part, stand_for in samples]
-            return sum(output_loss(error.mul_(stand_for.sqrt()), gram) for error, stand_for in errors)
+            pairs = zip(errors, grams, strict=True)
+            return sum(output_loss(error.mul_(stand_for.sqrt()), gram) for (error, stand_for), gram in pairs)
 
         ranked[: turn.candidates] = sorted(ranked[: turn.candidates], key=loss)
         if all(len(part) == len(weight) for (part, _), weight in zip(samples, weights, strict=True)):

@@ -8,14 +8,14 @@ calibration the file was made.
 
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from architectures.family import Edge, Family
+from architectures.family import Edge
 from qlinear.errors import ScalesError
 from qlinear.files import write_whole
 
@@ -92,31 +92,32 @@ class BlockScales:
 
 def by_block(
     file: ScaleFile,
-    family: Family,
-    block_names: list[str],
+    known: Mapping[str, Sequence[Edge]],
     linear_shape: Callable[[str], tuple[int, int]],
-    scale_length: Callable[[Edge], int],
+    scale_length: Callable[[int, Edge], int],
     group_size: int,
 ) -> list[BlockScales]:
     """Sort a file's entries by block, checking each against the model; raises `ScalesError`, changes nothing.
 
-    linear_shape: global name -> (N, K) of a linear of the blocks, `KeyError` if there is none;
-    scale_length: edge -> length of the vector that is searched for it.
+    known: the edges of each block, by its name, in order; linear_shape: global name -> (N, K) of a linear of the
+    blocks, `KeyError` if there is none; scale_length: number of a block, edge -> length of the vector that is searched
+    for it.
     """
+    block_names = list(known)
     blocks = [BlockScales([], {}) for _ in block_names]
-    edges = {(edge.prev, edge.layers): edge for edge in family.edges}
+    edges = [{(edge.prev, edge.layers): edge for edge in of_block} for of_block in known.values()]
     for prev, layers, vector in file.scales:
         index, (local_prev, *local_layers) = _localize(block_names, (prev, *layers))
-        edge = edges.get((local_prev, tuple(local_layers)))
+        edge = edges[index].get((local_prev, tuple(local_layers)))
         if edge is None:
             # llm-awq scales bloom's and falcon's GELU, which it replaces by a module of its own.
             raise ScalesError(
                 f"the scales file scales {prev} -> {', '.join(layers)}, which cannot be folded into this model: "
                 f"{local_prev} is no norm or linear of it that feeds them; use `awq=run`"
             )
-        if any(edge == known for known, _ in blocks[index].scales):
+        if any(edge is other for other, _ in blocks[index].scales):
             raise ScalesError(f"the scales file scales {prev} -> {', '.join(layers)} twice")
-        expected = scale_length(edge)
+        expected = scale_length(index, edge)
         if vector.shape != (expected,):
             raise ScalesError(
                 f"the scales file has {tuple(vector.shape)} scales for {prev}, the model needs ({expected},): "
@@ -135,11 +136,15 @@ def by_block(
         if not (torch.isfinite(limits).all() and (limits >= 0).all()):
             raise ScalesError(f"the scales file has a clip for {layer} that is negative or not finite")
         blocks[index].clips[local] = limits.float()
+    _refuse_missing_blocks(file, block_names, blocks)
+    return blocks
+
+
+def _refuse_missing_blocks(file: ScaleFile, block_names: list[str], blocks: list[BlockScales]) -> None:
     for name, block in zip(block_names, blocks, strict=True):
         # Files written here leave out a block that fell back; they are known by their fingerprint.
         if not file.meta and not block.scales and not block.clips:
             raise ScalesError(f"the scales file has nothing for {name}: it was made for a model with fewer blocks")
-    return blocks
 
 
 def _localize(block_names: list[str], names: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:

@@ -1,9 +1,14 @@
 """Tiny random models of every supported architecture, for tests that need a real one of `transformers`' classes."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from architectures.anatomy import Anatomy, by_shape
+from architectures.registry import find_family
 
 HIDDEN, FFN, HEADS, LAYERS, VOCAB, CONTEXT = 64, 128, 4, 2, 128, 256
 
@@ -123,6 +128,12 @@ def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
             else:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
     return model.eval()
+
+
+def known_of(model: PreTrainedModel, block: nn.Module) -> Anatomy:
+    """The block's linears, and the edges that the table of families has for it."""
+    family = find_family(model.config)
+    return replace(by_shape(block), edges=family.edges, unclipped=family.unclipped)
 
 
 def tiny_tokens(batch: int = 2, length: int = 12) -> torch.Tensor:

@@ -16,8 +16,6 @@ def softmax_of_the_chosen(config: "Config") -> Routing:
 MIXTRAL = Family(
     model_type="mixtral",
     fused=Fused(window="config", experts=Experts(softmax_of_the_chosen)),
-    refused="its experts, most of its weight, are fused parameters and not linears; `awq=none` quantizes its attention "
-    "only",
 )
 
 FAMILIES = (MIXTRAL,)

@@ -94,7 +94,7 @@ def _entries(path: Path, task: str) -> list[Any]:
         if not isinstance(entries, list):
             raise OptionError(f"{path} has to be a JSON array")
         return entries
-    lines = enumerate(text.splitlines(), 1)
+    lines = enumerate(text.split("\n"), 1)  # a string may hold the other characters that end lines elsewhere
     return [_parsed(line, f"{path}: line {number}") for number, line in lines if line.strip()]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from awq_cli.questions.files import LAYOUTS, read_rows
 from engine.model import Model
 from engine.scoring import Scorer
-from engine.text import encode
+from engine.text import check_rows, encode
 from qlinear.errors import OptionError
 from qlinear.progress import Watcher, steps
 
@@ -116,14 +116,20 @@ def _language_model(model: Model, what: str, watch: Watcher):
         prefix_token_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
         def tok_encode(self, string, add_special_tokens=None, **_) -> list[int]:
-            return encode(tokenizer, string, special=add_special_tokens is not False).tolist()
+            tokens = encode(tokenizer, string, special=add_special_tokens is not False)
+            check_rows(tokenizer, tokens, model.vocabulary)
+            return tokens.tolist()
+
+        def _encode_pair(self, context, continuation) -> tuple[list[int], list[int]]:
+            """As lm-eval parts them, its spaces at the join with what follows."""
+            return _parted(self.tok_encode(context + continuation), len(self.tok_encode(context.rstrip())))
 
         def loglikelihood(self, requests, disable_tqdm=True):
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests, **_) -> list[tuple[float, bool]]:
-            pairs = [_fitted(context, continuation, limit) for _, context, continuation in requests]
-            longest = max(len(context) + len(continuation) for context, continuation in pairs)
+            pairs = [_fitted(*request, self.prefix_token_id, model.max_positions) for request in requests]
+            longest = max(len(context) + len(continuation) - 1 for context, continuation in pairs)
             scorer = Scorer(model.decoder(longest, rewinds=True))
             return [scorer.log_likelihood(*pair) for pair in steps(pairs, len(pairs), what, watch)]
 
@@ -133,11 +139,31 @@ def _language_model(model: Model, what: str, watch: Watcher):
         def generate_until(self, requests, disable_tqdm=False):
             raise NotImplementedError
 
-    limit = model.max_positions
     return Asked()
 
 
-def _fitted(context: list[int], continuation: list[int], limit: int | None) -> tuple[list[int], list[int]]:
-    """A context too long for the model is cut at its left, as lm-eval does; the last token is not read itself."""
+def _parted(whole: list[int], context: int) -> tuple[list[int], list[int]]:
+    """A question's tokens and its answer's, of which there is one at least: a token may span the join of both."""
+    at = max(0, min(context, len(whole) - 1))
+    return whole[:at], whole[at:]
+
+
+def _fitted(
+    texts: tuple[str, str], context: list[int], continuation: list[int], prefix: int | None, limit: int | None
+) -> tuple[list[int], list[int]]:
+    """A context too long for the model is cut at its left, as lm-eval does; the last token is not read itself.
+
+    prefix: the token that stands for an empty context. Raises `OptionError` where one token of context is too many.
+    """
+    if not context and prefix is not None:
+        context = [prefix]
+    answer = f"{texts[1][:40]!r}"
+    if not context or not continuation:
+        raise OptionError(f"--tasks: the answer {answer} cannot be asked for: it has no tokens, or none before it")
+    if limit is not None and len(continuation) > limit:
+        raise OptionError(
+            f"--tasks: an answer of {len(continuation)} tokens, {answer} and so on, has no room in the model's context "
+            f"of {limit}; leave its task out"
+        )
     surplus = 0 if limit is None else max(0, len(context) + len(continuation) - 1 - limit)
     return context[surplus:], continuation

@@ -10,7 +10,6 @@ from awq_cli.texts import benchmark_text
 from engine.decoder import Decoder, read_last
 from engine.generate import generate
 from engine.model import Model
-from engine.text import encode
 from qlinear.backends.base import Meter
 from qlinear.errors import OptionError
 from qlinear.process import peak_rss_bytes
@@ -76,7 +75,7 @@ def run(request: Request, watch: Watcher) -> Result:
     text, note = benchmark_text(request.dataset)
     if note:
         watch(Note(note))
-    tokens = encode(model.tokenizer, text.text)
+    tokens = model.encode(text.text, bos=False)
     lengths = _fitting_lengths(request, model, len(tokens), watch)
     decoder, meter = model.decoder(max(lengths) + request.max_new_tokens), model.meter
     list(generate(decoder, tokens[: min(lengths)], 2))  # first calls allocate and load; they are nobody's speed

@@ -12,7 +12,7 @@ from torch import Tensor
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.generate import Token, generate, greedy
 from engine.sampling import sampler
-from engine.text import TextStream, decode, encode_prompt
+from engine.text import TextStream, decode
 from qlinear.errors import OptionError
 from qlinear.progress import Watcher
 from quantization.texts.files import read_file
@@ -87,17 +87,18 @@ class Result(ModelResult):
 def run(request: Request, watch: Watcher) -> Result:
     prompts = [_read(prompt) for prompt in request.prompt] or PROMPTS
     model = open_model(request, watch)
-    encoded = [encode_prompt(model.tokenizer, prompt, request.chat) for prompt in prompts]
+    encoded = [model.encode_prompt(prompt, request.chat) for prompt in prompts]
     longest, new = max(len(tokens) for tokens in encoded), request.writing.max_new_tokens
     model.check_fits(longest + new, f"a `prompt` of {longest} and `max_new_tokens={new}`")
     decoder, choose = model.decoder(longest + new), request.writing.chooser()
     responses = []
     for prompt, tokens in zip(prompts, encoded, strict=True):
         watch(Answering(prompt))
-        written = generate(decoder, tokens, new, model.end_tokens, choose)
+        adjust = model.rules.for_text(len(tokens), new)
+        written = generate(decoder, tokens, new, model.end_tokens, choose, adjust)
         responses.append(_answer(model.tokenizer, prompt, len(tokens), written, watch))
         watch(responses[-1])
-    return Result(**described("decode", request, model), responses=responses)
+    return Result(**described("decode", request, model, model.rules.notes), responses=responses)
 
 
 def _read(prompt: str) -> str:

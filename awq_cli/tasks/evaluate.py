@@ -15,8 +15,8 @@ from awq_cli.questions.files import TEXT
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from awq_cli.texts import WIKITEXT, Text, open_text
 from engine.model import Model
-from engine.scoring import compare, cut_windows, negative_log_likelihood
-from engine.text import encode
+from engine.scoring import compare, cut_windows, exponential, negative_log_likelihood
+from engine.text import begins_with_bos
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher, steps
 
@@ -32,6 +32,7 @@ class Request(ModelRequest):
     dataset: str | None
     window: int
     n_windows: int | None
+    bos: bool | None
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Result(ModelResult):
-    """float_model: the one compared with, None if there is none; dataset, window: of the perplexity; None without."""
+    """float_model: the one compared with, None if there is none; dataset, window, and bos, whether the text's first
+    token was that for the beginning of a text: of the perplexity; None without.
+    """
 
     float_model: str | None
     scores: list[Score]
     dataset: str | None
     window: int | None
+    bos: bool | None
     eval_data: str | None
     limit: int | None
     lm_eval: str | None
@@ -84,9 +88,10 @@ def run(request: Request, watch: Watcher) -> Result:
     loaded = harness.load_tasks(asked, request.eval_data) if asked else {}
     model = open_model(request, watch)
     pair = Pair(model, _open_reference(request, model, watch))
-    scores = []
+    scores, windows = [], None
     if text is not None:
-        scores += _perplexity(request, pair, text, watch)
+        windows = _windows(request, model, text)
+        scores += _perplexity(pair, windows, watch)
     if loaded:
         scores += _questions(pair, loaded, request.limit, watch)
     return Result(
@@ -95,6 +100,7 @@ def run(request: Request, watch: Watcher) -> Result:
         scores=scores,
         dataset=text and text.name,
         window=request.window if text else None,
+        bos=None if windows is None else begins_with_bos(model.tokenizer, windows[0]),
         eval_data=request.eval_data,
         limit=request.limit,
         lm_eval=version("lm-eval") if asked else None,
@@ -139,17 +145,20 @@ def _open_reference(request: Request, model: Model, watch: Watcher) -> Model | N
     return reference
 
 
-def _perplexity(request: Request, pair: Pair, text: Text, watch: Watcher) -> list[Score]:
-    """Both models read each window, and nothing of one window is kept for the next but sums."""
-    model = pair.model
+def _windows(request: Request, model: Model, text: Text) -> Tensor:
+    """`(windows, window)` token ids."""
     model.check_fits(request.window, "windows of --window")
-    windows = cut_windows(encode(model.tokenizer, text.text), request.window, request.n_windows, text.name)
+    return cut_windows(model.encode(text.text, request.bos), request.window, request.n_windows, text.name)
+
+
+def _perplexity(pair: Pair, windows: Tensor, watch: Watcher) -> list[Score]:
+    """Both models read each window, and nothing of one window is kept for the next but sums."""
     if pair.reference is None:
-        decoder = model.decoder(request.window)
+        decoder = pair.model.decoder(windows.shape[1])
         tracked = steps(windows, len(windows), "windows", watch)
-        losses = [negative_log_likelihood(decoder, window) / (request.window - 1) for window in tracked]
+        losses = [negative_log_likelihood(decoder, window) / (len(window) - 1) for window in tracked]
         return [Score("perplexity", "perplexity", *_exponential(losses), None, None, len(losses), None)]
-    return _compared(model, pair.reference, windows, watch)
+    return _compared(pair.model, pair.reference, windows, watch)
 
 
 def _compared(model: Model, reference: Model, windows: Tensor, watch: Watcher) -> list[Score]:
@@ -185,7 +194,8 @@ def _mean(values: Sequence[float]) -> tuple[float, float | None]:
 def _exponential(losses: Sequence[float]) -> tuple[float, float | None]:
     """exp of the mean; its standard error to first order."""
     mean, stderr = _mean(losses)
-    return math.exp(mean), None if stderr is None else math.exp(mean) * stderr
+    value = exponential(mean)
+    return value, None if stderr is None else value * stderr
 
 
 def _questions(pair: Pair, loaded: dict[str, object], limit: int | None, watch: Watcher) -> list[Score]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from awq_cli.texts import WIKITEXT, open_text
 from engine.scoring import cut_windows, negative_log_likelihood, perplexity
-from engine.text import encode
+from engine.text import begins_with_bos
 from qlinear.progress import Note, Watcher, steps
 
 
@@ -15,17 +15,21 @@ class Request(ModelRequest):
     dataset: str | None
     window: int
     n_windows: int | None
+    bos: bool | None
 
 
 @dataclass(frozen=True)
 class Result(ModelResult):
-    """tokens: how many were predicted, that is all but the first of each window."""
+    """tokens: how many were predicted, that is all but the first of each window; bos: whether the text's first one was
+    that for the beginning of a text.
+    """
 
     perplexity: float
     window: int
     n_windows: int
     tokens: int
     dataset: str
+    bos: bool
     seconds: float
 
 
@@ -36,7 +40,7 @@ def run(request: Request, watch: Watcher) -> Result:
     text = open_text(source)
     model = open_model(request, watch)
     model.check_fits(request.window, "windows of `window`")
-    windows = cut_windows(encode(model.tokenizer, text.text), request.window, request.n_windows, text.name)
+    windows = cut_windows(model.encode(text.text, request.bos), request.window, request.n_windows, text.name)
     decoder = model.decoder(request.window)
     start = time.perf_counter()
     total = sum(negative_log_likelihood(decoder, window) for window in steps(windows, len(windows), "windows", watch))
@@ -47,5 +51,6 @@ def run(request: Request, watch: Watcher) -> Result:
         n_windows=len(windows),
         tokens=len(windows) * (request.window - 1),
         dataset=text.name,
+        bos=begins_with_bos(model.tokenizer, windows[0]),
         seconds=time.perf_counter() - start,
     )

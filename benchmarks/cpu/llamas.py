@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from checkpoints.formats.compressed_tensors import SCALES, SHAPE, WORDS, ZEROS, quantization_section
-from checkpoints.writer import CheckpointWriter
+from checkpoints.writer import CheckpointWriter, Description
 from qlinear.packing import PackedWeight
 
 EPSILON = 1e-5
@@ -125,7 +125,7 @@ def write_checkpoint(llama: Llama, bits: int, group_size: int, directory: Path) 
             for part, tensor in parts.items():
                 writer.add(f"{name}.{part}", tensor)
         section = quantization_section(bits, group_size, ("lm_head", group_size), [])
-        writer.finish(config, None, _tokenizer(config.vocab_size), section, {})
+        writer.finish(Description(config, None, _tokenizer(config.vocab_size)), section, {})
 
 
 def _tokenizer(vocabulary: int):

@@ -21,7 +21,8 @@ from qlinear.replace import LinearWeight
 from qlinear.sizes import BITS, GROUP_SIZES
 
 WORDS, ZEROS, SCALES, SHAPE, BIAS = "weight_packed", "weight_zero_point", "weight_scale", "weight_shape", "bias"
-PARTS = (WORDS, ZEROS, SCALES, SHAPE, BIAS)
+WEIGHT_PARTS = (WORDS, ZEROS, SCALES, SHAPE)
+PARTS = (*WEIGHT_PARTS, BIAS)
 
 
 # ---- writing

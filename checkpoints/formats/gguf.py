@@ -6,6 +6,7 @@ package (tensor names, block formats) and from transformers (configuration, toke
 """
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ class GgufSource:
         self.path = path
         self.files = (path,)
         self.metadata, self._entries = read_header(path)
+        self._refuse_a_part()
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
         self.architecture = self.metadata.get("general.architecture")
         families = gguf_families()
@@ -62,6 +64,17 @@ class GgufSource:
             raise ModelError(f"{path} scales its rotary positions; give the model's safetensors directory")
         self._to_module = families[self.architecture].gguf
         self.config = self._read_config()
+
+    def _refuse_a_part(self) -> None:
+        """Raise `ModelError` for one file of a model that was split into several, by its header or its name."""
+        count = self.metadata.get("split.count", 0)
+        if named := re.search(r"-\d{5}-of-(\d{5})\.gguf$", self.path.name, re.IGNORECASE):
+            count = int(named[1])
+        if isinstance(count, int) and count > 1:
+            raise ModelError(
+                f"{self.path} is one of {count} parts of a model, which are not read; join them with llama.cpp's "
+                f"llama-gguf-split --merge, or give the model's safetensors directory"
+            )
 
     def _read_config(self):
         """The transformers configuration that the header describes, by transformers' own table of keys."""
@@ -87,7 +100,7 @@ class GgufSource:
 
         return PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
 
-    def places(self, model: torch.nn.Module) -> dict[str, str]:
+    def names_in(self, model: torch.nn.Module) -> dict[str, str]:
         import gguf
 
         number = next(n for n, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)

@@ -3,7 +3,7 @@
 Data-free calibration after LLM-QAT (Liu et al., arXiv 2305.17888), which draws its training text in this way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,23 +28,25 @@ def self_samples(
     n_samples: int,
     seqlen: int,
     seed: int,
-    progress: Callable[[int], None] = lambda done: None,
+    bos: int | None = None,
 ) -> Tensor:
     """`(n_samples, seqlen)` int64 tokens of the model's own, the same for the same `seed`.
 
     model: a causal LM of `transformers` with all of its weights. ordinary: the ids `(n,)` a text may consist of, from
-    which the first token is drawn evenly; as no other is drawn later, no text ends early. progress: called with the
-    number of rows that are finished. torch's global generator is left as it was.
+    which its first token is drawn evenly; as no other is drawn later, no text ends early. bos: the token for the
+    beginning of a text, before the first of each; None: there is none. torch's global generator is left as it was.
     """
     outside = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)
     outside[ordinary] = False
-    settings = _settings(max(seqlen, 2), outside.nonzero().flatten().tolist())  # generate has to add something
+    shortest = 2 if bos is None else 3  # generate has to add something
+    settings = _settings(max(seqlen, shortest), outside.nonzero().flatten().tolist())
     rows: list[Tensor] = []
     with _seeded(seed), _generating(model, settings), torch.no_grad():
         first = ordinary[torch.randint(len(ordinary), (n_samples, 1))]
+        if bos is not None:
+            first = torch.cat([torch.full_like(first, bos), first], dim=1)
         for batch in first.split(BATCH):
             rows.append(model.generate(batch, attention_mask=torch.ones_like(batch))[:, :seqlen])
-            progress(sum(map(len, rows)))
     return torch.cat(rows)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.text import begins_with_bos, encode_whole
 from qlinear.errors import CalibrationError
 from quantization.recipe import Recipe
 from quantization.texts.files import read_file
@@ -49,12 +50,13 @@ def read_text(source: str) -> CalibrationText:
     return CalibrationText(Path(source).name, text)
 
 
-def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> Tensor:
+def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> tuple[Tensor, bool]:
     """Up to `n_samples` blocks, drawn without replacement, in the order of the text: `(samples, seqlen)` int64.
 
-    Raises `CalibrationError` if the text holds less than one block.
+    And whether the token for the beginning of a text stood before it. Raises `CalibrationError` if the text holds less
+    than one block.
     """
-    ids = tokenizer(text.text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = encode_whole(tokenizer, text.text, recipe.bos)
     seqlen = recipe.seqlen
     available = len(ids) // seqlen
     if available == 0:
@@ -62,6 +64,6 @@ def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> Tensor:
             f"calibration text {text.name} has {len(ids)} tokens, less than one block of `seqlen={seqlen}`; use a "
             f"longer text or a smaller `seqlen`"
         )
-    blocks = torch.tensor(ids[: available * seqlen]).view(available, seqlen)
+    blocks = ids[: available * seqlen].view(available, seqlen)
     drawn = torch.randperm(available, generator=torch.Generator().manual_seed(recipe.seed))[: recipe.n_samples]
-    return blocks[drawn.sort().values]
+    return blocks[drawn.sort().values], begins_with_bos(tokenizer, ids)

@@ -5,14 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 from transformers import AutoConfig
 
 from architectures import families
 from architectures.family import Family, block_linears
-from architectures.registry import all_families, family_for_awq, find_family, fused_families, gguf_families
-from qlinear.errors import ModelError
+from architectures.registry import all_families, find_family, fused_families, gguf_families
 from tests.tiny import LAYERS, MIXTURE_TYPES, MODEL_TYPES, VARIANTS, tiny_model
 
 FILES = sorted(path.stem for path in Path(families.__path__[0]).glob("*.py") if path.stem != "__init__")
@@ -89,7 +87,7 @@ EXPECTED = [
 
 @pytest.mark.parametrize(("model_type", "overrides", "expected"), EXPECTED)
 def test_edges_of_a_config(model_type, overrides, expected):
-    edges = family_for_awq(AutoConfig.for_model(model_type, **overrides)).edges
+    edges = find_family(AutoConfig.for_model(model_type, **overrides)).edges
     assert [(edge.prev, edge.layers) for edge in edges] == expected
 
 
@@ -139,7 +137,7 @@ def test_linears_that_read_one_input_within_one_module(model_type, gate_up, expe
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
 def test_names_resolve_and_every_linear_is_found(model_type, overrides):
     model = tiny_model(model_type, **overrides)
-    family = family_for_awq(model.config)
+    family = find_family(model.config)
     names = family.block_names(model)
     assert len(names) == LAYERS and names[1] == f"{family.blocks}.1"
     for block in map(model.get_submodule, names):
@@ -174,32 +172,7 @@ def test_names_are_matched_whole():
     assert [name for name in linears if name in unclipped] == ["self_attn.k_proj"]
 
 
-def test_unknown_model_type_names_the_supported_ones_and_the_way_out():
-    config = AutoConfig.for_model("gpt2")
-    assert find_family(config) is None
-    with pytest.raises(ModelError) as error:
-        family_for_awq(config)
-    known = ", ".join(sorted(MODEL_TYPES))
-    assert str(error.value) == (
-        f"AWQ has no mappings for model type 'gpt2' (it has them for {known}); `awq=none` quantizes it by plain "
-        "rounding"
-    )
-
-
-def test_mixtral_is_refused_with_the_reason():
-    config = AutoConfig.for_model(
-        "mixtral", num_hidden_layers=1, hidden_size=8, intermediate_size=8, num_attention_heads=1,
-        num_key_value_heads=1, vocab_size=8, num_local_experts=2,
-    )  # fmt: skip
-    with pytest.raises(ModelError, match="'mixtral': its experts.*fused parameters and not linears.*`awq=none`"):
-        family_for_awq(config)
-
-
-def test_mixtral_still_has_the_reason():
-    """The refusal holds as long as `transformers` keeps the experts where `block_linears` cannot see them."""
-    from transformers.models.mixtral.modeling_mixtral import MixtralConfig, MixtralDecoderLayer
-
-    with torch.device("meta"):
-        block = MixtralDecoderLayer(MixtralConfig(), 0)
-    seen = sum(linear.weight.numel() for linear in block_linears(block).values())
-    assert seen < 0.05 * sum(parameter.numel() for parameter in block.parameters())
+def test_a_type_without_a_row():
+    """Its edges are found by running its blocks: `test_discover.py`."""
+    assert find_family(AutoConfig.for_model("gpt2")) is None
+    assert find_family(AutoConfig.for_model("mixtral")) is None

@@ -125,7 +125,7 @@ def test_perplexity_divergence_and_agreement(run, model, rounded, tokenizer, dat
     sizes = ("--window", window, "--n_windows", count)
     options = ("--checkpoint", rounded, "--tasks", "perplexity", "--eval_data", data)
     scores = by_name(run.result("--task", "evaluate", *options, *sizes))
-    ids = tokenizer(prose, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prose)["input_ids"]
     ours, floats = Reference(rounded, tokenizer), Reference(model, tokenizer)
     expected = {"nll": [], "float": [], "divergence": [], "agreement": []}
     for start in range(0, count * window, window):

@@ -143,9 +143,9 @@ def test_calibration_text(run, model, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("")
     too_short = "tokens, less than one block of --seqlen 32; use a longer text or a smaller --seqlen"
-    assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 0 {too_short}"
+    assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 1 {too_short}"
     text.write_text("a word " * 10)
-    assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 20 {too_short}"
+    assert run(*quantize, "--calib_data", text).error == f"calibration text text.txt has 21 {too_short}"
     text.write_bytes(b"caf\xe9")
     assert f"--calib_data {text} is not UTF-8 text" in run(*quantize, "--calib_data", text).error
     missing = "--calib_data lost.txt: no such file, and not one of builtin, pileval, wikitext2, c4, self"
@@ -172,8 +172,8 @@ def test_text_to_score(run, rounded, tmp_path):
     assert run(*score, "--window", "601").error == (
         "windows of --window need 601 tokens, more than the model's context of 600; ask for fewer"
     )
-    assert run(*score, "--window", "101").error == (
-        "text.txt has 100 tokens, less than one --window of 101; use a smaller one"
+    assert run(*score, "--window", "102").error == (
+        "text.txt has 101 tokens, less than one --window of 102; use a smaller one"
     )
     assert run(*score, "--window", "30", "--n_windows", "4").error == (
         "--n_windows 4: text.txt has only 3 windows of 30 tokens; use fewer"

@@ -88,10 +88,11 @@ def test_solvers(run, model, text_file, awq):
 def test_learned_codes_end_to_end(run, model, text_file):
     """What is told of the blocks is in the recipe too, and the checkpoint is one like any other."""
     chosen = ("--w_bit", "3", "--solver", "learned", "--lm_head")
-    made = run(*quantize(model, *chosen, "--calib_data", text_file, "--n_samples", "8", "--seqlen", "256"))
+    made = run(*quantize(model, *chosen, "--calib_data", text_file, "--n_samples", "8", "--seqlen", "256", "--no_bos"))
     assert made.code == 0 and "error of a block's output" in made.out
     folder = run.folder / "quantized_models" / "tiny-w3-g64-awq-learned-lm_head"
     recipe = json.loads((folder / "awq_recipe.json").read_text())
+    assert recipe["calibration"]["bos"] is False and recipe["options"]["bos"] is False
     assert list(recipe["blocks"]) == ["model.layers.0", "model.layers.1"]
     assert all(0 < errors["after"] <= errors["before"] for errors in recipe["blocks"].values())
     assert recipe["blocks"]["model.layers.1"]["after"] < 0.98 * recipe["blocks"]["model.layers.1"]["before"]

@@ -14,8 +14,11 @@ PROMPT = "the value of this"  # four words, so five tokens
 
 
 def float_perplexity(model, tokenizer, text: str, window: int, n_windows: int) -> float:
-    """exp of the mean negative log-likelihood of all tokens but the first of each window, in float64."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    """exp of the mean negative log-likelihood of all tokens but the first of each window, in float64.
+
+    The tokenizer puts `<s>` before the text.
+    """
+    ids = tokenizer(text)["input_ids"]
     total, count = 0.0, 0
     for start in range(0, n_windows * window, window):
         tokens = torch.tensor(ids[start : start + window])
@@ -57,6 +60,7 @@ def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_f
         "n_windows": n_windows,
         "tokens": n_windows * (window - 1),
         "dataset": "prose.txt",
+        "bos": True,
     }
     assert scored["backend"].startswith("cpu/")
 

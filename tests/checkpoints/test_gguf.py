@@ -145,6 +145,21 @@ def test_files_that_say_more_than_can_be_computed(written, tmp_path):
     refused(written, "holds architecture 'mamba'")
 
 
+def test_a_part_of_a_split_file_is_called_so(written, tmp_path):
+    """By its name, whatever is in it; by its header, whatever it is called. One part of one is a whole."""
+    part = "is one of 3 parts of a model, which are not read; join them with llama.cpp's llama-gguf-split --merge"
+    for number in (1, 2, 3):
+        path = tmp_path / f"m-0000{number}-of-00003.gguf"
+        path.write_bytes(written.read_bytes())
+        refused(path, f"{path} {part}")
+    whole = tmp_path / "m-00001-of-00001.gguf"
+    written.rename(whole)
+    open_pretrained(str(whole))
+    header = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q11sIH", 11, b"split.count", 2, 3)
+    written.write_bytes(header + bytes(32))
+    refused(written, f"{written} {part}")
+
+
 def test_nan_in_a_gguf_file(written):
     data = written.read_bytes()
     written.write_bytes(data[:-4] + struct.pack("<f", float("nan")))

@@ -82,7 +82,8 @@ def test_bad_indexes(tmp_path):
     ({"num_hidden_layers": 10**9}, "names 1000000000 layers but the weights hold"),
     ({"hidden_size": "wide"}, "describes no model that can be opened"),
     ({"hidden_size": 64}, "by the configuration"),
-    ({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}, "describes no model that can be opened"),
+    ({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}, "read its *.py, and give `trust_remote_code`"),
+    ({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": []}, "describes no model that can be opened"),
 ])  # fmt: skip
 def test_bad_configurations(changes, message, saved):
     edit_json(saved / "config.json", **changes)
@@ -145,8 +146,12 @@ def test_a_hub_model_in_the_local_cache_needs_no_network(monkeypatch, tmp_path):
     assert_same_tensors(opened.load(), tiny_model())
 
 
-def test_a_model_of_merged_experts_is_refused(tmp_path):
-    refused(save(tiny_model("mixtral"), tmp_path / "m"), "cannot be opened block by block")
+def test_an_expert_that_is_missing_is_named(tmp_path):
+    directory = save(tiny_model("mixtral", num_local_experts=3), tmp_path / "m")
+    weights = load_file(directory / "model.safetensors")
+    del weights["model.layers.1.block_sparse_moe.experts.2.w2.weight"]
+    save_file(weights, directory / "model.safetensors")
+    refused(directory, "the weights lack expert 2 of model.layers.1.mlp.experts.down_proj")
 
 
 def test_missing_tokenizer(saved):

@@ -162,7 +162,7 @@ def test_the_static_cache_is_allocated_once(monkeypatch):
             super().__init__(*arguments, **named)
             made.append(self)
 
-    monkeypatch.setattr(transformers, "StaticCache", Counted)
+    monkeypatch.setattr("transformers.generation.utils.StaticCache", Counted)
     decoder = ModuleDecoder(tiny_model("llama"), max_tokens=32, static_cache=True)
     buffers = []
     for length in (4, 9):

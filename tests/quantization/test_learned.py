@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from architectures.family import block_linears
-from architectures.registry import family_for_awq
+from architectures.registry import find_family
 from qlinear.solvers.rtn import rtn
 from quantization import learned
 from quantization.learned import LearnedGrid, draw_batches, split_samples
 from quantization.methods import METHODS
 from quantization.solve import run_rounded, solve_block
 from quantization.unit import BlockTask, Unit
-from scales.observe import record_calls
-from tests.tiny import CONTEXT, VARIANTS, VOCAB, tiny_model
+from scales.calls import record_calls
+from tests.tiny import CONTEXT, VARIANTS, VOCAB, known_of, tiny_model
 
 GROUP = 16  # divides every width of the tiny models
 
@@ -22,14 +22,14 @@ GROUP = 16  # divides every width of the tiny models
 def second_block(model_type: str, samples: int, bits: int, length: int = CONTEXT, **overrides) -> BlockTask:
     """The second block of a tiny model; the first one, before it, is rounded already."""
     model = tiny_model(model_type, **overrides).requires_grad_(False)
-    names = family_for_awq(model.config).block_names(model)
+    names = find_family(model.config).block_names(model)
     blocks = [model.get_submodule(name) for name in names]
     tokens = torch.randint(3, VOCAB, (samples, length), generator=torch.Generator().manual_seed(7))
     hidden, (first, second) = record_calls(model, blocks, tokens)
     with torch.no_grad():
         middle = [first(blocks[0], x) for x in hidden]
         targets = [second(blocks[1], x) for x in middle]
-    units = [Unit(i, names[i], blocks[i], block_linears(blocks[i]), (first, second)[i]) for i in range(2)]
+    units = [Unit(i, names[i], blocks[i], known_of(model, blocks[i]), (first, second)[i]) for i in range(2)]
     before = BlockTask(units[0], hidden, middle)
     rounded = run_rounded(before, solve_block(before, METHODS["rtn"], bits, GROUP))
     return BlockTask(units[1], rounded, targets)

@@ -15,12 +15,19 @@ ORDINARY = torch.arange(3, VOCAB - 8)  # 0, 1, 2 are special, and the last few s
 @pytest.mark.parametrize("model_type", ["llama", "gemma3", "bloom"])
 def test_rows_are_full_and_hold_ordinary_tokens_only(model_type, monkeypatch):
     monkeypatch.setattr("quantization.texts.own.BATCH", 16)
-    done = []
-    tokens = self_samples(tiny_model(model_type), ORDINARY, 20, 24, 0, done.append)
+    tokens = self_samples(tiny_model(model_type), ORDINARY, 20, 24, 0)
     assert tokens.shape == (20, 24) and tokens.dtype == torch.int64
     assert torch.isin(tokens, ORDINARY).all()
     assert len(tokens[:, 0].unique()) > 10, "first tokens are drawn evenly"
-    assert done == [16, 20]
+
+
+@pytest.mark.parametrize("seqlen", [1, 2, 3, 12])
+def test_each_text_begins_with_the_token_for_that(seqlen):
+    model = tiny_model("llama")
+    tokens = self_samples(model, ORDINARY, 6, seqlen, 0, bos=1)
+    assert tokens.shape == (6, seqlen)
+    assert (tokens[:, 0] == 1).all() and torch.isin(tokens[:, 1:], ORDINARY).all()
+    assert seqlen == 1 or torch.equal(tokens[:, 1:2], self_samples(model, ORDINARY, 6, 1, 0))
 
 
 def test_a_seed_gives_the_same_tokens_and_the_global_generator_goes_on_as_it_was():

@@ -6,16 +6,31 @@ import importlib.util
 import pytest
 import torch
 
-from qlinear.errors import CalibrationError
+from qlinear.errors import CalibrationError, OptionError
 from quantization.recipe import Recipe
 from quantization.texts import hub, samples
 from quantization.texts.samples import CalibrationText, read_text, token_blocks
 
 
-def tokenizer(text, add_special_tokens, verbose):
-    """One token a word: its number. Special tokens have no place in calibration blocks."""
-    assert not add_special_tokens
-    return {"input_ids": [int(word) for word in text.split()]}
+class Numbers:
+    """One token a word: its number. `before` a text stands what the tokenizer puts there by itself."""
+
+    bos_token_id = 7777
+
+    def __init__(self, before: tuple[int, ...] = ()):
+        self.before = before
+
+    def __call__(self, text, add_special_tokens, verbose):
+        return {"input_ids": [*(self.before if add_special_tokens else ()), *(int(word) for word in text.split())]}
+
+
+tokenizer = Numbers()
+
+
+def blocks(text: CalibrationText, recipe: Recipe) -> torch.Tensor:
+    found, bos = token_blocks(tokenizer, text, recipe)
+    assert not bos
+    return found
 
 
 def numbers(count: int) -> CalibrationText:
@@ -92,7 +107,7 @@ def test_no_more_rows_are_fetched_than_asked_for(monkeypatch, limit, fetched):
 
 
 def test_blocks_are_whole_consecutive_pieces_in_the_order_of_the_text():
-    found = token_blocks(tokenizer, numbers(1000), Recipe(n_samples=7, seqlen=30, seed=42))
+    found = blocks(numbers(1000), Recipe(n_samples=7, seqlen=30, seed=42))
     assert found.shape == (7, 30) and found.dtype == torch.int64
     starts = found[:, 0]
     assert torch.equal(found, starts.unsqueeze(1) + torch.arange(30))
@@ -101,18 +116,45 @@ def test_blocks_are_whole_consecutive_pieces_in_the_order_of_the_text():
 
 def test_the_seed_draws_the_blocks_and_touches_no_global_state():
     state = torch.get_rng_state()
-    draws = [token_blocks(tokenizer, numbers(1000), Recipe(n_samples=5, seqlen=10, seed=seed)) for seed in (1, 1, 2)]
+    draws = [blocks(numbers(1000), Recipe(n_samples=5, seqlen=10, seed=seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_text_with_fewer_blocks_than_samples_gives_all_it_has():
-    found = token_blocks(tokenizer, numbers(59), Recipe(n_samples=128, seqlen=20))
+    found = blocks(numbers(59), Recipe(n_samples=128, seqlen=20))
     assert torch.equal(found, torch.arange(40).view(2, 20))
 
 
 @pytest.mark.parametrize("count", [0, 1, 19])
 def test_a_text_shorter_than_one_block(count):
     with pytest.raises(CalibrationError, match=f"numbers has {count} tokens, less than one block of `seqlen=20`; use"):
-        token_blocks(tokenizer, numbers(count), Recipe(n_samples=1, seqlen=20))
-    assert token_blocks(tokenizer, numbers(20), Recipe(n_samples=1, seqlen=20)).shape == (1, 20)
+        blocks(numbers(count), Recipe(n_samples=1, seqlen=20))
+    assert blocks(numbers(20), Recipe(n_samples=1, seqlen=20)).shape == (1, 20)
+
+
+BOS = Numbers.bos_token_id
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "first"),
+    [((), None, [0, 1, 2]), ((BOS,), None, [BOS, 0, 1]), ((BOS,), False, [0, 1, 2]), ((BOS,), True, [BOS, 0, 1]),
+     ((), True, [BOS, 0, 1]), ((5,), None, [5, 0, 1])],
+)  # fmt: skip
+def test_the_token_for_the_beginning_of_a_text_stands_before_it_once(before, asked, first):
+    """By default as the tokenizer has it; what it was is told."""
+    recipe = Recipe(n_samples=100, seqlen=10, bos=asked)
+    found, bos = token_blocks(Numbers(before), numbers(100), recipe)
+    assert found[0, :3].tolist() == first and bos == (first[0] == BOS)
+    assert (found == BOS).sum() == (first[0] == BOS)
+    assert found.flatten()[3:].tolist() == list(range(first[2] + 1, first[2] + 98))
+
+
+def test_a_tokenizer_without_such_a_token():
+    nothing = Numbers()
+    nothing.bos_token_id = None
+    with pytest.raises(OptionError) as error:
+        token_blocks(nothing, numbers(100), Recipe(n_samples=1, seqlen=10, bos=True))
+    assert str(error.value) == (
+        "`bos`: this model's tokenizer has no token for the beginning of a text; leave `bos` out"
+    )

@@ -5,24 +5,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from architectures.family import block_linears
-from architectures.registry import family_for_awq
+from architectures.registry import find_family
 from qlinear.grid import GridWeight
 from quantization.methods import METHODS
 from quantization.solve import reading_the_same, round_linears, solve_block
 from quantization.unit import BlockTask, Unit
-from scales.observe import observe_inputs, record_calls
-from tests.tiny import VARIANTS, tiny_model, tiny_tokens
+from scales.calls import record_calls
+from scales.observe import observe_inputs
+from tests.tiny import VARIANTS, known_of, tiny_model, tiny_tokens
 
 GROUP = 16
 
 
 def first_block(model_type: str, **overrides) -> BlockTask:
     model = tiny_model(model_type, **overrides).requires_grad_(False)
-    names = family_for_awq(model.config).block_names(model)
+    names = find_family(model.config).block_names(model)
     blocks = [model.get_submodule(name) for name in names]
     hidden, calls = record_calls(model, blocks, tiny_tokens(4, 24))
-    return BlockTask(Unit(0, names[0], blocks[0], block_linears(blocks[0]), calls[0]), hidden, None)
+    return BlockTask(Unit(0, names[0], blocks[0], known_of(model, blocks[0]), calls[0]), hidden, None)
 
 
 def inputs_of(task: BlockTask) -> dict[str, torch.Tensor]:

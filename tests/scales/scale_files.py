@@ -3,7 +3,7 @@
 import torch
 
 from architectures.family import block_linears
-from architectures.registry import family_for_awq
+from architectures.registry import find_family
 from scales import fold, zoo
 from scales.zoo import ScaleFile
 
@@ -11,13 +11,13 @@ GROUP = 32
 
 
 def blocks_of(model) -> dict[str, torch.nn.Module]:
-    names = family_for_awq(model.config).block_names(model)
+    names = find_family(model.config).block_names(model)
     return {name: model.get_submodule(name) for name in names}
 
 
 def file_for(model, group_size: int = GROUP) -> ScaleFile:
     """A file that scales every edge and clips every linear that may be clipped, as llm-awq would write it."""
-    family, file = family_for_awq(model.config), ScaleFile()
+    family, file = find_family(model.config), ScaleFile()
     for unit, block in blocks_of(model).items():
         for edge in family.edges:
             vector = torch.rand(fold.scale_length(block, edge, model.config)) + 0.5
@@ -30,14 +30,12 @@ def file_for(model, group_size: int = GROUP) -> ScaleFile:
 
 
 def by_block(file: ScaleFile, model, group_size: int = GROUP):
-    linears = block_linears(model)
-    block = next(iter(blocks_of(model).values()))
+    linears, blocks, edges = block_linears(model), blocks_of(model), find_family(model.config).edges
     return zoo.by_block(
         file,
-        family_for_awq(model.config),
-        list(blocks_of(model)),
+        dict.fromkeys(blocks, edges),
         lambda name: (linears[name].out_features, linears[name].in_features),
-        lambda edge: fold.scale_length(block, edge, model.config),
+        lambda index, edge: fold.scale_length(list(blocks.values())[index], edge, model.config),
         group_size,
     )
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from architectures.family import block_linears
-from architectures.registry import family_for_awq
+from architectures.registry import find_family
 from scales import fold
 from scales.awq import quantize_block, watched_modules
-from scales.observe import observe_block, record_calls
+from scales.calls import record_calls
+from scales.observe import observe_block
 from scales.search import Rounding
 from tests.scales.reference import round_to_grid
-from tests.tiny import VARIANTS, tiny_model, tiny_tokens
+from tests.tiny import VARIANTS, known_of, tiny_model, tiny_tokens
 
 GROUP = 16  # divides every width of the tiny models
 
@@ -33,17 +34,17 @@ def outlier_model(model_type: str, **overrides):
 
 def observed(model):
     """The first block of a model, what it showed on some tokens, and how it is called."""
-    family = family_for_awq(model.config)
-    blocks = list(model.get_submodule(family.blocks))
+    blocks = list(model.get_submodule(find_family(model.config).blocks))
     hidden, calls = record_calls(model, blocks, tiny_tokens(4, 24))
     block = blocks[0].requires_grad_(False)
-    return block, observe_block(block, block_linears(block), watched_modules(family), hidden, calls[0], 2)
+    return block, observe_block(
+        block, block_linears(block), watched_modules(known_of(model, block)), hidden, calls[0], 2
+    )
 
 
 def quantize(model, block, seen, quantizer=rounded):
     """Search, and clip what was found, as plain rounding has it."""
-    family = family_for_awq(model.config)
-    found = quantize_block(block, block_linears(block), family, model.config, seen, Rounding(quantizer, GROUP))
+    found = quantize_block(block, known_of(model, block), model.config, seen, Rounding(quantizer, GROUP))
     for name, limits in found.clips.items():
         fold.apply_clip(block.get_submodule(name), limits)
     return found
@@ -60,7 +61,8 @@ def mean_output_error(block, seen, quantizer=rounded) -> float:
 
 
 def test_nothing_is_kept_of_linears_whose_gram_matrix_tells_all():
-    assert watched_modules(family_for_awq(tiny_model("llama").config)) == ("self_attn", "mlp", "")
+    model = tiny_model("llama")
+    assert watched_modules(known_of(model, model.model.layers[0])) == ("self_attn", "mlp", "")
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
@@ -76,7 +78,7 @@ def test_a_block_after_awq(model_type, overrides):
     assert not found.fell_back and found.error_awq < 0.9 * found.error_rtn
 
     # Folding what was found into a fresh copy gives the same block, bit for bit.
-    family = family_for_awq(model.config)
+    family = find_family(model.config)
     assert [edge for edge, _ in found.scales] == list(family.edges)
     for edge, vector in found.scales:
         fold.apply_scale(fresh, edge, vector, model.config)

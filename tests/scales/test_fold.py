@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from architectures.registry import family_for_awq
+from architectures.registry import find_family
 from qlinear.errors import ScalesError
 from scales.fold import apply_clip, apply_scale, consumer_scale, reduce_statistic, scale_length
 from tests.tiny import VARIANTS, tiny_model, tiny_tokens
@@ -24,17 +24,17 @@ def relative(got: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def edge_named(model, prev: str):
-    return next(edge for edge in family_for_awq(model.config).edges if edge.prev == prev)
+    return next(edge for edge in find_family(model.config).edges if edge.prev == prev)
 
 
 def first_block(model) -> nn.Module:
-    return model.get_submodule(family_for_awq(model.config).blocks)[0]
+    return model.get_submodule(find_family(model.config).blocks)[0]
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
 def test_folding_every_edge_leaves_the_logits(model_type, overrides):
     model = tiny_model(model_type, **overrides)
-    family = family_for_awq(model.config)
+    family = find_family(model.config)
     before = logits(model)
     seed = 0
     for block in model.get_submodule(family.blocks):
@@ -54,7 +54,7 @@ def test_half_a_fold_shows_in_the_logits(model_type, overrides):
     model = tiny_model(model_type, **overrides)
     block = first_block(model)
     before = logits(model)
-    for edge in family_for_awq(model.config).edges:
+    for edge in find_family(model.config).edges:
         saved = {name: tensor.clone() for name, tensor in block.state_dict().items()}
         for name in (edge.prev, *edge.layers):
             scale = random_scale(scale_length(block, edge, model.config))
@@ -80,7 +80,7 @@ def test_shared_value_heads():
 
 def test_one_entry_per_channel_where_nothing_is_shared():
     model = tiny_model("opt")
-    for edge in family_for_awq(model.config).edges:
+    for edge in find_family(model.config).edges:
         vector = random_scale(scale_length(first_block(model), edge, model.config))
         assert torch.equal(consumer_scale(edge, vector, model.config), vector)
         assert torch.equal(reduce_statistic(edge, vector, model.config), vector)
@@ -90,7 +90,7 @@ def test_one_entry_per_channel_where_nothing_is_shared():
 def test_reducing_undoes_spreading(model_type, overrides):
     model = tiny_model(model_type, **overrides)
     block = first_block(model)
-    for edge in family_for_awq(model.config).edges:
+    for edge in find_family(model.config).edges:
         scale = random_scale(scale_length(block, edge, model.config))
         spread = consumer_scale(edge, scale, model.config)
         assert all(spread.shape == (block.get_submodule(name).in_features,) for name in edge.layers)

@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from architectures.family import block_linears
-from architectures.registry import family_for_awq
+from architectures.registry import find_family
 from qlinear.errors import CalibrationError
 from scales import fold
 from scales.awq import watched_modules
-from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs, record_calls
+from scales.calls import record_calls
+from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs
 from scales.search import module_error
-from tests.tiny import MODEL_TYPES, VARIANTS, tiny_model, tiny_tokens
+from tests.tiny import MODEL_TYPES, VARIANTS, known_of, tiny_model, tiny_tokens
 
 SAMPLES, LENGTH, N_WATCHED = 3, 12, 2  # longer than the tiny models' sliding window of 8
 
 
 def decoder_blocks(model) -> list:
-    return list(model.get_submodule(family_for_awq(model.config).blocks))
+    return list(model.get_submodule(find_family(model.config).blocks))
 
 
 @torch.no_grad()
@@ -49,11 +50,13 @@ def plain_run(model, tokens):
 
 def observe_all(model, tokens):
     """Every block's observation, each fed with the outputs of the one before, and the first block's inputs."""
-    family, blocks = family_for_awq(model.config), decoder_blocks(model)
+    blocks = decoder_blocks(model)
     hidden, calls = record_calls(model, blocks, tokens)
     first, observations = hidden, []
     for block, call in zip(blocks, calls, strict=True):
-        seen = observe_block(block, block_linears(block), watched_modules(family), hidden, call, N_WATCHED)
+        seen = observe_block(
+            block, block_linears(block), watched_modules(known_of(model, block)), hidden, call, N_WATCHED
+        )
         observations.append(seen)
         hidden = seen.outputs
     return first, observations
@@ -112,7 +115,7 @@ def test_the_inputs_alone_are_those_of_the_whole_forward(model_type, overrides):
 @pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
 def test_what_scaled_linears_see_is_known_without_looking_again(model_type, overrides):
     model = tiny_model(model_type, **overrides).requires_grad_(False)
-    family, blocks = family_for_awq(model.config), decoder_blocks(model)
+    family, blocks = find_family(model.config), decoder_blocks(model)
     hidden, calls = record_calls(model, blocks, tiny_tokens(SAMPLES, LENGTH))
     block, linears = blocks[0], block_linears(blocks[0])
     seen = observe_block(block, linears, (), hidden, calls[0], 0)

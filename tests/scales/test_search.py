@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from scales.observe import Call, InputStatistics
+from scales.calls import Call
+from scales.observe import InputStatistics
 from scales.search import (
     ScaleChoice,
     candidate,
@@ -88,7 +89,7 @@ def test_rank_agrees_with_a_search_over_tokens(seed, rows):
     x = outlier_inputs(200, 64, seed)
     weights = [random_weight(n, 64, seed + place) for place, n in enumerate(rows)]
     seen = statistics_of(x)
-    ranked = rank(candidates(seen.mean_abs), weights, seen.gram, same, round_to_grid)
+    ranked = rank(candidates(seen.mean_abs), [(weight, seen.gram) for weight in weights], same, round_to_grid)
     losses = literal_losses(x, weights)
     winner = RATIOS[losses.index(min(losses))]
     assert winner > 0, "the inputs were made so that scaling helps"
@@ -102,7 +103,7 @@ def test_rank_agrees_with_a_search_over_tokens(seed, rows):
 def test_all_ratios_are_ranked_and_identity_is_one_of_them():
     x = outlier_inputs(50, 32)
     seen = statistics_of(x)
-    ranked = rank(candidates(seen.mean_abs), [random_weight(8, 32)], seen.gram, same, round_to_grid)
+    ranked = rank(candidates(seen.mean_abs), [(random_weight(8, 32), seen.gram)], same, round_to_grid)
     assert sorted(choice.ratio for choice in ranked) == RATIOS
     (identity,) = [choice for choice in ranked if choice.ratio == 0]
     assert torch.equal(identity.vector, torch.ones(32))
@@ -111,7 +112,7 @@ def test_all_ratios_are_ranked_and_identity_is_one_of_them():
 def test_identity_wins_where_nothing_is_gained():
     """A quantizer that loses nothing: every candidate is as good, and the first is the one that changes nothing."""
     seen = statistics_of(torch.ones(4, 32))
-    ranked = rank(candidates(seen.mean_abs), [torch.ones(8, 32)], seen.gram, same, lambda weight: weight)
+    ranked = rank(candidates(seen.mean_abs), [(torch.ones(8, 32), seen.gram)], same, lambda weight: weight)
     assert ranked[0].ratio == 0
 
 
@@ -125,7 +126,7 @@ def test_a_large_layer_is_ranked_on_some_of_its_rows():
         taken.append(len(part))
         return round_to_grid(part)
 
-    ranked = rank(candidates(seen.mean_abs), [weight], seen.gram, same, quantize)
+    ranked = rank(candidates(seen.mean_abs), [(weight, seen.gram)], same, quantize)
     assert taken == 6 * [512] + 20 * [128] + 5 * [512]  # once all rows, to see which are harmed most
     assert sorted(choice.ratio for choice in ranked) == RATIOS
 
@@ -144,7 +145,7 @@ def test_a_few_rows_with_most_of_the_loss_decide(seed):
     x, weight = outlier_inputs(200, 64, seed), random_weight(900, 64, seed)
     weight[[5, 333, 778]] *= 200
     seen = statistics_of(x)
-    ranked = rank(candidates(seen.mean_abs), [weight], seen.gram, same, round_to_grid)
+    ranked = rank(candidates(seen.mean_abs), [(weight, seen.gram)], same, round_to_grid)
     losses = literal_losses(x, [weight])
     assert losses[RATIOS.index(ranked[0].ratio)] == min(losses)
 
@@ -160,8 +161,8 @@ def test_layers_of_one_input_count_for_all_of_their_rows():
         wrong = torch.isin(scaled, torch.tensor([1.25, 3.0]))
         return scaled + 0.1 * wrong * torch.where(scaled == 1.25, 1.25, 1.5)
 
-    assert rank(choices, [large, small], seen.gram, same, quantize)[0].ratio == 0.5
-    assert rank(choices, [large[:100], small], seen.gram, same, quantize)[0].ratio == 0.25
+    assert rank(choices, [(large, seen.gram), (small, seen.gram)], same, quantize)[0].ratio == 0.5
+    assert rank(choices, [(large[:100], seen.gram), (small, seen.gram)], same, quantize)[0].ratio == 0.25
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((700, 96), 700), ((4096, 1024), 4096), ((5000, 2048), 256)])
@@ -198,7 +199,7 @@ def test_rank_with_value_heads_that_several_query_heads_share():
     def spread(vector: torch.Tensor) -> torch.Tensor:
         return vector.view(2, 1, 16).expand(2, 2, 16).reshape(64)
 
-    best = rank(candidates(shared.float()), [weight], seen.gram, spread, round_to_grid)[0]
+    best = rank(candidates(shared.float()), [(weight, seen.gram)], spread, round_to_grid)[0]
     losses = []
     for ratio in RATIOS:
         scale = shared**ratio
@@ -275,7 +276,7 @@ def test_searching_changes_nothing():
     parameter, before = module.linear.weight, module.linear.weight.detach().clone()
     samples, seen = samples_of(module, x), statistics_of(x)
     gram, vector = seen.gram.clone(), seen.mean_abs.clone()
-    ranked = rank(candidates(vector), [parameter.data], seen.gram, same, round_to_grid)
+    ranked = rank(candidates(vector), [(parameter.data, seen.gram)], same, round_to_grid)
     confirm(ranked, module, [module.linear], samples, same, round_to_grid)
     assert module.linear.weight is parameter and torch.equal(parameter, before)
     assert torch.equal(seen.gram, gram) and torch.equal(seen.mean_abs, vector)

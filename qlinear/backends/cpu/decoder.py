@@ -41,7 +41,22 @@ class CpuDecoder:
         self.nbytes = self._cache.nbytes
 
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
+        """Raises `ValueError` for what there is no room for: native code looks at nothing."""
+        self._check_call(tokens, position, out)
         self._library.awq_decoder_read(self._handle, tokens.data_ptr(), len(tokens), position, len(out), out.data_ptr())
+
+    def _check_call(self, tokens: Tensor, position: int, out: Tensor) -> None:
+        count, rows = len(tokens), len(out)
+        if not 0 < count <= self.chunk or position < 0 or position + count > self.max_tokens:
+            room = f"{self.chunk} at a time and {self.max_tokens} in all"
+            raise ValueError(f"{count} tokens at position {position}: there is room for {room}")
+        if rows > count or out.shape[1:] != (self.vocabulary,):
+            raise ValueError(f"logits {tuple(out.shape)} of {count} tokens and a vocabulary of {self.vocabulary}")
+        plain = tokens.dim() == 1 and all(t.is_contiguous() and t.device.type == "cpu" for t in (tokens, out))
+        if not plain or (tokens.dtype, out.dtype) != (torch.int64, torch.float32):
+            raise ValueError("tokens have to be int64, logits float32, both in one piece on the cpu")
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary:
+            raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
 
     def _make_cache(self, stack: Stack, max_tokens: int) -> Tensor:
         """Keys and values: `(layers, 2, elements)` bf16, on pages of its own."""
@@ -165,6 +180,11 @@ def _check(stack: Stack) -> None:
     sharing = stack.heads // stack.kv_heads
     if stack.activation not in native.ACTIVATIONS:
         raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
+    if len(stack.embedding) != stack.vocabulary:
+        raise Unsupported(
+            f"the fused decoder takes as many embeddings as outputs; this model has {len(stack.embedding)} and "
+            f"{stack.vocabulary}"
+        )
     if stack.head_dim % 2 or stack.head_dim > native.MAX_HEAD_DIM or sharing > native.MAX_SHARING:
         raise Unsupported(
             f"the fused decoder takes heads of up to {native.MAX_HEAD_DIM} features (an even number), "

@@ -1,0 +1,103 @@
+"""What is found out about one model type, as data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from statistics import median
+
+# Float32 on both sides: what is more than the order of sums.
+EXACT_LIMIT = 1e-3
+# Times the error that transformers' own bfloat16 makes, and a floor for models in which it happens to be small.
+ROUNDING_FACTOR, ROUNDING_FLOOR = 2.0, 0.01
+
+
+class Outcome(str, Enum):
+    """How one way of quantizing a model ended.
+
+    wrong: something computed another function than transformers does, without a word; fault: an exception that is no
+    `AwqError` of one line; unproven: made and run, but transformers itself does not run it, so that there is nothing
+    to compare with.
+    """
+
+    WORKS = "works"
+    REFUSED = "refused"
+    FAULT = "fault"
+    WRONG = "WRONG"
+    UNPROVEN = "unproven"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Logits of the product beside those of transformers, as relative errors by position.
+
+    name: what was compared; exact: whether the product ran in float32; median, worst: over the positions, None where
+    they are not finite; noise: the median of transformers' own bfloat16 (0 if exact).
+    """
+
+    name: str
+    exact: bool
+    median: float | None
+    worst: float | None
+    noise: float
+
+    @classmethod
+    def of(cls, name: str, exact: bool, errors: Sequence[float], noise: float) -> "Check":
+        if not all(map(math.isfinite, errors)):
+            return cls(name, exact, None, None, noise)
+        return cls(name, exact, median(errors), max(errors), noise)
+
+    @property
+    def right(self) -> bool:
+        if self.median is None or self.worst is None:
+            return False
+        if self.exact:
+            return self.worst <= EXACT_LIMIT
+        return self.median <= ROUNDING_FACTOR * self.noise + ROUNDING_FLOOR
+
+
+@dataclass
+class Way:
+    """One checkpoint, with AWQ or without.
+
+    error, where: of the first exception that decided the outcome, one line, and the step and the lines it came from;
+    quantized: names of the linears that were; left_float: matrices that were not, embeddings and heads aside;
+    quantized_share: of the weights in both, by count; strange: tensors that transformers missed or did not know; fused:
+    whether the whole stack ran at once.
+    """
+
+    awq: str
+    outcome: Outcome = Outcome.WORKS
+    error: str | None = None
+    where: str | None = None
+    seconds: float = 0.0
+    quantized: tuple[str, ...] = ()
+    left_float: tuple[str, ...] = ()
+    quantized_share: float = 0.0
+    strange: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    fused: bool = False
+    why_not_fused: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def wrong_checks(self) -> list[Check]:
+        return [check for check in self.checks if not check.right]
+
+
+@dataclass
+class Record:
+    """A row's result. unbuilt: why there is no tiny model, if so."""
+
+    name: str
+    unbuilt: str | None = None
+    ways: tuple[Way, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run. versions: of what it ran with."""
+
+    versions: dict[str, str]
+    seconds: float
+    records: tuple[Record, ...]

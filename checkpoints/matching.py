@@ -1,0 +1,79 @@
+"""Every tensor of a model found in its files: none missing, none of another shape, none left over."""
+
+import re
+from contextlib import ExitStack
+
+import torch
+from torch import nn
+
+from architectures.experts import Origin
+from checkpoints.meta import stored_tensors
+from checkpoints.places import Place, checkpoint_places, plain_places
+from checkpoints.sources import TensorSource, one_line_errors
+from qlinear.errors import ModelError
+
+
+def match(
+    label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]
+) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each tensor of the model is stored, tied parameters under all of their names; and what experts are called
+    there, whose names here no other reader knows.
+
+    Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
+    and is not one that this kind of model is known to carry along.
+    """
+    here = dict(stored_tensors(model))
+    names = source.names_in(model)
+    with one_line_errors(f"{label}: the weights are not arranged as this kind of model has them"):
+        places = plain_places(names, model, origins) if names else checkpoint_places(model, source.shapes, origins)
+    for name, place in places.left.items():
+        if not _may_be_left(model, place):
+            raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
+    stored = {}
+    for name, found in places.of.items():
+        if name not in here:  # a buffer that is computed now
+            continue
+        if len(found) > 1:
+            first, second = found[0].names[0], found[1].names[0]
+            raise ModelError(f"{label}: {second} and {first} are both stored for {name}")
+        stored[name] = found[0]
+        _check_shape(label, name, found[0], source, tuple(here[name].shape))
+    own = {name: place.same for name, place in stored.items() if name in origins and place.same and not names}
+    names_of = {}
+    for name, tensor in here.items():
+        names_of.setdefault(tensor, []).append(name)
+    for tied in names_of.values():
+        holders = [stored[name] for name in tied if name in stored]
+        if not holders:
+            raise ModelError(f"{label}: the weights lack {_as_transformers_has_it(tied[0], origins)}")
+        _check_tied(label, source, holders)
+        stored |= {name: holders[0] for name in tied}
+    return stored, own
+
+
+def _as_transformers_has_it(name: str, origins: dict[str, Origin]) -> str:
+    return origins[name].tensor if name in origins else name
+
+
+def _check_shape(label: str, name: str, place: Place, source: TensorSource, expected: tuple[int, ...]) -> None:
+    with one_line_errors(f"{label}: {place.names[0]} does not have the shape of {name}, {list(expected)}"):
+        found = place.shape(source)
+    if found != expected:
+        raise ModelError(
+            f"{label}: {place.names[0]} is {list(found)} in the weights but {list(expected)} by the configuration"
+        )
+
+
+def _check_tied(label: str, source: TensorSource, holders: list[Place]) -> None:
+    for other in holders[1:]:
+        with ExitStack() as lent:
+            if not torch.equal(holders[0].borrow(source, lent), other.borrow(source, lent)):
+                first, second = holders[0].names[0], other.names[0]
+                raise ModelError(f"{label}: {first} and {second} differ but the configuration ties them")
+
+
+def _may_be_left(model: nn.Module, name: str) -> bool:
+    """Whether a stored tensor is a leftover that transformers too passes over: a buffer that is computed now."""
+    known = model._keys_to_ignore_on_load_unexpected or ()
+    computed = {buffer for buffer, _ in model.named_buffers()}
+    return name in computed or any(re.search(pattern, name) for pattern in (*known, r"rotary_emb\.inv_freq$"))

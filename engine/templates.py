@@ -1,0 +1,84 @@
+"""Chat templates, which are programs of the model's maker: rendered in a process of its own, with bounds."""
+
+import multiprocessing
+import os
+from multiprocessing.connection import Connection
+from typing import Any
+
+from qlinear.errors import OptionError
+
+# Models' own templates take some milliseconds and some megabytes.
+SECONDS = 10
+MOST_CHARACTERS = 10**7
+MOST_MEMORY = 2**30  # beyond what this process has
+
+OUT_OF_MEMORY = 9  # how the other process ends then: there may be no room to send anything
+
+_BEGIN = "`chat`: the model's chat template"
+_END = "mend it, or leave `chat` out"
+
+
+def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """The prompt that the tokenizer's chat template makes of messages, up to where the answer is to begin.
+
+    Raises `OptionError` where there is no template, none called default among several, or it fails or has no end.
+    """
+    template = tokenizer.chat_template
+    if not template:
+        raise OptionError("`chat`: this model's tokenizer has no chat template; leave `chat` out")
+    if isinstance(template, dict) and "default" not in template:
+        names = ", ".join(sorted(map(str, template)))
+        raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; leave `chat` out")
+    # A copy of this process, where there is such a thing: it has the tokenizer, and need not load anything.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sender, tokenizer, messages), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(SECONDS):
+            raise OptionError(f"{_BEGIN} takes more than {SECONDS} seconds; {_END}")
+        made, failed = receiver.recv()
+    except EOFError:
+        child.join()
+        spent = f"takes more than {MOST_MEMORY / 2**30:g} GiB of memory"
+        made, failed = None, spent if child.exitcode == OUT_OF_MEMORY else "ended the process that it ran in"
+    finally:
+        child.kill()
+        child.join()
+        child.close()
+        receiver.close()
+    if failed is not None:
+        raise OptionError(f"{_BEGIN} {failed}; {_END}")
+    return made
+
+
+def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) -> None:
+    """In the other process: what is made, or in words what went wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is to be said is sent
+    try:
+        _bound_memory()
+        made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if len(made) > MOST_CHARACTERS:
+            sender.send((None, f"makes {len(made)} characters of a prompt, more than {MOST_CHARACTERS}"))
+        else:
+            sender.send((made, None))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except Exception as error:  # whatever a program may raise
+        said = " ".join(str(error).split())[:300]
+        sender.send((None, f"cannot be used: {type(error).__name__}{said and f': {said}'}"))
+
+
+def _bound_memory() -> None:
+    """Where the system has such a bound, and says how much is in use."""
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[0])
+    except (ImportError, OSError):
+        return
+    bound, hard = pages * resource.getpagesize() + MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))

@@ -1,0 +1,118 @@
+"""The fused decoder on shapes that real models have, and at the edges of its chunks, its cache and its threads."""
+
+import os
+
+import pytest
+import torch
+
+from engine.decoder import read_all
+from engine.fused import CHUNK
+from engine.generate import generate
+from qlinear.backends.cpu.backend import CpuBackend
+from tests.engine.test_fused import distance, float_logits, fused, fused_decoder, quantized, stepped, tokens_of
+from tests.tiny import VOCAB, tiny_model
+
+LONG = dict(max_position_embeddings=1024)
+
+
+def assert_right(model_type: str, **options) -> None:
+    """A prompt at once and token by token, against the float32 model of the same weights."""
+    model, exact = quantized(model_type, **options)
+    tokens = tokens_of(40)
+    expected, decoder = float_logits(exact, tokens), fused(model)
+    assert distance(read_all(decoder, tokens), expected) < 0.012
+    assert distance(stepped(decoder, tokens, 20), expected[19:]) < 0.012
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 112, 128, 160, 192, 256])
+def test_sizes_of_a_head(head_dim):
+    assert_right("llama", head_dim=head_dim)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(7, 1), (14, 2), (64, 1), (5, 5), (12, 4)])
+def test_queries_that_share_a_key(heads, kv_heads):
+    assert_right("qwen2", num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=32)
+
+
+@pytest.mark.parametrize("vocabulary", [VOCAB + 1, VOCAB + 3, VOCAB + 7, 257, 1000])
+@pytest.mark.parametrize("head", [True, False], ids=["head", "dense-head"])
+def test_vocabularies_of_any_size(vocabulary, head):
+    model, exact = quantized("llama", vocab_size=vocabulary, head=head)
+    tokens = torch.randint(0, vocabulary, (30,), generator=torch.Generator().manual_seed(0))
+    tokens[-1] = vocabulary - 1
+    found = read_all(fused(model), tokens)
+    assert found.shape == (30, vocabulary) and distance(found, float_logits(exact, tokens)) < 0.012
+
+
+@pytest.mark.parametrize("length", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1])
+def test_texts_that_end_where_a_chunk_does(length):
+    """In the chunks that a model's decoder has, in a cache that the text fills."""
+    model, exact = quantized("llama", **LONG)
+    tokens = tokens_of(length)
+    expected = float_logits(exact, tokens)
+    decoder, reason = fused_decoder(model, CpuBackend(), length)
+    assert decoder is not None, reason
+    assert distance(read_all(decoder, tokens), expected) < 0.012
+    parts = [part.clone() for part in decoder.read(tokens, rows=3)]
+    assert distance(torch.cat(parts), expected[-3:]) < 0.012
+    assert distance(stepped(decoder, tokens, length - 2), expected[-3:]) < 0.012
+
+
+@pytest.mark.parametrize("prompt", [12, CHUNK])
+def test_an_answer_that_fills_the_cache(prompt):
+    """The last token is not read: there is no room for it, and none is needed."""
+    model, new = quantized("qwen3", **LONG)[0], 9
+    roomy = [token.id for token in generate(fused(model, 512), tokens_of(prompt), new)]
+    exactly = fused(model, prompt + new - 1)
+    assert [token.id for token in generate(exactly, tokens_of(prompt), new)] == roomy
+    with pytest.raises(ValueError, match=f"^{prompt + new} tokens: the decoder reads 1 to {prompt + new - 1}$"):
+        list(generate(exactly, tokens_of(prompt), new + 1))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to processors")
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_same_bits_wherever_the_process_may_run(threads):
+    """On one processor with more threads than that, too."""
+    allowed, before, tokens = os.sched_getaffinity(0), torch.get_num_threads(), tokens_of(70)
+    model, _ = quantized("gemma2")
+    expected = stepped(fused(model), tokens, 60)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        torch.set_num_threads(threads)
+        assert torch.equal(stepped(fused(model), tokens, 60), expected)
+    finally:
+        os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(before)
+
+
+def test_the_stack_reads_nothing_that_it_has_no_room_for():
+    """Whoever calls it: native code would."""
+    stack = fused(quantized("llama")[0], 64, chunk=16).stack
+    logits = torch.empty(2, VOCAB)
+    stack.read(tokens_of(16), 48, logits)
+    for tokens, position, out, message in (
+        (tokens_of(17), 0, logits, "17 tokens at position 0: there is room for 16 at a time and 64 in all"),
+        (tokens_of(0), 0, logits[:0], "0 tokens at position 0: there is room"),
+        (tokens_of(16), 49, logits, "16 tokens at position 49: there is room"),
+        (tokens_of(4), -1, logits, "4 tokens at position -1: there is room"),
+        (tokens_of(1), 0, logits, r"logits \(2, 128\) of 1 tokens and a vocabulary of 128"),
+        (tokens_of(4), 0, torch.empty(2, VOCAB - 1), r"logits \(2, 127\) of 4 tokens"),
+        (tokens_of(4), 0, torch.empty(2, VOCAB, dtype=torch.bfloat16), "tokens have to be int64, logits float32"),
+        (tokens_of(4), 0, torch.empty(VOCAB, 2).T, "both in one piece"),
+        (tokens_of(4).int(), 0, logits, "tokens have to be int64"),
+        (tokens_of(8)[::2], 0, logits, "both in one piece"),
+        (torch.tensor([1, VOCAB]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
+        (torch.tensor([-1, 1]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}" if "piece" not in message else message):
+            stack.read(tokens, position, out)
+
+
+def test_an_embedding_of_another_size_than_the_head():
+    model = tiny_model("llama", tie_word_embeddings=False).to(torch.bfloat16)
+    model.resize_token_embeddings(VOCAB + 8)
+    model.lm_head = torch.nn.Linear(64, VOCAB + 16, bias=False, dtype=torch.bfloat16)
+    decoder, reason = fused_decoder(model, CpuBackend(), 32)
+    assert decoder is None and reason == (
+        f"the fused decoder takes as many embeddings as outputs; this model has {VOCAB + 8} and {VOCAB + 16}"
+    )

@@ -1,0 +1,117 @@
+"""Chat templates: what a good one makes, and one line for whatever a bad one does."""
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from engine import templates
+from engine.templates import render
+from engine.text import encode_prompt
+from qlinear.errors import OptionError
+from tests.quantized import word_tokenizer
+
+HELLO = [{"role": "user", "content": "w7 w8"}]
+
+
+def with_template(template):
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def refused(template) -> str:
+    with pytest.raises(OptionError) as error:
+        render(with_template(template), HELLO)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_prompt_is_that_of_the_tokenizers_own_method():
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ ['a', 'b'] | tojson }}{% endif %}"
+    )
+    tokenizer = with_template(template)
+    assert render(tokenizer, HELLO) == '<s>user: w7 w8\n["a", "b"]'
+    assert render(tokenizer, HELLO) == tokenizer.apply_chat_template(HELLO, tokenize=False, add_generation_prompt=True)
+    assert render(with_template({"default": template, "rag": "no"}), HELLO) == render(tokenizer, HELLO)
+
+
+BEGIN, END = "`chat`: the model's chat template", "; mend it, or leave `chat` out"
+FAILING = [
+    ("{{ raise_exception('only\nsystem roles') }}", f"{BEGIN} cannot be used: TemplateError: only system roles{END}"),
+    ("{% if %}", f"{BEGIN} cannot be used: TemplateSyntaxError: Expected an expression, got 'end of statement block'"
+     f"{END}"),
+    ("{{ 'a' | shout }}", f"{BEGIN} cannot be used: TemplateAssertionError: No filter named 'shout'.{END}"),
+    ("{{ messages[0].content.nothing.more }}", f"{BEGIN} cannot be used: UndefinedError: 'str object' has no attribute "
+     f"'nothing'{END}"),
+    ("{{ 1 // 0 }}", f"{BEGIN} cannot be used: ZeroDivisionError: integer division or modulo by zero{END}"),
+    ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", f"{BEGIN} cannot be used: RecursionError: maximum "
+     f"recursion depth exceeded{END}"),
+    ({"rag": "a", "tool_use": "b"}, "`chat`: the model has chat templates rag, tool_use, but none is called default; "
+     "leave `chat` out"),
+    (None, "`chat`: this model's tokenizer has no chat template; leave `chat` out"),
+    ("{{ 'a' * 20000000 }}", f"{BEGIN} makes 20000000 characters of a prompt, more than 10000000{END}"),
+    ("{{ 'a' * 10**10 }}", f"{BEGIN} takes more than 1 GiB of memory{END}"),
+    ("{{ '%10000000000d' % 1 }}", f"{BEGIN} takes more than 1 GiB of memory{END}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "message"), FAILING)
+def test_one_line_for_what_a_template_does(template, message):
+    assert refused(template)[: len(message)] == message
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ messages | tojson(indent=10**8) }}",
+        "{{ 'a' * 10**10 }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    ],
+)
+def test_it_takes_no_more_time_than_it_is_given(template, monkeypatch):
+    monkeypatch.setattr(templates, "SECONDS", 1)
+    start = time.monotonic()
+    assert refused(template).startswith(f"{BEGIN} takes more than 1 ")
+    assert time.monotonic() - start < 30  # of which a busy machine takes the most
+
+
+def test_nothing_is_left_of_the_other_process(monkeypatch):
+    monkeypatch.setattr(templates, "SECONDS", 0.2)
+    before = os.listdir("/proc/self/fd")
+    refused("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_tokenizer_that_ends_its_process(capfd):
+    """In native code, say; what it wrote there is nobody's."""
+
+    def abort(*_, **__):
+        os.write(2, b"terminate called\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(OptionError, match=f"^{BEGIN} ended the process that it ran in{END}$"):
+        render(SimpleNamespace(chat_template="a", apply_chat_template=abort), HELLO)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "what"),
+    [
+        ("caf\udce9", "byte 0xe9 at character 4"),
+        ("\udcff\udcfe", "byte 0xff at character 1"),
+        ("a \ud83d b", "half a character, U+D83D, at character 3"),
+    ],
+)
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_that_is_no_unicode(prompt, what, chat):
+    with pytest.raises(OptionError) as error:
+        encode_prompt(with_template("{{ messages[0].content }}"), prompt, chat)
+    assert str(error.value) == f"`prompt` is not Unicode text: {what}; mend it"
