@@ -175,4 +175,4 @@ def test_names_are_matched_whole():
 def test_a_type_without_a_row():
     """Its edges are found by running its blocks: `test_discover.py`."""
     assert find_family(AutoConfig.for_model("gpt2")) is None
-    assert find_family(AutoConfig.for_model("mixtral")) is None
+    assert find_family(AutoConfig.for_model("dbrx")) is None

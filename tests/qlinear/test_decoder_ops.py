@@ -186,8 +186,9 @@ ROUTINGS = [  # experts, top_k, groups, top_groups, softmax, normalized, correct
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("experts, top_k, groups, top_groups, softmax, normalized, corrected", ROUTINGS)
-def test_route(library, experts, top_k, groups, top_groups, softmax, normalized, corrected, parts):
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_route(library, routing, parts):
+    experts, top_k, groups, top_groups, softmax, normalized, corrected = routing
     logits, correction = 2 * random(parts, experts), 0.3 * random(experts, seed=1)
     scores, compared = logits.flatten().clone(), torch.empty(experts)
     chosen, weights = torch.empty(top_k, dtype=torch.int32), torch.empty(top_k)
