@@ -88,8 +88,8 @@ class Fused:
     window: "config" or "attention" for where `sliding_window` is to be found, "none" where every position is seen.
     interleaved: whether the rotation turns neighbours; multipliers: whether embedding, residual and logits have
     granite's.
-    activation, attention_cap: the fields of the config that name the MLP's activation and the limit of the attention
-    scores (None: there is none).
+    activation, attention_cap, qkv_limit: the fields of the config that name the MLP's activation, the limit of the
+    attention scores, and that of q, k and v, with which no decoder runs (None: there is none).
     """
 
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
@@ -103,6 +103,7 @@ class Fused:
     activation: str = "hidden_act"
     window: str = "none"
     attention_cap: str | None = None
+    qkv_limit: str | None = None
     rotary_per_layer_type: bool = False
     interleaved: bool = False
     multipliers: bool = False

@@ -65,7 +65,11 @@ class _Describer:
 
     def run(self) -> Stack:
         config, embedding = self.config, self.model.get_input_embeddings()
-        attention = self.layers[0].self_attn
+        attention, limit = self.layers[0].self_attn, self.traits.qkv_limit
+        if limit and getattr(config, limit) is not None:
+            raise Unsupported(
+                f"this model limits q, k and v to {getattr(config, limit)} (`{limit}`); the fused decoder does not"
+            )
         if not attention.is_causal:
             raise Unsupported("the fused decoder takes models that look back only; this one looks both ways")
         cap, of = self.traits.attention_cap, _multipliers(config) if self.traits.multipliers else Multipliers()

@@ -31,6 +31,7 @@ VARIANTS = [
     ("qwen3_moe", dict(norm_topk_prob=False, num_hidden_layers=4, mlp_only_layers=[2], decoder_sparse_step=2)),
     ("qwen2_moe", {}),
     ("qwen2_moe", dict(norm_topk_prob=True, use_sliding_window=True, sliding_window=16, max_window_layers=1)),
+    ("qwen3_moe", dict(use_sliding_window=True, sliding_window=16)),
     ("mixtral", {}),
     ("mixtral", dict(sliding_window=16)),
     ("olmoe", {}),
@@ -38,6 +39,7 @@ VARIANTS = [
     ("glm4_moe", {}),
     ("glm4_moe", dict(n_group=1, topk_group=1, norm_topk_prob=False, use_qk_norm=False, attention_bias=True)),
     ("dots1", {}),
+    ("dots1", dict(sliding_window=16, max_window_layers=1)),
     ("ernie4_5_moe", {}),
     ("ernie4_5_moe", dict(moe_num_shared_experts=0, moe_norm_min=0.9, use_bias=True)),
     ("granitemoe", {}),
@@ -287,13 +289,14 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
 
 
 @pytest.mark.parametrize(
-    "options, reason",
+    "model_type, options, reason",
     [
-        (dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
-        (dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
+        ("dots1", dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
+        ("dots1", dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
+        ("olmoe", dict(clip_qkv=2.0), r"limits q, k and v to 2.0 \(`clip_qkv`\)"),
     ],
 )
-def test_what_it_cannot_route_it_says(options, reason):
-    decoder, why = fused_decoder(tiny_model("dots1", **options).to(torch.bfloat16), CpuBackend(), 128)
+def test_what_it_cannot_run_it_says(model_type, options, reason):
+    decoder, why = fused_decoder(tiny_model(model_type, **options).to(torch.bfloat16), CpuBackend(), 128)
     assert decoder is None
     assert re.search(reason, why)
