@@ -131,7 +131,9 @@ def _by_shape(source: PretrainedModel, units: tuple[str, ...]) -> tuple[Anatomy,
 
 
 def _family(source: PretrainedModel) -> Family | None:
-    return find_family(source.config) or find_family(source.config.get_text_config())
+    """The family whose edges are known; one that only says how its stack is run is looked at as any other model."""
+    family = find_family(source.config) or find_family(source.config.get_text_config())
+    return family if family is not None and family.edges else None
 
 
 def _linears(model: nn.Module, head: str) -> tuple[tuple[str, ...], tuple[Anatomy, ...]]:

@@ -31,6 +31,7 @@ VARIANTS = [
     ("qwen3_moe", dict(norm_topk_prob=False, num_hidden_layers=4, mlp_only_layers=[2], decoder_sparse_step=2)),
     ("qwen2_moe", {}),
     ("qwen2_moe", dict(norm_topk_prob=True, use_sliding_window=True, sliding_window=16, max_window_layers=1)),
+    ("qwen3_moe", dict(use_sliding_window=True, sliding_window=16)),
     ("mixtral", {}),
     ("mixtral", dict(sliding_window=16)),
     ("olmoe", {}),
@@ -38,6 +39,10 @@ VARIANTS = [
     ("glm4_moe", {}),
     ("glm4_moe", dict(n_group=1, topk_group=1, norm_topk_prob=False, use_qk_norm=False, attention_bias=True)),
     ("dots1", {}),
+    ("dots1", dict(sliding_window=16, max_window_layers=1)),
+    ("ernie4_5_moe", {}),
+    ("ernie4_5_moe", dict(moe_num_shared_experts=0, moe_norm_min=0.9, use_bias=True)),
+    ("granitemoe", {}),
 ]
 
 
@@ -64,7 +69,8 @@ class Float64Mixture(nn.Module):
 
     def __init__(self, config, mlp):
         super().__init__()
-        self.config, self.gate, self.margins, self.chosen = config, mlp.gate, None, set()
+        self.config, self.margins, self.chosen = config, None, set()
+        self.gate = mlp.router if config.model_type == "granitemoe" else mlp.gate
         self.experts, self.act = mlp.experts, nn.functional.silu
         self.shared = getattr(mlp, "shared_expert", getattr(mlp, "shared_experts", None))
         self.shared_gate = getattr(mlp, "shared_expert_gate", None)
@@ -92,6 +98,8 @@ class Float64Mixture(nn.Module):
         limited = hasattr(config, "n_group")
         scores = 1 / (1 + torch.exp(-logits)) if limited else torch.exp(logits) / torch.exp(logits).sum()
         compared = scores
+        if config.model_type == "ernie4_5_moe":
+            compared = scores + self.gate.moe_statics.e_score_correction_bias[0]
         if limited:
             compared = scores + self.gate.e_score_correction_bias
             groups = compared.view(config.n_group, -1)
@@ -106,7 +114,9 @@ class Float64Mixture(nn.Module):
         if limited and config.topk_group < config.n_group:
             margin = min(margin, best.values[config.topk_group - 1] - best.values[config.topk_group])
         weights = scores[chosen]
-        if config.model_type == "mixtral" or config.norm_topk_prob:
+        if config.model_type == "ernie4_5_moe":
+            weights = weights / max(weights.sum(), config.moe_norm_min)
+        elif config.model_type in ("mixtral", "granitemoe") or config.norm_topk_prob:
             weights = weights / weights.sum()
         return chosen, weights * (config.routed_scaling_factor if limited else 1), margin
 
@@ -124,11 +134,13 @@ def mixture(model_type, bits=4, join=True, backend=None, **options):
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=torch.Generator().manual_seed(1)))
-    corrections = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    float32 = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if model_type == "ernie4_5_moe":  # as in the model as it is loaded
+        float32 |= {name: copy.deepcopy(one) for name, one in model.named_parameters() if ".gate." in name}
     model = model.to(torch.bfloat16)
-    for name in corrections:  # float32 in the model as it is loaded
+    for name, tensor in float32.items():
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, corrections[name])
+        setattr(model.get_submodule(owner), leaf, tensor)
     exact = copy.deepcopy(model).double()
     replaced = {}
     for name, linear in list(model.named_modules()):
@@ -142,10 +154,16 @@ def mixture(model_type, bits=4, join=True, backend=None, **options):
         replace_linears(model, {name: replaced.pop(name), up: replaced.pop(up)}, backend)
     for name, weight in replaced.items():
         replace_linears(model, {name: weight}, backend)
+    return model, with_mixtures(exact)
+
+
+def with_mixtures(exact):
+    """The model with mixtures of this file."""
     for layer in exact.model.layers:
-        if hasattr(layer.mlp, "experts"):
-            layer.mlp = Float64Mixture(exact.config, layer.mlp)
-    return model, exact
+        for name, child in list(layer.named_children()):
+            if hasattr(child, "experts"):
+                setattr(layer, name, Float64Mixture(exact.config, child))
+    return exact
 
 
 def fused(model, max_tokens=128, chunk=32):
@@ -165,7 +183,7 @@ def float_logits(exact, tokens):
     """Logits, and which tokens' experts no rounding to bfloat16 would change."""
     with torch.inference_mode():
         logits = exact(input_ids=tokens.unsqueeze(0)).logits[0]
-    margins = torch.stack([layer.mlp.margins for layer in exact.model.layers if hasattr(layer.mlp, "margins")])
+    margins = torch.stack([module.margins for module in exact.modules() if isinstance(module, Float64Mixture)])
     return logits, margins.amin(0) > 0.005
 
 
@@ -262,8 +280,7 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
     whole = exact(input_ids=tokens.unsqueeze(0)).logits[0].detach()
     for layer in exact.model.layers:
         layer.mlp.experts = Apart(layer.mlp.experts)
-        layer.mlp = Float64Mixture(exact.config, layer.mlp)
-    expected, sure = float_logits(exact, tokens)
+    expected, sure = float_logits(with_mixtures(exact), tokens)
     torch.testing.assert_close(expected, whole, rtol=1e-6, atol=1e-6)  # rotations are float32
     decoder = fused(model)
     assert distance(read_all(decoder, tokens)[sure], expected[sure]) < 0.03
@@ -272,13 +289,14 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
 
 
 @pytest.mark.parametrize(
-    "options, reason",
+    "model_type, options, reason",
     [
-        (dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
-        (dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
+        ("dots1", dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
+        ("dots1", dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
+        ("olmoe", dict(clip_qkv=2.0), r"limits q, k and v to 2.0 \(`clip_qkv`\)"),
     ],
 )
-def test_what_it_cannot_route_it_says(options, reason):
-    decoder, why = fused_decoder(tiny_model("dots1", **options).to(torch.bfloat16), CpuBackend(), 128)
+def test_what_it_cannot_run_it_says(model_type, options, reason):
+    decoder, why = fused_decoder(tiny_model(model_type, **options).to(torch.bfloat16), CpuBackend(), 128)
     assert decoder is None
     assert re.search(reason, why)
