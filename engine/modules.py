@@ -132,7 +132,8 @@ class ModuleDecoder:
 
 
 def check_causal(model: nn.Module) -> None:
-    """Raise `ModelError` where a model does not run, or where what comes after a token changes what is found after it: BERT, for one, looks both ways.
+    """Raise `ModelError` where a model does not run, or where what comes after a token changes what is found after it:
+    BERT, for one, looks both ways.
 
     Reads two texts of two tokens that differ in the second. Rounding, of experts in other company say, is no change.
     """

@@ -23,7 +23,9 @@ from benchmarks.typed import from_json, to_json
 @click.argument("names", nargs=-1)
 @click.option("--workers", default=2, type=click.IntRange(1), show_default=True, help="Rows at a time, a thread each.")
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Write all that was found; of single rows, into what the file has of the others.",
 )
 @click.option("--docs", is_flag=True, help="Write docs/models.md.")

@@ -77,5 +77,3 @@ def stays(way: Way) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", r"\|").replace("<", r"\<")
-
-
