@@ -33,6 +33,16 @@ def find_blocks(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{found}.{index}" for index in range(len(lists[found])))
 
 
+def shared_blocks(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, str] | None:
+    """A block that holds a weight of another's, and that one; None where each has its own."""
+    owners: dict[nn.Parameter, str] = {}
+    for block in blocks:
+        for parameter in model.get_submodule(block).parameters():
+            if owners.setdefault(parameter, block) != block:
+                return block, owners[parameter]
+    return None
+
+
 def text_decoder(model: nn.Module) -> nn.Module:
     """The part of a model that reads and writes text, without its output head; all of it where it does not say."""
     try:

@@ -111,6 +111,7 @@ class _Stacked(Form):
 
     A forward of three arguments is given tokens, which experts each goes to, and with which weights; one of a single
     argument (llama4) is given every expert's tokens, one expert after the other, those not meant for it as zeros.
+    LongCat's has rows of `gate_up_proj` for experts that do nothing (`idle_count`): nobody reads them.
     """
 
     def fits(self, module: nn.Module) -> bool:
@@ -120,6 +121,7 @@ class _Stacked(Form):
     def rebuild(self, module: nn.Module) -> dict[str, Origin]:
         layout, gated = _Layout.of(module), "gate_up_proj" in module._parameters
         down = module.down_proj
+        idle = len(module.gate_up_proj) - len(down) if gated else 0
         hidden, intermediate = layout.sizes(down)
         biased = module._parameters.get("down_proj_bias") is not None
         plain = not (layout.transposed or layout.interleaved or biased)
@@ -143,6 +145,7 @@ class _Stacked(Form):
         for name in ("gate_up_proj", "up_proj", "down_proj", "gate_up_proj_bias", "up_proj_bias", "down_proj_bias"):
             module._parameters.pop(name, None)
         module.expert_count, module.interleaved = len(down), layout.interleaved
+        module.idle_count = idle
         module.forward = types.MethodType(run_routed if _arguments(module) == 3 else run_sorted, module)
         return parts
 
@@ -159,7 +162,7 @@ class _Stacked(Form):
         for sizes in ("hidden_size", "hidden_dim"):
             if sizes in twin.__dict__:
                 twin.__dict__[sizes] = HIDDEN
-        experts = len(down)
+        experts = max(map(len, parameters.values()))
         if _arguments(module) == 1:
             return twin, (torch.randn(experts * 2, HIDDEN, generator=generator),)
         return twin, (torch.randn(TOKENS, HIDDEN, generator=generator), *_routing(experts, generator))

@@ -27,7 +27,9 @@ def take_apart(model: nn.Module) -> dict[str, Origin]:
             form = next((form for form in FORMS if form.fits(module)), None)
             if form is None or not _gives_the_same(form, module):
                 continue
+            shapes = {local: tuple(tensor.shape) for local, tensor in form.held(module).items()}
             parts = form.rebuild(module)
+            module.whole_shapes = shapes
         origins |= {
             f"{name}.{local}": Origin(f"{name}.{origin.tensor}", origin.take, origin.expert, origin.part)
             for local, origin in parts.items()

@@ -97,7 +97,12 @@ def checkpoint_places(
             finder.add(place, (name,), _first)
         else:
             merged.setdefault(place, {}).setdefault(pattern, []).append(name)
-    for place, collected in merged.items():
+    for place, stored in merged.items():
+        collected = stored
+        if place in finder.apart:
+            collected = _of_experts_that_work(model.get_submodule(place.rpartition(".")[0]), stored)
+        if not collected:
+            continue
         names = [name for together in collected.values() for name in together]
         direct = _one_by_one(finder.apart.get(place, []), collected, by_pattern[next(iter(collected))])
         if direct is not None:
@@ -144,8 +149,20 @@ class _Conversion:
         left = iter(tensors)
         for pattern, count in self.counts.items():
             self.converter.collected_tensors[pattern] = [partial(_whole, next(left)) for _ in range(count)]
-        made = self.converter.convert(self.place, model=self.model, config=self.model.config)
+        made = self.converter.convert(self.place, model=_AsBuilt(self.model), config=self.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+class _AsBuilt:
+    """A model as conversions want to see it: with the shapes of what was taken apart."""
+
+    def __init__(self, model: nn.Module):
+        self.config, self._model = model.config, model
+
+    def get_parameter(self, name: str) -> Tensor:
+        owner, _, leaf = name.rpartition(".")
+        shapes = getattr(self._model.get_submodule(owner), "whole_shapes", {})
+        return torch.empty(shapes[leaf], device="meta") if leaf in shapes else self._model.get_parameter(name)
 
 
 class ModelSource:
@@ -179,6 +196,18 @@ class ModelSource:
 
     def names_in(self, model: nn.Module) -> None:
         return None
+
+
+def _of_experts_that_work(owner: nn.Module, collected: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Without the tensors of experts that do nothing, the last ones, where their module says that it has such."""
+    if not getattr(owner, "idle_count", 0):
+        return collected
+
+    def works(name: str) -> bool:
+        return int(re.findall(r"\.(\d+)\.", name)[-1]) < owner.expert_count
+
+    working = {pattern: list(filter(works, names)) for pattern, names in collected.items()}
+    return {pattern: names for pattern, names in working.items() if names}
 
 
 def _one_by_one(apart: list[tuple[str, Origin]], collected: dict[str, list[str]], converter) -> dict[str, str] | None:

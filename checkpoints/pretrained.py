@@ -24,6 +24,7 @@ from checkpoints.meta import (
     check_depth,
     check_described,
     class_for,
+    kept_float32,
     move_to_meta,
     places_of_tensors,
     put,
@@ -67,6 +68,7 @@ class PretrainedModel:
     _source: TensorSource = field(repr=False)
     _stored: dict[str, Place] = field(repr=False)  # by name in the model
     _own: dict[str, str] = field(repr=False)  # of experts that are stored one by one: name in the model -> in the files
+    _wide: frozenset[str] = field(repr=False)  # tensors that transformers keeps in float32
     _turned: frozenset[str] = field(repr=False)  # weights that the files, and transformers, hold the other way round
     _open_tokenizer: Callable = field(repr=False)
     directory: Path | None = None  # whose other files go along with the weights
@@ -87,14 +89,15 @@ class PretrainedModel:
 
         recurse: what its children hold too.
 
-        Parameters become `dtype` (default: the model's), buffers keep theirs. A tied parameter is read once and
-        appears in every module that shares it. Raises `ModelError` naming the tensor when a value is not finite,
-        and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
+        Parameters become `dtype` (default: the model's); buffers keep theirs, and so does what transformers keeps in
+        float32. A tied parameter is read once and appears in every module that shares it. Raises `ModelError` naming
+        the tensor when a value is not finite, and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
         """
         places = places_of_tensors(self.model)
         held = stored_tensors(self.model.get_submodule(module), module, recurse)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
-            wanted = (dtype or self.dtype) if isinstance(tensor, nn.Parameter) else tensor.dtype
+            keeps = name in self._wide or not isinstance(tensor, nn.Parameter)
+            wanted = tensor.dtype if keeps else dtype or self.dtype
             put(places[tensor], tensor, self._read(self._stored[name], wanted))
 
     def release(self, module: str = "", recurse: bool = True) -> None:
@@ -115,7 +118,10 @@ class PretrainedModel:
         return weight.removesuffix(".weight") if weight.endswith(".weight") else name
 
     def as_in_files(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
-        """A tensor of the model as readers of such models expect it: named and turned as where it came from."""
+        """A tensor of the model as readers of such models expect it: named and turned as where it came from, a float
+        in bfloat16, or in float32 where transformers keeps it so."""
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32 if name in self._wide else torch.bfloat16)
         return self.name_in_files(name), tensor.t().contiguous() if name in self._turned else tensor
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
@@ -247,10 +253,11 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
         model, origins = build_empty(config, dtype, trust_remote_code)
     stored, own = match(name, model, source, origins)
     turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
+    wide = kept_float32(model, dtype)
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
-        values * torch.bfloat16.itemsize, source, stored, own, turned, tokenizer,
+        values * torch.bfloat16.itemsize, source, stored, own, wide, turned, tokenizer,
     )  # fmt: skip
 
 

@@ -14,7 +14,14 @@ from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
-from checkpoints.meta import build_empty, check_depth, check_described, set_generation_config
+from checkpoints.meta import (
+    build_empty,
+    check_depth,
+    check_described,
+    places_of_tensors,
+    put,
+    set_generation_config,
+)
 from checkpoints.places import ModelSource
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
@@ -197,14 +204,14 @@ def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...
 
 
 def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
-    """Copy in every tensor that is not of a quantized layer."""
+    """Copy in every tensor that is not of a quantized layer, a tied one wherever it is, by whichever name it has."""
+    places = places_of_tensors(model)
     for name, tensor in _others(model, quantized).items():
         if name in source.shapes:
             with source.borrow(name) as stored:
                 value = _of_type(name, stored.clone(), tensor.dtype)
             compressed_tensors.check_finite(name, value)
-            _assign(model, name, value)
-    model.tie_weights()
+            put(places[tensor], tensor, value)
     _refuse_missing([name for name, tensor in _others(model, quantized).items() if tensor.is_meta])
 
 
@@ -215,11 +222,3 @@ def _of_type(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     if not dtype.is_floating_point and value.dtype != dtype:
         raise CheckpointError(f"{name} is stored as {value.dtype}, the model wants {dtype}")
     return value.to(dtype)
-
-
-def _assign(model: nn.Module, name: str, value: Tensor) -> None:
-    owner_name, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    if leaf in owner._parameters:
-        value = nn.Parameter(value, requires_grad=False)
-    setattr(owner, leaf, value)

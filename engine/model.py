@@ -13,7 +13,7 @@ from engine import scoring
 from engine.decoder import Decoder, read_all
 from engine.fused import fused_decoder
 from engine.generate import generate, greedy
-from engine.modules import ModuleDecoder, check_causal
+from engine.modules import ModuleDecoder, check_causal, first_position
 from engine.rules import Rules
 from engine.sampling import sampler
 from engine.text import TextStream, check_rows, encode_prompt, encode_whole
@@ -64,7 +64,8 @@ class Model:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence the model was made for, or None if its config does not say."""
-        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        known = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        return None if known is None else known - first_position(self.module)
 
     @property
     def end_tokens(self) -> frozenset[int]:

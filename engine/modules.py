@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.decoder import check_finite, check_text, read_all
-from qlinear.errors import ModelError
+from qlinear.errors import AwqError, ModelError, one_line
 
 # Logits widened to float32 at a time; the whole text's would be length x vocabulary.
 ROWS_PER_PART = 256
@@ -48,6 +48,7 @@ class ModuleDecoder:
         self._mode = GenerationMode.GREEDY_SEARCH
         self._takes = frozenset(inspect.signature(model.forward).parameters)
         self._rotations = _rotations(model)
+        self._counts = first_position(model) > 0  # positions, itself
         self._carried: dict[str, Any] = {}  # from one call to the next: the cache, by the name the model knows it by
         self._held = 0  # positions in it
 
@@ -61,7 +62,8 @@ class ModuleDecoder:
             out = self.model(**self._inputs(tokens, start, wanted))
             self._carried = self.model._update_model_kwargs_for_generation(out, self._carried)
             self._held = len(tokens)
-        if out.logits.shape[1] < wanted:
+        rows = out.logits.shape[1]
+        if rows < wanted or (wanted > 1 and rows > len(tokens) - start):  # or it reads tokens of its own behind them
             raise ModelError(f"{type(self.model).__name__} predicts one token a call only, and is not run here")
         for part in out.logits[0, -wanted:].split(ROWS_PER_PART):
             yield check_finite(part.float())
@@ -73,7 +75,7 @@ class ModuleDecoder:
         given = dict(self._carried, use_cache=True)
         if "attention_mask" in takes:
             given["attention_mask"] = None  # as `generate` has it where nothing is padding
-        if "position_ids" in takes:
+        if "position_ids" in takes and not self._counts:
             given["position_ids"] = model._prepare_position_ids_for_generation(ids, {})
         if "logits_to_keep" in takes:
             given["logits_to_keep"] = wanted
@@ -131,18 +133,32 @@ class ModuleDecoder:
 
 
 def check_causal(model: nn.Module) -> None:
-    """Raise `ModelError` where what comes after a token changes what is found after it: BERT, for one, looks both ways.
+    """Raise `ModelError` where a model does not run, or where what comes after a token changes what is found after it:
+    BERT, for one, looks both ways.
 
     Reads two texts of two tokens that differ in the second. Rounding, of experts in other company say, is no change.
     """
     decoder = ModuleDecoder(model, 2, static_cache=False)
     first, second = decoder.vocabulary // 3, decoder.vocabulary // 2
-    found = [read_all(decoder, torch.tensor([first, last]))[0] for last in (first, second)]
+    try:
+        found = [read_all(decoder, torch.tensor([first, last]))[0] for last in (first, second)]
+    except AwqError:
+        raise
+    except Exception as error:  # of the model's own code
+        kind, dtype = type(model).__name__, str(model.dtype).removeprefix("torch.")
+        raise ModelError(f"{kind} does not run in {dtype} ({one_line(error)})") from error
     if (found[0] - found[1]).abs().max() > ROUNDING * found[0].abs().max():
         raise ModelError(
             f"{model.config.model_type} models look at later tokens too, so that they write no text from left to "
             f"right, and are not run here"
         )
+
+
+def first_position(model: nn.Module) -> int:
+    """Of the first token: 0, but where the model has a count of its own. RoBERTa and its kind begin behind the
+    padding's id, as they were trained, while `generate` would have them begin at 0."""
+    own = (module for module in model.modules() if hasattr(module, "create_position_ids_from_input_ids"))
+    return next((module.padding_idx + 1 for module in own), 0)
 
 
 def _rotations(model: nn.Module) -> set[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures.anatomy import Anatomy
+from architectures.blocks import shared_blocks
 from architectures.discover import examine, runnable
 from architectures.family import Edge
 from checkpoints.pretrained import PretrainedModel
@@ -46,6 +47,9 @@ def examined(
 
     Raises `ModelError` where the blocks cannot be run one by one.
     """
+    shared = shared_blocks(source.model, units)
+    if shared is not None:
+        raise ModelError(f"the decoder blocks of {source.name} share weights ({' and '.join(shared)})")
     same = kinds(source.model, units)
     source.materialize(units[0], torch.float32)
     try:

@@ -10,8 +10,8 @@ from scales.calls import Call
 
 
 def full_name(unit: str, local: str) -> str:
-    """A linear that is a unit by itself has the local name ""."""
-    return f"{unit}.{local}" if local else unit
+    """A linear that is a unit by itself has the local name "", and so has a unit that is the whole model."""
+    return f"{unit}.{local}" if unit and local else unit or local
 
 
 @dataclass(frozen=True)

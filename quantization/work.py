@@ -166,8 +166,7 @@ class Work:
         for local, tensor in module.state_dict().items():
             name = full_name(prefix, local)
             if name not in self.tally.written and (recurse or "." not in local):
-                kept = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-                self._add(*self.job.source.as_in_files(name, kept))
+                self._add(*self.job.source.as_in_files(name, tensor))
                 self.tally.written.add(name)
 
     def _add(self, name: str, tensor: Tensor) -> None:

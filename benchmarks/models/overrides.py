@@ -97,6 +97,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "phi3": {"longrope": dict(rope_parameters=_LONG, original_max_position_embeddings=32)},
 }
 
+# Their first position is the one behind the padding's id; `generate` has to be told so.
+COUNT_FROM_PADDING = (
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+
 _DRAFTER = "drafts for another model, whose keys and values it reads: no language model by itself"
 _DECODER = "its class of a causal LM takes the configuration of the decoder inside, which is no type of its own"
 

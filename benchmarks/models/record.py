@@ -10,6 +10,8 @@ from statistics import median
 EXACT_LIMIT = 1e-3
 # Times the error that transformers' own bfloat16 makes, and a floor for models in which it happens to be small.
 ROUNDING_FACTOR, ROUNDING_FLOOR = 2.0, 0.01
+# Times, where tokens choose experts: another rounding may send one to another expert, and what follows sees that.
+EXPERTS_FACTOR = 4.0
 
 
 class Outcome(str, Enum):
@@ -32,7 +34,8 @@ class Check:
     """Logits of the product beside those of transformers, as relative errors by position.
 
     name: what was compared; exact: whether the product ran in float32; median, worst: over the positions, None where
-    they are not finite; noise: the median of transformers' own bfloat16 (0 if exact).
+    they are not finite; noise: the median of transformers' own bfloat16 (0 if exact); experts: whether tokens choose
+    some.
     """
 
     name: str
@@ -40,12 +43,13 @@ class Check:
     median: float | None
     worst: float | None
     noise: float
+    experts: bool = False
 
     @classmethod
-    def of(cls, name: str, exact: bool, errors: Sequence[float], noise: float) -> "Check":
+    def of(cls, name: str, exact: bool, errors: Sequence[float], noise: float, experts: bool = False) -> "Check":
         if not all(map(math.isfinite, errors)):
-            return cls(name, exact, None, None, noise)
-        return cls(name, exact, median(errors), max(errors), noise)
+            return cls(name, exact, None, None, noise, experts)
+        return cls(name, exact, median(errors), max(errors), noise, experts)
 
     @property
     def right(self) -> bool:
@@ -53,7 +57,29 @@ class Check:
             return False
         if self.exact:
             return self.worst <= EXACT_LIMIT
-        return self.median <= ROUNDING_FACTOR * self.noise + ROUNDING_FLOOR
+        factor = EXPERTS_FACTOR if self.experts else ROUNDING_FACTOR
+        return self.median <= factor * self.noise + ROUNDING_FLOOR
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """So many blocks of one kind. found: how their edges were, "table", "discovered" or "none"; edges: how many;
+
+    uncovered: linears that no edge scales, `*` for numbers.
+    """
+
+    count: int
+    found: str
+    edges: int
+    uncovered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Weights of the decoder that stay float, `*` for numbers, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass
@@ -61,9 +87,9 @@ class Way:
     """One checkpoint, with AWQ or without.
 
     error, where: of the first exception that decided the outcome, one line, and the step and the lines it came from;
-    quantized: names of the linears that were; left_float: matrices that were not, embeddings and heads aside;
-    quantized_share: of the weights in both, by count; strange: tensors that transformers missed or did not know; fused:
-    whether the whole stack ran at once.
+    quantized: names of the linears that were; left_float: matrices in the files that were not, embeddings and heads
+    aside; blocks, kept, kept_share: what quantizing says of its blocks, of what stays float and of how much that is;
+    strange: tensors that transformers missed or did not know; fused: whether the whole stack ran at once.
     """
 
     awq: str
@@ -73,7 +99,9 @@ class Way:
     seconds: float = 0.0
     quantized: tuple[str, ...] = ()
     left_float: tuple[str, ...] = ()
-    quantized_share: float = 0.0
+    blocks: tuple[Blocks, ...] = ()
+    kept: tuple[Left, ...] = ()
+    kept_share: float = 0.0
     strange: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     fused: bool = False

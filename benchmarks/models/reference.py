@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.models.overrides import COUNT_FROM_PADDING
+from benchmarks.models.together import put_together
 from qlinear.packing import PackedWeight
 
 _PACKED, _PARTS = ".weight_packed", ("weight_packed", "weight_zero_point", "weight_scale", "weight_shape")
@@ -23,8 +25,9 @@ class Reference:
     strange: tuple[str, ...]
 
 
-def dequantized(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint under its stored name, quantized weights as the float32 ones they stand for."""
+def dequantized(directory: Path) -> tuple[dict[str, Tensor], set[str]]:
+    """Every tensor of a checkpoint under its stored name, quantized weights as the float32 ones they stand for; and the
+    names of these."""
     from safetensors.torch import load_file
 
     stored = {}
@@ -37,7 +40,8 @@ def dequantized(directory: Path) -> dict[str, Tensor]:
         words, zeros, scales, shape = (stored.pop(f"{name}.{part}") for part in _PARTS)
         weight = PackedWeight(words, zeros, scales, tuple(shape.tolist()), bits)
         tensors[f"{name}.weight"] = weight.unpack().dequantize()
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()} | tensors
+    others = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
+    return others | tensors, set(tensors)
 
 
 def open_reference(directory: Path, dtype: torch.dtype) -> Reference:
@@ -47,11 +51,17 @@ def open_reference(directory: Path, dtype: torch.dtype) -> Reference:
     config = transformers.AutoConfig.from_pretrained(directory)
     del config.quantization_config
     kind = getattr(transformers, config.architectures[0])
+    tensors, linears = dequantized(directory)
     model, info = kind.from_pretrained(
-        None, config=config, state_dict=dequantized(directory), dtype=dtype, output_loading_info=True
-    )
-    strange = [*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])]
-    return Reference(model.eval(), tuple(strange))
+        None, config=config, state_dict=dict(tensors), dtype=dtype, output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
+    if missing or unexpected or mismatched:
+        filled, used = put_together(model, tensors, linears)
+        missing, mismatched, unexpected = missing - filled, mismatched - filled, unexpected - used
+    return Reference(model.eval(), tuple(sorted(missing | unexpected | mismatched)))
 
 
 @torch.no_grad()
@@ -75,9 +85,10 @@ def generated(model: nn.Module, prompt: Tensor, count: int, forced: Tensor | Non
     model.generation_config = settings
     processors = LogitsProcessorList([] if forced is None else [_Forced(len(prompt), forced)])
     ids = prompt.unsqueeze(0)
-    out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=processors
-    )
+    given = {"attention_mask": torch.ones_like(ids)}
+    if model.config.model_type in COUNT_FROM_PADDING:
+        given["position_ids"] = torch.arange(len(prompt)).unsqueeze(0) + model.config.pad_token_id + 1
+    out = model.generate(ids, **given, generation_config=settings, logits_processor=processors)
     return out.sequences[0, -count:], torch.cat(out.logits).float()
 
 
