@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qlinear.errors import GridError
-from qlinear.grid import check_divides, fit, quantize
+from qlinear.grid import Grid, check_divides
 from qlinear.sizes import BITS, GROUP_SIZES
 
 SHAPES = ((1, 1), (3, 1), (5, 3), (33, 2))  # (rows, groups)
@@ -40,8 +40,8 @@ def errors_of_every_code(weight, scales, zeros, bits: int, group_size: int) -> t
 
 
 def rounded(weight: torch.Tensor, bits: int, group_size: int):
-    scales, zeros = fit(weight, bits, group_size)
-    return quantize(weight, scales, zeros, bits)
+    grid = Grid(bits, group_size)
+    return grid.quantize(weight, *grid.fit(weight))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
