@@ -72,8 +72,6 @@ def read(path: Path) -> ScaleFile:
             [(_name(layer), limits) for layer, limits in raw["clip"]],
             dict(raw.get("meta", {})),
         )
-        if file.meta:
-            file.meta.setdefault("symmetric", False)  # as all were that do not say
         tensors = [vector for _, _, vector in file.scales] + [limits for _, limits in file.clips]
         if not all(torch.is_tensor(tensor) and tensor.is_floating_point() for tensor in tensors):
             raise TypeError

@@ -102,11 +102,12 @@ def test_the_library_unpacks_the_same_weight(bits, group_size):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("bits", [3, 4])
-def test_the_section_is_what_the_library_writes(bits, group_size, head):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_section_is_what_the_library_writes(bits, group_size, head, symmetric):
     library = pytest.importorskip("compressed_tensors.quantization")
 
     def scheme(target: str, size: int):
-        weights = library.QuantizationArgs(num_bits=bits, symmetric=False, strategy="group", group_size=size)
+        weights = library.QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=size)
         return library.QuantizationScheme(targets=[target], weights=weights)
 
     groups = {"group_0": scheme("Linear", group_size)}
@@ -115,7 +116,7 @@ def test_the_section_is_what_the_library_writes(bits, group_size, head):
     config = library.QuantizationConfig(
         config_groups=groups, format="pack-quantized", quantization_status="compressed", ignore=KEPT
     )
-    assert quantization_section(Grid(bits, group_size), head, KEPT) == (
+    assert quantization_section(Grid(bits, group_size, symmetric), head, KEPT) == (
         config.model_dump(mode="json", exclude_none=True) | {"dequantize": True}
     )
 
@@ -123,7 +124,7 @@ def test_the_section_is_what_the_library_writes(bits, group_size, head):
 @pytest.mark.parametrize("head", HEADS)
 def test_a_section_that_is_written_is_read_back(tmp_path, head):
     found = read_section(quantization_section(Grid(3, 64), head, KEPT), tmp_path)
-    assert found.bits == 3 and found.group_sizes == {64} | ({head[1]} if head else set())
+    assert found.bits == 3 and found.group_sizes == {64} | ({head[1]} if head else set()) and not found.symmetric
 
 
 def test_sections_of_other_programs(tmp_path):

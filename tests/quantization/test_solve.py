@@ -1,5 +1,6 @@
 """A block's linears solved side by side: what each is given, and what is said of it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,18 @@ def test_solved_together_is_solved_one_by_one(model_type, overrides, solver):
         off = (found.dequantize().double() - linear.weight.double()) @ inputs[name].t()
         whole = linear.weight.double() @ inputs[name].t()
         assert solution.losses[name] == pytest.approx(float(off.square().sum() / whole.square().sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("solver", METHODS)
+def test_a_symmetric_grid_is_kept_by_every_method(solver, monkeypatch):
+    """Learning moves codes and scales, and no zero point."""
+    monkeypatch.setattr("quantization.learned.STEPS", 20)
+    task = first_block("llama")
+    task = replace(task, targets=[task.unit.call(task.unit.block, x) for x in task.inputs])
+    solution = solve_block(task, METHODS[solver], Grid(3, GROUP, symmetric=True))
+    for name, found in solution.grids.items():
+        assert bool((found.zeros == 4).all()) and found.codes.max() < 8, name
+        assert 0 < solution.losses[name] < 0.2
 
 
 def test_linears_with_one_input_are_handed_over_as_one():
