@@ -59,7 +59,8 @@ def quantization_section(grid: Grid, head: tuple[str, int] | None, kept: list[st
     def scheme(targets: list[str], size: int) -> dict:
         weights = {
             "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "strategy": "group", "group_size": size,
-            "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {}, "zp_dtype": "torch.int8",
+            "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {},
+            "zp_dtype": None if grid.symmetric else "torch.int8",
         }  # fmt: skip
         return {"targets": targets, "weights": weights}
 

@@ -135,7 +135,7 @@ def test_symmetric_checkpoints_and_scales_have_names_of_their_own(run, model, te
         decode = ("--task", "decode", "--model_name", model, "--prompt", "the value", *SYMMETRIC * symmetric)
         assert run.result(*decode)["checkpoint"] == each["checkpoint"]
     bits = [each["size"]["bits_per_weight"] for each in made]
-    assert bits == pytest.approx([4 + 20 / 64, 4 + 16 / 64])
+    assert bits[0] - bits[1] == pytest.approx(4 / 64)  # a zero point of four bits less in each group
     again = run(*quantize(model, "--calib_data", text_file, *CALIBRATION, *SYMMETRIC, "--overwrite"))
     assert f"note: loading AWQ scales from {made[1]['scales']}" in again.notes
 
