@@ -20,7 +20,14 @@ from qlinear.errors import ScalesError
 from qlinear.files import write_whole
 
 # What `meta` may hold that is compared with what is wanted.
-META_KINDS = {"w_bit": int, "group_size": int, "fingerprint": str, "solver": str, "calibration": dict}
+META_KINDS = {
+    "w_bit": int,
+    "group_size": int,
+    "symmetric": bool,
+    "fingerprint": str,
+    "solver": str,
+    "calibration": dict,
+}
 
 
 @dataclass
@@ -184,14 +191,19 @@ def _check_clip_shape(layer: str, limits: Tensor, n: int, k: int, group_size: in
 def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
     """Raise `ScalesError` if the file says, in its entry or its name, that it was made for other options.
 
-    `expected` holds `w_bit`, `group_size` and, for files written here, `fingerprint` of the float model.
+    `expected` holds `w_bit`, `group_size`, `symmetric` and, for files written here, `fingerprint` of the float model.
     """
     said = dict(file.meta)
     named = re.search(r"-w(\d+)-g(\d+)", path.name)
     if named:
         said.setdefault("w_bit", int(named.group(1)))
         said.setdefault("group_size", int(named.group(2)))
-    words = {"w_bit": "{} bits", "group_size": "group size {}", "fingerprint": "the model of fingerprint {:.12}"}
+    words = {
+        "w_bit": "{} bits",
+        "group_size": "group size {}",
+        "symmetric": "`symmetric={}`",
+        "fingerprint": "the model of fingerprint {:.12}",
+    }
     for key, phrase in words.items():
         if key in said and said[key] != expected[key]:
             made, wanted = phrase.format(said[key]), phrase.format(expected[key])

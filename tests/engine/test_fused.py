@@ -14,6 +14,7 @@ from engine.scoring import negative_log_likelihood
 from qlinear.backends.cpu import native
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import TargetError
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
@@ -49,7 +50,7 @@ def quantized(model_type, bits=4, head=True, join=True, backend=None, **options)
     for name, linear in list(model.named_modules()):
         if not isinstance(linear, nn.Linear) or linear.in_features % GROUP or (name == "lm_head" and not head):
             continue
-        grid = rtn(linear.weight, bits, GROUP)
+        grid = rtn(linear.weight, Grid(bits, GROUP))
         exact.get_submodule(name).weight = nn.Parameter(grid.dequantize())  # lets go of a tied embedding
         weights[name] = LinearWeight(PackedWeight.pack(grid), linear.bias)
     family = find_family(model.config)

@@ -12,6 +12,7 @@ from engine.decoder import read_all, read_last
 from engine.fused import fused_decoder
 from qlinear.backends.cpu import native
 from qlinear.errors import ModelError, TargetError
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
@@ -145,7 +146,7 @@ def mixture(model_type, bits=4, join=True, backend=None, **options):
     replaced = {}
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and not name.endswith("shared_expert_gate"):
-            grid = rtn(linear.weight, bits, GROUP)
+            grid = rtn(linear.weight, Grid(bits, GROUP))
             exact.get_submodule(name).weight = nn.Parameter(grid.dequantize().double())
             replaced[name] = LinearWeight(PackedWeight.pack(grid), linear.bias)
     backend = backend or CpuBackend()
