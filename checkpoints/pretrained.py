@@ -91,7 +91,8 @@ class PretrainedModel:
 
         Parameters become `dtype` (default: the model's); buffers keep theirs, and so does what transformers keeps in
         float32. A tied parameter is read once and appears in every module that shares it. Raises `ModelError` naming
-        the tensor when a value is not finite, and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place, say).
+        the tensor when a value is not finite, and `KeyError` for a tensor on meta that is not the float model's (of a
+        module put in its place, say).
         """
         places = places_of_tensors(self.model)
         held = stored_tensors(self.model.get_submodule(module), module, recurse)
