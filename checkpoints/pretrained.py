@@ -98,7 +98,8 @@ class PretrainedModel:
         held = stored_tensors(self.model.get_submodule(module), module, recurse)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
             keeps = name in self._wide or not isinstance(tensor, nn.Parameter)
-            wanted = tensor.dtype if keeps else dtype or self.dtype
+            exact = dtype is torch.float32 and tensor.is_floating_point()  # what is computed with is as it is stored
+            wanted = tensor.dtype if keeps and not exact else dtype or self.dtype
             put(places[tensor], tensor, self._read(self._stored[name], wanted))
 
     def release(self, module: str = "", recurse: bool = True) -> None:
