@@ -13,11 +13,12 @@ from tests.qlinear.test_solvers import SOLVERS, correlated, groups_of_error, out
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("known", [True, False])
 def test_the_zero_point_stays_in_the_middle(solver, bits, known):
-    """Of skewed weights too, whose zero points would be anywhere else."""
-    weight, inputs = random_weight(21, 192).add(1), correlated(192, 300)
+    """Of skewed weights too, whose zero points would be anywhere else, and of rows that lie where codes end."""
+    ends = torch.linspace(1, 2, 30).unsqueeze(1).expand(30, 192)
+    weight, inputs = torch.cat([random_weight(21, 192).add(1), ends]), correlated(192, 300)
     gram = (inputs.t() @ inputs).float() if known else None
     made = SOLVERS[solver](weight, Grid(bits, 64, symmetric=True), gram)
-    assert made.zeros.dtype == torch.uint8 and made.zeros.shape == made.scales.shape == (21, 3)
+    assert made.zeros.dtype == torch.uint8 and made.zeros.shape == made.scales.shape == (51, 3)
     assert set(made.zeros.flatten().tolist()) == {2 ** (bits - 1)}
     assert made.codes.max() < 2**bits and bool((made.scales > 0).all())
     free = SOLVERS[solver](weight, Grid(bits, 64), gram)
