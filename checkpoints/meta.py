@@ -65,25 +65,21 @@ def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn
         model = _build(config, dtype, trust_remote_code)
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
     move_to_meta(model, "")  # persistent buffers are not there yet
-    _widen(model, kept_float32(model, dtype))
+    _widen(model, dtype)
     model.config.architectures = [type(model).__name__]  # a GGUF file names none
     return model.eval().requires_grad_(False), take_apart(model)
 
 
-def kept_float32(model: nn.Module, dtype: torch.dtype) -> frozenset[str]:
-    """The tensors that transformers itself keeps in float32 in a model of `dtype`: biases of routers, say."""
+def _widen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give what transformers itself keeps in float32, biases of routers say, that type."""
     patterns = list(model._get_dtype_plan(dtype)) if hasattr(model, "_get_dtype_plan") else []
     if not patterns:
-        return frozenset()
+        return
     known = re.compile("|".join(pattern.replace("*", ".*") for pattern in patterns))
-    tensors = stored_tensors(model)
-    return frozenset(name for name, tensor in tensors if known.search(name) and tensor.is_floating_point())
-
-
-def _widen(model: nn.Module, names: frozenset[str]) -> None:
     places = places_of_tensors(model)
-    for tensor in {tensor for name, tensor in stored_tensors(model) if name in names}:
-        put(places[tensor], tensor, torch.empty_like(tensor, dtype=torch.float32))
+    for tensor in {tensor for name, tensor in stored_tensors(model) if known.search(name)}:
+        if tensor.is_floating_point():
+            put(places[tensor], tensor, torch.empty_like(tensor, dtype=torch.float32))
 
 
 def class_for(config) -> type | None:

@@ -24,7 +24,6 @@ from checkpoints.meta import (
     check_depth,
     check_described,
     class_for,
-    kept_float32,
     move_to_meta,
     places_of_tensors,
     put,
@@ -89,17 +88,16 @@ class PretrainedModel:
 
         recurse: what its children hold too.
 
-        Parameters become `dtype` (default: the model's), buffers keep theirs, and so does what transformers keeps in
-        float32. A tied parameter is read once and appears in every module that shares it. Raises `ModelError` naming
-        the tensor when a value is not finite, and `KeyError` for a tensor on meta that is not the float model's (of a
-        module put in its place, say).
+        Floats become `dtype` (default: the model's), but for those that transformers keeps in float32. A tied parameter
+        is read once and appears in every module that shares it. Raises `ModelError` naming the tensor when a value is
+        not finite, and `KeyError` for a tensor on meta that is not the float model's (of a module put in its place,
+        say).
         """
         places = places_of_tensors(self.model)
         held = stored_tensors(self.model.get_submodule(module), module, recurse)
         for tensor, name in {tensor: name for name, tensor in held if tensor.is_meta}.items():
-            keeps = name in self._wide or not isinstance(tensor, nn.Parameter)
-            exact = dtype is torch.float32 and tensor.is_floating_point()  # what is computed with is as it is stored
-            wanted = tensor.dtype if keeps and not exact else dtype or self.dtype
+            keeps = name in self._wide or not tensor.is_floating_point()
+            wanted = tensor.dtype if keeps else dtype or self.dtype
             put(places[tensor], tensor, self._read(self._stored[name], wanted))
 
     def release(self, module: str = "", recurse: bool = True) -> None:
@@ -255,7 +253,7 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
         model, origins = build_empty(config, dtype, trust_remote_code)
     stored, own = match(name, model, source, origins)
     turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
-    wide = kept_float32(model, dtype)
+    wide = frozenset(name for name, tensor in stored_tensors(model) if tensor.dtype == torch.float32 != dtype)
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),

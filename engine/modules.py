@@ -59,11 +59,13 @@ class ModuleDecoder:
         with torch.inference_mode():  # in which the cache was filled, and without which it cannot be cleared
             start = self._cut_back(known, len(tokens))
             self._held = 0  # of whatever fails half-way, nothing is known
-            out = self.model(**self._inputs(tokens, start, wanted))
+            inputs = self._inputs(tokens, start, wanted)
+            out = self.model(**inputs)
             self._carried = self.model._update_model_kwargs_for_generation(out, self._carried)
             self._held = len(tokens)
-        rows = out.logits.shape[1]
-        if rows < wanted or (wanted > 1 and rows > len(tokens) - start):  # or it reads tokens of its own behind them
+        read = inputs.get("input_ids", inputs.get("decoder_input_ids"))
+        of_its_own = read is not None and read.shape[1] > len(tokens)  # behind the text, and the last row's
+        if out.logits.shape[1] < wanted or (wanted > 1 and of_its_own):
             raise ModelError(f"{type(self.model).__name__} predicts one token a call only, and is not run here")
         for part in out.logits[0, -wanted:].split(ROWS_PER_PART):
             yield check_finite(part.float())

@@ -33,7 +33,8 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     way = rounded(folder)
     assert way.outcome is Outcome.WORKS and way.fused and [check.name for check in way.checks] == CHECKS
-    assert len(way.quantized) == 14 and way.left_float == () and way.quantized_share == 1 and way.notes == ()
+    assert len(way.quantized) == 14 and way.left_float == () and way.kept == () and way.notes == ()
+    assert [(kind.count, kind.found, kind.edges) for kind in way.blocks] == [(2, "none", 0)] and way.kept_share == 0
     assert all(check.noise > 1e-3 for check in way.checks if not check.exact)
     return folder / "quantized-none"
 
@@ -47,20 +48,22 @@ def test_weights_are_dequantized_by_the_formula(checkpoint):
     code = words[row, column // 8].item() >> (4 * (column % 8)) & 15
     zero = stored[f"{name}.weight_zero_point"][row // 8, column // 32].item() >> (4 * (row % 8)) & 15
     expected = (code - zero) * stored[f"{name}.weight_scale"][row, column // 32].item()
-    weight = dequantized(checkpoint)[f"{name}.weight"]
+    weights, linears = dequantized(checkpoint)
+    weight = weights[f"{name}.weight"]
+    assert len(linears) == 14 and f"{name}.weight" in linears
     assert list(weight.shape) == shape and weight[row, column].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_reference_is_of_these_weights(checkpoint):
-    reference, weights = open_reference(checkpoint, torch.float32), dequantized(checkpoint)
+    reference, weights = open_reference(checkpoint, torch.float32), dequantized(checkpoint)[0]
     assert reference.strange == () and type(reference.model).__name__ == "MistralForCausalLM"
     assert all(torch.equal(parameter, weights[name]) for name, parameter in reference.model.named_parameters())
 
 
 def test_a_tensor_that_transformers_misses_is_named(checkpoint, monkeypatch):
-    weights = dequantized(checkpoint)
+    weights, linears = dequantized(checkpoint)
     weights["model.norm.bias"] = weights.pop("model.norm.weight")
-    monkeypatch.setattr("benchmarks.models.reference.dequantized", lambda directory: weights)
+    monkeypatch.setattr("benchmarks.models.reference.dequantized", lambda directory: (weights, linears))
     assert set(open_reference(checkpoint, torch.float32).strange) == {"model.norm.weight", "model.norm.bias"}
 
 
@@ -75,6 +78,13 @@ def test_generated_is_greedy_and_can_be_forced(checkpoint):
     assert (behind - whole[7:-1]).abs().max() < 1e-4
 
 
+def test_what_counts_from_the_padding_is_told_so(tmp_path):
+    """RoBERTa's `generate` gives what its own forward of the whole text does."""
+    row = Row("roberta")
+    (way,) = examine(row, tmp_path, ("none",)).ways
+    assert way.outcome is Outcome.WORKS and way.notes == () and len(way.checks) == 7
+
+
 def test_float32_is_the_product_without_rounding(checkpoint):
     model, tokens = open_reference(checkpoint, torch.float32).model, random_tokens(40, seed=2)
     (found,) = ModuleDecoder(open_exact(checkpoint), 40, static_cache=False).read(tokens)
@@ -86,10 +96,13 @@ def failed(way: Way) -> list[str]:
 
 
 def test_positions_that_are_off_are_wrong(tmp_path, monkeypatch):
-    right = ModuleDecoder._positions
-    monkeypatch.setattr(
-        ModuleDecoder, "_positions", lambda self, start, stop: right(self, start // 2, start // 2 + stop - start)
-    )
+    right = ModuleDecoder._inputs
+
+    def off(self, tokens, start, wanted):
+        inputs = right(self, tokens, start, wanted)
+        return {**inputs, "position_ids": inputs["position_ids"] - start // 2}
+
+    monkeypatch.setattr(ModuleDecoder, "_inputs", off)
     way = rounded(tmp_path)
     assert way.outcome is Outcome.WRONG and failed(way) == [CHECKS[0], CHECKS[1], CHECKS[3]]
 

@@ -26,6 +26,12 @@ def test_what_is_right(exact, errors, noise, right):
     assert Check.of("decode", exact, errors, noise).right is right
 
 
+def test_where_tokens_choose_experts_twice_as_much_rounding_is_allowed():
+    assert Check.of("decode", False, [0.049], 0.01, experts=True).right
+    assert not Check.of("decode", False, [0.051], 0.01, experts=True).right
+    assert not Check.of("decode", True, [0.002], 0.01, experts=True).right
+
+
 def way(awq: str, outcome: Outcome = Outcome.WORKS, error: str | None = None, **more) -> Way:
     return Way(awq, outcome, error, "decode: engine/modules.py:1", **more)
 

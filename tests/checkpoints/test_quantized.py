@@ -10,10 +10,12 @@ from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_in
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.models.tiny import Row, save_tiny
 from checkpoints import writer
 from checkpoints.quantized import open_quantized
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.replace import quantized_layers
+from run_awq import Recipe, quantize
 from tests.quantized import quantized, save_float
 from tests.tiny import VOCAB, tiny_tokens
 
@@ -287,3 +289,28 @@ def test_a_generation_config_that_transformers_would_not_save(tmp_path):
     (source / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": [2, 5]}')
     found = open_quantized(quantized(source, tmp_path / "q"), BACKEND).module.generation_config
     assert (found.temperature, found.top_p, found.eos_token_id) == (0.9, 0.6, [2, 5])
+
+
+@pytest.mark.parametrize("model_type", ["camembert", "xlm-roberta", "roberta"])
+def test_a_head_that_is_tied_under_either_name(tmp_path, model_type):
+    """In some of these classes the head comes before the embedding, in others behind it."""
+    source = tmp_path / "float"
+    text = save_tiny(Row(model_type), source)
+    quantize(str(source), str(tmp_path / "q"), Recipe(group_size=32, awq="none", calib_data=str(text)))
+    stored, model = load_file(tmp_path / "q" / "model.safetensors"), open_quantized(tmp_path / "q", BACKEND).module
+    embedding = model.get_input_embeddings().weight
+    names = {"lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"} & stored.keys()
+    assert len(names) == 1 and torch.equal(embedding, stored[names.pop()])
+    assert model.lm_head.decoder.weight is embedding and model.lm_head.decoder.bias is model.lm_head.bias
+
+
+def test_float32_that_transformers_keeps_is_stored_and_run_so(tmp_path):
+    source, name = tmp_path / "float", "model.layers.1.mlp.gate.e_score_correction_bias"
+    text = save_tiny(Row("deepseek_v3"), source)
+    weights = load_file(source / "model.safetensors")
+    bias = torch.tensor([5.0, 5.001, 5.002, 5.003])
+    save_file(weights | {name: bias}, source / "model.safetensors", metadata={"format": "pt"})
+    quantize(str(source), str(tmp_path / "q"), Recipe(group_size=32, awq="none", calib_data=str(text)))
+    stored, model = load_file(tmp_path / "q" / "model.safetensors"), open_quantized(tmp_path / "q", BACKEND).module
+    assert torch.equal(stored[name], bias) and torch.equal(model.get_buffer(name), bias)
+    assert stored["model.norm.weight"].dtype == model.model.norm.weight.dtype == torch.bfloat16

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.decoder import read_all, read_last
-from engine.modules import ModuleDecoder, check_causal
+from engine.modules import ModuleDecoder, check_causal, first_position
 from qlinear.errors import ModelError
 
 VOCAB, NEW, PROMPT, ROOM = 128, 24, 10, 48
@@ -147,6 +147,32 @@ def test_what_was_read_is_not_read_again(kind):
     assert lengths == [PROMPT, 1]
 
 
+_ROBERTA = dict(
+    vocab_size=VOCAB, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128,
+    max_position_embeddings=64, pad_token_id=1, is_decoder=True,
+)  # fmt: skip
+
+
+@CACHES
+@pytest.mark.parametrize("model_type", ["roberta", "camembert", "xmod"])
+def test_positions_are_counted_as_the_model_was_trained(model_type, static):
+    """From the one behind the padding's id, in a whole text and in one written token by token."""
+    extra = dict(default_language="en_XX") if model_type == "xmod" else {}
+    model, text = random_model(model_type, _ROBERTA | extra), text_of(1, 12)
+    with torch.no_grad():
+        positions = torch.arange(2, 14).unsqueeze(0)
+        expected = model(text.unsqueeze(0), position_ids=positions, use_cache=False).logits[0]
+    decoder = ModuleDecoder(model, ROOM, static)
+    assert_same(read_all(decoder, text), expected)
+    steps = [read_last(decoder, text[:stop], 0 if stop == 5 else stop - 1).clone() for stop in range(5, 13)]
+    assert_same(torch.stack(steps), expected[4:])
+
+
+def test_the_first_position():
+    assert first_position(random_model("roberta", _ROBERTA)) == 2
+    assert first_position(random_model(*KINDS["learned positions"])) == 0
+
+
 _BERT = dict(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128)
 _GEMMA = dict(_SIZES, head_dim=16, query_pre_attn_scalar=16, use_bidirectional_attention=True)
 
@@ -172,6 +198,20 @@ def test_one_row_a_call_is_not_enough():
     xlnet = random_model("xlnet", dict(vocab_size=VOCAB, d_model=64, n_layer=1, n_head=4, d_inner=128))
     with pytest.raises(ModelError, match="^XLNetLMHeadModel predicts one token a call only, and is not run here$"):
         check_causal(xlnet)
+
+
+def test_a_row_of_its_own_behind_the_text_is_not_one_of_the_text():
+    """XLM puts a mask there, and its last row is what it predicts."""
+    model = random_model("xlm", dict(vocab_size=VOCAB, emb_dim=64, n_layers=1, n_heads=4, causal=True, mask_token_id=5))
+    with pytest.raises(ModelError, match="^XLMWithLMHeadModel predicts one token a call only, and is not run here$"):
+        check_causal(model)
+
+
+def test_a_model_that_does_not_run():
+    model = random_model(*KINDS["keys and values"]).bfloat16()
+    model.model.layers[1].mlp.up_proj.float()
+    with pytest.raises(ModelError, match=r"^LlamaForCausalLM does not run in bfloat16 \(expected .*Float.*\)$"):
+        check_causal(model)
 
 
 def test_a_model_that_nobody_taught_to_generate():
