@@ -33,7 +33,7 @@ group_size = click.option(
 symmetric = click.option(
     "--symmetric",
     is_flag=True,
-    help="The same zero point for every group, for loaders that know no other; worse by a little "
+    help="The same zero point for every group, for loaders that know no other, at some cost in quality "
     "(docs/quantization.md).",
 )
 awq = click.option(
