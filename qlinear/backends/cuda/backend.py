@@ -1,0 +1,93 @@
+"""The cuda target on kernels of its own: bfloat16 activations, packed 3- or 4-bit weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qlinear.backends.base import Backend
+from qlinear.backends.cuda.launch import Launcher, stream_grid, suffix, unit_grid
+from qlinear.backends.cuda.structs import INPUT_ROW, OUTPUT_BF16, TILE, Input, Output, PackJob, RowJob, RowsJob, UnpackJob
+from qlinear.backends.cuda.weight import CudaWeight, packed_bytes, tile_codes, tile_records, tiles
+from qlinear.packing import JoinedWeight, PackedWeight
+
+MOST_ROWS = 16  # of activations that the kernels take; from there on a weight is unpacked, and multiplied by cuBLAS
+PANEL_BYTES = 32 << 20  # unpacked at a time: what stays in the L2 of a large GPU
+
+
+class CudaBackend(Backend):
+    """`qlinear.backends.base.Backend` on the kernels of qlinear/csrc/cuda.
+
+    Up to `MOST_ROWS` rows of bfloat16 activations are multiplied by the codes themselves, exactly. More rows are
+    multiplied by the weight rounded to their dtype.
+    """
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.device, self.name = launcher.device, launcher.name
+        self._launcher = launcher
+
+    def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> CudaWeight:
+        """Lay the weight out on the GPU; `weight` is not needed afterwards."""
+        (n, k), bits, group_size = weight.shape, weight.bits, weight.group_size
+        packed = torch.empty(packed_bytes(n, k, bits, group_size), dtype=torch.uint8, device=self.device)
+        whole_tiles = all(part.shape[0] % TILE == 0 for part in weight.parts[:-1])
+        tile = 0
+        for part in weight.parts if whole_tiles else (weight.concat(),):
+            self._pack(part, packed, tile, tiles(n) * tile_codes(k, bits))
+            tile += tiles(part.shape[0])
+        bias = None if bias is None else bias.detach().to(self.device, torch.float32, copy=True).contiguous()
+        return CudaWeight(packed, bias, (n, k), bits, group_size)
+
+    def _pack(self, part: PackedWeight, packed: Tensor, tile: int, records: int) -> None:
+        """Rows from `tile` on; records: where those of the whole weight begin."""
+        (n, k), bits, group_size = part.shape, part.bits, part.group_size
+        sources = [source.to(self.device).contiguous() for source in (part.words, part.zeros, part.scales)]
+        job = PackJob(
+            *(source.data_ptr() for source in sources),
+            packed.data_ptr() + tile * tile_codes(k, bits),
+            packed.data_ptr() + records + tile * tile_records(k, group_size),
+            n, k, group_size,
+        )  # fmt: skip
+        self._launcher.launch(f"awq_pack_{bits}", job, unit_grid(tiles(n), k))
+
+    def matmul(self, x: Tensor, prepared: CudaWeight) -> Tensor:
+        """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, both of the dtype of `x`; inference only."""
+        n, k = prepared.shape
+        if x.shape[-1] != k:
+            raise ValueError(f"activations have {x.shape[-1]} features, the weight has {k}")
+        rows = x.reshape(-1, k)
+        if x.dtype != torch.bfloat16 or not 0 < len(rows) <= MOST_ROWS:
+            return self._multiply_unpacked(rows, prepared).view(*x.shape[:-1], n)
+        if not rows.is_contiguous() or rows.data_ptr() % 16:
+            rows = rows.clone(memory_format=torch.contiguous_format)
+        y = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
+        if len(rows) == 1:
+            given = Input(row=rows.data_ptr(), kind=INPUT_ROW)
+            job = RowJob((prepared.native,), given, Output(y.data_ptr(), 0.0, OUTPUT_BF16))
+            kernel, most = "awq_row", 1
+        else:
+            job = RowsJob((prepared.native,), rows.data_ptr(), y.data_ptr(), len(rows), k)
+            kernel, most = ("awq_rows_8", 8) if len(rows) <= 8 else ("awq_rows_16", 16)
+        grid = stream_grid(self._launcher, prepared, n, 1, most)
+        self._launcher.launch(f"{kernel}_{suffix(prepared)}", job, grid)
+        return y
+
+    def _multiply_unpacked(self, x: Tensor, weight: CudaWeight) -> Tensor:
+        """A panel of rows at a time: in bfloat16 for such activations, else in float32."""
+        n, k = weight.shape
+        dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+        panel = torch.empty(min(n, max(TILE, PANEL_BYTES // (k * dtype.itemsize) // TILE * TILE)), k, dtype=dtype, device=x.device)
+        y = torch.empty(len(x), n, dtype=x.dtype, device=x.device)
+        inputs = x.to(dtype)
+        for first in range(0, n, len(panel)):
+            part = slice(first, min(n, first + len(panel)))
+            rows = panel[: part.stop - first]
+            self.unpack(weight, first, rows)
+            bias = None if weight.bias is None else weight.bias[part].to(dtype)
+            y[:, part] = F.linear(inputs, rows, bias)
+        return y
+
+    def unpack(self, weight: CudaWeight, first: int, out: Tensor) -> None:
+        """Rows of a weight from `first` on, a multiple of `TILE`, into `out` `(rows, K)` bfloat16 or float32."""
+        kind = "bf16" if out.dtype == torch.bfloat16 else "fp32"
+        job = UnpackJob(weight.native, out.data_ptr(), first // TILE, len(out))
+        self._launcher.launch(f"awq_unpack_{weight.bits}_{kind}", job, unit_grid(tiles(len(out)), weight.shape[1]))
