@@ -6,11 +6,23 @@ from torch import Tensor
 
 from qlinear.backends.base import Backend
 from qlinear.backends.cuda.launch import Launcher, stream_grid, suffix, unit_grid
-from qlinear.backends.cuda.structs import INPUT_ROW, OUTPUT_BF16, TILE, Input, Output, PackJob, RowJob, RowsJob, UnpackJob
+from qlinear.backends.cuda.structs import (
+    INPUT_ROW,
+    OUTPUT_BF16,
+    TILE,
+    HalvesJob,
+    Input,
+    Output,
+    PackJob,
+    RowJob,
+    RowsJob,
+    UnpackJob,
+)
 from qlinear.backends.cuda.weight import CudaWeight, packed_bytes, tile_codes, tile_records, tiles
+from qlinear.backends.stack import Stack, StackDecoder
 from qlinear.packing import JoinedWeight, PackedWeight
 
-MOST_ROWS = 16  # of activations that the kernels take; from there on a weight is unpacked, and multiplied by cuBLAS
+MOST_ROWS = 32  # of activations that the kernels take; from there on a weight is unpacked, and multiplied by cuBLAS
 PANEL_BYTES = 32 << 20  # unpacked at a time: what stays in the L2 of a large GPU
 
 
@@ -34,6 +46,7 @@ class CudaBackend(Backend):
         for part in weight.parts if whole_tiles else (weight.concat(),):
             self._pack(part, packed, tile, tiles(n) * tile_codes(k, bits))
             tile += tiles(part.shape[0])
+        self._launcher.finish()  # kernels that begin early read a weight before they wait for what was launched last
         bias = None if bias is None else bias.detach().to(self.device, torch.float32, copy=True).contiguous()
         return CudaWeight(packed, bias, (n, k), bits, group_size)
 
@@ -49,6 +62,11 @@ class CudaBackend(Backend):
         )  # fmt: skip
         self._launcher.launch(f"awq_pack_{bits}", job, unit_grid(tiles(n), k))
 
+    def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
+        from qlinear.backends.cuda.decoder import CudaDecoder
+
+        return CudaDecoder(self, self._launcher, stack, max_tokens, chunk)
+
     def matmul(self, x: Tensor, prepared: CudaWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, both of the dtype of `x`; inference only."""
         n, k = prepared.shape
@@ -60,16 +78,24 @@ class CudaBackend(Backend):
         if not rows.is_contiguous() or rows.data_ptr() % 16:
             rows = rows.clone(memory_format=torch.contiguous_format)
         y = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
-        if len(rows) == 1:
-            given = Input(row=rows.data_ptr(), kind=INPUT_ROW)
-            job = RowJob((prepared.native,), given, Output(y.data_ptr(), 0.0, OUTPUT_BF16))
-            kernel, most = "awq_row", 1
-        else:
-            job = RowsJob((prepared.native,), rows.data_ptr(), y.data_ptr(), len(rows), k)
-            kernel, most = ("awq_rows_8", 8) if len(rows) <= 8 else ("awq_rows_16", 16)
-        grid = stream_grid(self._launcher, prepared, n, 1, most)
-        self._launcher.launch(f"{kernel}_{suffix(prepared)}", job, grid)
+        self._multiply(rows, prepared, y)
         return y
+
+    def _multiply(self, x: Tensor, weight: CudaWeight, y: Tensor) -> None:
+        (n, k), rows = weight.shape, len(x)
+        given = x.data_ptr(), y.data_ptr(), rows, k
+        if rows == 1:
+            kernel, most, halves = "awq_row", 1, 1
+            job = RowJob((weight.native,), Input(row=given[0], kind=INPUT_ROW), Output(given[1], 0.0, OUTPUT_BF16))
+        elif rows <= 8:
+            kernel, most, halves = "awq_rows_8", 8, 1
+            job = RowsJob((weight.native,), *given)
+        else:
+            most, halves = (16, 2) if rows <= 16 else (32, 2)
+            kernel, middle = f"awq_rows_{most}", min(n, -(-tiles(n) // 2) * TILE)
+            job = HalvesJob((weight.rows(0, middle), weight.rows(middle, n - middle)), *given)
+        grid = stream_grid(self._launcher, weight, -(-tiles(n) // halves) * TILE, halves, most)
+        self._launcher.launch(f"{kernel}_{suffix(weight)}", job, grid)
 
     def _multiply_unpacked(self, x: Tensor, weight: CudaWeight) -> Tensor:
         """A panel of rows at a time: in bfloat16 for such activations, else in float32."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from collections.abc import Callable
 
 import torch
 
@@ -51,6 +52,7 @@ class GpuLauncher:
         image = kernel_image(major, minor)
         self._check(self._driver.cuModuleLoadData(ctypes.byref(self._module), image), "loading the cuda kernels")
         self._functions: dict[str, _POINTER] = {}
+        self._has_early = major >= 9
         early = _Attribute(_EARLY)
         early.value[0] = 1
         self._early = early
@@ -59,7 +61,7 @@ class GpuLauncher:
         function = self._functions.get(kernel) or self._load(kernel)
         parameters = (_POINTER * 1)(ctypes.addressof(job))
         stream = torch.cuda.current_stream(self.device).cuda_stream
-        if grid.early:
+        if grid.early and self._has_early:
             config = _Config(grid.blocks, 1, 1, grid.threads, 1, 1, grid.shared, stream, ctypes.pointer(self._early), 1)
             error = self._driver.cuLaunchKernelEx(ctypes.byref(config), function, parameters, None)
         else:
@@ -68,6 +70,17 @@ class GpuLauncher:
             )
         if error:
             self._check(error, f"launching {kernel}")
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()  # once before, so that every kernel is loaded
+        self.finish()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        return graph.replay
+
+    def finish(self) -> None:
+        torch.cuda.synchronize(self.device)
 
     def _load(self, kernel: str) -> _POINTER:
         function = _POINTER()

@@ -1,12 +1,13 @@
 """What launches kernels, and how many threads of how many blocks each gets."""
 
+from collections.abc import Callable
 from ctypes import Structure
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from qlinear.backends.cuda.structs import DEPTH, RECORD, STAGE, TILE
+from qlinear.backends.cuda.structs import DEPTH, DEPTH_OF_TWO, RECORD, STAGE, TILE
 from qlinear.backends.cuda.weight import CudaWeight, tiles
 
 WARP = 32
@@ -38,9 +39,15 @@ class Launcher(Protocol):
     def launch(self, kernel: str, job: Structure, grid: Grid) -> None:
         """Run a kernel of qlinear/csrc/cuda by its name, after what was launched before on torch's current stream."""
 
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """`run` as something that can be called again and again, its launches all at once where the GPU can do that."""
+
+    def finish(self) -> None:
+        """Wait for all that was launched."""
+
 
 RESERVED = 1024  # bytes of shared memory that every block takes besides
-MOST_WARPS, FEW_WARPS = 8, 4  # of a block; of one of many
+WARPS = 8  # of a block, at most
 
 
 def suffix(weight: CudaWeight) -> str:
@@ -48,25 +55,23 @@ def suffix(weight: CudaWeight) -> str:
     return f"{weight.bits}_fine" if weight.group_size < 64 else f"{weight.bits}"
 
 
-def ring_bytes(weight: CudaWeight) -> int:
-    """Shared memory of a warp for its copies."""
-    return DEPTH * (STAGE * TILE * weight.bits // 8 + RECORD * (STAGE // min(64, weight.group_size)))
+def ring_bytes(weight: CudaWeight, parts: int) -> int:
+    """Shared memory of a warp for its copies of `parts` weights side by side."""
+    stage = STAGE * TILE * weight.bits // 8 + RECORD * (STAGE // min(64, weight.group_size))
+    return (DEPTH if parts == 1 else DEPTH_OF_TWO) * parts * stage
 
 
-def stream_grid(launcher: Launcher, weight: CudaWeight, n: int, parts: int, rows: int, early: bool = False) -> Grid:
-    """For a kernel that streams `parts` weights of `n` rows for 1, 8 or 16 rows of activations.
+def stream_grid(launcher: Launcher, weight: CudaWeight, n: int, parts: int, rows: int) -> Grid:
+    """For a kernel that streams `parts` weights of `n` rows each for at most `rows` rows of activations.
 
-    Blocks stay and take tile after tile, as many as fit on the GPU at once. Where there are few tiles more warps share
-    the columns of each.
+    Blocks stay and take tile after tile, as many as fit on the GPU at once.
     """
     stages = -(-weight.shape[1] // STAGE)
-    few_tiles = tiles(n) < 4 * launcher.processors
-    warps = min(MOST_WARPS if few_tiles else FEW_WARPS, stages)
+    warps = min(WARPS, stages)
     row = stages * STAGE * 2 if rows == 1 else 0
-    sums = 2 * warps * parts * TILE * rows * 4
-    shared = row + warps * parts * ring_bytes(weight) + sums
+    shared = row + warps * ring_bytes(weight, parts) + 2 * warps * parts * TILE * rows * 4
     together = max(1, launcher.shared_memory // (shared + RESERVED))
-    return Grid(min(tiles(n), together * launcher.processors), warps * WARP, shared, early)
+    return Grid(min(tiles(n), together * launcher.processors), warps * WARP, shared, early=True)
 
 
 def unit_grid(weight_tiles: int, k: int) -> Grid:

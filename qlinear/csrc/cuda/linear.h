@@ -14,10 +14,12 @@ struct RowJob {
   Output output;
 };
 
+// Of two tiles: the second weight is the second half of the rows.
+template <int TILES>
 struct RowsJob {
-  Weight weight[1];
+  Weight weight[TILES];
   const Bf16* x;  // (rows, stride)
-  Bf16* y;        // (rows, n)
+  Bf16* y;        // (rows, n of both)
   int rows, stride;
 };
 
@@ -36,7 +38,6 @@ AWQ_DEVICE void linear_row(const RowJob<TILES>& job) {
   wait_for_last();
   load_input(job.input, k, padded, memory, partial);
   __syncthreads();
-  let_next_start();
 
   for (int tile = blockIdx.x; tile < stream.tiles(); tile += gridDim.x) {
     Multiplier<BITS, FINE, 1> sums[TILES];
@@ -69,14 +70,23 @@ AWQ_DEVICE void linear_row(const RowJob<TILES>& job) {
   }
 }
 
-// Shared memory: rings | sums of warps, twice. Activations come through L1.
-template <int BITS, bool FINE, int COLUMNS>
-AWQ_DEVICE void linear_rows(const RowsJob& job) {
-  typedef Stream<BITS, FINE, 1> Ring;
-  constexpr int ROWS = 8 * COLUMNS, SUMS = TILE * ROWS;
+template <int TILES>
+AWQ_DEVICE void store_sum(const RowsJob<TILES>& job, int x_row, int side, int n, float total) {
+  const Weight& weight = job.weight[side];
+  if (x_row >= job.rows || n >= weight.n) return;
+  const int first = job.weight[0].n, whole = TILES == 2 ? first + job.weight[TILES - 1].n : first;
+  if (weight.bias != nullptr) total += weight.bias[n];
+  job.y[(long long)x_row * whole + side * first + n] = Bf16(narrow(total));
+}
+
+// Shared memory: rings | sums of warps, twice. Activations come through L1; two tiles share what has been loaded.
+template <int BITS, bool FINE, int COLUMNS, int TILES>
+AWQ_DEVICE void linear_rows(const RowsJob<TILES>& job) {
+  typedef Stream<BITS, FINE, TILES> Ring;
+  constexpr int ROWS = 8 * COLUMNS, SUMS = ROWS * TILES * TILE;
   AWQ_SHARED(memory);
   const int warp = threadIdx.x / LANES, warps = blockDim.x / LANES, lane = threadIdx.x % LANES;
-  const int k = job.weight[0].k, n = job.weight[0].n, t = lane % 4, g = lane / 4;
+  const int k = job.weight[0].k, t = lane % 4, g = lane / 4;
   unsigned char* rings = reinterpret_cast<unsigned char*>(memory);
   float* const sums_of_warps = reinterpret_cast<float*>(rings + warps * Ring::RING);
 
@@ -88,11 +98,13 @@ AWQ_DEVICE void linear_rows(const RowsJob& job) {
   }
   Ring stream(job.weight, rings + warp * Ring::RING);
   stream.fill();
+  wait_for_last();
 
   int side = 0;
   for (int tile = blockIdx.x; tile < stream.tiles(); tile += gridDim.x, side = 1 - side) {
-    Multiplier<BITS, FINE, COLUMNS> sums[1];
-    sums[0].clear();
+    Multiplier<BITS, FINE, COLUMNS> sums[TILES];
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) sums[i].clear();
     stream.multiply(sums, [&](int column, Activations(&x)[COLUMNS]) {
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
@@ -101,21 +113,21 @@ AWQ_DEVICE void linear_rows(const RowsJob& job) {
         if (!FINE || column + 32 < k) x[c].half[1] = *reinterpret_cast<const uint4*>(row[c] + column + 32);
       }
     });
-    float* partial = sums_of_warps + side * warps * SUMS;  // (warps, rows, tile)
+    float* partial = sums_of_warps + side * warps * SUMS;  // (warps, rows, tiles, 16)
 #pragma unroll
-    for (int c = 0; c < COLUMNS; ++c)
+    for (int i = 0; i < TILES; ++i)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int x_row = 8 * c + 2 * t + i % 2, tile_row = g + i / 2 * 8;
-        partial[warp * SUMS + x_row * TILE + tile_row] = sums[0].total[c][i];
-      }
+      for (int c = 0; c < COLUMNS; ++c)
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          const int x_row = 8 * c + 2 * t + s % 2, tile_row = g + s / 2 * 8;
+          partial[warp * SUMS + (x_row * TILES + i) * TILE + tile_row] = sums[i].total[c][s];
+        }
     __syncthreads();
     for (int i = threadIdx.x; i < SUMS; i += blockDim.x) {
-      const int x_row = i / TILE, out = tile * TILE + i % TILE;
-      if (x_row >= job.rows || out >= n) continue;
-      float total = job.weight[0].bias != nullptr ? job.weight[0].bias[out] : 0.0f;
+      float total = 0.0f;
       for (int w = 0; w < warps; ++w) total += partial[w * SUMS + i];
-      job.y[(long long)x_row * n + out] = Bf16(narrow(total));
+      store_sum<TILES>(job, i / (TILES * TILE), i / TILE % TILES, tile * TILE + i % TILE, total);
     }
   }
 }

@@ -1,7 +1,7 @@
 // A warp's way through a weight: a ring of stages in shared memory, filled in the background, multiplied in turn.
 //
-// A block multiplies one tile of rows (or one tile of each of two weights that read the same input) at a time. Its warps
-// take the stages of the tile's columns in turn and add up what they have got in the order of their numbers: no atomics,
+// A block multiplies one tile of rows (or one tile of each of two weights that read the same input, the first the longer
+// one) at a time. Its warps take the stages of the tile's columns in turn and add up what they have got in the order of their numbers: no atomics,
 // so that the same input gives the same bits. Copies run ahead into the tiles that the block takes next.
 #pragma once
 
@@ -10,7 +10,7 @@
 namespace awq {
 
 constexpr int STAGE_UNITS = 4, STAGE = STAGE_UNITS * UNIT;  // columns of a stage
-constexpr int DEPTH = 4;                                    // stages in the ring of a warp
+constexpr int DEPTH = 5, DEPTH_OF_TWO = 3;                  // stages in the ring of a warp; of two tiles each
 
 // FINE: groups of 32
 template <int BITS, bool FINE>
@@ -83,9 +83,10 @@ struct Multiplier {
 template <int BITS, bool FINE, int TILES>
 class Stream {
   typedef StageLayout<BITS, FINE> Layout;
+  static constexpr int SLOTS = TILES == 1 ? DEPTH : DEPTH_OF_TWO, SLOT = TILES * Layout::BYTES;
 
  public:
-  static constexpr int RING = DEPTH * TILES * Layout::BYTES;  // bytes of shared memory
+  static constexpr int RING = SLOTS * SLOT;  // bytes of shared memory
 
   AWQ_DEVICE Stream(const Weight (&weight)[TILES], unsigned char* ring)
       : weight_(weight), ring_(ring), tiles_(divide_up(weight[0].n, TILE)), units_(units_of(weight[0].k)),
@@ -97,14 +98,14 @@ class Stream {
   AWQ_DEVICE int stages() const { return divide_up(units_, STAGE_UNITS); }
 
   AWQ_DEVICE void fill() {
-    for (int slot = 0; slot < DEPTH; ++slot) copy_next(slot * (RING / DEPTH));
+    for (int slot = 0; slot < SLOTS; ++slot) copy_next(slot * SLOT);
   }
 
   // sums[tile] += this warp's stages of a tile @ activations. load(column, x): those of the unit from there on.
   template <int COLUMNS, class Load>
   AWQ_DEVICE void multiply(Multiplier<BITS, FINE, COLUMNS> (&sums)[TILES], const Load& load) {
     for (int stage = threadIdx.x / LANES; stage < stages(); stage += blockDim.x / LANES) {
-      wait_copies<DEPTH - 1>();
+      wait_copies<SLOTS - 1>();
       __syncwarp();
       const int units = units_ - stage * STAGE_UNITS;
       if (units >= STAGE_UNITS) {
@@ -115,7 +116,7 @@ class Stream {
       }
       __syncwarp();
       copy_next(slot_);
-      slot_ = slot_ == RING - RING / DEPTH ? 0 : slot_ + RING / DEPTH;
+      slot_ = slot_ == RING - SLOT ? 0 : slot_ + SLOT;
     }
   }
 
@@ -145,12 +146,15 @@ class Stream {
   AWQ_DEVICE void copy_next(int slot) {
     if (tile_ < tiles_) {
 #pragma unroll
-      for (int i = 0; i < TILES; ++i) copy(weight_[i], ring_ + slot + i * Layout::BYTES);
+      for (int i = 0; i < TILES; ++i)
+        if (i == 0 || tile_ * TILE < weight_[i].n) copy(weight_[i], ring_ + slot + i * Layout::BYTES);
       const int step = blockDim.x / LANES;
       stage_ += step;
       codes_ += step * Layout::CODES;
       records_ += (step * STAGE >> shift_) * RECORD;
       if (stage_ >= stages()) seek(tile_ + gridDim.x);
+      // what is left takes no more of memory: the next kernel may begin with its own
+      if (tile_ >= tiles_) let_next_start();
     }
     commit_copies();
   }
