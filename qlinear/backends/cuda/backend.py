@@ -101,7 +101,9 @@ class CudaBackend(Backend):
         """A panel of rows at a time: in bfloat16 for such activations, else in float32."""
         n, k = weight.shape
         dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-        panel = torch.empty(min(n, max(TILE, PANEL_BYTES // (k * dtype.itemsize) // TILE * TILE)), k, dtype=dtype, device=x.device)
+        panel = torch.empty(
+            min(n, max(TILE, PANEL_BYTES // (k * dtype.itemsize) // TILE * TILE)), k, dtype=dtype, device=x.device
+        )
         y = torch.empty(len(x), n, dtype=x.dtype, device=x.device)
         inputs = x.to(dtype)
         for first in range(0, n, len(panel)):

@@ -15,10 +15,13 @@ from qlinear.backends.cuda.structs import (
     HEADS,
     INPUT_NORM,
     INPUT_ROW,
+    MOST_FEATURES,
+    MOST_HIDDEN,
     OUTPUT_BF16,
     OUTPUT_GELU,
     OUTPUT_LOGITS,
     OUTPUT_SILU,
+    SCRATCH,
     TILE,
     AttentionJob,
     DenseGateUpJob,
@@ -33,7 +36,7 @@ from qlinear.backends.cuda.weight import CudaWeight
 from qlinear.backends.stack import Dense, Matrix, Projection, Stack, StackBlock, Unsupported
 
 ACTIVATIONS = {"silu": OUTPUT_SILU, "swish": OUTPUT_SILU, "gelu_pytorch_tanh": OUTPUT_GELU}
-MOST_SPLITS, SMALLEST_SPLIT = 32, 64  # of a head's past
+MOST_SPLITS, SMALLEST_SPLIT = 32, 128  # of a head's past
 DENSE_WARPS, DENSE_BLOCKS = 8, 2  # of a block; on a multiprocessor
 
 
@@ -146,7 +149,9 @@ class Step:
         """How many outputs there are."""
         if isinstance(matrix, Dense):
             n, k = matrix.weight.shape
-            job = DenseJob((self._bf16(matrix.weight, "a linear layer"),), (self._fp32(matrix.bias),), n, k, given, output)
+            job = DenseJob(
+                (self._bf16(matrix.weight, "a linear layer"),), (self._fp32(matrix.bias),), n, k, given, output
+            )
             self._add("awq_dense_row", job, self._dense_grid(n, k))
             return n
         weight = self._packed(matrix)
@@ -196,7 +201,7 @@ class Step:
 
     def _dense_grid(self, n: int, k: int) -> Grid:
         blocks = min(-(-n // DENSE_WARPS), self._blocks)
-        return Grid(blocks, DENSE_WARPS * WARP, 2 * k + 4 * DENSE_WARPS, early=True)
+        return Grid(blocks, DENSE_WARPS * WARP, 2 * k + 4 * DENSE_WARPS * SCRATCH, early=True)
 
     def _add(self, kernel: str, job: Structure, grid: Grid) -> None:
         self._launches.append(Launch(kernel, job, grid))
@@ -243,8 +248,13 @@ def _split(max_tokens: int) -> int:
 def check(stack: Stack) -> None:
     if stack.activation not in ACTIVATIONS:
         raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
-    if stack.head_dim % 8 or stack.head_dim > 256 or stack.hidden % 8:
+    if stack.head_dim % 8 or stack.head_dim > MOST_FEATURES:
         raise Unsupported(
-            f"the fused decoder on cuda takes heads of up to 256 features, a multiple of 8; this model has "
+            f"the fused decoder on cuda takes heads of up to {MOST_FEATURES} features, a multiple of 8; this model has "
             f"{stack.head_dim}"
+        )
+    if stack.hidden % 8 or stack.hidden > MOST_HIDDEN:
+        raise Unsupported(
+            f"the fused decoder on cuda takes a hidden size of up to {MOST_HIDDEN}, a multiple of 8; this model has "
+            f"{stack.hidden}"
         )

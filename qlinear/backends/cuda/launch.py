@@ -48,6 +48,7 @@ class Launcher(Protocol):
 
 RESERVED = 1024  # bytes of shared memory that every block takes besides
 WARPS = 8  # of a block, at most
+TOGETHER = 2  # blocks on one multiprocessor, at most
 
 
 def suffix(weight: CudaWeight) -> str:
@@ -70,7 +71,7 @@ def stream_grid(launcher: Launcher, weight: CudaWeight, n: int, parts: int, rows
     warps = min(WARPS, stages)
     row = stages * STAGE * 2 if rows == 1 else 0
     shared = row + warps * ring_bytes(weight, parts) + 2 * warps * parts * TILE * rows * 4
-    together = max(1, launcher.shared_memory // (shared + RESERVED))
+    together = max(1, min(TOGETHER, launcher.shared_memory // (shared + RESERVED)))
     return Grid(min(tiles(n), together * launcher.processors), warps * WARP, shared, early=True)
 
 

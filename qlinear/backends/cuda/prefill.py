@@ -17,9 +17,10 @@ class Prefill:
     def __init__(self, backend: Backend, stack: Stack, cache: Tensor):
         self._backend, self._stack, self._cache = backend, stack, cache
 
+    @torch.no_grad()
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
         """tokens: `(count,)` on the device; out: logits after the last of them, as many as it has rows."""
-        stack, given = self._stack, None
+        stack = self._stack
         residual = stack.embedding[tokens].float() * stack.embedding_scale
         delta, after = None, None
         for block, keys_values in zip(stack.blocks, self._cache, strict=True):

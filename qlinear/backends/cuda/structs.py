@@ -5,8 +5,9 @@ import ctypes
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
 
 TILE, UNIT, RECORD = 16, 64, 48  # layout.h
-STAGE, DEPTH, DEPTH_OF_TWO = 256, 5, 3  # stream.h
-ATTENTION_THREADS, HEADS = 256, 4  # attention.h
+STAGE, DEPTH, DEPTH_OF_TWO = 256, 4, 2  # stream.h
+ATTENTION_THREADS, HEADS, MOST_FEATURES = 256, 4, 256  # attention.h
+SCRATCH, MOST_HIDDEN = 2, 8192  # input.h
 INPUT_ROW, INPUT_NORM = 0, 1  # enum InputKind
 OUTPUT_BF16, OUTPUT_LOGITS, OUTPUT_SILU, OUTPUT_GELU = 0, 1, 2, 3  # enum OutputKind
 

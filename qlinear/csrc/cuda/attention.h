@@ -23,8 +23,10 @@ struct AttentionJob {
 };
 
 constexpr int ATTENTION_THREADS = 256;
-constexpr int TEAM = 8;   // lanes to a position
-constexpr int HEADS = 4;  // query heads at a time
+constexpr int MOST_FEATURES = 256;  // of a head
+constexpr int TEAM = 16;            // lanes to a position
+constexpr int HEADS = 4;            // query heads at a time
+constexpr int AHEAD = 4;            // positions whose keys or values a thread loads at once
 constexpr float NO_SCORE = -1e30f;
 
 AWQ_DEVICE float warp_largest(float value) {
@@ -39,76 +41,102 @@ AWQ_DEVICE void put(Bf16* to, float value) { *to = Bf16(narrow(value)); }
 // One head through its norm, where it has one, and its rotation, by a warp.
 template <class Out>
 AWQ_DEVICE void rope(const AttentionJob& job, const Bf16* in, const float* norm, int position, Out* out) {
-  const int lane = threadIdx.x % LANES, half = job.rotary_dim / 2;
+  constexpr int MOST = MOST_FEATURES / LANES / 2;
+  const int lane = threadIdx.x % LANES, half = job.rotary_dim / 2, rest = job.head_dim - job.rotary_dim;
+  float a[MOST], b[MOST], cosine[MOST], sine[MOST], squares = 0.0f;
+#pragma unroll
+  for (int j = 0; j < MOST; ++j) {
+    const int i = lane + j * LANES;
+    if (i >= half) break;
+    a[j] = widen(in[i]), b[j] = widen(in[i + half]);
+    cosine[j] = job.cosines[(long long)position * half + i], sine[j] = job.sines[(long long)position * half + i];
+    squares += a[j] * a[j] + b[j] * b[j];
+  }
   float scale = 1.0f;
   if (norm != nullptr) {
-    float squares = 0.0f;
-    for (int i = lane; i < job.head_dim; i += LANES) squares += widen(in[i]) * widen(in[i]);
+    for (int i = job.rotary_dim + lane; i < job.head_dim; i += LANES) squares += widen(in[i]) * widen(in[i]);
     scale = inverse_rms(warp_sum(squares), job.head_dim, job.epsilon);
   }
-  for (int i = lane; i < job.head_dim - half; i += LANES) {
-    const int low = i < half ? i : i + half;  // from `half` on: beyond what is rotated
-    const float a = widen(in[low]) * scale * (norm != nullptr ? norm[low] : 1.0f);
-    if (i >= half) {
-      put(out + low, a);
-      continue;
-    }
-    const float b = widen(in[i + half]) * scale * (norm != nullptr ? norm[i + half] : 1.0f);
-    const float cosine = job.cosines[(long long)position * half + i], sine = job.sines[(long long)position * half + i];
-    put(out + i, a * cosine - b * sine);
-    put(out + i + half, b * cosine + a * sine);
+#pragma unroll
+  for (int j = 0; j < MOST; ++j) {
+    const int i = lane + j * LANES;
+    if (i >= half) break;
+    if (norm != nullptr) a[j] = a[j] * scale * norm[i], b[j] = b[j] * scale * norm[i + half];
+    put(out + i, a[j] * cosine[j] - b[j] * sine[j]);
+    put(out + i + half, b[j] * cosine[j] + a[j] * sine[j]);
+  }
+  for (int i = lane; i < rest; i += LANES) {
+    const int at = job.rotary_dim + i;
+    put(out + at, norm != nullptr ? widen(in[at]) * scale * norm[at] : widen(in[at]));
   }
 }
 
 // What one block works on.
 struct Part {
   int kv_head, index, begin, end, oldest, group;
+  Bf16 *keys, *values;          // (max_tokens, head_dim)
   float *q, *scores, *scratch;  // shared: (group, head_dim), (group, split), the rest
 };
 
+// What earlier tokens left is on its way while the last kernel still writes this one's.
+AWQ_DEVICE void prefetch_past(const AttentionJob& job, const Part& part) {
+  const int lines = (part.end - part.begin) * job.head_dim / 64;  // of 128 bytes
+  for (int i = threadIdx.x; i < 2 * lines; i += ATTENTION_THREADS)
+    prefetch((i < lines ? part.keys : part.values) + part.begin * job.head_dim + i % lines * 64);
+}
+
 AWQ_DEVICE void load_heads(const AttentionJob& job, const Part& part, int position) {
   const int warp = threadIdx.x / LANES, warps = blockDim.x / LANES, lane = threadIdx.x % LANES, d = job.head_dim;
-  const bool has_token = position < part.begin + job.split;  // of the splits that are there, the last
   for (int h = warp; h < part.group; h += warps)
     rope(job, job.qkv + (part.kv_head * part.group + h) * d, job.q_norm, position, part.q + h * d);
-  if (!has_token) return;
-  const long long cached = ((long long)part.kv_head * job.max_tokens + position) * d;
+  if (position >= part.begin + job.split) return;  // of the splits that are there, not the last
   const Bf16* k = job.qkv + (job.heads + part.kv_head) * d;
-  if (warp == warps - 1) rope(job, k, job.k_norm, position, job.keys + cached);
-  if (warp == 0)
-    for (int i = lane; i < d; i += LANES) job.values[cached + i] = k[job.kv_heads * d + i];
+  if (warp == warps - 1) rope(job, k, job.k_norm, position, part.keys + (long long)position * d);
+  if (warp == warps - 2)
+    for (int i = lane; i < d; i += LANES) part.values[(long long)position * d + i] = k[job.kv_heads * d + i];
+}
+
+// Eight features of `AHEAD` positions, `step` apart; zeros for those that are not seen.
+AWQ_DEVICE void load_8(const AttentionJob& job, const Part& part, const Bf16* from, int first, int step,
+                       uint4 (&to)[AHEAD]) {
+#pragma unroll
+  for (int j = 0; j < AHEAD; ++j) {
+    const int p = first + j * step;
+    const bool is_seen = p >= part.oldest && p < part.end;
+    to[j] = is_seen ? *reinterpret_cast<const uint4*>(from + (long long)p * job.head_dim) : make_uint4(0, 0, 0, 0);
+  }
+}
+
+AWQ_DEVICE float dot_q(const uint4 key, const float* q, float sum) {
+  const unsigned pairs[4] = {key.x, key.y, key.z, key.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) sum += widen(pairs[j]) * q[2 * j] + widen_high(pairs[j]) * q[2 * j + 1];
+  return sum;
 }
 
 AWQ_DEVICE void score(const AttentionJob& job, const Part& part) {
-  const int team = threadIdx.x / TEAM, member = threadIdx.x % TEAM, d = job.head_dim;
-  for (int h = 0; h < part.group; h += HEADS)
-#pragma unroll 2
-    for (int p = part.begin + team; p < part.begin + job.split; p += ATTENTION_THREADS / TEAM) {
-      const bool is_seen = p >= part.oldest && p < part.end;
-      const Bf16* key = job.keys + ((long long)part.kv_head * job.max_tokens + p) * d;
-      float sums[HEADS] = {};
-      if (is_seen)
-        for (int c = 8 * member; c < d; c += 8 * TEAM) {
-          const uint4 of_key = *reinterpret_cast<const uint4*>(key + c);
-          const unsigned pairs[4] = {of_key.x, of_key.y, of_key.z, of_key.w};
+  constexpr int TEAMS = ATTENTION_THREADS / TEAM;
+  const int team = threadIdx.x / TEAM, c = threadIdx.x % TEAM * 8, d = job.head_dim, far = c + 8 * TEAM;
+  for (int first = part.begin + team; first < part.begin + job.split; first += TEAMS * AHEAD) {
+    uint4 near_key[AHEAD] = {}, far_key[AHEAD] = {};
+    if (c < d) load_8(job, part, part.keys + c, first, TEAMS, near_key);
+    if (far < d) load_8(job, part, part.keys + far, first, TEAMS, far_key);
+    for (int h = 0; h < part.group; ++h) {
+      const float* q = part.q + h * d;
 #pragma unroll
-          for (int i = 0; i < HEADS; ++i) {
-            if (h + i >= part.group) break;
-            const float* q = part.q + (h + i) * d + c;
-#pragma unroll
-            for (int j = 0; j < 4; ++j) sums[i] += widen(pairs[j]) * q[2 * j] + widen_high(pairs[j]) * q[2 * j + 1];
-          }
-        }
-#pragma unroll
-      for (int i = 0; i < HEADS; ++i) {
-        float sum = sums[i];
+      for (int j = 0; j < AHEAD; ++j) {
+        const int p = first + j * TEAMS;
+        float sum = c < d ? dot_q(near_key[j], q + c, 0.0f) : 0.0f;
+        if (far < d) sum = dot_q(far_key[j], q + far, sum);
 #pragma unroll
         for (int step = TEAM / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
         sum *= job.scale;
         if (job.cap != 0.0f) sum = job.cap * tanhf(sum / job.cap);
-        if (member == 0 && h + i < part.group) part.scores[(h + i) * job.split + p - part.begin] = is_seen ? sum : NO_SCORE;
+        const bool is_seen = p >= part.oldest && p < part.end;
+        if (c == 0) part.scores[h * job.split + p - part.begin] = is_seen ? sum : NO_SCORE;
       }
     }
+  }
 }
 
 // Scores become weights, rounded to bf16; what is divided by is the sum of what was added up.
@@ -135,34 +163,38 @@ AWQ_DEVICE void add_values(const AttentionJob& job, const Part& part) {
   const int d = job.head_dim, chunks = d / 8, teams = ATTENTION_THREADS / chunks;
   const int team = threadIdx.x / chunks, c = threadIdx.x % chunks * 8;
   for (int h = 0; h < part.group; h += HEADS) {
+    const int heads = part.group - h < HEADS ? part.group - h : HEADS;
     float sums[HEADS][8] = {};
-    if (team < teams)
-#pragma unroll 4
-      for (int p = part.begin + team; p < part.end; p += teams) {
-        if (p < part.oldest) continue;
-        const Bf16* value = job.values + ((long long)part.kv_head * job.max_tokens + p) * d + c;
-        const uint4 of_value = *reinterpret_cast<const uint4*>(value);
-        const unsigned pairs[4] = {of_value.x, of_value.y, of_value.z, of_value.w};
+    for (int first = part.begin + team; team < teams && first < part.end; first += teams * AHEAD) {
+      uint4 value[AHEAD];
+      load_8(job, part, part.values + c, first, teams, value);
+#pragma unroll
+      for (int j = 0; j < AHEAD; ++j) {
+        const int p = first + j * teams;
+        const unsigned pairs[4] = {value[j].x, value[j].y, value[j].z, value[j].w};
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
-          const float weight = h + i < part.group ? part.scores[(h + i) * job.split + p - part.begin] : 0.0f;
+          const float weight = i < heads && p < part.end ? part.scores[(h + i) * job.split + p - part.begin] : 0.0f;
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            sums[i][2 * j] += weight * widen(pairs[j]);
-            sums[i][2 * j + 1] += weight * widen_high(pairs[j]);
+          for (int e = 0; e < 4; ++e) {
+            sums[i][2 * e] += weight * widen(pairs[e]);
+            sums[i][2 * e + 1] += weight * widen_high(pairs[e]);
           }
         }
       }
-    __syncthreads();
-    if (team < teams)
+    }
+    if (h != 0) __syncthreads();  // the scratch is read no more
 #pragma unroll
-      for (int i = 0; i < HEADS; ++i)
-#pragma unroll
-        for (int j = 0; j < 8; ++j) part.scratch[(team * HEADS + i) * d + c + j] = sums[i][j];
+    for (int i = 0; i < HEADS; ++i)
+      if (team < teams && i < heads) {
+        float4* to = reinterpret_cast<float4*>(part.scratch + (team * HEADS + i) * d + c);
+        to[0] = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+        to[1] = make_float4(sums[i][4], sums[i][5], sums[i][6], sums[i][7]);
+      }
     __syncthreads();
-    for (int i = threadIdx.x; i < HEADS * d; i += ATTENTION_THREADS) {
-      if (h + i / d >= part.group) continue;
+    for (int i = threadIdx.x; i < heads * d; i += ATTENTION_THREADS) {
       float sum = 0.0f;
+#pragma unroll 8
       for (int t = 0; t < teams; ++t) sum += part.scratch[t * HEADS * d + i];
       const int head = part.kv_head * part.group + h + i / d;
       job.split_out[((long long)head * job.splits + part.index) * d + i % d] = sum;
@@ -175,34 +207,54 @@ AWQ_DEVICE void merge(const AttentionJob& job, const Part& part, int splits) {
   const int d = job.head_dim;
   for (int i = threadIdx.x; i < part.group * d; i += ATTENTION_THREADS) {
     const int head = part.kv_head * part.group + i / d;
-    const float* maxima = job.maxima + head * job.splits;
+    const float *maxima = job.maxima + head * job.splits, *sums = job.sums + head * job.splits;
+    const float* out = job.split_out + (long long)head * job.splits * d + i % d;
     float top = NO_SCORE, total = 0.0f, sum = 0.0f;
+#pragma unroll 8
     for (int s = 0; s < splits; ++s) top = fmaxf(top, maxima[s]);
+#pragma unroll 8
     for (int s = 0; s < splits; ++s) {
       const float weight = expf(maxima[s] - top);
-      total += weight * job.sums[head * job.splits + s];
-      sum += weight * job.split_out[((long long)head * job.splits + s) * d + i % d];
+      total += weight * sums[s];
+      sum += weight * out[s * d];
     }
     job.out[head * d + i % d] = Bf16(narrow(sum / total));
   }
 }
 
+// Whether this block is the last of its head's to get here.
+AWQ_DEVICE bool is_last(const AttentionJob& job, const Part& part, int splits) {
+  unsigned* turn = reinterpret_cast<unsigned*>(part.q);  // the queries have had their use
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) *turn = atomicAdd(job.tickets + part.kv_head, 1u);
+  __syncthreads();
+  if (*turn != unsigned(splits - 1)) return false;
+  if (threadIdx.x == 0) job.tickets[part.kv_head] = 0;
+  __threadfence();
+  return true;
+}
+
 AWQ_DEVICE void attend(const AttentionJob& job) {
   AWQ_SHARED(memory);
-  wait_for_last();
   let_next_start();
   const int position = int(job.state[1]), splits = position / job.split + 1;
   Part part;
   part.kv_head = blockIdx.x % job.kv_heads;
   part.index = blockIdx.x / job.kv_heads;
-  if (part.index >= splits) return;
   part.group = job.heads / job.kv_heads;
   part.begin = part.index * job.split;
   part.end = part.begin + job.split < position + 1 ? part.begin + job.split : position + 1;
   part.oldest = job.window != 0 && position >= job.window ? position - job.window + 1 : 0;
+  part.keys = job.keys + (long long)part.kv_head * job.max_tokens * job.head_dim;
+  part.values = job.values + (long long)part.kv_head * job.max_tokens * job.head_dim;
   part.q = reinterpret_cast<float*>(memory);
   part.scores = part.q + part.group * job.head_dim;
   part.scratch = part.scores + part.group * job.split;
+  const bool is_needed = part.index < splits;
+  if (is_needed) prefetch_past(job, part);
+  wait_for_last();  // all blocks do: a kernel may count on what was before the last one being done too
+  if (!is_needed) return;
 
   load_heads(job, part, position);
   __syncthreads();
@@ -211,15 +263,9 @@ AWQ_DEVICE void attend(const AttentionJob& job) {
   soften(job, part);
   __syncthreads();
   add_values(job, part);
-  __threadfence();
+  if (splits > 1 && !is_last(job, part, splits)) return;
   __syncthreads();
-  unsigned* turn = reinterpret_cast<unsigned*>(part.scratch);
-  if (threadIdx.x == 0) *turn = atomicAdd(job.tickets + part.kv_head, 1u);
-  __syncthreads();
-  if (*turn != unsigned(splits - 1)) return;
-  __threadfence();
   merge(job, part, splits);
-  if (threadIdx.x == 0) job.tickets[part.kv_head] = 0;
 }
 
 }  // namespace awq

@@ -26,19 +26,14 @@ AWQ_DEVICE float dot_8(uint4 a, uint4 b, float sum) {
   return sum;
 }
 
-AWQ_DEVICE float warp_sum(float value) {
-#pragma unroll
-  for (int step = LANES / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-
-// A warp a row (of each of two weights: gate and up). Shared memory: the input | a float a warp
+// A warp a row (of each of two weights: gate and up). Shared memory: the input | its scratch
 template <int ROWS>
 AWQ_DEVICE void dense_row(const DenseJob<ROWS>& job) {
   AWQ_SHARED(memory);
   const int lane = threadIdx.x % LANES, warps = blockDim.x / LANES, chunks = job.k / 8;
+  const RowInput input(job.input, job.k);
   wait_for_last();
-  load_input(job.input, job.k, job.k, memory, reinterpret_cast<float*>(memory + chunks));
+  input.load(job.k, memory, reinterpret_cast<float*>(memory + chunks));
   __syncthreads();
   let_next_start();
   for (int n = blockIdx.x * warps + threadIdx.x / LANES; n < job.n; n += gridDim.x * warps) {

@@ -35,8 +35,9 @@ AWQ_DEVICE void linear_row(const RowJob<TILES>& job) {
 
   Ring stream(job.weight, rings + warp * Ring::RING);
   stream.fill();
+  const RowInput input(job.input, k);
   wait_for_last();
-  load_input(job.input, k, padded, memory, partial);
+  input.load(padded, memory, partial);
   __syncthreads();
 
   for (int tile = blockIdx.x; tile < stream.tiles(); tile += gridDim.x) {

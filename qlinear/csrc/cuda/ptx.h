@@ -18,6 +18,8 @@ AWQ_DEVICE void copy_16(void* to, const void* from) {
   const unsigned address = unsigned(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 }
+// A line of global memory to L2, in the background; a hint.
+AWQ_DEVICE void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 AWQ_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Wait until at most `LEFT` of this thread's groups of copies are under way.
 template <int LEFT>

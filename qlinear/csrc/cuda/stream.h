@@ -10,7 +10,7 @@
 namespace awq {
 
 constexpr int STAGE_UNITS = 4, STAGE = STAGE_UNITS * UNIT;  // columns of a stage
-constexpr int DEPTH = 5, DEPTH_OF_TWO = 3;                  // stages in the ring of a warp; of two tiles each
+constexpr int DEPTH = 4, DEPTH_OF_TWO = 2;                  // stages in the ring of a warp; of two tiles each
 
 // FINE: groups of 32
 template <int BITS, bool FINE>
@@ -91,7 +91,7 @@ class Stream {
   AWQ_DEVICE Stream(const Weight (&weight)[TILES], unsigned char* ring)
       : weight_(weight), ring_(ring), tiles_(divide_up(weight[0].n, TILE)), units_(units_of(weight[0].k)),
         groups_(groups_of(weight[0].k, weight[0].group_size)), shift_(__ffs(weight[0].group_size) - 1) {
-    seek(blockIdx.x);
+    seek(blockIdx.x, threadIdx.x / LANES);
   }
 
   AWQ_DEVICE int tiles() const { return tiles_; }
@@ -101,10 +101,11 @@ class Stream {
     for (int slot = 0; slot < SLOTS; ++slot) copy_next(slot * SLOT);
   }
 
-  // sums[tile] += this warp's stages of a tile @ activations. load(column, x): those of the unit from there on.
+  // sums[tile] += this warp's stages of the next tile @ activations. load(column, x): those of the unit from there on.
   template <int COLUMNS, class Load>
   AWQ_DEVICE void multiply(Multiplier<BITS, FINE, COLUMNS> (&sums)[TILES], const Load& load) {
-    for (int stage = threadIdx.x / LANES; stage < stages(); stage += blockDim.x / LANES) {
+    int stage = turn_;
+    for (; stage < stages(); stage += blockDim.x / LANES) {
       wait_copies<SLOTS - 1>();
       __syncwarp();
       const int units = units_ - stage * STAGE_UNITS;
@@ -118,6 +119,7 @@ class Stream {
       copy_next(slot_);
       slot_ = slot_ == RING - SLOT ? 0 : slot_ + SLOT;
     }
+    turn_ = stage - stages();
   }
 
  private:
@@ -133,10 +135,10 @@ class Stream {
     }
   }
 
-  // To this warp's first stage of a tile.
-  AWQ_DEVICE void seek(int tile) {
+  // To a stage of a tile: this warp's first of it.
+  AWQ_DEVICE void seek(int tile, int stage) {
     tile_ = tile;
-    stage_ = threadIdx.x / LANES;
+    stage_ = stage;
     const int lane = threadIdx.x % LANES;
     codes_ = ((long long)tile * units_ + stage_ * STAGE_UNITS) * Layout::UNIT_CODES + 16 * lane;
     records_ = ((long long)tile * groups_ + (stage_ * STAGE >> shift_)) * RECORD + 16 * lane;
@@ -152,7 +154,7 @@ class Stream {
       stage_ += step;
       codes_ += step * Layout::CODES;
       records_ += (step * STAGE >> shift_) * RECORD;
-      if (stage_ >= stages()) seek(tile_ + gridDim.x);
+      if (stage_ >= stages()) seek(tile_ + gridDim.x, stage_ - stages());
       // what is left takes no more of memory: the next kernel may begin with its own
       if (tile_ >= tiles_) let_next_start();
     }
@@ -178,6 +180,7 @@ class Stream {
   unsigned char* const ring_;
   const int tiles_, units_, groups_, shift_;  // group_size: 1 << shift_
   int slot_ = 0;                              // bytes into the ring: the next to multiply
+  int turn_ = threadIdx.x / LANES;            // this warp's first stage of the next tile: the warps go round
   int tile_, stage_;                          // the next to copy
   long long codes_, records_;                 // bytes into the weight: what this lane copies next
 };

@@ -21,10 +21,10 @@
 
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
+struct alignas(8) uint2 { unsigned x, y; };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 
 namespace shim {
 
@@ -131,6 +131,7 @@ namespace awq {
 inline float bf16(unsigned bits) { return __uint_as_float(bits << 16); }
 
 inline void copy_16(void* to, const void* from) { shim::block->copies[shim::thread.x].back().push_back({to, from}); }
+inline void prefetch(const void*) {}
 inline void commit_copies() { shim::block->copies[shim::thread.x].emplace_back(); }
 template <int LEFT>
 void wait_copies() {
