@@ -1,5 +1,6 @@
 """A stack as one list of launches a token, replayed as a graph; prompts go through torch a chunk at a time."""
 
+import ctypes
 from collections.abc import Callable
 from ctypes import Structure
 from dataclasses import dataclass
@@ -54,15 +55,13 @@ class CudaDecoder:
         self._launcher = launcher
         self._step = Step(launcher, stack, cache)
         self._prefill = Prefill(backend, stack, cache)
-        self._given = torch.zeros(2, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self._run: Callable[[], None] | None = None
 
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
         if len(tokens) > 1:
             self._prefill.read(tokens.to(self.device), position, out)
             return
-        self._given[0], self._given[1] = tokens[0], position
-        self._step.state.copy_(self._given, non_blocking=True)
+        self._step.given[:] = int(tokens[0]), position
         if self._run is None:
             self._run = self._launcher.record(self._step.run)
         self._run()
@@ -82,7 +81,7 @@ class Launch:
 class Step:
     """One token through the stack: its launches, in order.
 
-    state: `(2,)` int64 on the device, the token and its position; logits: `(1, vocabulary)` float32.
+    given: the token and its position, written by whoever runs it; logits: `(1, vocabulary)` float32.
     """
 
     def __init__(self, launcher: Launcher, stack: Stack, cache: Tensor):
@@ -90,7 +89,9 @@ class Step:
         self._kept: list[Tensor] = []  # what the jobs point into
         self._launches: list[Launch] = []
         self._blocks = launcher.processors * DENSE_BLOCKS
-        self.state = torch.zeros(2, dtype=torch.int64, device=launcher.device)
+        self._host = torch.zeros(2, dtype=torch.int64, pin_memory=launcher.device.type == "cuda")
+        self.given = (ctypes.c_int64 * 2).from_address(self._host.data_ptr())
+        self._state = self._keep(torch.zeros(2, dtype=torch.int64, device=launcher.device))
         self.logits = self._empty(1, stack.vocabulary, dtype=torch.float32)
         attended = stack.heads * stack.head_dim
         self._qkv = self._empty(attended + 2 * stack.kv_heads * stack.head_dim)
@@ -105,13 +106,14 @@ class Step:
         self._build(cache)
 
     def run(self) -> None:
+        self._state.copy_(self._host, non_blocking=True)
         for one in self._launches:
             self._launcher.launch(one.kernel, one.job, one.grid)
 
     def _build(self, cache: Tensor) -> None:
         stack = self._stack
         embedding = self._bf16(stack.embedding, "the embedding")
-        job = EmbedJob(embedding, self.state.data_ptr(), self._residual.data_ptr(), stack.embedding_scale, stack.hidden)
+        job = EmbedJob(embedding, self._state.data_ptr(), self._residual.data_ptr(), stack.embedding_scale, stack.hidden)
         self._add("awq_embed", job, Grid(-(-stack.hidden // 256), 256, early=True))
         delta, after = None, None  # what the last block's MLP adds, and the norm it goes through
         for block, keys_values in zip(stack.blocks, cache, strict=True):
@@ -188,7 +190,7 @@ class Step:
         job = AttentionJob(
             qkv=self._qkv.data_ptr(), q_norm=self._fp32(norms.q), k_norm=self._fp32(norms.k),
             cosines=self._fp32(block.cosines), sines=self._fp32(block.sines),
-            keys=keys_values[0].data_ptr(), values=keys_values[1].data_ptr(), state=self.state.data_ptr(),
+            keys=keys_values[0].data_ptr(), values=keys_values[1].data_ptr(), state=self._state.data_ptr(),
             split_out=self._split_out.data_ptr(), maxima=self._maxima.data_ptr(), sums=self._sums.data_ptr(),
             tickets=self._tickets.data_ptr(), out=self._attended.data_ptr(),
             heads=stack.heads, kv_heads=stack.kv_heads, head_dim=stack.head_dim,
@@ -196,7 +198,7 @@ class Step:
             split=self._split, splits=splits,
             scale=stack.attention_scale, cap=stack.attention_cap, epsilon=stack.epsilon,
         )  # fmt: skip
-        shared = 4 * (group * (stack.head_dim + self._split) + ATTENTION_THREADS * 8 * HEADS)
+        shared = 4 * (group * (stack.head_dim + self._split) + -(-group // 4) * 4 + ATTENTION_THREADS * 8 * HEADS)
         self._add("awq_attend", job, Grid(stack.kv_heads * splits, ATTENTION_THREADS, shared, early=True))
 
     def _dense_grid(self, n: int, k: int) -> Grid:

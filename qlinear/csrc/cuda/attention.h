@@ -75,7 +75,8 @@ AWQ_DEVICE void rope(const AttentionJob& job, const Bf16* in, const float* norm,
 struct Part {
   int kv_head, index, begin, end, oldest, group;
   Bf16 *keys, *values;          // (max_tokens, head_dim)
-  float *q, *scores, *scratch;  // shared: (group, head_dim), (group, split), the rest
+  bool is_only;                        // the only split there is
+  float *q, *scores, *totals, *scratch;  // shared: (group, head_dim), (group, split), (group), the rest
 };
 
 // What earlier tokens left is on its way while the last kernel still writes this one's.
@@ -154,33 +155,63 @@ AWQ_DEVICE void soften(const AttentionJob& job, const Part& part) {
     }
     sum = warp_sum(sum);
     const int at = (part.kv_head * part.group + h) * job.splits + part.index;
-    if (lane == 0) job.maxima[at] = top, job.sums[at] = sum;
+    if (lane == 0) job.maxima[at] = top, job.sums[at] = part.totals[h] = sum;
   }
 }
 
+// The only split is the whole, and done.
+AWQ_DEVICE void store_value(const AttentionJob& job, const Part& part, int h, int feature, float sum) {
+  const int head = part.kv_head * part.group + h, d = job.head_dim;
+  if (part.is_only)
+    job.out[head * d + feature] = Bf16(narrow(sum / part.totals[h]));
+  else
+    job.split_out[((long long)head * job.splits + part.index) * d + feature] = sum;
+}
+
 // Eight features a thread, some positions; then the threads of a feature are added up. Scratch: 8 * HEADS floats a thread
-AWQ_DEVICE void add_values(const AttentionJob& job, const Part& part) {
+struct Values {
+  uint4 ahead[2][AHEAD];  // of the first positions, on their way while there are no weights yet
+};
+
+AWQ_DEVICE void add_8(const uint4 value, float weight, float (&sums)[8]) {
+  const unsigned pairs[4] = {value.x, value.y, value.z, value.w};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    sums[2 * e] += weight * widen(pairs[e]);
+    sums[2 * e + 1] += weight * widen_high(pairs[e]);
+  }
+}
+
+AWQ_DEVICE void load_values(const AttentionJob& job, const Part& part, Values& values) {
+  const int chunks = job.head_dim / 8, teams = ATTENTION_THREADS / chunks, c = threadIdx.x % chunks * 8;
+  const int first = part.begin + threadIdx.x / chunks;
+  load_8(job, part, part.values + c, first, teams, values.ahead[0]);
+  load_8(job, part, part.values + c, first + teams * AHEAD, teams, values.ahead[1]);
+}
+
+AWQ_DEVICE void add_values(const AttentionJob& job, const Part& part, const Values& values) {
   const int d = job.head_dim, chunks = d / 8, teams = ATTENTION_THREADS / chunks;
   const int team = threadIdx.x / chunks, c = threadIdx.x % chunks * 8;
   for (int h = 0; h < part.group; h += HEADS) {
     const int heads = part.group - h < HEADS ? part.group - h : HEADS;
+    const float* weights = part.scores + h * job.split - part.begin;
     float sums[HEADS][8] = {};
-    for (int first = part.begin + team; team < teams && first < part.end; first += teams * AHEAD) {
-      uint4 value[AHEAD];
-      load_8(job, part, part.values + c, first, teams, value);
+    auto add = [&](const uint4(&value)[AHEAD], int first) {
 #pragma unroll
       for (int j = 0; j < AHEAD; ++j) {
         const int p = first + j * teams;
-        const unsigned pairs[4] = {value[j].x, value[j].y, value[j].z, value[j].w};
 #pragma unroll
-        for (int i = 0; i < HEADS; ++i) {
-          const float weight = i < heads && p < part.end ? part.scores[(h + i) * job.split + p - part.begin] : 0.0f;
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            sums[i][2 * e] += weight * widen(pairs[e]);
-            sums[i][2 * e + 1] += weight * widen_high(pairs[e]);
-          }
-        }
+        for (int i = 0; i < HEADS; ++i)
+          if (i < heads && p < part.end) add_8(value[j], weights[i * job.split + p], sums[i]);
+      }
+    };
+    if (team < teams) {
+      add(values.ahead[0], part.begin + team);
+      add(values.ahead[1], part.begin + team + teams * AHEAD);
+      for (int first = part.begin + team + 2 * teams * AHEAD; first < part.end; first += teams * AHEAD) {
+        uint4 value[AHEAD];
+        load_8(job, part, part.values + c, first, teams, value);
+        add(value, first);
       }
     }
     if (h != 0) __syncthreads();  // the scratch is read no more
@@ -196,8 +227,7 @@ AWQ_DEVICE void add_values(const AttentionJob& job, const Part& part) {
       float sum = 0.0f;
 #pragma unroll 8
       for (int t = 0; t < teams; ++t) sum += part.scratch[t * HEADS * d + i];
-      const int head = part.kv_head * part.group + h + i / d;
-      job.split_out[((long long)head * job.splits + part.index) * d + i % d] = sum;
+      store_value(job, part, h + i / d, i % d, sum);
     }
   }
 }
@@ -250,7 +280,9 @@ AWQ_DEVICE void attend(const AttentionJob& job) {
   part.values = job.values + (long long)part.kv_head * job.max_tokens * job.head_dim;
   part.q = reinterpret_cast<float*>(memory);
   part.scores = part.q + part.group * job.head_dim;
-  part.scratch = part.scores + part.group * job.split;
+  part.totals = part.scores + part.group * job.split;
+  part.scratch = part.totals + divide_up(part.group, 4) * 4;
+  part.is_only = splits == 1;
   const bool is_needed = part.index < splits;
   if (is_needed) prefetch_past(job, part);
   wait_for_last();  // all blocks do: a kernel may count on what was before the last one being done too
@@ -258,14 +290,14 @@ AWQ_DEVICE void attend(const AttentionJob& job) {
 
   load_heads(job, part, position);
   __syncthreads();
+  Values values;
+  load_values(job, part, values);
   score(job, part);
   __syncthreads();
   soften(job, part);
   __syncthreads();
-  add_values(job, part);
-  if (splits > 1 && !is_last(job, part, splits)) return;
-  __syncthreads();
-  merge(job, part, splits);
+  add_values(job, part, values);
+  if (!part.is_only && is_last(job, part, splits)) merge(job, part, splits);
 }
 
 }  // namespace awq

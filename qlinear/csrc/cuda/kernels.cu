@@ -28,4 +28,4 @@ LINEAR(4_fine, 4, true)
 AWQ_KERNEL(awq_embed, EmbedJob, 256, 1) { embed(job); }
 AWQ_KERNEL(awq_dense_row, DenseJob<1>, 256, 2) { dense_row<1>(job); }
 AWQ_KERNEL(awq_dense_gate_up, DenseJob<2>, 256, 2) { dense_row<2>(job); }
-AWQ_KERNEL(awq_attend, AttentionJob, 256, 2) { attend(job); }
+AWQ_KERNEL(awq_attend, AttentionJob, 256, 1) { attend(job); }

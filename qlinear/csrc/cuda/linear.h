@@ -37,6 +37,7 @@ AWQ_DEVICE void linear_row(const RowJob<TILES>& job) {
   stream.fill();
   const RowInput input(job.input, k);
   wait_for_last();
+  let_next_start();  // it fills its rings as blocks of this one end
   input.load(padded, memory, partial);
   __syncthreads();
 
@@ -100,6 +101,7 @@ AWQ_DEVICE void linear_rows(const RowsJob<TILES>& job) {
   Ring stream(job.weight, rings + warp * Ring::RING);
   stream.fill();
   wait_for_last();
+  let_next_start();
 
   int side = 0;
   for (int tile = blockIdx.x; tile < stream.tiles(); tile += gridDim.x, side = 1 - side) {

@@ -155,8 +155,6 @@ class Stream {
       codes_ += step * Layout::CODES;
       records_ += (step * STAGE >> shift_) * RECORD;
       if (stage_ >= stages()) seek(tile_ + gridDim.x, stage_ - stages());
-      // what is left takes no more of memory: the next kernel may begin with its own
-      if (tile_ >= tiles_) let_next_start();
     }
     commit_copies();
   }
