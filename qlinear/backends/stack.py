@@ -99,5 +99,6 @@ class StackDecoder(Protocol):
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
         """Read tokens `(count,)` int64 at `position` and on; what was read before `position` is their past.
 
-        out: float32 `(rows, vocabulary)` on `device`, filled with the logits after the last `rows` tokens; rows may be 0.
+        out: float32 `(rows, vocabulary)` on `device`, filled with the logits after the last `rows` tokens, which may be
+        none.
         """

@@ -1,4 +1,4 @@
-"""The fused decoder of the cuda target, its kernels on the CPU or a GPU, beside float32 and the cpu target's decoder."""
+"""The cuda target's fused decoder, its kernels on the CPU or a GPU, beside float32 and the cpu target's decoder."""
 
 import pytest
 import torch

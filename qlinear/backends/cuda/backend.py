@@ -35,7 +35,7 @@ class CudaBackend(Backend):
 
     def __init__(self, launcher: Launcher) -> None:
         self.device, self.name = launcher.device, launcher.name
-        self._launcher = launcher
+        self.launcher = launcher
 
     def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> CudaWeight:
         """Lay the weight out on the GPU; `weight` is not needed afterwards."""
@@ -46,7 +46,7 @@ class CudaBackend(Backend):
         for part in weight.parts if whole_tiles else (weight.concat(),):
             self._pack(part, packed, tile, tiles(n) * tile_codes(k, bits))
             tile += tiles(part.shape[0])
-        self._launcher.finish()  # kernels that begin early read a weight before they wait for what was launched last
+        self.launcher.finish()  # kernels that begin early read a weight before they wait for what was launched last
         bias = None if bias is None else bias.detach().to(self.device, torch.float32, copy=True).contiguous()
         return CudaWeight(packed, bias, (n, k), bits, group_size)
 
@@ -60,12 +60,12 @@ class CudaBackend(Backend):
             packed.data_ptr() + records + tile * tile_records(k, group_size),
             n, k, group_size,
         )  # fmt: skip
-        self._launcher.launch(f"awq_pack_{bits}", job, unit_grid(tiles(n), k))
+        self.launcher.launch(f"awq_pack_{bits}", job, unit_grid(tiles(n), k))
 
     def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
         from qlinear.backends.cuda.decoder import CudaDecoder
 
-        return CudaDecoder(self, self._launcher, stack, max_tokens, chunk)
+        return CudaDecoder(self, self.launcher, stack, max_tokens, chunk)
 
     def matmul(self, x: Tensor, prepared: CudaWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, both of the dtype of `x`; inference only."""
@@ -94,8 +94,8 @@ class CudaBackend(Backend):
             most, halves = (16, 2) if rows <= 16 else (32, 2)
             kernel, middle = f"awq_rows_{most}", min(n, -(-tiles(n) // 2) * TILE)
             job = HalvesJob((weight.rows(0, middle), weight.rows(middle, n - middle)), *given)
-        grid = stream_grid(self._launcher, weight, -(-tiles(n) // halves) * TILE, halves, most)
-        self._launcher.launch(f"{kernel}_{suffix(weight)}", job, grid)
+        grid = stream_grid(self.launcher, weight, -(-tiles(n) // halves) * TILE, halves, most)
+        self.launcher.launch(f"{kernel}_{suffix(weight)}", job, grid)
 
     def _multiply_unpacked(self, x: Tensor, weight: CudaWeight) -> Tensor:
         """A panel of rows at a time: in bfloat16 for such activations, else in float32."""
@@ -118,4 +118,4 @@ class CudaBackend(Backend):
         """Rows of a weight from `first` on, a multiple of `TILE`, into `out` `(rows, K)` bfloat16 or float32."""
         kind = "bf16" if out.dtype == torch.bfloat16 else "fp32"
         job = UnpackJob(weight.native, out.data_ptr(), first // TILE, len(out))
-        self._launcher.launch(f"awq_unpack_{weight.bits}_{kind}", job, unit_grid(tiles(len(out)), weight.shape[1]))
+        self.launcher.launch(f"awq_unpack_{weight.bits}_{kind}", job, unit_grid(tiles(len(out)), weight.shape[1]))

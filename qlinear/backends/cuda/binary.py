@@ -67,7 +67,7 @@ class Nvrtc:
         program = ctypes.c_void_p()
         texts = (ctypes.c_char_p * len(headers))(*headers.values())
         names = (ctypes.c_char_p * len(headers))(*(name.encode() for name in headers))
-        options = [b"--std=c++17", f"--gpu-architecture={architecture}".encode()]
+        options = [b"-std=c++17", f"-arch={architecture}".encode()]
         self._call(
             "nvrtcCreateProgram", ctypes.byref(program), sources[ENTRY], ENTRY.encode(), len(headers), texts, names
         )
