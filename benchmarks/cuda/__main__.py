@@ -9,6 +9,7 @@ A peer that is not installed is named and left out.
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def measure(models: bool) -> Report:
+def measure(models: bool) -> Iterator[Report]:
+    """The report, again and again as it grows."""
     import torch
 
     from benchmarks.cuda.linears import largest_error, sweep
@@ -42,13 +44,14 @@ def measure(models: bool) -> Report:
     humming = _humming(report)
     report.errors = {f"w{bits}": largest_error(backend, bits) for bits in (4, 3)}
     report.copy_rates = {size: copy_rate(size) for size in COPIES}
-    for linear in sweep(backend, humming):
-        say(f"{linear.kernel} {linear.n}x{linear.k} M={linear.m}: {linear.seconds * 1e6:.1f} us")
-        report.linears.append(linear)
     for bits in (16, 4, 3) if models else ():
         report.models.append(run(backend, bits))
         say(f"{report.models[-1]}")
-    return report
+        yield report
+    for linear in sweep(backend, humming):
+        say(f"{linear.kernel} {linear.n}x{linear.k} M={linear.m}: {linear.seconds * 1e6:.1f} us")
+        report.linears.append(linear)
+        yield report
 
 
 def _humming(report: Report):
@@ -79,9 +82,9 @@ def saved(file: Path) -> Report:
 def main(file: Path | None, source: Path | None, models: bool, docs: bool) -> None:
     from benchmarks.cuda.tables import show, write_docs
 
-    report = measure(models) if source is None else saved(source)
-    if file is not None:
-        file.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
+    for report in measure(models) if source is None else (saved(source),):
+        if file is not None:
+            file.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
     show(report)
     if docs:
         write_docs(report)

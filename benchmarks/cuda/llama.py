@@ -8,7 +8,8 @@ from benchmarks.cuda.linears import GROUP, SHAPES, random_packed
 from benchmarks.cuda.report import ModelRun
 from benchmarks.cuda.timing import seconds_each
 from qlinear.backends.cuda.backend import CudaBackend
-from qlinear.backends.cuda.decoder import CudaDecoder, Launch
+from qlinear.backends.cuda.decoder import CudaDecoder
+from qlinear.backends.cuda.step import Launch
 from qlinear.backends.cuda.weight import CudaWeight
 from qlinear.backends.stack import Dense, Matrix, Norms, Packed, Stack, StackBlock
 

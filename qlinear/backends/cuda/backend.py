@@ -22,7 +22,8 @@ from qlinear.backends.cuda.weight import CudaWeight, packed_bytes, tile_codes, t
 from qlinear.backends.stack import Stack, StackDecoder
 from qlinear.packing import JoinedWeight, PackedWeight
 
-MOST_ROWS = 32  # of activations that the kernels take; from there on a weight is unpacked, and multiplied by cuBLAS
+AT_ONCE = 32  # rows of activations that the kernels take
+MOST_ROWS = 96  # that are left to them; beyond, unpacking a weight for cuBLAS takes less time
 PANEL_BYTES = 32 << 20  # unpacked at a time: what stays in the L2 of a large GPU
 
 
@@ -78,7 +79,8 @@ class CudaBackend(Backend):
         if not rows.is_contiguous() or rows.data_ptr() % 16:
             rows = rows.clone(memory_format=torch.contiguous_format)
         y = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
-        self._multiply(rows, prepared, y)
+        for x_part, y_part in zip(rows.split(AT_ONCE), y.view(-1, n).split(AT_ONCE), strict=True):
+            self._multiply(x_part, prepared, y_part)
         return y
 
     def _multiply(self, x: Tensor, weight: CudaWeight, y: Tensor) -> None:

@@ -29,12 +29,6 @@ constexpr int HEADS = 4;            // query heads at a time
 constexpr int AHEAD = 4;            // positions whose keys or values a thread loads at once
 constexpr float NO_SCORE = -1e30f;
 
-AWQ_DEVICE float warp_largest(float value) {
-#pragma unroll
-  for (int step = LANES / 2; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
-  return value;
-}
-
 AWQ_DEVICE void put(float* to, float value) { *to = rounded(value); }
 AWQ_DEVICE void put(Bf16* to, float value) { *to = Bf16(narrow(value)); }
 
@@ -79,7 +73,7 @@ struct Part {
   float *q, *scores, *totals, *scratch;  // shared: (group, head_dim), (group, split), (group), the rest
 };
 
-// What earlier tokens left is on its way while the last kernel still writes this one's.
+// What earlier tokens left is on its way while the last kernel is at work.
 AWQ_DEVICE void prefetch_past(const AttentionJob& job, const Part& part) {
   const int lines = (part.end - part.begin) * job.head_dim / 64;  // of 128 bytes
   for (int i = threadIdx.x; i < 2 * lines; i += ATTENTION_THREADS)
@@ -147,7 +141,8 @@ AWQ_DEVICE void soften(const AttentionJob& job, const Part& part) {
     float* scores = part.scores + h * job.split;
     float top = NO_SCORE, sum = 0.0f;
     for (int i = lane; i < job.split; i += LANES) top = fmaxf(top, scores[i]);
-    top = warp_largest(top);
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
     for (int i = lane; i < job.split; i += LANES) {
       const float weight = scores[i] == NO_SCORE ? 0.0f : rounded(expf(scores[i] - top));
       scores[i] = weight;
@@ -283,10 +278,9 @@ AWQ_DEVICE void attend(const AttentionJob& job) {
   part.totals = part.scores + part.group * job.split;
   part.scratch = part.totals + divide_up(part.group, 4) * 4;
   part.is_only = splits == 1;
-  const bool is_needed = part.index < splits;
-  if (is_needed) prefetch_past(job, part);
+  if (part.index < splits) prefetch_past(job, part);
   wait_for_last();  // all blocks do: a kernel may count on what was before the last one being done too
-  if (!is_needed) return;
+  if (part.index >= splits) return;
 
   load_heads(job, part, position);
   __syncthreads();

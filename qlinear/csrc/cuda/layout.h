@@ -43,6 +43,19 @@ AWQ_DEVICE unsigned narrow(float value) {  // to nearest, ties to even
 }
 AWQ_DEVICE unsigned narrow_pair(float low, float high) { return narrow(low) | narrow(high) << 16; }
 
+// A lane's words of a unit.
+template <int BITS>
+AWQ_DEVICE void load_words(const void* codes, unsigned (&words)[BITS]) {
+  const unsigned* from = static_cast<const unsigned*>(codes) + threadIdx.x % LANES * BITS;
+  if (BITS == 4) {
+    const uint4 all = *reinterpret_cast<const uint4*>(from);
+    words[0] = all.x, words[1] = all.y, words[2] = all.z, words[BITS - 1] = all.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < BITS; ++i) words[i] = from[i];
+  }
+}
+
 // A code of p more bits below the top of bf16's mantissa is exact: 0x4300 | q << p is 128 + q * 2^p. One multiply-add
 // makes q - z of it, exactly too.
 constexpr unsigned OFFSET = 0x43004300;  // 128, twice

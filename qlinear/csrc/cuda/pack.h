@@ -113,8 +113,7 @@ AWQ_DEVICE void unpack(const UnpackJob& job) {
   if (tile >= divide_up(job.rows, TILE)) return;
   const long long at = job.first_tile + tile;
   unsigned words[BITS];
-#pragma unroll
-  for (int i = 0; i < BITS; ++i) words[i] = weight.codes[((at * units + unit) * LANES + lane) * BITS + i];
+  load_words<BITS>(weight.codes + (at * units + unit) * LANES * BITS, words);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int k = unit * UNIT + half * 32 + 8 * t, group = (unit * UNIT + half * 32) / weight.group_size;

@@ -42,15 +42,8 @@ struct Multiplier {
 
   // codes: the unit's; record: of the group that it begins with; for groups of 32 the next one's follows.
   AWQ_DEVICE void add(const unsigned char* codes, const unsigned char* record, const Activations (&x)[COLUMNS]) {
-    const unsigned* from = reinterpret_cast<const unsigned*>(codes) + threadIdx.x % LANES * BITS;
     unsigned words[BITS];
-    if (BITS == 4) {
-      const uint4 all = *reinterpret_cast<const uint4*>(from);
-      words[0] = all.x, words[1] = all.y, words[2] = all.z, words[BITS - 1] = all.w;
-    } else {
-#pragma unroll
-      for (int i = 0; i < BITS; ++i) words[i] = from[i];
-    }
+    load_words<BITS>(codes, words);
     if (FINE) {
       add_group<0, 2>(words, record, x);
       add_group<2, 4>(words, record + RECORD, x);
