@@ -24,7 +24,7 @@ from qlinear.packing import JoinedWeight, PackedWeight
 
 AT_ONCE = 32  # rows of activations that the kernels take
 MOST_ROWS = 96  # that are left to them; beyond, unpacking a weight for cuBLAS takes less time
-PANEL_BYTES = 32 << 20  # unpacked at a time: what stays in the L2 of a large GPU
+PANEL_BYTES = 256 << 20  # unpacked at a time; smaller panels keep cuBLAS from filling the GPU
 
 
 class CudaBackend(Backend):
