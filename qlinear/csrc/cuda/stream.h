@@ -98,12 +98,13 @@ class Stream {
   template <int COLUMNS, class Load>
   AWQ_DEVICE void multiply(Multiplier<BITS, FINE, COLUMNS> (&sums)[TILES], const Load& load) {
     int stage = turn_;
+    constexpr int UNROLLED = FINE && COLUMNS > 2 ? 2 : STAGE_UNITS;  // of more, registers spill
     for (; stage < stages(); stage += blockDim.x / LANES) {
       wait_copies<SLOTS - 1>();
       __syncwarp();
       const int units = units_ - stage * STAGE_UNITS;
       if (units >= STAGE_UNITS) {
-#pragma unroll
+#pragma unroll UNROLLED
         for (int u = 0; u < STAGE_UNITS; ++u) add_unit(sums, stage, u, load);
       } else {
         for (int u = 0; u < units; ++u) add_unit(sums, stage, u, load);
