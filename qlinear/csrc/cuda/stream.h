@@ -98,7 +98,7 @@ class Stream {
   template <int COLUMNS, class Load>
   AWQ_DEVICE void multiply(Multiplier<BITS, FINE, COLUMNS> (&sums)[TILES], const Load& load) {
     int stage = turn_;
-    constexpr int UNROLLED = FINE && COLUMNS > 2 ? 2 : STAGE_UNITS;  // of more, registers spill
+    [[maybe_unused]] constexpr int UNROLLED = FINE && COLUMNS > 2 ? 2 : STAGE_UNITS;  // of more, registers spill
     for (; stage < stages(); stage += blockDim.x / LANES) {
       wait_copies<SLOTS - 1>();
       __syncwarp();

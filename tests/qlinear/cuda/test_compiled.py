@@ -1,5 +1,6 @@
 """What nvcc makes of the kernels: nothing spilled, wide copies, few instructions a weight. Skipped where it is not."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ def built(request, tmp_path_factory):
     return cubin, done.stderr + done.stdout
 
 
+@functools.cache
 def disassemble(cubin: Path) -> dict[str, list[str]]:
     """The instructions of every kernel, in order."""
     tool = shutil.which("cuobjdump")
