@@ -3,6 +3,8 @@
 import glob
 import os
 import platform
+import shutil
+import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,13 +47,30 @@ IF_KNOWN = {"avxvnni.cpp": ["-mavxvnni"]}
 # The folder of this machine's processor. A processor without one gets no library: with scalar code alone the cpu target
 # would be slower than with torch.
 PROCESSOR = {"x86_64": "x86", "amd64": "x86"}.get(platform.machine().lower())
+# The GPU's: machine code of what most have, and what the driver makes any newer one's of.
+CUDA = "qlinear._kernels_cuda"
+GENERATIONS = ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90")
 
 
 class BuildKernels(build_ext):
-    """A plain shared library, not a Python module: it is loaded by path, with ctypes."""
+    """Plain files, not Python modules: a shared library for ctypes, and a fatbin for the CUDA driver."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return fullname.replace(".", "/") + ".so"
+        return fullname.replace(".", "/") + (".fatbin" if fullname.endswith(CUDA.split(".")[-1]) else ".so")
+
+    def build_cuda(self, ext: Extension) -> None:
+        target = self.get_ext_fullpath(ext.name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        chosen = [f"-gencode={generation}" for generation in GENERATIONS]
+        try:
+            # nvcc before 12.8 does not know how to compress for size
+            for flags in (["--compress-mode=size"], []):
+                command = ["nvcc", "-std=c++17", "-O3", "-fatbin", *flags, *chosen, "-o", target, *ext.sources]
+                if subprocess.run(command, capture_output=bool(flags)).returncode == 0:
+                    return
+        except OSError as error:
+            raise CompileError(str(error)) from error
+        raise CompileError("nvcc does not compile the cuda kernels; they are built at first use")
 
     def is_known(self, flag: str) -> bool:
         with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +83,10 @@ class BuildKernels(build_ext):
         return True
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name == CUDA:
+            self.build_cuda(ext)
+            return
+
         def compile_one(source: str) -> list[str]:
             folder, name = source.split("/")[-2:]
             flags = BASELINE + SOURCES[folder][name] + [flag for flag in IF_KNOWN.get(name, []) if self.is_known(flag)]
@@ -83,8 +106,15 @@ if REQUIRED and PROCESSOR is None:
 kernels = Extension(
     "qlinear._kernels",
     sources=[f"{CSRC}/{folder}/{name}" for folder in ("common", PROCESSOR) for name in SOURCES.get(folder, ())],
-    depends=sorted(glob.glob(f"{CSRC}/*/*.h")),
+    depends=[header for folder in ("common", PROCESSOR) for header in sorted(glob.glob(f"{CSRC}/{folder}/*.h"))],
     language="c++",
     optional=not REQUIRED,
 )
-setup(ext_modules=[kernels] if PROCESSOR else [], cmdclass={"build_ext": BuildKernels})
+# Without nvcc the kernels are built on a machine with a GPU at first use (qlinear/backends/cuda/binary.py).
+cuda = Extension(
+    CUDA, sources=[f"{CSRC}/cuda/kernels.cu"], depends=sorted(glob.glob(f"{CSRC}/cuda/*.h")), optional=True
+)
+setup(
+    ext_modules=[kernels] * (PROCESSOR is not None) + [cuda] * (shutil.which("nvcc") is not None),
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -38,7 +38,7 @@ class FusedDecoder:
         self.stack = stack
         self.max_tokens, self.vocabulary = stack.max_tokens, stack.vocabulary
         self._held = 0  # positions of the last text in the cache
-        self._logits = torch.empty(1, self.vocabulary)
+        self._logits = torch.empty(1, self.vocabulary, device=stack.device)
 
     def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
         """Raises `ValueError` as `check_text` does, `ModelError` for logits that are not finite."""
@@ -56,5 +56,5 @@ class FusedDecoder:
 
     def _buffer(self, rows: int) -> Tensor:
         if rows > len(self._logits):
-            self._logits = torch.empty(rows, self.vocabulary)
+            self._logits = torch.empty(rows, self.vocabulary, device=self.stack.device)
         return self._logits[:rows]

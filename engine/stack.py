@@ -152,9 +152,10 @@ class _Describer:
         if layer_type not in self.rotations:
             self._check_rotation(layer_type)
             of_type = () if layer_type is None else (layer_type,)
-            positions = torch.arange(self.max_tokens).unsqueeze(0)
+            device = self.model.get_input_embeddings().weight.device
+            positions = torch.arange(self.max_tokens, device=device).unsqueeze(0)
             with torch.inference_mode():
-                tables = self.model.model.rotary_emb(torch.empty(1), positions, *of_type)
+                tables = self.model.model.rotary_emb(torch.empty(1, device=device), positions, *of_type)
             half = tables[0].shape[-1] // 2  # the other half is the same again
             self.rotations[layer_type] = tuple(table[0, :, :half].contiguous() for table in tables)
         return self.rotations[layer_type]

@@ -41,11 +41,11 @@ def _cpu(npu: Npu) -> Target:
 def _cuda(npu: Npu) -> Target:
     import torch
 
-    from qlinear.backends.reference import ReferenceBackend
+    from qlinear.backends.cuda.choice import choose
 
     if not torch.cuda.is_available():
         raise TargetError("`target=cuda`: torch finds no CUDA device on this machine; use `target=cpu`")
-    return Target(ReferenceBackend("cuda/torch", "cuda"))
+    return Target(*choose())
 
 
 def _aie_emu(npu: Npu) -> Target:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -143,15 +144,17 @@ class Stack:
 
 
 class StackDecoder(Protocol):
-    """A stack ready to read, with its key/value cache. nbytes: of the cache."""
+    """A stack ready to read, with its key/value cache. nbytes: of the cache; device: where logits are wanted."""
 
     max_tokens: int
     vocabulary: int
     chunk: int
     nbytes: int
+    device: torch.device
 
     def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
         """Read tokens `(count,)` int64 at `position` and on; what was read before `position` is their past.
 
-        out: float32 `(rows, vocabulary)`, filled with the logits after the last `rows` tokens; rows may be 0.
+        out: float32 `(rows, vocabulary)` on `device`, filled with the logits after the last `rows` tokens, which may be
+        none.
         """

@@ -5,19 +5,15 @@ import re
 
 import pytest
 import torch
-from torch import nn
 
-from architectures.registry import find_family, fused_families
+from architectures.registry import fused_families
 from engine.decoder import read_all, read_last
 from engine.generate import generate
 from engine.scoring import negative_log_likelihood
 from qlinear.backends.cpu import native
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import TargetError
-from qlinear.grid import Grid
-from qlinear.packing import PackedWeight
-from qlinear.replace import LinearWeight, replace_linears
-from qlinear.solvers.rtn import rtn
+from tests.engine.fusing import distance, float_logits, quantized_on, stepped, tokens_of
 from tests.tiny import VARIANTS, VOCAB, tiny_model
 
 try:
@@ -28,7 +24,6 @@ except TargetError as error:
 from engine.fused import fused_decoder  # noqa: E402
 from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 
-GROUP = 32
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite")
 KNOWN = [(model_type, options) for model_type, options in VARIANTS if model_type in FAMILIES]
 CAPS = dict(attn_logit_softcapping=0.5, final_logit_softcapping=2.0)  # the usual 50 and 30 change nothing tiny
@@ -37,53 +32,14 @@ LONG = dict(max_position_embeddings=1024)
 REFERENCE = ReferenceBackend("cpu/torch")
 
 
-def tokens_of(length, seed=0):
-    return torch.randint(0, VOCAB, (length,), generator=torch.Generator().manual_seed(seed))
-
-
 def quantized(model_type, bits=4, head=True, join=True, backend=None, **options):
-    """A tiny bfloat16 model with its linears on the grid, on a backend; and one in float32 of the same weights."""
-    backend = backend or CpuBackend()
-    model = tiny_model(model_type, **options).to(torch.bfloat16)
-    exact = copy.deepcopy(model).float()
-    weights = {}
-    for name, linear in list(model.named_modules()):
-        if not isinstance(linear, nn.Linear) or linear.in_features % GROUP or (name == "lm_head" and not head):
-            continue
-        grid = rtn(linear.weight, Grid(bits, GROUP))
-        exact.get_submodule(name).weight = nn.Parameter(grid.dequantize())  # lets go of a tied embedding
-        weights[name] = LinearWeight(PackedWeight.pack(grid), linear.bias)
-    family = find_family(model.config)
-    for block in family.block_names(model) if join else ():
-        for group in family.joined_inputs(gate_up=True):
-            names = [f"{block}.{name}" for name in group]
-            replace_linears(model, {name: weights.pop(name) for name in names}, backend)
-    for name, weight in weights.items():
-        replace_linears(model, {name: weight}, backend)
-    return model, exact
+    return quantized_on(backend or CpuBackend(), model_type, bits, head, join, **options)
 
 
 def fused(model, max_tokens=128, chunk=32):
     decoder, reason = fused_decoder(model, CpuBackend(), max_tokens, chunk)
     assert decoder is not None, reason
     return decoder
-
-
-def stepped(decoder, tokens, first):
-    """Logits `(len(tokens) - first + 1, vocabulary)`: the first tokens at once, then one by one."""
-    rows = [read_last(decoder, tokens[:first]).clone()]
-    rows += [read_last(decoder, tokens[:stop], stop - 1).clone() for stop in range(first + 1, len(tokens) + 1)]
-    return torch.stack(rows)
-
-
-def float_logits(exact, tokens):
-    with torch.inference_mode():
-        return exact(input_ids=tokens.unsqueeze(0)).logits[0]
-
-
-def distance(logits, expected):
-    """Root mean square, relative."""
-    return ((logits - expected).square().mean() / expected.square().mean()).sqrt().item()
 
 
 def assert_as_good_as_modules(logits, module_logits, expected):

@@ -27,6 +27,8 @@ from qlinear.backends.stack import (
 class CpuDecoder:
     """`qlinear.backends.stack.StackDecoder`; not for use from two threads at once. Weights are read in place."""
 
+    device = torch.device("cpu")
+
     def __init__(self, stack: Stack, max_tokens: int, chunk: int):
         """Raises `Unsupported` for a stack beyond the limits of csrc, `TargetError` where memory is not to be had."""
         _check(stack)
