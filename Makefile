@@ -6,7 +6,7 @@ RUN := $(BIN)/python run_awq.py
 PIP := $(BIN)/pip install -q -c constraints.txt
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-.PHONY: help demo test bench sanitize lint clean
+.PHONY: help demo test fuzz bench sanitize lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ demo: $(VENV)/installed ## quantize the embedded model to 4 bits, decode with it
 
 test: $(VENV)/tested ## run the tests
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/tested ## damage every file that is read, stop quantizing at any moment; FUZZ="--seconds 1800 gguf" and others
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch and llama.cpp, and the machine's limits
 	$(PIP) -e '.[bench]'

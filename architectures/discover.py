@@ -7,6 +7,7 @@ computes. Experts that no token reached are taken to be like their siblings, and
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,19 @@ from torch import Tensor, nn
 
 from architectures.anatomy import Anatomy, Found, Siblings, filled
 from architectures.family import Edge, Kind
-from architectures.probe import DEAD, STILL, Match, Run, Trace, follow, norms, read_by_others, record, stood_in
+from architectures.probe import (
+    DEAD,
+    STILL,
+    DivergedError,
+    Match,
+    Run,
+    Trace,
+    follow,
+    norms,
+    read_by_others,
+    record,
+    stood_in,
+)
 from architectures.proof import Folding, Proof
 
 # Rows of a producer that are multiplied by themselves, where multiplying all of them shows nothing: those of a head.
@@ -160,7 +173,7 @@ class _Search:
         names = [*self.trace.inputs, *self.linears]
         own = self.names.numbers(edge.prev)
         if own:
-            every = [name for name in self.linears if self.names.template(name) == self.names.template(edge.prev)]
+            every = [name for name in self.order if self.names.template(name) == self.names.template(edge.prev)]
             return [
                 self._inspected(edge, name, self._moved(edge.layers, own, self.names.numbers(name))) for name in every
             ]
@@ -220,7 +233,7 @@ def _unclipped(
     """
 
     def same(factors: dict[str, Tensor]) -> bool:
-        with stood_in(block, trace, trace.frozen, factors) as seen:
+        with suppress(DivergedError), stood_in(block, trace, trace.frozen, factors) as seen:
             run()
         return all(
             len(before) == len(seen.get(name, ())) and all(map(_close, seen[name], before))

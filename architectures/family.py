@@ -86,8 +86,10 @@ class Fused:
     head_norms: whether q and k have norms; head_norms_if: the field of the config that says so where not all have.
     mlp: the module that is the MLP; experts: what it is made of in blocks where it has `experts`.
     window: "config" or "attention" for where `sliding_window` is to be found, "none" where every position is seen.
-    activation, attention_cap: the fields of the config that name the MLP's activation and the limit of the attention
-    scores (None: there is none).
+    interleaved: whether the rotation turns neighbours; multipliers: whether embedding, residual and logits have
+    granite's.
+    activation, attention_cap, qkv_limit: the fields of the config that name the MLP's activation, the limit of the
+    attention scores, and that of q, k and v, with which no decoder runs (None: there is none).
     """
 
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
@@ -101,7 +103,10 @@ class Fused:
     activation: str = "hidden_act"
     window: str = "none"
     attention_cap: str | None = None
+    qkv_limit: str | None = None
     rotary_per_layer_type: bool = False
+    interleaved: bool = False
+    multipliers: bool = False
 
 
 # (stored name, stored tensor, config) -> the module's tensor.

@@ -9,7 +9,7 @@ row and by nothing else.
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -106,6 +106,10 @@ def _cloned(output):
     return type(output)(_cloned(part) for part in output) if isinstance(output, tuple | list) else output
 
 
+class DivergedError(Exception):
+    """A run went another way than the first one: a router that nothing stands in for gave an expert other tokens."""
+
+
 class _StandIn(nn.Module):
     """Gives what a linear gave, and keeps what it sees. It has no weight: code that reads one fails."""
 
@@ -116,6 +120,9 @@ class _StandIn(nn.Module):
     def forward(self, x: Tensor, *_, **__):
         calls = self.seen.setdefault(self.name, [])
         calls.append(x.detach().reshape(-1, x.shape[-1]).clone())
+        known = self.trace.inputs[self.name]
+        if len(calls) > len(known) or calls[-1].shape != known[len(calls) - 1].shape:
+            raise DivergedError
         output = _cloned(self.trace.outputs[self.name][len(calls) - 1])
         return output if self.factor is None else output * self.factor
 
@@ -163,7 +170,10 @@ def read_by_others(block: nn.Module, trace: Trace, run: Run) -> set[str]:
 
 
 def follow(block: nn.Module, trace: Trace, run: Run, producer: str, rows: range, size: int) -> dict[str, Match]:
-    """What the consumers show when `rows` of a producer's output of `size` channels are multiplied."""
+    """What the consumers show when `rows` of a producer's output of `size` channels are multiplied.
+
+    A run that goes another way than the first shows no more than up to there: what is missing counts as broken.
+    """
     base = math.isqrt(max(len(rows) - 1, 0)) + 1 if len(rows) > 128 else len(rows)
     digits = (1,) if base == len(rows) else (base, 1)
     found: list[dict[str, tuple[Tensor, int]]] = []
@@ -171,7 +181,7 @@ def follow(block: nn.Module, trace: Trace, run: Run, producer: str, rows: range,
         steps = torch.arange(len(rows)) // digit % base
         factor = torch.ones(size)
         factor[rows.start : rows.stop] = torch.exp(_LOWEST + _SPREAD * steps / base)
-        with stood_in(block, trace, trace.frozen, {producer: factor}) as seen:
+        with suppress(DivergedError), stood_in(block, trace, trace.frozen, {producer: factor}) as seen:
             run()
         others = [name for name in trace.frozen if name != producer]
         found.append({name: _read(trace.inputs[name], seen.get(name, []), base) for name in others})

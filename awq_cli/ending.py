@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import click
 
 from awq_cli.spelling import as_options
-from qlinear.errors import AwqError
+from qlinear.errors import AwqError, is_out_of_memory
 
 USER, FAULT = 2, 1
 
@@ -41,6 +41,8 @@ def one_line() -> Iterator[None]:
         _to_nowhere(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
+        if is_out_of_memory(error):
+            _end(f"error: there is not enough memory ({_named(error)}); give more of it, or ask for less", USER)
         _end(f"error: a fault of this program: {_named(error)}; {_recorded()}", FAULT)
 
 

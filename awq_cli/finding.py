@@ -12,7 +12,7 @@ from quantization.paths import MODELS, checkpoint_name
 from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, Awq, Recipe
 
 # The fields of a recipe that a checkpoint is named after.
-NAMING = ("w_bit", "group_size", "awq", "solver", "lm_head")
+NAMING = ("w_bit", "group_size", "symmetric", "awq", "solver", "lm_head")
 
 
 def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) -> Path:
@@ -65,6 +65,7 @@ def _missing(model_name: str, recipe: Recipe) -> str:
     solver = recipe.solver or _default_solvers(recipe)[0]
     wanted = checkpoint_name(model_slug(model_name), replace(recipe, solver=solver, flash_attention=False))
     make = f"run_awq.py --task quantize --model_name {shlex.quote(model_name)} --w_bit {recipe.w_bit}"
-    make += f" --group_size {recipe.group_size}" * bool(recipe.group_size) + " --awq none" * (recipe.awq is Awq.NONE)
+    make += f" --group_size {recipe.group_size}" * bool(recipe.group_size) + " --symmetric" * recipe.symmetric
+    make += " --awq none" * (recipe.awq is Awq.NONE)
     make += f" --solver {recipe.solver}" * bool(recipe.solver) + " --lm_head" * recipe.lm_head
     return f"no checkpoint {MODELS / wanted}; {have}; make it with: {make}"

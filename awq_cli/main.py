@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import resource
 import sys
 import warnings
 from typing import Any
@@ -22,6 +23,9 @@ MODULES = {
     "perplexity": "awq_cli.tasks.perplexity",
     "evaluate": "awq_cli.tasks.evaluate",
 }
+
+# Of addresses: torch and transformers are loaded in 0.9 GB of them.
+LEAST_MEMORY = 10**9
 
 # Options the command itself sees to, whatever the task.
 OF_THE_COMMAND = {"task", "num_torch_threads", "json_file", "quiet"}
@@ -47,6 +51,7 @@ def command(context: click.Context, **values) -> None:
     run_awq.py --task perplexity --dataset text.txt
     run_awq.py --task evaluate --w_bit 4   compare it with the float model
     """
+    _check_memory()
     _set_environment()
     module = importlib.import_module(MODULES[values["task"]])
     given = {
@@ -89,6 +94,16 @@ def _set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _check_memory() -> None:
+    """Libraries that find no room as they are loaded may not even end."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and most < LEAST_MEMORY:
+        raise OptionError(
+            f"the memory of this process is limited to {most / 1e9:.2g} GB (ulimit -v), and what it loads alone "
+            f"takes {LEAST_MEMORY / 1e9:.2g} GB; raise the limit"
+        )
 
 
 def _set_environment() -> None:

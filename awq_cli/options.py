@@ -30,6 +30,12 @@ group_size = click.option(
     type=click.Choice(GROUP_SIZES),
     help="Weights that share a scale.  [default: the largest of 128, 64, 32 that divides every layer]",
 )
+symmetric = click.option(
+    "--symmetric",
+    is_flag=True,
+    help="The same zero point for every group, for loaders that know no other, at some cost in quality "
+    "(docs/quantization.md).",
+)
 awq = click.option(
     "--awq",
     type=click.Choice([choice.value for choice in Awq]),
@@ -189,8 +195,8 @@ version = click.version_option(__version__, message="run_awq %(version)s")
 GROUPS = {
     "Model": (task, model_name, trust_remote_code),
     "Quantizing": (
-        w_bit, group_size, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples, seqlen, seed,
-        bos, resume,
+        w_bit, group_size, symmetric, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
+        seed, bos, resume,
     ),
     "Running": (
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat,
@@ -227,7 +233,7 @@ NAMES = {
     parameter.name: parameter.opts[0] for decorators in GROUPS.values() for parameter in map(_parameter, decorators)
 }
 
-_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "awq", "solver", "lm_head")
+_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "symmetric", "awq", "solver", "lm_head")
 _SAMPLING = ("top_k", "top_p", "seed")
 _CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed", "bos")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qlinear.errors import CheckpointError, one_line
+from qlinear.errors import CheckpointError, is_out_of_memory, one_line
 
 NAME = "journal.json"
 
@@ -102,7 +102,8 @@ class Journal:
         right = (
             type(self.number) is int
             and isinstance(self.fingerprint, dict)
-            and all(type(mark) in plain and len(str(mark)) < 1000 for mark in self.fingerprint.values())
+            and all(type(mark) in plain and str(mark).isprintable() for mark in self.fingerprint.values())
+            and len(str(self.fingerprint)) < 10_000
             and isinstance(self.record, dict)
             and bool(self.record)
             and all(re.fullmatch(r"\d{6,9}\.safetensors", file) and int(file[:-12]) <= self.number for file in held)
@@ -262,9 +263,11 @@ def _sync(path: Path) -> None:
 def _one_line_errors(directory: Path) -> Iterator[None]:
     try:
         yield
-    except (CheckpointError, MemoryError):
+    except CheckpointError:
         raise
     except Exception as error:  # whatever a library makes of damage
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"the progress in {directory} is damaged ({one_line(error)}); start over without `resume`"
         ) from error

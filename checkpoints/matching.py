@@ -24,8 +24,11 @@ def match(
     """
     here = dict(stored_tensors(model))
     names = source.names_in(model)
-    with one_line_errors(f"{label}: the weights are not arranged as this kind of model has them"):
-        places = plain_places(names, model, origins) if names else checkpoint_places(model, source.shapes, origins)
+    try:
+        with one_line_errors("the weights are not arranged as this kind of model has them"):
+            places = plain_places(names, model, origins) if names else checkpoint_places(model, source.shapes, origins)
+    except ModelError as error:
+        raise ModelError(f"{label}: {error}") from error
     for name, place in places.left.items():
         if not _may_be_left(model, place):
             raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")

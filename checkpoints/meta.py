@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from architectures.experts import Origin, take_apart
+from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
 
 
@@ -17,13 +19,39 @@ def check_depth(label: str, config, n_tensors: int) -> None:
         raise ModelError(f"{label}: the configuration names {layers} layers but the weights hold {n_tensors} tensors")
 
 
-def check_trusted(label: str, described: dict, trust_remote_code: bool) -> None:
-    """Raise `ModelError` for a configuration that only the model's own code understands, unless that may run."""
+def check_described(label: str, described: dict, trust_remote_code: bool) -> None:
+    """Raise `ModelError` for a configuration that names its classes in no way that there is.
+
+    And for one that only the model's own code understands, unless that may run.
+    """
     from transformers import CONFIG_MAPPING
 
-    own = "AutoConfig" in (described.get("auto_map") or {})
+    classes = described.get("auto_map") or {}
+    if not isinstance(classes, dict):
+        raise ModelError(f"{label}: the auto_map of its configuration is no table of classes")
+    if not isinstance(described.get("architectures") or [], list):
+        raise ModelError(f"{label}: the architectures of its configuration are no list of classes")
+    own = "AutoConfig" in classes
     if own and not trust_remote_code and described.get("model_type") not in CONFIG_MAPPING:
         raise ModelError(f"{label} is a model of its own code; read its *.py, and give `trust_remote_code` to run them")
+
+
+def set_generation_config(model: nn.Module, directory: Path) -> None:
+    """Give a model what its directory says of how text is written with it, if it says anything.
+
+    Raises `ModelError` for what cannot be understood, wherever it comes from.
+    """
+    from transformers import GenerationConfig
+
+    file = directory / "generation_config.json"
+    with one_line_errors(f"{file if file.is_file() else directory} cannot be understood"):
+        if file.is_file():
+            model.generation_config = GenerationConfig.from_pretrained(directory)
+        ends = getattr(model.generation_config, "eos_token_id", None)  # own code may do without
+        if not all(end is None or type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+            raise ModelError(
+                f"{directory}: the eos_token_id is {str(ends)[:100]}; it has to be a token's number, or some"
+            )
 
 
 def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:

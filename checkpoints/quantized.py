@@ -14,10 +14,17 @@ from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats import compressed_tensors
 from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
-from checkpoints.meta import build_empty, check_depth, check_trusted, places_of_tensors, put
+from checkpoints.meta import (
+    build_empty,
+    check_depth,
+    check_described,
+    places_of_tensors,
+    put,
+    set_generation_config,
+)
 from checkpoints.places import ModelSource
-from checkpoints.pretrained import TOKENIZER_FILES
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
+from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, one_line
 from qlinear.replace import replace_linears
@@ -99,28 +106,22 @@ def _read_config(directory: Path) -> dict:
 
 
 def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
-        check_trusted(str(directory), _read_config(directory), trust_remote_code)
+        check_described(str(directory), _read_config(directory), trust_remote_code)
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
         model, origins = build_empty(opened, torch.bfloat16, trust_remote_code)
-    if (directory / "generation_config.json").is_file():
-        with one_line_errors(f"{directory}/generation_config.json cannot be understood"):
-            model.generation_config = GenerationConfig.from_pretrained(directory)
+    set_generation_config(model, directory)
     return model, origins
 
 
 def read_tokenizer(directory: Path, trust_remote_code: bool):
-    """A checkpoint's tokenizer. Raises `CheckpointError` where there is none, `ModelError` for one that is damaged."""
-    from transformers import AutoTokenizer
-
-    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
-        raise CheckpointError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    """A checkpoint's tokenizer. Raises `ModelError` where there is none, or one that is damaged."""
     with one_line_errors(f"the tokenizer in {directory} cannot be opened"):
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        return open_tokenizer(directory, trust_remote_code)
 
 
 def read_recipe(directory: Path) -> dict:

@@ -7,6 +7,7 @@ long as it stays mapped, and a 13.5 GB model is read here within a few hundred M
 import hashlib
 import json
 import mmap
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qlinear.errors import ModelError, one_line
+from qlinear.errors import ModelError, is_out_of_memory, one_line
 
 # What a float tensor may be stored as; eight bits are another format's.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -49,6 +50,8 @@ def one_line_errors(what: str):
     except ModelError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):  # nothing is wrong with the file
+            raise
         raise ModelError(f"{what}: {one_line(error)}") from error
 
 
@@ -196,8 +199,8 @@ def _read_index(path: Path) -> dict[str, str]:
         raise ModelError(f"{path} has no weight_map; the checkpoint is incomplete")
     for file in {str(file) for file in file_of.values()}:
         # An index comes with the model: it may not point at other files of this machine.
-        if file in ("", ".", "..") or any(mark in file for mark in "/\\\0"):
-            raise ModelError(f"{path} points to {file!r}; only plain file names beside it are read")
+        if not re.fullmatch(r"[\w(+-][\w()+. -]{0,200}", file):
+            raise ModelError(f"{path} points to {file[:200]!r}; only plain file names beside it are read")
         if not (path.parent / file).is_file():
             raise ModelError(f"{path} names {file}, which is not there; the checkpoint is incomplete")
     return {name: str(file) for name, file in file_of.items()}

@@ -46,6 +46,7 @@ class ModuleDecoder:
             use_cache=True, cache_implementation="static" if self.static else None, num_beams=1, num_return_sequences=1
         )
         self._mode = GenerationMode.GREEDY_SEARCH
+        self._takes = frozenset(inspect.signature(model.forward).parameters)
         self._rotations = _rotations(model)
         self._counts = first_position(model) > 0  # positions, itself
         self._carried: dict[str, Any] = {}  # from one call to the next: the cache, by the name the model knows it by
@@ -71,8 +72,8 @@ class ModuleDecoder:
 
     def _inputs(self, tokens: Tensor, start: int, wanted: int) -> dict[str, Any]:
         """What `forward` takes for the tokens from `start` on, as `generate` makes it."""
-        model, ids = self.model, tokens.unsqueeze(0).to(self.model.device)
-        takes = _parameters(model)
+        model, takes = self.model, self._takes
+        ids = tokens.unsqueeze(0).to(model.device)
         given = dict(self._carried, use_cache=True)
         if "attention_mask" in takes:
             given["attention_mask"] = None  # as `generate` has it where nothing is padding
@@ -153,10 +154,6 @@ def check_causal(model: nn.Module) -> None:
             f"{model.config.model_type} models look at later tokens too, so that they write no text from left to "
             f"right, and are not run here"
         )
-
-
-def _parameters(model: nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def first_position(model: nn.Module) -> int:

@@ -72,7 +72,8 @@ def _not_followed(config: Any) -> list[str]:
         if getattr(config, name, None) not in idle
     ]
     if config.do_sample:
-        drawn = ", ".join(f"{name} {getattr(config, name)}" for name in _DRAWN if getattr(config, name) is not None)
+        given = config.to_dict()
+        drawn = ", ".join(f"{name} {given[name]}" for name in _DRAWN if given.get(name) is not None)
         notes.append(
             f"the model's generation_config.json asks for tokens to be drawn ({drawn or 'temperature 1.0'}); they are "
             f"where `temperature` is given"

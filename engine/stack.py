@@ -1,6 +1,8 @@
 """A model of `transformers`, of a family with fused traits, described as a `Stack`."""
 
+from dataclasses import dataclass
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,30 @@ from qlinear.backends.stack import (
 from qlinear.layer import QLinearPerGrp
 from qlinear.replace import GroupedOutput
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as Config
+
 
 def describe(model: nn.Module, max_tokens: int) -> Stack:
     """Describe a model for at most `max_tokens` positions. Raises `Unsupported` with the reason where it cannot be."""
     return _Describer(model, max_tokens).run()
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Granite's. residual: of what a block adds; logits: they are divided by it.
+
+    A decoder need not know them: with a residual stream that is smaller by `residual` throughout, nothing that a block
+    adds is multiplied, and its norms give the same with an epsilon smaller by the square.
+    """
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+
+
+def _multipliers(config: "Config") -> Multipliers:
+    return Multipliers(config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
 
 
 class _Describer:
@@ -43,26 +65,31 @@ class _Describer:
 
     def run(self) -> Stack:
         config, embedding = self.config, self.model.get_input_embeddings()
-        attention = self.layers[0].self_attn
+        attention, limit = self.layers[0].self_attn, self.traits.qkv_limit
+        if limit and getattr(config, limit) is not None:
+            raise Unsupported(
+                f"this model limits q, k and v to {getattr(config, limit)} (`{limit}`); the fused decoder does not"
+            )
         if not attention.is_causal:
             raise Unsupported("the fused decoder takes models that look back only; this one looks both ways")
-        cap = self.traits.attention_cap
+        cap, of = self.traits.attention_cap, _multipliers(config) if self.traits.multipliers else Multipliers()
         return Stack(
             blocks=[self._block(layer) for layer in self.layers],
             embedding=embedding.weight,
-            embedding_scale=_embedding_scale(embedding),
-            final_norm=self._norm(self.model.model.norm),
+            embedding_scale=_embedding_scale(embedding) * of.embedding / of.residual,
+            final_norm=self._norm(self.model.model.norm) / of.logits,
             head=_projection([self.model.lm_head]),
             vocabulary=self.model.lm_head.out_features,
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             head_dim=attention.head_dim,
-            epsilon=config.rms_norm_eps,
+            epsilon=config.rms_norm_eps / of.residual**2,
             activation=getattr(config, self.traits.activation),
             attention_scale=attention.scaling,
             attention_cap=(cap and getattr(config, cap)) or 0.0,
             logit_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
+            interleaved=self.traits.interleaved,
         )
 
     def _block(self, layer: nn.Module) -> StackBlock:

@@ -41,3 +41,11 @@ class OptionError(AwqError):
 def one_line(error: BaseException) -> str:
     """What a library says of a failure, in one line of bounded length; the failure's kind where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it was memory that could not be had: Python, the system, torch and C++ each say so in their own way."""
+    said = str(error).lower()
+    words = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "bad allocation")
+    words += ("could not create a primitive",)  # oneDNN's word for it
+    return isinstance(error, MemoryError) or any(each in said for each in words)

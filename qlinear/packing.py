@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlinear.grid import GridWeight
+from qlinear.grid import GridWeight, middle
 
 
 def pack(values: Tensor, bits: int) -> Tensor:
@@ -42,6 +42,12 @@ def unpack(words: Tensor, bits: int, cols: int) -> Tensor:
     for i in range(8):
         values[..., i] = ((joined.view(rows, octets) >> (bits * i)) & (2**bits - 1)).to(torch.uint8)
     return values.view(rows, -1)[:, :cols].contiguous()
+
+
+def middle_zeros(bits: int, rows: int, groups: int) -> Tensor:
+    """The zero points of a symmetric weight as `PackedWeight` has them, `(ceil(rows * bits / 32), groups)` int32."""
+    column = pack(torch.full((1, rows), middle(bits), dtype=torch.uint8), bits)
+    return column.t().repeat(1, groups)
 
 
 @dataclass(frozen=True)

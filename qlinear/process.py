@@ -1,10 +1,14 @@
 """Memory of this process. Part of the ground floor, which every room may import."""
 
 import ctypes
+import mmap
 import os
 import resource
 import sys
 from pathlib import Path
+
+# What libraries want for themselves beside the tensors.
+MARGIN = 2**27
 
 
 def peak_rss_bytes() -> int:
@@ -25,3 +29,17 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+
+
+def check_room(size: int) -> None:
+    """Raise `MemoryError` unless `size` bytes, and what libraries want beside them, can be had; none are taken.
+
+    Native libraries do not say that there is no memory, they die of it: MKL's products of an invalid address, and
+    safetensors aborts. Under a limit on the address space it is seen here first; nothing else lets itself be asked.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return
+    try:
+        mmap.mmap(-1, size + MARGIN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{(size + MARGIN) / 1e9:.2g} GB more are needed here and not to be had") from error

@@ -15,8 +15,12 @@ def checkpoint_name(model: str, recipe: Recipe) -> str:
     """The directory of what a recipe makes of a model; recipe: settled, a group size of None stands for any (`*`)."""
     scaled, solver = recipe.awq is not Awq.NONE, recipe.solver
     method = {(True, "rtn"): ["awq"], (False, solver): [solver]}.get((scaled, solver), ["awq", solver])
-    parts = [model, f"w{recipe.w_bit}", f"g{recipe.group_size or '*'}", *method]
+    parts = [model, *_of_grid(recipe), *method]
     return "-".join(parts + ["lm_head"] * recipe.lm_head + ["flash_attention"] * bool(recipe.flash_attention))
+
+
+def _of_grid(recipe: Recipe) -> list[str]:
+    return [f"w{recipe.w_bit}", f"g{recipe.group_size or '*'}"] + ["symmetric"] * recipe.symmetric
 
 
 def refuse_another_model(directory: Path, model_name: str, fingerprint: str) -> None:
@@ -35,7 +39,7 @@ def refuse_another_model(directory: Path, model_name: str, fingerprint: str) -> 
 
 
 def scales_path(model: str, recipe: Recipe) -> Path:
-    """The file in which the scales of the last search for a model, number of bits and group size are kept.
+    """The file in which the scales of the last search for a model and grid are kept.
 
     Raises `OptionError` in an environment without a home.
     """
@@ -45,4 +49,4 @@ def scales_path(model: str, recipe: Recipe) -> Path:
             cache = Path.home() / ".cache" / "run_awq"
         except RuntimeError as error:  # a container's user may have none
             raise OptionError("there is no home directory to keep scales in; set AWQ_CACHE or give `scales`") from error
-    return Path(cache) / f"{model}-w{recipe.w_bit}-g{recipe.group_size}.pt"
+    return Path(cache) / f"{'-'.join([model, *_of_grid(recipe)])}.pt"

@@ -10,7 +10,7 @@ from architectures.family import Family, block_linears
 from architectures.registry import find_family
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import GridError, ModelError
-from qlinear.grid import check_divides
+from qlinear.grid import Grid, check_divides
 from qlinear.progress import Note, Watcher
 from qlinear.sizes import GROUP_SIZES
 from quantization.examine import UnfitError, examined
@@ -49,6 +49,16 @@ class Job:
     watch: Watcher
     kept: tuple[Kept, ...] = ()
     kept_share: float = 0.0
+
+    @property
+    def grid(self) -> Grid:
+        """Of the linears in the units."""
+        return Grid(self.recipe.w_bit, self.plan.group_size, self.recipe.symmetric)
+
+    @property
+    def head_grid(self) -> Grid:
+        """Of the output head, if it is quantized."""
+        return replace(self.grid, group_size=self.recipe.lm_head_group_size)
 
 
 def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
@@ -131,7 +141,9 @@ def _by_shape(source: PretrainedModel, units: tuple[str, ...]) -> tuple[Anatomy,
 
 
 def _family(source: PretrainedModel) -> Family | None:
-    return find_family(source.config) or find_family(source.config.get_text_config())
+    """The family whose edges are known; one that only says how its stack is run is looked at as any other model."""
+    family = find_family(source.config) or find_family(source.config.get_text_config())
+    return family if family is not None and family.edges else None
 
 
 def _linears(model: nn.Module, head: str) -> tuple[tuple[str, ...], tuple[Anatomy, ...]]:

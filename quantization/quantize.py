@@ -10,7 +10,7 @@ from checkpoints.beside import find_beside
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
-from checkpoints.templates import template_fault
+from checkpoints.tokenizers import template_fault
 from checkpoints.writer import CheckpointWriter, Description
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
@@ -51,6 +51,7 @@ class Result:
     model: str
     w_bit: int
     group_size: int
+    symmetric: bool
     lm_head: bool
     awq: str
     solver: str
@@ -157,6 +158,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         job.source.name,
         recipe.w_bit,
         job.plan.group_size,
+        recipe.symmetric,
         recipe.lm_head,
         scaling.awq.value,
         recipe.solver,
@@ -199,7 +201,7 @@ def _finish(job: Job, work: Work, result: Result, description: Description, opti
         for name, module in source.model.named_modules()
         if isinstance(module, nn.Linear) and name not in work.tally.quantized_names
     ]
-    section = quantization_section(recipe.w_bit, job.plan.group_size, head, kept)
+    section = quantization_section(job.grid, head, kept)
     made = {**asdict(result), "fingerprint": source.fingerprint, "options": options, "versions": versions()}
     trusted = description.trust_remote_code
     work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))

@@ -35,16 +35,18 @@ class Recipe:
     """How a model is quantized; every field has the command's default. Raises `OptionError` for a value out of range.
 
     w_bit: 3 or 4; group_size: weights that share a scale, 32, 64, 128 or 256; None: the largest of 128, 64, 32 that
-    divides every layer; awq: "auto", "load", "run" or "none" (see `Awq`); scales: the MIT-Han-Lab result file to load
-    or to write, None: one in $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales
-    are searched; lm_head: whether the output head is quantized too, in groups of lm_head_group_size;
-    calib_data: "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen
-    tokens are drawn by seed; bos: whether the token for the beginning of a text stands before it, once, None: as the
-    tokenizer has it; flash_attention: the checkpoint's default for running it, None: the engine's own.
+    divides every layer; symmetric: the same zero point for every group, for loaders that know no other; awq: "auto",
+    "load", "run" or "none" (see `Awq`); scales: the MIT-Han-Lab result file to load or to write, None: one in
+    $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales are searched; lm_head:
+    whether the output head is quantized too, in groups of lm_head_group_size; calib_data: "builtin", "self", "pileval",
+    "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are drawn by seed; bos: whether the
+    token for the beginning of a text stands before it, once, None: as the tokenizer has it; flash_attention: the
+    checkpoint's default for running it, None: the engine's own.
     """
 
     w_bit: int = 4
     group_size: int | None = None
+    symmetric: bool = False
     awq: Awq = Awq.AUTO
     scales: str | None = None
     solver: str | None = None
@@ -60,6 +62,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _check("w_bit", self.w_bit, BITS)
         _check("group_size", self.group_size, (None, *GROUP_SIZES))
+        _check("symmetric", self.symmetric, (False, True))
         _check("lm_head_group_size", self.lm_head_group_size, GROUP_SIZES)
         _check("awq", self.awq, [awq.value for awq in Awq])
         _check("solver", self.solver, (None, *METHODS))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from checkpoints.formats.compressed_tensors import BIAS, PARTS
+from checkpoints.formats.compressed_tensors import weight_parts
 from checkpoints.journal import Journal
 from qlinear.errors import CheckpointError
 from qlinear.progress import Note
@@ -90,7 +90,7 @@ def check_tally(tally: Tally, job: Job, stored: set[str]) -> None:
     quantized = set(tally.quantized_names)
     for name in tally.quantized_names:
         base = job.source.linear_in_files(name)
-        missing = {f"{base}.{part}" for part in PARTS if part != BIAS} - stored
+        missing = {f"{base}.{part}" for part in weight_parts(job.recipe.symmetric)} - stored
         if missing or not (name == plan.head or _is_in(done, name)):
             raise ValueError(f"{name} is not quantized")
     for name in state.keys() & tally.written:

@@ -164,17 +164,19 @@ def _grouped(job: Job) -> Recipe:
 
 def _made_for(job: Job) -> dict[str, Any]:
     """What a scales file has to say of itself, if it says anything."""
-    return {"w_bit": job.recipe.w_bit, "group_size": job.plan.group_size, "fingerprint": job.source.fingerprint}
+    grid = job.grid
+    asked = {"w_bit": grid.bits, "group_size": grid.group_size, "symmetric": grid.symmetric}
+    return asked | {"fingerprint": job.source.fingerprint}
 
 
 def _plain_rounding(job: Job) -> Rounding:
     """What the search rounds its candidates with, whichever way the codes are chosen in the end."""
-    bits, group_size = job.recipe.w_bit, job.plan.group_size
+    grid = job.grid
 
     def quantize(weight: Tensor) -> Tensor:
-        return rtn(weight, bits, group_size).dequantize()
+        return rtn(weight, grid).dequantize()
 
-    return Rounding(quantize, group_size)
+    return Rounding(quantize, grid.group_size)
 
 
 def _clip(block: nn.Module, clips: dict[str, Tensor], recipe: Recipe) -> None:

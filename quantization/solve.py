@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 from quantization.methods import Method
 from quantization.unit import BlockTask, Fed, Solution, Unit
 from scales.experts import feed_starved
@@ -13,18 +13,14 @@ from scales.observe import InputStatistics, observe_inputs, run_block
 from scales.search import relative_loss, sample_rows, substituted
 
 
-def round_linears(unit: Unit, method: Method, bits: int, group_size: int) -> Solution:
+def round_linears(unit: Unit, method: Method, grid: Grid) -> Solution:
     """Each linear by itself, without looking at any text."""
     weights = {name: linear.weight.data for name, linear in unit.linears.items()}
-    return Solution({name: method.linear(weight, bits, group_size) for name, weight in weights.items()}, {})
+    return Solution({name: method.linear(weight, grid) for name, weight in weights.items()}, {})
 
 
 def solve_block(
-    task: BlockTask,
-    method: Method,
-    bits: int,
-    group_size: int,
-    statistics: dict[str, InputStatistics] | None = None,
+    task: BlockTask, method: Method, grid: Grid, statistics: dict[str, InputStatistics] | None = None
 ) -> Solution:
     """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole.
 
@@ -37,7 +33,7 @@ def solve_block(
     grids: dict[str, GridWeight] = {}
     for names in reading_the_same(statistics):
         joined = torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
-        solved = method.linear(joined, bits, group_size, statistics[names[0]].gram)
+        solved = method.linear(joined, grid, statistics[names[0]].gram)
         grids |= zip(names, solved.split([len(weights[name]) for name in names]), strict=True)
     solution = Solution({name: grids[name] for name in weights}, {})
     if method.block:

@@ -31,19 +31,14 @@ def least_bytes(job: Job) -> int:
         if dimensions < 2:
             return 16
         if owner == plan.head:
-            return _packed_bits(recipe.w_bit, recipe.lm_head_group_size) if recipe.lm_head else 16
+            return job.head_grid.bits_per_weight if recipe.lm_head else 16
         quantized = any(owner == unit or owner.startswith(f"{unit}.") for unit in plan.units)
-        return _packed_bits(recipe.w_bit, plan.group_size) if quantized else 16
+        return job.grid.bits_per_weight if quantized else 16
 
     names: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in stored_tensors(job.source.model):
         names.setdefault(id(tensor), (name, tensor))
     return int(sum(tensor.numel() * bits(name, tensor.dim()) for name, tensor in names.values()) / 8)
-
-
-def _packed_bits(bits: int, group_size: int) -> float:
-    """A weight's own bits and its share of the group's scale and zero point."""
-    return bits + (16 + bits) / group_size
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from checkpoints.formats.compressed_tensors import BIAS, linear_tensors
 from checkpoints.journal import Journal, Snapshot
+from checkpoints.meta import stored_tensors
 from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
+from qlinear.process import check_room
 from quantization.plan import Job
 from quantization.precision import fast_float32
 from quantization.resume import check_tally
@@ -69,6 +71,7 @@ class Work:
     def quantize_unit(self, index: int) -> None:
         """Read a unit, scale it, write its linears quantized and everything else in bfloat16, let go of it."""
         source = self.job.source
+        self._check_room(self.job.plan.units[index])
         source.materialize(self.job.plan.units[index], self.dtype)
         unit = self._unit(index)
         with fast_float32():
@@ -84,24 +87,32 @@ class Work:
         self.tally.units = index + 1
         self.writer.end_step(self._snapshot)
 
+    def _check_room(self, module: str) -> None:
+        """For its weights in float32, what they are turned into, and what is computed of them on the way.
+
+        Of a large block no more than some: experts are there one at a time.
+        """
+        held = self.job.source.model.get_submodule(module)
+        check_room(min(3 * 4 * sum(tensor.numel() for _, tensor in stored_tensors(held)), 2**30))
+
     def _count(self, name: str, searched: LayerLoss | None, solved: float | None, fed: Fed | None) -> None:
         found = (searched.loss_rtn, searched.loss_awq) if searched else (None, None)
         ratio = searched.ratio if searched else None
-        self.tally.layers.append(LinearLosses(name, self.job.plan.group_size, *found, solved, ratio, fed))
+        self.tally.layers.append(LinearLosses(name, self.job.grid.group_size, *found, solved, ratio, fed))
 
     def _solve(self, unit: Unit) -> tuple[dict[str, LayerLoss], Solution]:
-        recipe, group_size = self.job.recipe, self.job.plan.group_size
+        method, grid = self.job.recipe.method, self.job.grid
         if self.streams is None:
-            return self.scaling.apply(unit, None), round_linears(unit, recipe.method, recipe.w_bit, group_size)
+            return self.scaling.apply(unit, None), round_linears(unit, method, grid)
         seen = self._look(unit)
         losses = self.scaling.apply(unit, seen)
         known = seen and seen.statistics
         del seen  # lets go of the samples it holds
         task = self.streams.task(unit)
         if task is None:
-            rounded = round_linears(unit, recipe.method, recipe.w_bit, group_size)
+            rounded = round_linears(unit, method, grid)
             return losses, replace(rounded, fed=fed(known or {}))
-        solution = solve_block(task, recipe.method, recipe.w_bit, group_size, known)
+        solution = solve_block(task, method, grid, known)
         del known  # before the block's weights are there twice, float and rounded
         self.streams.step(task, solution)
         return losses, solution
@@ -116,8 +127,9 @@ class Work:
     def write_rest(self) -> None:
         """The output head, if it is to be quantized, and every tensor outside the units."""
         source, head = self.job.source, self.job.plan.head
+        self._check_room(head)
         if self.job.recipe.lm_head and head not in self.tally.quantized_names:
-            self._quantize_head(head, self.job.recipe.lm_head_group_size)
+            self._quantize_head(head)
             self.writer.end_step(self._snapshot)
         if self.streams is not None:
             self.streams.let_go()
@@ -128,20 +140,21 @@ class Work:
             self.writer.end_step(self._snapshot)
         self.writer.end_step(self._snapshot, in_any_case=True)
 
-    def _quantize_head(self, name: str, group_size: int) -> None:
-        source, recipe = self.job.source, self.job.recipe
+    def _quantize_head(self, name: str) -> None:
+        source, grid = self.job.source, self.job.head_grid
         statistics = self.streams.head_statistics() if self.streams else None
         source.materialize(name, torch.float32)
         head = source.model.get_submodule(name)
         with fast_float32():
-            grid = recipe.method.linear(head.weight.data, recipe.w_bit, group_size, statistics and statistics.gram)
-            loss = statistics and relative_loss(grid.dequantize(), head.weight.data, statistics.gram)
-        self._add_quantized(name, head, grid)
-        self.tally.layers.append(LinearLosses(name, group_size, None, None, loss, None))
+            made = self.job.recipe.method.linear(head.weight.data, grid, statistics and statistics.gram)
+            loss = statistics and relative_loss(made.dequantize(), head.weight.data, statistics.gram)
+        self._add_quantized(name, head, made)
+        self.tally.layers.append(LinearLosses(name, grid.group_size, None, None, loss, None))
         source.release(name)
 
-    def _add_quantized(self, name: str, linear: nn.Linear, grid: GridWeight) -> None:
-        tensors = linear_tensors(grid, None if linear.bias is None else linear.bias.data)
+    def _add_quantized(self, name: str, linear: nn.Linear, made: GridWeight) -> None:
+        bias = None if linear.bias is None else linear.bias.data
+        tensors = linear_tensors(made, bias, self.job.recipe.symmetric)
         base = self.job.source.linear_in_files(name)
         for part, tensor in tensors.items():
             self._add(f"{base}.{part}", tensor)

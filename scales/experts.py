@@ -73,4 +73,4 @@ def _sum(parts: Sequence[InputStatistics]) -> InputStatistics:
 
 def _blank(in_features: int, tokens: int) -> InputStatistics:
     """Of nothing that is known: every channel alike, so that solvers round to nearest."""
-    return InputStatistics(torch.ones(in_features), torch.eye(in_features), max(tokens, 1), StandIn.NONE)
+    return InputStatistics(torch.ones(in_features), torch.eye(in_features), tokens, StandIn.NONE)

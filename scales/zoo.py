@@ -20,7 +20,14 @@ from qlinear.errors import ScalesError
 from qlinear.files import write_whole
 
 # What `meta` may hold that is compared with what is wanted.
-META_KINDS = {"w_bit": int, "group_size": int, "fingerprint": str, "solver": str, "calibration": dict}
+META_KINDS = {
+    "w_bit": int,
+    "group_size": int,
+    "symmetric": bool,
+    "fingerprint": str,
+    "solver": str,
+    "calibration": dict,
+}
 
 
 @dataclass
@@ -66,18 +73,32 @@ def read(path: Path) -> ScaleFile:
             dict(raw.get("meta", {})),
         )
         tensors = [vector for _, _, vector in file.scales] + [limits for _, limits in file.clips]
-        if not all(torch.is_tensor(tensor) and tensor.is_floating_point() for tensor in tensors):
+        if not all(map(_is_plain, tensors)):
             raise TypeError
         if not all(isinstance(file.meta[key], kind) for key, kind in META_KINDS.items() if key in file.meta):
+            raise TypeError
+        if not all(_is_note(name) and _is_note(note) for name, note in file.meta.get("calibration", {}).items()):
             raise TypeError
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScalesError(f"scales file {path} is not an AWQ result file (entries 'scale' and 'clip')") from error
     return file
 
 
+def _is_plain(tensor: object) -> bool:
+    """Whether it is a tensor of floats that are there, one beside the other."""
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    plain = torch.is_tensor(tensor) and not tensor.is_nested and tensor.layout == torch.strided
+    return plain and tensor.dtype in floats and tensor.device.type == "cpu"
+
+
+def _is_note(value: object) -> bool:
+    """Whether it is something that a recipe can say of the calibration text: it goes into JSON after the last block."""
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 1000)
+
+
 def _name(value: object) -> str:
-    """Raises `TypeError` for what is no text, and does not look into it: a few nested lists may stand for billions."""
-    if not isinstance(value, str):
+    """Raises `TypeError` for what is no module's name, without a look into it: a few lists may stand for billions."""
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.]{1,300}", value):
         raise TypeError
     return value
 
@@ -170,14 +191,19 @@ def _check_clip_shape(layer: str, limits: Tensor, n: int, k: int, group_size: in
 def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
     """Raise `ScalesError` if the file says, in its entry or its name, that it was made for other options.
 
-    `expected` holds `w_bit`, `group_size` and, for files written here, `fingerprint` of the float model.
+    `expected` holds `w_bit`, `group_size`, `symmetric` and, for files written here, `fingerprint` of the float model.
     """
     said = dict(file.meta)
     named = re.search(r"-w(\d+)-g(\d+)", path.name)
     if named:
         said.setdefault("w_bit", int(named.group(1)))
         said.setdefault("group_size", int(named.group(2)))
-    words = {"w_bit": "{} bits", "group_size": "group size {}", "fingerprint": "the model of fingerprint {:.12}"}
+    words = {
+        "w_bit": "{} bits",
+        "group_size": "group size {}",
+        "symmetric": "`symmetric={}`",
+        "fingerprint": "the model of fingerprint {:.12}",
+    }
     for key, phrase in words.items():
         if key in said and said[key] != expected[key]:
             made, wanted = phrase.format(said[key]), phrase.format(expected[key])

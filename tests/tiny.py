@@ -19,6 +19,9 @@ _COMMON = dict(
 _GROUPED = dict(_COMMON, intermediate_size=FFN, num_key_value_heads=2)
 _GEMMA = dict(_GROUPED, head_dim=16)
 _GEMMA_WINDOW = dict(_GEMMA, query_pre_attn_scalar=16, sliding_window=8)
+_GRANITE = dict(
+    _GROUPED, embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.15, logits_scaling=5.0
+)
 _VISION = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
 
 _SIZES = {
@@ -36,9 +39,7 @@ _SIZES = {
     "falcon": dict(_COMMON, ffn_hidden_size=FFN),
     "bloom": {name: size for name, size in _COMMON.items() if name != "max_position_embeddings"},
     "starcoder2": _GROUPED,
-    "granite": dict(
-        _GROUPED, embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.15, logits_scaling=5.0
-    ),
+    "granite": _GRANITE,
 }
 
 MODEL_TYPES = tuple(_SIZES)
@@ -55,7 +56,12 @@ _MIXTURES = {
     "olmoe": dict(_GROUPED, num_experts=8, num_experts_per_tok=3, intermediate_size=64),
     "glm4_moe": dict(_GROUP_LIMITED, use_qk_norm=True),
     "dots1": _GROUP_LIMITED,
-}
+    "ernie4_5_moe": dict(
+        _GROUPED, moe_num_experts=8, moe_k=3, moe_intermediate_size=32, moe_num_shared_experts=2,
+        num_hidden_layers=3, moe_layer_start_index=1,
+    ),
+    "granitemoe": dict(_GRANITE, num_local_experts=8, num_experts_per_tok=3, intermediate_size=32),
+}  # fmt: skip
 
 MIXTURE_TYPES = tuple(_MIXTURES)
 

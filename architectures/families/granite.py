@@ -3,5 +3,6 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA
+from architectures.family import Fused
 
-FAMILIES = (replace(LLAMA, model_type="granite", fused=None, gguf=None),)
+FAMILIES = (replace(LLAMA, model_type="granite", fused=Fused(multipliers=True), gguf=None),)

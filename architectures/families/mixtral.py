@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig as Config
 
 
-def _routing(config: "Config") -> Routing:
+def softmax_of_the_chosen(config: "Config") -> Routing:
     return Routing(Scoring.SOFTMAX, config.num_experts_per_tok)
 
 
 MIXTRAL = Family(
     model_type="mixtral",
-    fused=Fused(window="config", experts=Experts(_routing)),
+    fused=Fused(window="config", experts=Experts(softmax_of_the_chosen)),
 )
 
 FAMILIES = (MIXTRAL,)

@@ -3,6 +3,6 @@
 from architectures.families.qwen3_moe import softmax_routing
 from architectures.family import Experts, Family, Fused
 
-OLMOE = Family(model_type="olmoe", fused=Fused(head_norms=True, experts=Experts(softmax_routing)))
+OLMOE = Family(model_type="olmoe", fused=Fused(head_norms=True, qkv_limit="clip_qkv", experts=Experts(softmax_routing)))
 
 FAMILIES = (OLMOE,)

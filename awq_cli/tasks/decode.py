@@ -104,7 +104,10 @@ def run(request: Request, watch: Watcher) -> Result:
 def _read(prompt: str) -> str:
     """The prompt itself, or what it points to: `@file`, or `-` for standard input."""
     if prompt == "-":
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise OptionError(f"`prompt=-` is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if prompt.startswith("@"):
         return read_file(Path(prompt[1:]), f"`prompt={prompt}`", OptionError)
     return prompt

@@ -10,6 +10,7 @@ import torch
 
 from checkpoints.formats.compressed_tensors import SCALES, SHAPE, WORDS, ZEROS, quantization_section
 from checkpoints.writer import CheckpointWriter, Description
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 
 EPSILON = 1e-5
@@ -124,7 +125,7 @@ def write_checkpoint(llama: Llama, bits: int, group_size: int, directory: Path) 
             parts = {WORDS: weight.words, ZEROS: weight.zeros, SCALES: weight.scales, SHAPE: torch.tensor([n, k])}
             for part, tensor in parts.items():
                 writer.add(f"{name}.{part}", tensor)
-        section = quantization_section(bits, group_size, ("lm_head", group_size), [])
+        section = quantization_section(Grid(bits, group_size), ("lm_head", group_size), [])
         writer.finish(Description(config, None, _tokenizer(config.vocab_size)), section, {})
 
 

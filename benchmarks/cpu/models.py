@@ -26,7 +26,7 @@ def entries(model: str, work: Path, llama: bool) -> list[Entry]:
 
 
 def _random(model: str, work: Path) -> list[Entry]:
-    """All linears and the head quantized. 3 bits are left out where two models hardly fit into memory."""
+    """All linears and the head quantized. 3 bits, or the modules, are left out where models hardly fit into memory."""
 
     def checkpoint(bits: int) -> Path:
         made = work / f"{model}-w{bits}"
@@ -36,7 +36,7 @@ def _random(model: str, work: Path) -> list[Entry]:
     entries = [Entry(Way(Engine.FUSED, "w4"), four)]
     if model == "1.1b":
         entries.append(Entry(Way(Engine.FUSED, "w3"), checkpoint(3)))
-    return [*entries, Entry(Way(Engine.MODULES, "w4"), four)]
+    return entries + [Entry(Way(Engine.MODULES, "w4"), four)] * (model in LLAMAS)
 
 
 def _smollm2(work: Path) -> list[Entry]:

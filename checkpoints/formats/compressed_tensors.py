@@ -1,7 +1,8 @@
 """The compressed-tensors *pack-quantized* format: how a quantized linear is named, shaped and described in it.
 
-Of a linear `NAME`, a checkpoint holds `NAME.weight_packed`, `.weight_zero_point`, `.weight_scale`, `.weight_shape` and,
-if it has one, `.bias` (`PackedWeight` gives shapes and dtypes). `quantization_config` in config.json has the rest.
+Of a linear `NAME`, a checkpoint holds `NAME.weight_packed`, `.weight_zero_point` unless it is symmetric,
+`.weight_scale`, `.weight_shape` and, if it has one, `.bias` (`PackedWeight` gives shapes and dtypes).
+`quantization_config` in config.json has the rest.
 """
 
 from collections.abc import Iterable
@@ -15,45 +16,55 @@ from torch import Tensor, nn
 
 from checkpoints.sources import FLOATS, TensorSource, is_finite
 from qlinear.errors import CheckpointError
-from qlinear.grid import GridWeight
-from qlinear.packing import PackedWeight
+from qlinear.grid import Grid, GridWeight
+from qlinear.packing import PackedWeight, middle_zeros
 from qlinear.replace import LinearWeight
 from qlinear.sizes import BITS, GROUP_SIZES
 
 WORDS, ZEROS, SCALES, SHAPE, BIAS = "weight_packed", "weight_zero_point", "weight_scale", "weight_shape", "bias"
+# What may stand in the place of "weight".
 WEIGHT_PARTS = (WORDS, ZEROS, SCALES, SHAPE)
-PARTS = (*WEIGHT_PARTS, BIAS)
+
+
+def weight_parts(symmetric: bool) -> tuple[str, ...]:
+    """What is stored of a quantized linear beside its bias."""
+    return tuple(part for part in WEIGHT_PARTS if not (symmetric and part == ZEROS))
 
 
 # ---- writing
 
 
-def linear_tensors(weight: GridWeight, bias: Tensor | None) -> dict[str, Tensor]:
-    """What a checkpoint holds of a linear, by the last part of the name. bias: `(N,)` of any float dtype, or None."""
+def linear_tensors(weight: GridWeight, bias: Tensor | None, symmetric: bool) -> dict[str, Tensor]:
+    """What a checkpoint holds of a linear, by the last part of the name.
+
+    bias: `(N,)` of any float dtype, or None; symmetric: of the grid that the weight was put on.
+    """
     packed = PackedWeight.pack(weight)
     shape = torch.tensor(packed.shape, dtype=torch.int64)
-    tensors = {WORDS: packed.words, ZEROS: packed.zeros, SCALES: packed.scales, SHAPE: shape}
+    whole = {WORDS: packed.words, ZEROS: packed.zeros, SCALES: packed.scales, SHAPE: shape}
+    tensors = {part: whole[part] for part in weight_parts(symmetric)}
     return tensors if bias is None else tensors | {BIAS: bias.to(torch.bfloat16)}
 
 
-def quantization_section(bits: int, group_size: int, head: tuple[str, int] | None, kept: list[str]) -> dict:
+def quantization_section(grid: Grid, head: tuple[str, int] | None, kept: list[str]) -> dict:
     """The `quantization_config` of `config.json`.
 
-    head: name and group size of the output head if it is quantized; kept: names of linears left in bfloat16.
-    `dequantize` lets transformers turn the weights to bfloat16 as it loads them: its other way, which keeps them packed
-    until the first forward, expects unpacked zero points and refuses every asymmetric checkpoint. Readers with kernels
-    of their own (vLLM) pass over it. The observer and the zero points' dtype are what the compressed-tensors library
-    writes; they say nothing of the weights.
+    grid: of the linears; head: name and group size of the output head if it is quantized; kept: names of linears left
+    in bfloat16. `dequantize` lets transformers turn the weights to bfloat16 as it loads them: its other way, keeping
+    them packed until the first forward, expects unpacked zero points and refuses every asymmetric checkpoint. Readers
+    with kernels of their own (vLLM) pass over it. The observer and the zero points' dtype are what the
+    compressed-tensors library writes; they say nothing of the weights.
     """
 
     def scheme(targets: list[str], size: int) -> dict:
         weights = {
-            "num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": size,
-            "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {}, "zp_dtype": "torch.int8",
+            "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "strategy": "group", "group_size": size,
+            "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {},
+            "zp_dtype": None if grid.symmetric else "torch.int8",
         }  # fmt: skip
         return {"targets": targets, "weights": weights}
 
-    groups = {"group_0": scheme(["Linear"], group_size)}
+    groups = {"group_0": scheme(["Linear"], grid.group_size)}
     if head is not None:
         groups["group_1"] = scheme([f"re:.*{head[0]}$"], head[1])
     return {
@@ -75,6 +86,7 @@ class Quantization:
 
     bits: int
     group_sizes: frozenset[int]
+    symmetric: bool
 
 
 def read_section(section: Any, directory: Path) -> Quantization:
@@ -98,7 +110,12 @@ def read_section(section: Any, directory: Path) -> Quantization:
     bits = {entry["num_bits"] for entry in weights}
     if len(bits) > 1:
         raise CheckpointError(f"{where} mixes bit widths {sorted(bits)}; this program runs one per checkpoint")
-    return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights))
+    symmetric = {_is_symmetric(entry) for entry in weights}
+    if len(symmetric) > 1:
+        raise CheckpointError(
+            f"{where} mixes symmetric weights and asymmetric ones; this program runs one kind at a time"
+        )
+    return Quantization(bits.pop(), frozenset(entry["group_size"] for entry in weights), symmetric.pop())
 
 
 def _check_whole(section: dict, where: str) -> None:
@@ -120,10 +137,17 @@ def _check_scheme(entry: dict, where: str) -> None:
         raise CheckpointError(f"{where} says {entry.get('num_bits')} bits; this program runs {BITS}")
     if entry.get("group_size") not in GROUP_SIZES:
         raise CheckpointError(f"{where} says group size {entry.get('group_size')}; it has to be in {GROUP_SIZES}")
-    if entry.get("symmetric") is not False or entry.get("strategy") != "group":
-        raise CheckpointError(f"{where} is not asymmetric per group, which is what this program runs")
+    if type(_is_symmetric(entry)) is not bool:
+        raise CheckpointError(f"{where} says symmetric {entry['symmetric']!r}; it has to be true or false")
+    if entry.get("strategy") != "group":
+        raise CheckpointError(f"{where} says strategy {entry.get('strategy')!r}; group is what this program runs")
     if entry.get("actorder") in ("group", "dynamic", True):
         raise CheckpointError(f"{where} permutes channels between groups (actorder), which does not run here")
+
+
+def _is_symmetric(entry: dict) -> Any:
+    """Weights are, where nothing is said, as in the library's own `QuantizationArgs`."""
+    return entry.get("symmetric", True)
 
 
 def quantized_names(stored: Iterable[str]) -> list[str]:
@@ -137,6 +161,7 @@ class StoredLinear:
 
     shape: tuple[int, int]
     bits: int
+    symmetric: bool
     has_bias: bool
 
 
@@ -151,7 +176,7 @@ def check_linear(
         raise CheckpointError(
             f"the checkpoint quantizes {name}, which the model of its config does not have"
         ) from error
-    shapes = {part: stored.get(f"{name}.{part}") for part in PARTS}
+    shapes = {part: stored.get(f"{name}.{part}") for part in (*WEIGHT_PARTS, BIAS)}
     scale = shapes[SCALES]
     group_size = k // scale[1] if scale and len(scale) == 2 and scale[1] else 0
     if group_size not in quantization.group_sizes or k % group_size:
@@ -162,7 +187,7 @@ def check_linear(
     bits, groups = quantization.bits, k // group_size
     expected = {
         WORDS: (n, -(-k * bits // 32)),
-        ZEROS: (-(-n * bits // 32), groups),
+        ZEROS: None if quantization.symmetric else (-(-n * bits // 32), groups),
         SCALES: (n, groups),
         BIAS: None if linear.bias is None else (n,),
     }
@@ -171,7 +196,7 @@ def check_linear(
             raise CheckpointError(
                 f"{name}.{part} is {shapes[part]} on disk, {shape} by the config ({bits} bits, group size {group_size})"
             )
-    return StoredLinear((n, k), bits, linear.bias is not None)
+    return StoredLinear((n, k), bits, quantization.symmetric, linear.bias is not None)
 
 
 def read_linear(name: str, found: StoredLinear, source: TensorSource, lent: ExitStack) -> LinearWeight:
@@ -184,7 +209,8 @@ def read_linear(name: str, found: StoredLinear, source: TensorSource, lent: Exit
         check_finite(f"{name}.{part}", tensor)
         return tensor
 
-    words, zeros, scales = (read(part) for part in (WORDS, ZEROS, SCALES))
+    words, scales = read(WORDS), read(SCALES)
+    zeros = middle_zeros(found.bits, *scales.shape) if found.symmetric else read(ZEROS)
     bias = read(BIAS) if found.has_bias else None
     if words.dtype != torch.int32 or zeros.dtype != torch.int32:
         raise CheckpointError(f"{name}: packed weights have to be int32, not {words.dtype} and {zeros.dtype}")

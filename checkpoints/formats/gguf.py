@@ -73,7 +73,7 @@ class GgufSource:
         if isinstance(count, int) and count > 1:
             raise ModelError(
                 f"{self.path} is one of {count} parts of a model, which are not read; join them with llama.cpp's "
-                f"llama-gguf-split --merge, or give the model's safetensors directory"
+                f"llama-gguf-split, or give the model's safetensors directory"
             )
 
     def _read_config(self):

@@ -67,14 +67,16 @@ class Scoring(Enum):
 class Routing:
     """How a token chooses `top_k` experts, and what theirs count for: their scores times `scaling`.
 
-    normalized: the scores of the chosen are first divided by their sum. groups: experts lie in as many groups of one
-    size, and only those of the `top_groups` best are chosen from; a group is worth its two best.
+    normalized: the scores of the chosen are first divided by their sum, or by `least_sum` if that is more. groups:
+    experts lie in as many groups of one size, and only those of the `top_groups` best are chosen from; a group is worth
+    its two best.
     """
 
     scoring: Scoring
     top_k: int
     normalized: bool = True
     scaling: float = 1.0
+    least_sum: float = 1e-20
     groups: int = 1
     top_groups: int = 1
 
@@ -118,7 +120,8 @@ class StackBlock:
 class Stack:
     """A model of pre-norm decoder blocks: attention with rotation, then a gated MLP or a mixture of such.
 
-    embedding: `(vocabulary, hidden)`; activation: the config's name of the gate's; a cap of 0: there is none.
+    embedding: `(vocabulary, hidden)`; activation: the config's name of the gate's; a cap of 0: there is none;
+    interleaved: the rotation turns neighbours, features 2i and 2i + 1, and not i and i + rotary_dim / 2.
     """
 
     blocks: list[StackBlock]
@@ -136,6 +139,7 @@ class Stack:
     attention_scale: float
     attention_cap: float
     logit_cap: float
+    interleaved: bool
 
 
 class StackDecoder(Protocol):

@@ -4,12 +4,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 
 
 class Solver(Protocol):
-    def __call__(self, weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
-        """Put a float weight `(N, K)` on the grid.
+    def __call__(self, weight: Tensor, grid: Grid, gram: Tensor | None = None) -> GridWeight:
+        """Put a float weight `(N, K)` on a grid.
 
         gram: X^T X `(K, K)` of the inputs X the weight will meet, for solvers that weigh their errors by it; without
         it all inputs count alike.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qlinear.errors import CalibrationError
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 from qlinear.solvers.ranges import search_ranges
 
 # Share of the mean diagonal added to the Gram matrix, so that inputs the calibration text never moved stay solvable.
@@ -24,9 +24,9 @@ PASSES = 2
 CHUNK_WEIGHTS = 2**23
 
 
-def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
+def gptq(weight: Tensor, grid: Grid, gram: Tensor | None = None) -> GridWeight:
     """Codes for `weight` `(N, K)` that together err little on inputs with the Gram matrix `gram` `(K, K)`."""
-    scales, zeros = search_ranges(weight, bits, group_size, gram)
+    scales, zeros = search_ranges(weight, grid, gram)
     if gram is None:
         gram = torch.eye(weight.shape[1])
     order = rising(gram)
@@ -36,10 +36,10 @@ def gptq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None)
     rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
     parts = []
     for some in zip(weight.split(rows), scales.split(rows), zeros.split(rows), strict=True):
-        columns = _Columns(*some, bits, order)
+        columns = _Columns(*some, grid.levels, order)
         codes = revisit(columns, compensate(columns, factor), ordered)
         parts.append(codes[back].t().to(torch.uint8))
-    return GridWeight(torch.cat(parts), zeros, scales, bits)
+    return GridWeight(torch.cat(parts), zeros, scales, grid.bits)
 
 
 def rising(gram: Tensor) -> Tensor:
@@ -53,12 +53,12 @@ class _Columns:
     All are float32 `(K, N)`: a column of the weight is a row here, so that it lies in one piece.
     """
 
-    def __init__(self, weight: Tensor, scales: Tensor, zeros: Tensor, bits: int, order: Tensor):
+    def __init__(self, weight: Tensor, scales: Tensor, zeros: Tensor, levels: int, order: Tensor):
         group = order // (weight.shape[1] // scales.shape[1])
         self.weight = weight.float().t()[order]
         self.scales = scales.float().t()[group]
         self.zeros = zeros.float().t()[group]
-        self.levels = 2**bits - 1
+        self.levels = levels
 
     def round(self, column: int, values: Tensor) -> Tensor:
         """The nearest codes, float32 `(N,)`, for `values` in one column."""

@@ -9,8 +9,7 @@ errs less, this or the searched range.
 import torch
 from torch import Tensor
 
-from qlinear import grid
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 from qlinear.solvers.ranges import diagonal_blocks, group_errors, search_ranges
 
 NORM = 0.7
@@ -18,32 +17,36 @@ BETA, BETA_GROWTH = 10.0, 1.01
 STEPS = 20
 
 
-def hqq(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
-    """Nearest codes for `weight` `(N, K)`, each group on the better of the two grids; better by `gram` if given."""
+def hqq(weight: Tensor, grid: Grid, gram: Tensor | None = None) -> GridWeight:
+    """Nearest codes for `weight` `(N, K)`, each group on the better of the two grids; better by `gram` if given.
+
+    On a symmetric grid, where no zero point moves, on the searched range.
+    """
     weight = weight.float()
-    blocks = None if gram is None else diagonal_blocks(gram, group_size)
+    scales, zeros = search_ranges(weight, grid, gram)
+    if grid.symmetric:
+        return grid.quantize(weight, scales, zeros)
+    blocks = None if gram is None else diagonal_blocks(gram, grid.group_size)
 
     def errors(scales: Tensor, zeros: Tensor) -> Tensor:
-        return group_errors(grid.quantize(weight, scales, zeros, bits).dequantize() - weight, blocks, group_size)
+        return group_errors(grid.quantize(weight, scales, zeros).dequantize() - weight, blocks, grid.group_size)
 
-    shifted_scales, shifted_zeros = half_quadratic(weight, bits, group_size)
-    scales, zeros = search_ranges(weight, bits, group_size, gram)
+    shifted_scales, shifted_zeros = half_quadratic(weight, grid)
     shifted_wins = errors(shifted_scales, shifted_zeros) < errors(scales, zeros)
     scales = torch.where(shifted_wins, shifted_scales, scales)
     zeros = torch.where(shifted_wins, shifted_zeros, zeros)
-    return grid.quantize(weight, scales, zeros, bits)
+    return grid.quantize(weight, scales, zeros)
 
 
-def half_quadratic(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
+def half_quadratic(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """The min-to-max scales and HQQ's zero points, rounded and within the codes: `(N, K / group_size)` each."""
-    levels = 2**bits - 1
-    scales, zeros = grid.fit(weight, bits, group_size)
-    groups = weight.float().view(*scales.shape, group_size)
+    scales, zeros = grid.fit(weight)
+    groups = weight.float().view(*scales.shape, grid.group_size)
     scale = scales.float().unsqueeze(-1)
     zero = zeros.float().unsqueeze(-1)
     beta, best_error = BETA, torch.inf
     for _ in range(STEPS):
-        codes = (groups / scale + zero).round_().clamp_(0, levels)
+        codes = (groups / scale + zero).round_().clamp_(0, grid.levels)
         error = groups - (codes - zero) * scale
         mean_error = float(error.abs().mean(0).mean())
         if mean_error >= best_error:
@@ -52,7 +55,7 @@ def half_quadratic(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, 
         sparse = _shrink(error, beta)
         zero = (codes - (groups - sparse) / scale).mean(-1, keepdim=True)
         beta *= BETA_GROWTH
-    return scales, best_zero.squeeze(-1).round().clamp(0, levels).to(torch.uint8)
+    return scales, best_zero.squeeze(-1).round().clamp(0, grid.levels).to(torch.uint8)
 
 
 def _shrink(x: Tensor, beta: float) -> Tensor:

@@ -7,7 +7,7 @@ matrix of the inputs; without a Gram matrix it is `e^T e`.
 import torch
 from torch import Tensor
 
-from qlinear import grid
+from qlinear.grid import Grid
 
 # Ranges tried, as shares of the full one; zero points tried, as steps from the one the range asks for.
 SHARES = tuple(1 - step / 20 for step in range(1, 11))
@@ -17,14 +17,14 @@ ZERO_STEPS = (-1, 1)
 CHUNK_WEIGHTS = 2**17
 
 
-def search_ranges(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def search_ranges(weight: Tensor, grid: Grid, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Scales `(N, K / group_size)` bfloat16 and zeros (uint8) under which nearest codes err least, group by group.
 
     weight: `(N, K)`; gram: `(K, K)` or None. The grid of `grid.fit` is among the candidates.
     """
-    blocks = None if gram is None else diagonal_blocks(gram, group_size)
+    blocks = None if gram is None else diagonal_blocks(gram, grid.group_size)
     rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
-    parts = [_search_rows(part.float(), bits, group_size, blocks) for part in weight.split(rows)]
+    parts = [_search_rows(part.float(), grid, blocks) for part in weight.split(rows)]
     return torch.cat([scales for scales, _ in parts]), torch.cat([zeros for _, zeros in parts])
 
 
@@ -42,24 +42,24 @@ def group_errors(error: Tensor, blocks: Tensor | None, group_size: int) -> Tenso
     return (torch.bmm(groups, blocks) * groups).sum(-1).t()
 
 
-def _search_rows(weight: Tensor, bits: int, group_size: int, blocks: Tensor | None) -> tuple[Tensor, Tensor]:
+def _search_rows(weight: Tensor, grid: Grid, blocks: Tensor | None) -> tuple[Tensor, Tensor]:
     """First the share, with the zero point of the full range: both its ends are drawn in. Then the zero point."""
-    full, zeros = grid.fit(weight, bits, group_size)
+    full, zeros = grid.fit(weight)
     scales, best_zeros = full, zeros
-    least = _errors(weight, scales, zeros, bits, blocks)
+    least = _errors(weight, scales, zeros, grid, blocks)
     for share in SHARES:
         narrowed = (full.float() * share).to(torch.bfloat16)
-        errors = _errors(weight, narrowed, zeros, bits, blocks)
+        errors = _errors(weight, narrowed, zeros, grid, blocks)
         scales = torch.where(errors < least, narrowed, scales)
         least = torch.minimum(errors, least)
-    for step in ZERO_STEPS:
-        moved = (zeros.int() + step).clamp(0, 2**bits - 1).to(torch.uint8)
-        errors = _errors(weight, scales, moved, bits, blocks)
+    for step in () if grid.symmetric else ZERO_STEPS:
+        moved = (zeros.int() + step).clamp(0, grid.levels).to(torch.uint8)
+        errors = _errors(weight, scales, moved, grid, blocks)
         best_zeros = torch.where(errors < least, moved, best_zeros)
         least = torch.minimum(errors, least)
     return scales, best_zeros
 
 
-def _errors(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int, blocks: Tensor | None) -> Tensor:
-    error = grid.quantize(weight, scales, zeros, bits).dequantize().sub_(weight)
-    return group_errors(error, blocks, weight.shape[1] // scales.shape[1])
+def _errors(weight: Tensor, scales: Tensor, zeros: Tensor, grid: Grid, blocks: Tensor | None) -> Tensor:
+    error = grid.quantize(weight, scales, zeros).dequantize().sub_(weight)
+    return group_errors(error, blocks, grid.group_size)

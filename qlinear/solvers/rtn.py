@@ -2,11 +2,9 @@
 
 from torch import Tensor
 
-from qlinear import grid
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 
 
-def rtn(weight: Tensor, bits: int, group_size: int, gram: Tensor | None = None) -> GridWeight:
+def rtn(weight: Tensor, grid: Grid, gram: Tensor | None = None) -> GridWeight:
     """Nearest codes for `weight` `(N, K)`; what the inputs look like is of no account."""
-    scales, zeros = grid.fit(weight, bits, group_size)
-    return grid.quantize(weight, scales, zeros, bits)
+    return grid.quantize(weight, *grid.fit(weight))

@@ -15,7 +15,9 @@ def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") ->
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = bytearray()  # as it is found: to read so many at once would take so much memory first
+            while len(content) <= MOST_BYTES and (piece := file.read(1 << 20)):
+                content += piece
         if len(content) > MOST_BYTES:
             raise kind(f"{what} has more than {MOST_BYTES / 1e9:g} GB of text, which is not read; give a part of it")
         return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")

@@ -180,8 +180,8 @@ def test_what_is_found_of_types_without_a_row(name, index):
 
 # With the routers, which are divided but not quantized, among the consumers.
 FOLDED = (
-    "dbrx", "deepseek_v3", "falcon_h1", "gpt2", "gpt_oss", "granitemoe", "jetmoe", "lfm2", "llama4_text", "mixtral",
-    "nemotron_h", "nemotron", "qwen3_moe", "qwen3_next",
+    "dbrx", "deepseek_v3", "falcon_h1", "gpt2", "gpt_oss", "granitemoe", "jetmoe", "lfm2", "llama4_text",
+    "longcat_flash", "mixtral", "nemotron_h", "nemotron", "qwen3_moe", "qwen3_next",
 )  # fmt: skip
 
 

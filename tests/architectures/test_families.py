@@ -112,7 +112,7 @@ def test_every_family_that_awq_scales_has_a_tiny_model():
 
 
 def test_which_families_are_fused_and_which_are_read_from_gguf():
-    fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text"}
+    fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite"}
     assert set(fused_families()) == fused | set(MIXTURE_TYPES)
     assert set(gguf_families()) == {"llama", "qwen2", "qwen3"}
     for found in (fused_families(), gguf_families()):
@@ -175,4 +175,4 @@ def test_names_are_matched_whole():
 def test_a_type_without_a_row():
     """Its edges are found by running its blocks: `test_discover.py`."""
     assert find_family(AutoConfig.for_model("gpt2")) is None
-    assert find_family(AutoConfig.for_model("mixtral")) is None
+    assert find_family(AutoConfig.for_model("dbrx")) is None

@@ -90,10 +90,11 @@ def test_a_missing_checkpoint_lists_those_that_exist(run, model):
     (run.folder / "quantized_models" / ".other.partial" / "config.json").write_text("{}")  # of a run that was killed
     spaced = model.with_name("its name")
     spaced.symlink_to(model)
-    options = ("--w_bit", "3", "--group_size", "32", "--awq", "none", "--lm_head")
+    options = ("--w_bit", "3", "--group_size", "32", "--symmetric", "--awq", "none", "--lm_head")
     assert run("--task", "decode", "--model_name", spaced, *options).error == (
-        "no checkpoint quantized_models/tiny-w3-g32-rtn-lm_head; quantized_models/ has tiny-w4-g64-rtn; make it "
-        f"with: run_awq.py --task quantize --model_name '{spaced}' --w_bit 3 --group_size 32 --awq none --lm_head"
+        "no checkpoint quantized_models/tiny-w3-g32-symmetric-rtn-lm_head; quantized_models/ has tiny-w4-g64-rtn; make "
+        f"it with: run_awq.py --task quantize --model_name '{spaced}' --w_bit 3 --group_size 32 --symmetric --awq none "
+        "--lm_head"
     )
 
 

@@ -12,9 +12,22 @@ from awq_cli.options import IDLE
 from quantization.methods import METHODS
 from tests.awq_cli.conftest import CALIBRATION
 
-FIELDS = {"task", "model", "w_bit", "group_size", "lm_head", "awq", "solver", "seconds", "size", "peak_rss_bytes"}
+FIELDS = {
+    "task",
+    "model",
+    "w_bit",
+    "group_size",
+    "symmetric",
+    "lm_head",
+    "awq",
+    "solver",
+    "seconds",
+    "size",
+    "peak_rss_bytes",
+}
 FIELDS |= {"checkpoint", "layers", "blocks"}
 LINEARS_A_BLOCK = 7
+SYMMETRIC = ("--symmetric",)
 
 
 def quantize(model, *more) -> tuple:
@@ -112,6 +125,19 @@ def test_a_solver_makes_the_same_of_scales_searched_and_loaded(run, model, text_
         assert searched.keys() == loaded.keys()
         for name, tensor in searched.items():
             assert (tensor == loaded[name]).float().mean() > 0.98, name
+
+
+def test_symmetric_checkpoints_and_scales_have_names_of_their_own(run, model, text_file):
+    made = [run.result(*quantize(model, "--calib_data", text_file, *CALIBRATION, *more)) for more in ((), SYMMETRIC)]
+    for each, name, symmetric in zip(made, ("tiny-w4-g64", "tiny-w4-g64-symmetric"), (False, True), strict=True):
+        assert each["symmetric"] is symmetric and each["checkpoint"] == f"quantized_models/{name}-awq-gptq"
+        assert each["scales"] == str(run.folder / "cache" / f"{name}.pt")
+        decode = ("--task", "decode", "--model_name", model, "--prompt", "the value", *SYMMETRIC * symmetric)
+        assert run.result(*decode)["checkpoint"] == each["checkpoint"]
+    bits = [each["size"]["bits_per_weight"] for each in made]
+    assert bits[0] - bits[1] == pytest.approx(4 / 64)  # a zero point of four bits less in each group
+    again = run(*quantize(model, "--calib_data", text_file, *CALIBRATION, *SYMMETRIC, "--overwrite"))
+    assert f"note: loading AWQ scales from {made[1]['scales']}" in again.notes
 
 
 def test_a_checkpoint_of_another_default_is_found_too(run, model, text_file):
@@ -213,7 +239,7 @@ def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp
     other_text.write_text(text_file.read_text()[:20_000])
     assert searching in run(*quantize(model, "--calib_data", other_text, *CALIBRATION, "--overwrite")).notes
     namesake = make_model(tmp_path / "tiny", rms_norm_eps=1e-4)
-    assert searching in run(*quantize(namesake, "--calib_data", other_text, *CALIBRATION, "--overwrite")).notes
+    assert searching in run(*quantize(namesake, "--calib_data", other_text, *CALIBRATION, "--output", "namesake")).notes
 
     named = run(*quantize(model, *calibration, "--overwrite", "--scales", scales))
     assert named.error == f"{refused}; --awq load takes it as it is, --awq run replaces it"

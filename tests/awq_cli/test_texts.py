@@ -57,6 +57,13 @@ def test_a_prompt_of_bytes_that_are_no_text(run, model):
     assert run(*decode, "@caf\udce9").error.startswith("--prompt @caf")
 
 
+def test_standard_input_of_bytes_that_are_no_text(run, model, tmp_path, monkeypatch):
+    (tmp_path / "prompt").write_bytes(b"caf\xe9 of")
+    monkeypatch.setattr("sys.stdin", open(tmp_path / "prompt", encoding="utf-8"))
+    error = run("--task", "decode", "--precision", "bf16", "--model_name", model, "--prompt", "-").error
+    assert error == "--prompt - is not UTF-8 text: invalid continuation byte at byte 3"
+
+
 def test_a_chat_template_that_fails(run, model, make_model, tmp_path):
     folder = make_model(tmp_path / "chatty")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -81,15 +88,21 @@ def losses(model, ids: list[int], window: int) -> list[float]:
     return found
 
 
+@pytest.fixture(scope="module")
+def plain_model(make_model, tmp_path_factory):
+    """Its tokenizer puts nothing before a text."""
+    folder = make_model(tmp_path_factory.mktemp("plain") / "plain")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("option", [(), ("--bos",), ("--no_bos",), ("--no-bos",)])
 @pytest.mark.parametrize("adds", [True, False])
-def test_the_beginning_of_a_text_stands_there_once(run, model, make_model, text_file, tmp_path, option, adds):
+def test_the_beginning_of_a_text_stands_there_once(run, model, plain_model, text_file, option, adds):
     """By default as the tokenizer has it; the result says how it was, and the float model reads the same."""
-    if not adds:
-        model = make_model(tmp_path / "plain")
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        tokenizer.backend_tokenizer.post_processor = None
-        tokenizer.save_pretrained(model)
+    model = model if adds else plain_model
     plain = AutoTokenizer.from_pretrained(model)(text_file.read_text(), add_special_tokens=False)["input_ids"]
     has = adds if not option else option == ("--bos",)
     ids = [1, *plain] if has else plain

@@ -38,7 +38,7 @@ def test_lists_are_read(asked):
         (("--shapes", "64"), "64 has to be NxK, 4096x4096 say"),
         (("--shapes", "64x0"), "64x0 has to be NxK, 4096x4096 say"),
         (("--sweep_rows", "1,-2"), "-2 has to be a number from 1 up"),
-        (("--end_to_end", "8b"), "8b: has to be among 1.1b,7b,smollm2"),
+        (("--end_to_end", "8b"), "8b: has to be among 1.1b,7b,30b-a3b-12l,smollm2"),
         (("--group_size", "100"), "'100' is not one of '32', '64', '128', '256'"),
     ],
 )

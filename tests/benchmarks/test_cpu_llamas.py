@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.cpu.contestant import Job, Spec, do
 from benchmarks.cpu.llamas import LLAMAS, Llama, gguf_read_bytes, random_packed, write_checkpoint, write_gguf
 from benchmarks.cpu.models import _made
+from benchmarks.cpu.moes import MOES, QwenMoe
 from benchmarks.cpu.our_reader import OurReader, weights_of
 from benchmarks.cpu.report import Engine, ModelSize
 from tests import tiny
@@ -102,3 +104,44 @@ def test_a_file_is_made_once_and_under_another_name_until_it_is_whole(tmp_path):
     for _ in range(2):
         assert _made(tmp_path / "x", make).read_text() == "whole"
     assert made == ["partial-x"] and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+MOE = QwenMoe(64, 96, 2, 4, 2, 96, 256, head_dim=32, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32)
+# q and o, k and v of half the width; six experts' gate, up and down
+ATTENTION = 2 * 128 * 64 + 2 * 64 * 64
+EXPERT = 3 * 64 * 32
+
+
+def test_the_linears_of_a_mixture_of_experts():
+    found = list(MOE.linears())
+    assert sum(n * k for *_, n, k in found) == 2 * (ATTENTION + 6 * EXPERT) + HEAD_PRODUCTS
+    assert found[4 + 3 * 5 + 1] == ("model.layers.0.mlp.experts.5.up_proj", "blk.0.ffn_up_exps", 32, 64)
+    assert (
+        sum(n * k for *_, n, k in MOES["30b-a3b-12l"].linears())
+        == 12 * (18874368 + 128 * 3 * 768 * 2048) + 32000 * 2048
+    )
+
+
+def test_a_token_reads_the_experts_it_chooses(tmp_path):
+    import gguf
+
+    write_gguf(MOE, tmp_path / "x.gguf")
+    norms, routers = 4 * (5 * 64 + 2 * 2 * 32), 4 * 2 * 6 * 64
+    read = 2 * (ATTENTION + 2 * EXPERT) + HEAD_PRODUCTS
+    assert gguf_read_bytes(tmp_path / "x.gguf") == read * 18 / 32 + norms + routers
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    assert shapes["blk.1.ffn_down_exps.weight"] == [32, 64, 6] and shapes["blk.1.ffn_gate_inp.weight"] == [64, 6]
+    assert shapes["blk.0.attn_k.weight"] == [64, 64] and shapes["blk.0.attn_k_norm.weight"] == [32]
+
+
+def test_our_reader_counts_the_experts_that_a_token_chooses():
+    model = tiny.tiny_model("qwen3_moe")  # 3 of 8 experts of 32 a token
+    for layer in model.model.layers:
+        sizes = dict(gate_proj=(64, 32), up_proj=(64, 32), down_proj=(32, 64))
+        layer.mlp.experts = nn.ModuleList(
+            nn.ModuleDict({name: nn.Linear(k, n, bias=False) for name, (k, n) in sizes.items()}) for _ in range(8)
+        )
+    weights, attention = weights_of(model), 2 * 64 * 64 + 2 * 32 * 64
+    assert weights.size == ModelSize(2 * (attention + 3 * EXPERT), 128 * 64, 2 * 2 * 2 * 2 * 16)
+    assert weights.read_bytes == 4 * (2 * (attention + 3 * EXPERT + 8 * 64) + 128 * 64)
+    assert weights.all_bytes - weights.read_bytes == 4 * (2 * 5 * EXPERT + 128 * 64 + 5 * 64 + 2 * 2 * 16)

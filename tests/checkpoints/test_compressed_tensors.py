@@ -19,7 +19,7 @@ from checkpoints.formats.compressed_tensors import (
 )
 from checkpoints.sources import SafetensorsShards
 from qlinear.errors import CheckpointError
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 
 GROUP_SIZES, N = (32, 64, 128, 256), 37  # odd, and no multiple of what fits a word
 KEPT = ["model.layers.0.mlp.router", "lm_head"]
@@ -49,8 +49,8 @@ def stored(tensors: dict[str, torch.Tensor], path: Path) -> SafetensorsShards:
 def test_a_linear_that_is_written_is_read_back(tmp_path, bits, group_size, has_bias):
     grid = random_grid(bits, group_size)
     bias = torch.randn(N, generator=torch.Generator().manual_seed(1)) if has_bias else None
-    source = stored(linear_tensors(grid, bias), tmp_path / "m.safetensors")
-    quantization = read_section(quantization_section(bits, group_size, None, []), tmp_path)
+    source = stored(linear_tensors(grid, bias, False), tmp_path / "m.safetensors")
+    quantization = read_section(quantization_section(Grid(bits, group_size), None, []), tmp_path)
     assert quantization.bits == bits and quantization.group_sizes == {group_size}
     assert quantized_names(source.shapes) == ["part.linear"]
     found = check_linear(model_with(3 * group_size, has_bias), "part.linear", source.shapes, quantization)
@@ -74,7 +74,7 @@ def bits_of(words: torch.Tensor) -> list[list[int]]:
 def test_what_lies_on_disk(bits):
     """By the definition: values side by side in little-endian words, codes along a row, zero points down a column."""
     grid = random_grid(bits, 32, groups=2)
-    tensors = linear_tensors(grid, torch.zeros(N))
+    tensors = linear_tensors(grid, torch.zeros(N), False)
     assert list(tensors) == ["weight_packed", "weight_zero_point", "weight_scale", "weight_shape", "bias"]
     assert tensors["weight_shape"].tolist() == [N, 64] and tensors["weight_shape"].dtype == torch.int64
     assert tensors["weight_scale"].dtype == tensors["bias"].dtype == torch.bfloat16
@@ -90,7 +90,7 @@ def test_what_lies_on_disk(bits):
 def test_the_library_unpacks_the_same_weight(bits, group_size):
     library = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     grid = random_grid(bits, group_size)
-    tensors = linear_tensors(grid, None)
+    tensors = linear_tensors(grid, None, False)
     codes = library.unpack_from_int32(tensors["weight_packed"], bits, (N, 3 * group_size))
     zeros = library.unpack_from_int32(tensors["weight_zero_point"], bits, (N, 3), packed_dim=0)
     grouped = codes.double().view(N, 3, -1) - zeros.double().unsqueeze(-1)
@@ -102,11 +102,12 @@ def test_the_library_unpacks_the_same_weight(bits, group_size):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("bits", [3, 4])
-def test_the_section_is_what_the_library_writes(bits, group_size, head):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_section_is_what_the_library_writes(bits, group_size, head, symmetric):
     library = pytest.importorskip("compressed_tensors.quantization")
 
     def scheme(target: str, size: int):
-        weights = library.QuantizationArgs(num_bits=bits, symmetric=False, strategy="group", group_size=size)
+        weights = library.QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=size)
         return library.QuantizationScheme(targets=[target], weights=weights)
 
     groups = {"group_0": scheme("Linear", group_size)}
@@ -115,20 +116,20 @@ def test_the_section_is_what_the_library_writes(bits, group_size, head):
     config = library.QuantizationConfig(
         config_groups=groups, format="pack-quantized", quantization_status="compressed", ignore=KEPT
     )
-    assert quantization_section(bits, group_size, head, KEPT) == (
+    assert quantization_section(Grid(bits, group_size, symmetric), head, KEPT) == (
         config.model_dump(mode="json", exclude_none=True) | {"dequantize": True}
     )
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_section_that_is_written_is_read_back(tmp_path, head):
-    found = read_section(quantization_section(3, 64, head, KEPT), tmp_path)
-    assert found.bits == 3 and found.group_sizes == {64} | ({head[1]} if head else set())
+    found = read_section(quantization_section(Grid(3, 64), head, KEPT), tmp_path)
+    assert found.bits == 3 and found.group_sizes == {64} | ({head[1]} if head else set()) and not found.symmetric
 
 
 def test_sections_of_other_programs(tmp_path):
     """What llm-compressor adds is passed over; what would be computed wrongly here is refused."""
-    section = quantization_section(4, 128, None, [])
+    section = quantization_section(Grid(4, 128), None, [])
     weights = section["config_groups"]["group_0"]["weights"]
     weights |= {"actorder": "weight", "block_structure": None, "scale_dtype": None}
     section["config_groups"]["group_0"] |= {"input_activations": None, "output_activations": None}
@@ -141,10 +142,10 @@ def test_sections_of_other_programs(tmp_path):
 
 @pytest.mark.parametrize(("part", "rows"), [("weight_packed", N - 1), ("weight_zero_point", 1), ("weight_scale", 1)])
 def test_shapes_that_do_not_fit(tmp_path, part, rows):
-    tensors = linear_tensors(random_grid(4, 32), None)
+    tensors = linear_tensors(random_grid(4, 32), None, False)
     tensors[part] = tensors[part][:rows].contiguous()
     source = stored(tensors, tmp_path / "m.safetensors")
-    quantization = read_section(quantization_section(4, 32, None, []), tmp_path)
+    quantization = read_section(quantization_section(Grid(4, 32), None, []), tmp_path)
     with pytest.raises(CheckpointError, match=rf"^part.linear.{part} is \({rows}, \d+\) on disk, \(\d+, \d+\) by"):
         check_linear(model_with(96, bias=False), "part.linear", source.shapes, quantization)
 

@@ -147,7 +147,7 @@ def test_files_that_say_more_than_can_be_computed(written, tmp_path):
 
 def test_a_part_of_a_split_file_is_called_so(written, tmp_path):
     """By its name, whatever is in it; by its header, whatever it is called. One part of one is a whole."""
-    part = "is one of 3 parts of a model, which are not read; join them with llama.cpp's llama-gguf-split --merge"
+    part = "is one of 3 parts of a model, which are not read; join them with llama.cpp's llama-gguf-split, or give"
     for number in (1, 2, 3):
         path = tmp_path / f"m-0000{number}-of-00003.gguf"
         path.write_bytes(written.read_bytes())

@@ -146,14 +146,6 @@ def test_a_hub_model_in_the_local_cache_needs_no_network(monkeypatch, tmp_path):
     assert_same_tensors(opened.load(), tiny_model())
 
 
-def test_an_expert_that_is_missing_is_named(tmp_path):
-    directory = save(tiny_model("mixtral", num_local_experts=3), tmp_path / "m")
-    weights = load_file(directory / "model.safetensors")
-    del weights["model.layers.1.block_sparse_moe.experts.2.w2.weight"]
-    save_file(weights, directory / "model.safetensors")
-    refused(directory, "the weights lack expert 2 of model.layers.1.mlp.experts.down_proj")
-
-
 def test_missing_tokenizer(saved):
     with pytest.raises(ModelError, match="holds no tokenizer"):
         _ = open_pretrained(str(saved)).tokenizer

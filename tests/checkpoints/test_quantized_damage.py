@@ -53,8 +53,10 @@ def edit_tensors(directory: Path, change) -> None:
         (dict(group_size=-1), "says group size -1"),
         (dict(group_size=[32]), "says group size"),
         (dict(group_size=128), r"scales \(64, 4\) do not make groups of \[64, 128\] over 128 inputs"),
-        (dict(symmetric=True), "not asymmetric per group"),
-        (dict(strategy="channel"), "not asymmetric per group"),
+        (dict(symmetric=True), "mixes symmetric weights and asymmetric ones"),
+        (dict(symmetric=None), "says symmetric None; it has to be true or false"),
+        (dict(symmetric=0), "says symmetric 0"),
+        (dict(strategy="channel"), "says strategy 'channel'; group is what this program runs"),
         (dict(actorder="group"), "permutes channels between groups"),
     ],
 )
@@ -63,12 +65,19 @@ def test_an_edited_scheme(checkpoint, changes, message):
     assert_refused(checkpoint, CheckpointError, message)
 
 
-def test_all_groups_said_to_be_of_other_bits(checkpoint):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(num_bits=3), r"weight_packed is \(\d+, 8\) on disk, \(\d+, 6\) by .* \(3 bits"),
+        (dict(symmetric=True), r"weight_zero_point is \(\d+, \d\) on disk, None by the config"),
+    ],
+)
+def test_all_groups_said_to_be_of_another_grid(checkpoint, change, message):
     section = edit_config(checkpoint)["quantization_config"]
     for group in section["config_groups"].values():
-        group["weights"]["num_bits"] = 3
+        group["weights"] |= change
     edit_config(checkpoint, quantization_config=section)
-    assert_refused(checkpoint, CheckpointError, r"weight_packed is \(\d+, 8\) on disk, \(\d+, 6\) by .* \(3 bits")
+    assert_refused(checkpoint, CheckpointError, message)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from engine.scoring import negative_log_likelihood
 from qlinear.backends.cpu import native
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import TargetError
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
@@ -28,9 +29,10 @@ from engine.fused import fused_decoder  # noqa: E402
 from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 
 GROUP = 32
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite")
 KNOWN = [(model_type, options) for model_type, options in VARIANTS if model_type in FAMILIES]
 CAPS = dict(attn_logit_softcapping=0.5, final_logit_softcapping=2.0)  # the usual 50 and 30 change nothing tiny
+WIDE_EPSILON = dict(rms_norm_eps=0.5)  # the usual 1e-6 hides what a residual's multiplier makes of it
 LONG = dict(max_position_embeddings=1024)
 REFERENCE = ReferenceBackend("cpu/torch")
 
@@ -48,7 +50,7 @@ def quantized(model_type, bits=4, head=True, join=True, backend=None, **options)
     for name, linear in list(model.named_modules()):
         if not isinstance(linear, nn.Linear) or linear.in_features % GROUP or (name == "lm_head" and not head):
             continue
-        grid = rtn(linear.weight, bits, GROUP)
+        grid = rtn(linear.weight, Grid(bits, GROUP))
         exact.get_submodule(name).weight = nn.Parameter(grid.dequantize())  # lets go of a tied embedding
         weights[name] = LinearWeight(PackedWeight.pack(grid), linear.bias)
     family = find_family(model.config)
@@ -90,7 +92,9 @@ def assert_as_good_as_modules(logits, module_logits, expected):
 
 
 @pytest.mark.parametrize("bits", [3, 4])
-@pytest.mark.parametrize("model_type, options", [*KNOWN, ("gemma2", CAPS)], ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    "model_type, options", [*KNOWN, ("gemma2", CAPS), ("granite", WIDE_EPSILON)], ids=lambda value: str(value)[:60]
+)
 def test_logits_of_every_architecture(model_type, options, bits):
     tokens = tokens_of(70)
     modules, exact = quantized(model_type, bits, join=False, backend=REFERENCE, **options)

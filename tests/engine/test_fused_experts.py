@@ -12,9 +12,11 @@ from engine.decoder import read_all, read_last
 from engine.fused import fused_decoder
 from qlinear.backends.cpu import native
 from qlinear.errors import ModelError, TargetError
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
+from tests.engine.float64_mixture import Apart, Float64Mixture, with_mixtures
 from tests.tiny import MIXTURE_TYPES, VOCAB, tiny_model
 
 try:
@@ -31,6 +33,7 @@ VARIANTS = [
     ("qwen3_moe", dict(norm_topk_prob=False, num_hidden_layers=4, mlp_only_layers=[2], decoder_sparse_step=2)),
     ("qwen2_moe", {}),
     ("qwen2_moe", dict(norm_topk_prob=True, use_sliding_window=True, sliding_window=16, max_window_layers=1)),
+    ("qwen3_moe", dict(use_sliding_window=True, sliding_window=16)),
     ("mixtral", {}),
     ("mixtral", dict(sliding_window=16)),
     ("olmoe", {}),
@@ -38,77 +41,11 @@ VARIANTS = [
     ("glm4_moe", {}),
     ("glm4_moe", dict(n_group=1, topk_group=1, norm_topk_prob=False, use_qk_norm=False, attention_bias=True)),
     ("dots1", {}),
+    ("dots1", dict(sliding_window=16, max_window_layers=1)),
+    ("ernie4_5_moe", {}),
+    ("ernie4_5_moe", dict(moe_num_shared_experts=0, moe_norm_min=0.9, use_bias=True)),
+    ("granitemoe", {}),
 ]
-
-
-class Apart(nn.Module):
-    """Experts as linears: what a loaded checkpoint holds in the place of one tensor."""
-
-    def __init__(self, experts):
-        super().__init__()
-        for index, (gate_up, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
-            gate, up = gate_up.detach().chunk(2)
-            expert = nn.Module()
-            for name, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", down.detach())):
-                linear = nn.Linear(*weight.shape[::-1], bias=False)
-                linear.weight = nn.Parameter(weight.clone())
-                expert.add_module(name, linear)
-            self.add_module(str(index), expert)
-
-
-class Float64Mixture(nn.Module):
-    """A mixture of experts token by token, in float64.
-
-    margins: by how much each token's last expert won over the next; chosen: those that any token went to.
-    """
-
-    def __init__(self, config, mlp):
-        super().__init__()
-        self.config, self.gate, self.margins, self.chosen = config, mlp.gate, None, set()
-        self.experts, self.act = mlp.experts, nn.functional.silu
-        self.shared = getattr(mlp, "shared_expert", getattr(mlp, "shared_experts", None))
-        self.shared_gate = getattr(mlp, "shared_expert_gate", None)
-
-    def forward(self, x):
-        rows, margins = zip(*(self.token(row) for row in x[0]), strict=True)
-        self.margins = torch.stack(margins)
-        return torch.stack(rows).unsqueeze(0)
-
-    def token(self, x):
-        chosen, weights, margin = self.route(self.gate.weight @ x)
-        self.chosen.update(chosen.tolist())
-        out = sum(weight * self.expert(self.experts.get_submodule(str(int(index))), x)
-                  for index, weight in zip(chosen, weights, strict=True))  # fmt: skip
-        if self.shared is not None:
-            gate = 1.0 if self.shared_gate is None else torch.sigmoid(self.shared_gate.weight[0] @ x)
-            out = out + gate * self.expert(self.shared, x)
-        return out, margin
-
-    def expert(self, mlp, x):
-        return mlp.down_proj.weight @ (self.act(mlp.gate_proj.weight @ x) * (mlp.up_proj.weight @ x))
-
-    def route(self, logits):
-        config, k = self.config, self.config.num_experts_per_tok
-        limited = hasattr(config, "n_group")
-        scores = 1 / (1 + torch.exp(-logits)) if limited else torch.exp(logits) / torch.exp(logits).sum()
-        compared = scores
-        if limited:
-            compared = scores + self.gate.e_score_correction_bias
-            groups = compared.view(config.n_group, -1)
-            worth = groups.sort(descending=True).values[:, :2].sum(1)
-            best = worth.sort(descending=True)
-            allowed = torch.zeros(config.n_group, dtype=torch.bool)
-            allowed[best.indices[: config.topk_group]] = True
-            compared = torch.where(allowed.unsqueeze(1), groups, -torch.inf).flatten()
-        order = compared.sort(descending=True)
-        chosen = order.indices[:k]
-        margin = order.values[k - 1] - order.values[k]
-        if limited and config.topk_group < config.n_group:
-            margin = min(margin, best.values[config.topk_group - 1] - best.values[config.topk_group])
-        weights = scores[chosen]
-        if config.model_type == "mixtral" or config.norm_topk_prob:
-            weights = weights / weights.sum()
-        return chosen, weights * (config.routed_scaling_factor if limited else 1), margin
 
 
 def tokens_of(length, seed=0):
@@ -124,16 +61,18 @@ def mixture(model_type, bits=4, join=True, backend=None, **options):
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=torch.Generator().manual_seed(1)))
-    corrections = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    float32 = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if model_type == "ernie4_5_moe":  # as in the model as it is loaded
+        float32 |= {name: copy.deepcopy(one) for name, one in model.named_parameters() if ".gate." in name}
     model = model.to(torch.bfloat16)
-    for name in corrections:  # float32 in the model as it is loaded
+    for name, tensor in float32.items():
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, corrections[name])
+        setattr(model.get_submodule(owner), leaf, tensor)
     exact = copy.deepcopy(model).double()
     replaced = {}
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and not name.endswith("shared_expert_gate"):
-            grid = rtn(linear.weight, bits, GROUP)
+            grid = rtn(linear.weight, Grid(bits, GROUP))
             exact.get_submodule(name).weight = nn.Parameter(grid.dequantize().double())
             replaced[name] = LinearWeight(PackedWeight.pack(grid), linear.bias)
     backend = backend or CpuBackend()
@@ -142,10 +81,7 @@ def mixture(model_type, bits=4, join=True, backend=None, **options):
         replace_linears(model, {name: replaced.pop(name), up: replaced.pop(up)}, backend)
     for name, weight in replaced.items():
         replace_linears(model, {name: weight}, backend)
-    for layer in exact.model.layers:
-        if hasattr(layer.mlp, "experts"):
-            layer.mlp = Float64Mixture(exact.config, layer.mlp)
-    return model, exact
+    return model, with_mixtures(exact)
 
 
 def fused(model, max_tokens=128, chunk=32):
@@ -165,7 +101,7 @@ def float_logits(exact, tokens):
     """Logits, and which tokens' experts no rounding to bfloat16 would change."""
     with torch.inference_mode():
         logits = exact(input_ids=tokens.unsqueeze(0)).logits[0]
-    margins = torch.stack([layer.mlp.margins for layer in exact.model.layers if hasattr(layer.mlp, "margins")])
+    margins = torch.stack([module.margins for module in exact.modules() if isinstance(module, Float64Mixture)])
     return logits, margins.amin(0) > 0.005
 
 
@@ -262,8 +198,7 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
     whole = exact(input_ids=tokens.unsqueeze(0)).logits[0].detach()
     for layer in exact.model.layers:
         layer.mlp.experts = Apart(layer.mlp.experts)
-        layer.mlp = Float64Mixture(exact.config, layer.mlp)
-    expected, sure = float_logits(exact, tokens)
+    expected, sure = float_logits(with_mixtures(exact), tokens)
     torch.testing.assert_close(expected, whole, rtol=1e-6, atol=1e-6)  # rotations are float32
     decoder = fused(model)
     assert distance(read_all(decoder, tokens)[sure], expected[sure]) < 0.03
@@ -272,13 +207,14 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
 
 
 @pytest.mark.parametrize(
-    "options, reason",
+    "model_type, options, reason",
     [
-        (dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
-        (dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
+        ("dots1", dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
+        ("dots1", dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
+        ("olmoe", dict(clip_qkv=2.0), r"limits q, k and v to 2.0 \(`clip_qkv`\)"),
     ],
 )
-def test_what_it_cannot_route_it_says(options, reason):
-    decoder, why = fused_decoder(tiny_model("dots1", **options).to(torch.bfloat16), CpuBackend(), 128)
+def test_what_it_cannot_run_it_says(model_type, options, reason):
+    decoder, why = fused_decoder(tiny_model(model_type, **options).to(torch.bfloat16), CpuBackend(), 128)
     assert decoder is None
     assert re.search(reason, why)

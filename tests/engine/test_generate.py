@@ -10,6 +10,7 @@ from architectures.registry import find_family
 from engine.generate import generate
 from engine.modules import ModuleDecoder
 from qlinear.backends.reference import ReferenceBackend
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
@@ -149,7 +150,7 @@ def quantize(model, bits: int = 4) -> torch.nn.Module:
     for block in find_family(model.config).block_names(model):
         for name, linear in block_linears(model.get_submodule(block)).items():
             bias = None if linear.bias is None else linear.bias.data
-            weight = LinearWeight(PackedWeight.pack(rtn(linear.weight.data, bits, 32)), bias)
+            weight = LinearWeight(PackedWeight.pack(rtn(linear.weight.data, Grid(bits, 32))), bias)
             replace_linears(model, {f"{block}.{name}": weight}, ReferenceBackend("cpu/torch"))
     return model
 

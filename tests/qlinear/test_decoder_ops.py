@@ -47,19 +47,25 @@ def test_norm(library, n):
     assert_rounded(y, exact)
 
 
+@pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "neighbours"])
 @pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
 @pytest.mark.parametrize("head_dim, rotary_dim", [(2, 2), (24, 24), (64, 64), (80, 40), (96, 72), (256, 256)])
-def test_rope_norms_and_rotates(library, head_dim, rotary_dim, normed):
+def test_rope_norms_and_rotates(library, head_dim, rotary_dim, normed, interleaved):
     x, weight, angles = random(head_dim).bfloat16(), random(head_dim, seed=1), 9 * random(rotary_dim // 2, seed=2)
     cosines, sines, y = angles.cos(), angles.sin(), torch.empty(head_dim, dtype=torch.bfloat16)
     job = native_decoder.RopeJob(
-        weight.data_ptr() if normed else None, cosines.data_ptr(), sines.data_ptr(), EPSILON, head_dim, rotary_dim
-    )
+        weight.data_ptr() if normed else None, cosines.data_ptr(), sines.data_ptr(), EPSILON, head_dim, rotary_dim,
+        interleaved,
+    )  # fmt: skip
     library.awq_rope(ctypes.byref(job), x.data_ptr(), y.data_ptr())
     exact = x.double()
     if normed:
         exact = exact / (exact.square().mean() + EPSILON).sqrt() * weight.double()
-    a, b, rest = exact.split([rotary_dim // 2, rotary_dim // 2, head_dim - rotary_dim])
+    if interleaved:
+        rotated, rest = exact[:rotary_dim], exact[rotary_dim:]
+        a, b = rotated[0::2], rotated[1::2]
+    else:
+        a, b, rest = exact.split([rotary_dim // 2, rotary_dim // 2, head_dim - rotary_dim])
     cosine, sine = cosines.double(), sines.double()
     assert_rounded(y, torch.cat([a * cosine - b * sine, b * cosine + a * sine, rest]))
 
@@ -166,3 +172,77 @@ def test_attention_reads_nothing_outside_its_positions(library, before, after):
         library.awq_attend(ctypes.byref(job))
         results.append((maxima, sums, out))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+ROUTINGS = [  # experts, top_k, groups, top_groups, softmax, normalized, corrected
+    (8, 2, 1, 1, True, True, False),
+    (1, 1, 1, 1, True, False, False),
+    (60, 4, 1, 1, True, False, True),
+    (128, 8, 1, 1, True, True, False),
+    (35, 35, 5, 5, False, True, True),
+    (36, 5, 12, 4, False, True, True),
+    (40, 6, 4, 2, True, False, False),
+]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_route(library, routing, parts):
+    experts, top_k, groups, top_groups, softmax, normalized, corrected = routing
+    logits, correction = 2 * random(parts, experts), 0.3 * random(experts, seed=1)
+    scores, compared = logits.flatten().clone(), torch.empty(experts)
+    chosen, weights = torch.empty(top_k, dtype=torch.int32), torch.empty(top_k)
+    part = native_decoder.Matrix(native.Weight(None, None, experts, 64, 0, 0), 1)
+    router = native_decoder.Router(
+        native_decoder.Projection((native_decoder.Matrix * native_decoder.PARTS)(*[part] * parts), parts),
+        correction.data_ptr() if corrected else None, top_k, groups, top_groups, 1.7, 0.01, not softmax, normalized,
+    )  # fmt: skip
+    job = native_decoder.RouteJob(
+        ctypes.pointer(router), scores.data_ptr(), compared.data_ptr(), chosen.data_ptr(), weights.data_ptr()
+    )
+    library.awq_route(ctypes.byref(job))
+
+    exact = logits.double().sum(0)
+    exact = exact.exp() / exact.exp().sum() if softmax else 1 / (1 + (-exact).exp())
+    found = exact + correction.double() if corrected else exact
+    worth = found.view(groups, -1).sort(descending=True).values[:, :2].sum(1)
+    for group in worth.argsort()[: groups - top_groups]:
+        found = torch.where(torch.arange(experts) // (experts // groups) == group, -math.inf, found)
+    expected = found.argsort(descending=True)[:top_k]
+    weighed = 1.7 * exact[expected] / (exact[expected].sum().clamp(min=0.01) if normalized else 1)
+    assert chosen.tolist() == expected.tolist()
+    torch.testing.assert_close(weights.double(), weighed, rtol=1e-5, atol=1e-7)
+
+
+def test_route_divides_by_no_less_than_the_least_sum(library):
+    """Scores that are all far from 1; with the sum alone the weights would be 0.5 each."""
+    scores, compared = torch.tensor([-9.0, -9.5, -9.0]), torch.empty(3)
+    chosen, weights = torch.empty(2, dtype=torch.int32), torch.empty(2)
+    part = native_decoder.Matrix(native.Weight(None, None, 3, 64, 0, 0), 1)
+    router = native_decoder.Router(
+        native_decoder.Projection((native_decoder.Matrix * native_decoder.PARTS)(part), 1),
+        None,
+        2,
+        1,
+        1,
+        1.0,
+        0.5,
+        1,
+        1,
+    )
+    job = native_decoder.RouteJob(
+        ctypes.pointer(router), scores.data_ptr(), compared.data_ptr(), chosen.data_ptr(), weights.data_ptr()
+    )
+    library.awq_route(ctypes.byref(job))
+    assert chosen.tolist() == [0, 2]
+    torch.testing.assert_close(weights, torch.full((2,), 2 / (1 + math.exp(9))), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 16, 37, 576])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_mix(library, n, count):
+    rows, weights, y = random(12, n).bfloat16(), random(count, seed=1), torch.empty(n, dtype=torch.bfloat16)
+    places = torch.randperm(12, generator=torch.Generator().manual_seed(2))[:count].to(torch.int32)
+    job = native_decoder.MixJob(rows.data_ptr(), places.data_ptr(), weights.data_ptr(), count, n)
+    library.awq_mix(ctypes.byref(job), y.data_ptr())
+    assert_rounded(y, weights.double() @ rows[places.long()].double())

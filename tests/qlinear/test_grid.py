@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qlinear.errors import GridError
-from qlinear.grid import check_divides, fit, quantize
+from qlinear.grid import Grid, check_divides
 from qlinear.sizes import BITS, GROUP_SIZES
 
 SHAPES = ((1, 1), (3, 1), (5, 3), (33, 2))  # (rows, groups)
@@ -18,16 +18,18 @@ def random_weight(rows: int, columns: int, dtype=torch.float32) -> torch.Tensor:
     return ((torch.randn(rows, columns, generator=generator) + offset) * magnitude).to(dtype)
 
 
-def reference_fit(weight: torch.Tensor, bits: int, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def reference_fit(weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero of each group in float64, the scale rounded to bfloat16 before the zero is chosen from it."""
-    levels = 2**bits - 1
+    levels = 2**grid.bits - 1
     scales, zeros = [], []
     for row in weight.double():
-        for group in row.split(group_size):
+        for group in row.split(grid.group_size):
             low, high = min(group.min().item(), 0.0), max(group.max().item(), 0.0)
+            if grid.symmetric:
+                low, high = -group.abs().max().item(), group.abs().max().item()
             scale = torch.tensor((high - low) / levels, dtype=torch.float64).to(torch.bfloat16).item() or 1.0
             scales.append(scale)
-            zeros.append(min(max(round(-low / scale), 0), levels))
+            zeros.append(2 ** (grid.bits - 1) if grid.symmetric else min(max(round(-low / scale), 0), levels))
     shape = (weight.shape[0], -1)
     return torch.tensor(scales, dtype=torch.float64).view(shape), torch.tensor(zeros).view(shape)
 
@@ -39,20 +41,21 @@ def errors_of_every_code(weight, scales, zeros, bits: int, group_size: int) -> t
     return torch.stack([(weight.double() - (code - origin) * spread).abs() for code in range(2**bits)])
 
 
-def rounded(weight: torch.Tensor, bits: int, group_size: int):
-    scales, zeros = fit(weight, bits, group_size)
-    return quantize(weight, scales, zeros, bits)
+def rounded(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool = False):
+    grid = Grid(bits, group_size, symmetric)
+    return grid.quantize(weight, *grid.fit(weight))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_scales_zeros_and_codes_are_those_of_the_definition(bits, group_size, shape, dtype):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_scales_zeros_and_codes_are_those_of_the_definition(bits, group_size, shape, dtype, symmetric):
     rows, groups = shape
     weight = random_weight(rows, groups * group_size, dtype)
-    found = rounded(weight, bits, group_size)
-    scales, zeros = reference_fit(weight, bits, group_size)
+    found = rounded(weight, bits, group_size, symmetric)
+    scales, zeros = reference_fit(weight, Grid(bits, group_size, symmetric))
     assert found.scales.dtype == torch.bfloat16 and found.scales.shape == (rows, groups)
     assert torch.equal(found.scales.double(), scales)
     assert found.zeros.dtype == torch.uint8 and torch.equal(found.zeros.long(), zeros)
@@ -69,10 +72,11 @@ def test_scales_zeros_and_codes_are_those_of_the_definition(bits, group_size, sh
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_no_weight_is_further_than_half_a_step(bits):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_no_weight_is_further_than_half_a_step(bits, symmetric):
     """The range spans the group, and rounding the scale down by bfloat16's 2**-9 cuts off that much of it at most."""
     weight = random_weight(33, 256)
-    found = rounded(weight, bits, 64)
+    found = rounded(weight, bits, 64, symmetric)
     steps = (weight.double() - found.dequantize(torch.float64)).abs() / found.scales.double().repeat_interleave(64, 1)
     assert steps.max() <= 0.5 + (2**bits - 1) * 2**-9
     assert steps.mean() < 0.26  # a quarter, if weights lie evenly between the points of the grid
@@ -91,15 +95,17 @@ def test_the_scale_is_rounded_before_codes_are_chosen(bits):
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_zero_stays_zero_exactly(bits):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_zero_stays_zero_exactly(bits, symmetric):
     weight = random_weight(16, 128)
     weight[:, ::7] = 0
-    assert (rounded(weight, bits, 32).dequantize()[:, ::7] == 0).all()
+    assert (rounded(weight, bits, 32, symmetric).dequantize()[:, ::7] == 0).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_group_of_zeros(bits):
-    found = rounded(torch.zeros(2, 64), bits, 32)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_group_of_zeros(bits, symmetric):
+    found = rounded(torch.zeros(2, 64), bits, 32, symmetric)
     assert torch.equal(found.scales, torch.ones(2, 2, dtype=torch.bfloat16))
     assert torch.equal(found.dequantize(), torch.zeros(2, 64))
 
@@ -117,10 +123,11 @@ def test_groups_of_one_sign_keep_their_values(bits, sign):
 
 @pytest.mark.parametrize("magnitude", [1e-40, 1e-38, 1e-30, 1e30, 3e38])
 @pytest.mark.parametrize("bits", BITS)
-def test_tiny_and_huge_values(bits, magnitude):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_tiny_and_huge_values(bits, magnitude, symmetric):
     """bfloat16 has float32's range, so only what lies below its smallest number may vanish, and nothing overflows."""
     weight = torch.linspace(-1, 1, 32).mul(magnitude).unsqueeze(0)
-    found = rounded(weight, bits, 32)
+    found = rounded(weight, bits, 32, symmetric)
     assert found.scales.isfinite().all()
     smallest = 2.0**-133
     error = (found.dequantize(torch.float64) - weight.double()).abs().max().item()
@@ -149,6 +156,20 @@ def test_dequantizing_is_exact_in_float32_and_rounded_once_below():
     exact = signed * found.scales.double().repeat_interleave(32, 1)
     assert torch.equal(found.dequantize().double(), exact)
     assert torch.equal(found.dequantize(torch.bfloat16), exact.float().to(torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("grid", "bits"),
+    [
+        (Grid(4, 128), 4 + 20 / 128),
+        (Grid(3, 64), 3 + 19 / 64),
+        (Grid(4, 128, symmetric=True), 4 + 16 / 128),
+        (Grid(3, 32, symmetric=True), 3.5),
+    ],
+)
+def test_what_a_weight_takes_on_disk(grid, bits):
+    """A group stores a scale of 16 bits, and a zero point of as many as its codes unless all have the same."""
+    assert grid.bits_per_weight == bits
 
 
 def test_a_group_size_that_does_not_divide():

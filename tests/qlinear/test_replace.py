@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from qlinear.backends.reference import ReferenceBackend
+from qlinear.grid import Grid
 from qlinear.layer import QLinearPerGrp
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, quantized_layers, replace_linears
@@ -20,7 +21,7 @@ GROUP = tuple(SIZES)
 
 def quantized(linear: nn.Linear, bits: int = 4, group_size: int = 32) -> LinearWeight:
     bias = None if linear.bias is None else linear.bias.data.to(torch.bfloat16)
-    return LinearWeight(PackedWeight.pack(rtn(linear.weight.data, bits, group_size)), bias)
+    return LinearWeight(PackedWeight.pack(rtn(linear.weight.data, Grid(bits, group_size))), bias)
 
 
 def attention(biased: tuple[str, ...] = ()) -> nn.Module:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qlinear import grid
 from qlinear.errors import CalibrationError
+from qlinear.grid import Grid, GridWeight
 from qlinear.solvers.gptq import gptq, inverse_factor
 from qlinear.solvers.hqq import half_quadratic, hqq
 from qlinear.solvers.ranges import search_ranges
@@ -29,12 +29,12 @@ def random_weight(n: int, k: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(n, k, generator=torch.Generator().manual_seed(seed))
 
 
-def output_error(codes: grid.GridWeight, weight: torch.Tensor, inputs: torch.Tensor) -> float:
+def output_error(codes: GridWeight, weight: torch.Tensor, inputs: torch.Tensor) -> float:
     """||X (Q - W)^T||^2, in float64, from the tokens themselves."""
     return float((inputs @ (codes.dequantize().double() - weight.double()).t()).square().sum())
 
 
-def groups_of_error(codes: grid.GridWeight, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+def groups_of_error(codes: GridWeight, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """What each row and group alone adds to the output, squared and summed over the tokens, float64."""
     n, k = weight.shape
     error = (codes.dequantize().double() - weight.double()).view(n, -1, codes.group_size)
@@ -48,12 +48,12 @@ def groups_of_error(codes: grid.GridWeight, weight: torch.Tensor, inputs: torch.
 def test_codes_lie_on_the_grid(solver, bits, group_size):
     weight, inputs = random_weight(37, 768), correlated(768, 600)
     for gram in (None, (inputs.t() @ inputs).float()):
-        made = SOLVERS[solver](weight, bits, group_size, gram)
+        made = SOLVERS[solver](weight, Grid(bits, group_size), gram)
         assert made.codes.shape == (37, 768) and made.codes.dtype == torch.uint8 and made.codes.is_contiguous()
         assert made.zeros.shape == made.scales.shape == (37, 768 // group_size)
         assert made.scales.dtype == torch.bfloat16 and made.zeros.dtype == torch.uint8
         assert max(int(made.codes.max()), int(made.zeros.max())) < 2**bits
-        again = SOLVERS[solver](weight, bits, group_size, gram)
+        again = SOLVERS[solver](weight, Grid(bits, group_size), gram)
         assert torch.equal(made.codes, again.codes) and torch.equal(made.scales, again.scales)
 
 
@@ -61,7 +61,9 @@ def test_codes_lie_on_the_grid(solver, bits, group_size):
 def test_each_step_errs_less_than_the_one_before(bits):
     weight, inputs = random_weight(48, 384), correlated(384, 2000)
     gram = (inputs.t() @ inputs).float()
-    errors = {name: output_error(solve(weight, bits, 64, gram), weight, inputs) for name, solve in SOLVERS.items()}
+    errors = {
+        name: output_error(solve(weight, Grid(bits, 64), gram), weight, inputs) for name, solve in SOLVERS.items()
+    }
     assert errors["hqq"] < 0.9 * errors["rtn"]
     assert errors["gptq"] < 0.5 * errors["hqq"]
 
@@ -72,12 +74,12 @@ def test_hqq_takes_the_better_grid_for_each_group(bits, known):
     weight = random_weight(29, 256).pow(3)  # long tails, which a narrower range or a moved zero point leaves out
     inputs = correlated(256, 1000) if known else torch.eye(256, dtype=torch.float64)
     gram = (inputs.t() @ inputs).float() if known else None
-    made = groups_of_error(SOLVERS["hqq"](weight, bits, 64, gram), weight, inputs)
-    searched = grid.quantize(weight, *search_ranges(weight, bits, 64, gram), bits)
-    shifted = grid.quantize(weight, *half_quadratic(weight, bits, 64), bits)
-    for other in (searched, shifted, SOLVERS["rtn"](weight, bits, 64)):
+    made = groups_of_error(SOLVERS["hqq"](weight, Grid(bits, 64), gram), weight, inputs)
+    searched = Grid(bits, 64).quantize(weight, *search_ranges(weight, Grid(bits, 64), gram))
+    shifted = Grid(bits, 64).quantize(weight, *half_quadratic(weight, Grid(bits, 64)))
+    for other in (searched, shifted, SOLVERS["rtn"](weight, Grid(bits, 64))):
         assert (made <= groups_of_error(other, weight, inputs) * (1 + 1e-4) + 1e-9).all()
-    assert made.sum() < 0.98 * groups_of_error(SOLVERS["rtn"](weight, bits, 64), weight, inputs).sum()
+    assert made.sum() < 0.98 * groups_of_error(SOLVERS["rtn"](weight, Grid(bits, 64)), weight, inputs).sum()
 
 
 def literal_search(group: torch.Tensor, bits: int, gram: torch.Tensor) -> float:
@@ -102,7 +104,7 @@ def test_ranges_are_searched_as_promised(bits, known):
     weight = random_weight(9, 128).pow(3)
     inputs = correlated(128, 500) if known else torch.eye(128, dtype=torch.float64)
     gram = (inputs.t() @ inputs).float()
-    searched = grid.quantize(weight, *search_ranges(weight, bits, 32, gram if known else None), bits)
+    searched = Grid(bits, 32).quantize(weight, *search_ranges(weight, Grid(bits, 32), gram if known else None))
     found = groups_of_error(searched, weight, inputs)
     for row in range(9):
         for part in range(4):
@@ -112,11 +114,12 @@ def test_ranges_are_searched_as_promised(bits, known):
 
 def test_half_quadratic_moves_the_zero_point_and_leaves_the_scale():
     weight = random_weight(64, 128).exp()  # skewed, so that the mean error of plain rounding is not zero
-    scales, zeros = half_quadratic(weight, 3, 64)
-    plain_scales, plain_zeros = grid.fit(weight, 3, 64)
+    grid = Grid(3, 64)
+    scales, zeros = half_quadratic(weight, grid)
+    plain_scales, plain_zeros = grid.fit(weight)
     assert torch.equal(scales, plain_scales)
-    moved = grid.quantize(weight, scales, zeros, 3).dequantize() - weight
-    plain = grid.quantize(weight, plain_scales, plain_zeros, 3).dequantize() - weight
+    moved = grid.quantize(weight, scales, zeros).dequantize() - weight
+    plain = grid.quantize(weight, plain_scales, plain_zeros).dequantize() - weight
     assert moved.abs().mean() <= plain.abs().mean() * 1.001
 
 
@@ -129,7 +132,7 @@ def damped(gram: torch.Tensor) -> torch.Tensor:
 class Columns:
     """A weight, the scale and zero of each of its columns, and the Gram matrix, by falling activation, in float64."""
 
-    def __init__(self, weight: torch.Tensor, made: grid.GridWeight, gram: torch.Tensor):
+    def __init__(self, weight: torch.Tensor, made: GridWeight, gram: torch.Tensor):
         self.order = sorted(range(len(gram)), key=lambda column: -gram[column, column].item())
         spread = [part.double().repeat_interleave(made.group_size, 1) for part in (made.scales, made.zeros)]
         self.weight, self.scales, self.zeros = (part.double()[:, self.order] for part in (weight, *spread))
@@ -195,7 +198,7 @@ def test_compensation_is_that_of_the_paper(bits, k, library, passes):
     passes(0)
     weight, inputs = random_weight(23, k), correlated(k, 3 * k)
     gram = (inputs.t() @ inputs).float()
-    made = gptq(weight, bits, 32, gram)
+    made = gptq(weight, Grid(bits, 32), gram)
     columns = Columns(weight, made, gram)
     expected = columns.in_place(literal_compensation(columns))
     assert (made.codes == expected).float().mean() > 0.995  # float32 tips a tie here and there
@@ -206,7 +209,7 @@ def test_compensation_is_that_of_the_paper(bits, k, library, passes):
 def test_then_every_code_is_visited_twice(bits, k, library):
     weight, inputs = random_weight(23, k), correlated(k, 3 * k)
     gram = (inputs.t() @ inputs).float()
-    made = gptq(weight, bits, 32, gram)
+    made = gptq(weight, Grid(bits, 32), gram)
     columns = Columns(weight, made, gram)
     expected = columns.in_place(literal_descent(columns, literal_compensation(columns), passes=2))
     assert (made.codes == expected).float().mean() > 0.995
@@ -255,7 +258,7 @@ def test_visiting_again_only_lessens_the_error_and_ends_where_no_code_wants_to_m
     errors = []
     for count in (0, 1, 2, 3, 20):
         passes(count)
-        made = gptq(weight, bits, 32, gram)
+        made = gptq(weight, Grid(bits, 32), gram)
         errors.append(output_error(made, weight, inputs))
     assert all(after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:], strict=False))
     assert errors[1] < 0.99 * errors[0]
@@ -263,7 +266,7 @@ def test_visiting_again_only_lessens_the_error_and_ends_where_no_code_wants_to_m
         for step in (-1, 1):
             codes = made.codes.short()
             codes[:, column] = (codes[:, column] + step).clamp(0, 2**bits - 1)
-            moved = grid.GridWeight(codes.to(torch.uint8), made.zeros, made.scales, bits)
+            moved = GridWeight(codes.to(torch.uint8), made.zeros, made.scales, bits)
             assert output_error(moved, weight, inputs) >= errors[-1] * (1 - 1e-5)
 
 
@@ -271,9 +274,9 @@ def test_visiting_again_only_lessens_the_error_and_ends_where_no_code_wants_to_m
 def test_rows_are_solved_alike_however_many_at_a_time(bits, monkeypatch):
     weight, inputs = random_weight(45, 192), correlated(192, 900)
     gram = (inputs.t() @ inputs).float()
-    whole = SOLVERS["gptq"](weight, bits, 64, gram)
+    whole = SOLVERS["gptq"](weight, Grid(bits, 64), gram)
     monkeypatch.setattr(sys.modules["qlinear.solvers.gptq"], "CHUNK_WEIGHTS", 11 * 192)
-    parts = SOLVERS["gptq"](weight, bits, 64, gram)
+    parts = SOLVERS["gptq"](weight, Grid(bits, 64), gram)
     assert (whole.codes == parts.codes).float().mean() > 0.995  # float32 tips a tie here and there
     assert torch.equal(whole.scales, parts.scales) and torch.equal(whole.zeros, parts.zeros)
     for rows, part in zip((slice(0, 20), slice(20, 45)), whole.split((20, 25)), strict=True):
@@ -285,7 +288,7 @@ def test_rows_are_solved_alike_however_many_at_a_time(bits, monkeypatch):
 def test_channels_the_text_never_moved_are_rounded_all_the_same(solver, tokens):
     weight, inputs = random_weight(16, 128), correlated(128, tokens)
     inputs[:, 3] = 0
-    made = SOLVERS[solver](weight, 4, 64, (inputs.t() @ inputs).float())
+    made = SOLVERS[solver](weight, Grid(4, 64), (inputs.t() @ inputs).float())
     step = made.scales.float().repeat_interleave(64, 1)
     assert ((made.dequantize() - weight).abs() / step)[:, 3].max() < 8
     assert torch.isfinite(made.dequantize()).all()

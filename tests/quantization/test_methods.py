@@ -30,4 +30,4 @@ def test_a_method(name, linear, block, alone, beside_awq):
 def test_every_solver_is_called_alike():
     assert sorted(METHODS) == ["gptq", "hqq", "learned", "rtn"]
     for method in METHODS.values():
-        assert list(inspect.signature(method.linear).parameters)[:4] == ["weight", "bits", "group_size", "gram"]
+        assert list(inspect.signature(method.linear).parameters)[:3] == ["weight", "grid", "gram"]

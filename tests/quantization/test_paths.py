@@ -19,6 +19,8 @@ from quantization.recipe import Recipe
         (dict(awq="none"), "m-w4-g64-rtn"),
         (dict(awq="none", solver="hqq"), "m-w4-g64-hqq"),
         (dict(awq="none", solver="gptq"), "m-w4-g64-gptq"),
+        (dict(symmetric=True, lm_head=True), "m-w4-g64-symmetric-awq-gptq-lm_head"),
+        (dict(symmetric=True, awq="none", w_bit=3), "m-w3-g64-symmetric-rtn"),
         (dict(lm_head=True, flash_attention=True), "m-w4-g64-awq-gptq-lm_head-flash_attention"),
         (dict(flash_attention=False, seed=7, n_samples=3), "m-w4-g64-awq-gptq"),
     ],
@@ -29,11 +31,13 @@ def test_a_checkpoint_is_named_after_its_recipe(fields, name):
 
 def test_any_group_size_is_a_star():
     assert checkpoint_name("m", Recipe().settled()) == "m-w4-g*-awq-gptq"
+    assert checkpoint_name("m", Recipe(symmetric=True).settled()) == "m-w4-g*-symmetric-awq-gptq"
 
 
 def test_scales_are_kept_in_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("AWQ_CACHE", str(tmp_path))
     assert scales_path("m", Recipe(w_bit=3, group_size=32)) == tmp_path / "m-w3-g32.pt"
+    assert scales_path("m", Recipe(group_size=32, symmetric=True)) == tmp_path / "m-w4-g32-symmetric.pt"
     monkeypatch.setenv("AWQ_CACHE", "")  # as good as none
     monkeypatch.setenv("HOME", "/home/somebody")
     assert scales_path("m", Recipe(group_size=128)) == Path("/home/somebody/.cache/run_awq/m-w4-g128.pt")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from checkpoints import journal
-from qlinear.errors import AwqError, ModelError
+from qlinear.errors import AwqError
 from qlinear.progress import Note, Step, steps
 from run_awq import Recipe, quantize
-from tests.quantized import calibration_text, recipe, save_float
-from tests.tiny import LAYERS
+from tests.quantized import calibration_text, recipe, save_float, word_tokenizer
+from tests.tiny import LAYERS, VOCAB
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +124,17 @@ def test_without_an_output_it_is_named_after_the_recipe(source, tmp_path, monkey
     assert (tmp_path / found.checkpoint / "model.safetensors").is_file()
 
 
-def test_a_method_that_reads_text_needs_to_know_the_blocks(tmp_path):
-    """AWQ is not asked for, so the family need not be known; the solver wants blocks all the same."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from tests.quantized import word_tokenizer
-    from tests.tiny import VOCAB
-
+def test_a_type_without_a_row_is_solved_on_text(tmp_path):
+    """Its blocks are found and run without one."""
     sizes = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=VOCAB)
     directory = tmp_path / "m"
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("stablelm", **sizes)).save_pretrained(directory)
+    config = AutoConfig.for_model("stablelm", num_key_value_heads=2, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     word_tokenizer().save_pretrained(directory)
-    with pytest.raises(ModelError) as error:
-        quantize(str(directory), str(tmp_path / "q"), Recipe(awq="none", solver="gptq", seqlen=16))
-    assert str(error.value) == "`solver=gptq` needs to know the blocks of m; use rtn or hqq"
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    calibration_text(directory).write_text(" ".join(f"w{3 + 7 * i % (VOCAB - 3)}" for i in range(200)))
+    found = quantize(str(directory), str(tmp_path / "q"), recipe(directory, solver="gptq"))
+    assert len(found.layers) == 7 and all(0 < layer.loss_solver < 1 for layer in found.layers)
+    assert all(layer.fed.tokens == 8 * 16 for layer in found.layers)
 
 
 @pytest.mark.parametrize(

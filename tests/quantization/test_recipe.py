@@ -17,9 +17,9 @@ SIZES = "32, 64, 128, 256"
 
 def test_the_defaults_are_those_of_the_command():
     assert Recipe().to_json() == {
-        "w_bit": 4, "group_size": None, "awq": "auto", "scales": None, "solver": None, "lm_head": False,
-        "lm_head_group_size": 32, "calib_data": "builtin", "n_samples": 64, "seqlen": 512, "seed": 42,
-        "flash_attention": None,
+        "w_bit": 4, "group_size": None, "symmetric": False, "awq": "auto", "scales": None, "solver": None,
+        "lm_head": False, "lm_head_group_size": 32, "calib_data": "builtin", "n_samples": 64, "seqlen": 512, "seed": 42,
+        "bos": None, "flash_attention": None,
     }  # fmt: skip
     assert Recipe().awq is Awq.AUTO
 
@@ -36,6 +36,7 @@ def test_the_defaults_are_those_of_the_command():
         ("seqlen", (8, 10**6)),
         ("seed", (0, 2**32 - 1)),
         ("lm_head", (False, True)),
+        ("symmetric", (False, True)),
         ("flash_attention", (None, False, True)),
         ("scales", (None, "folder/s.pt")),
         ("calib_data", ("builtin", "self", "c4", "text.txt")),
@@ -64,6 +65,7 @@ AWQ_WORDS, SOLVER_WORDS = "is not one of auto, load, run, none", "is not one of 
         ("seqlen", (7, 0, 512.0, True, "512", None), "has to be a whole number from 8 up"),
         ("seed", (-1, 0.0, False, "0", None), "has to be a whole number from 0 up"),
         ("lm_head", ("no", 0, 1, None), "is not one of False, True"),
+        ("symmetric", ("no", 0, 1, None), "is not one of False, True"),
         ("flash_attention", ("no", 0, 1.0), "is not one of False, True"),
         ("scales", (7, True, ["s.pt"]), "is not the name of a file"),
         ("calib_data", (7, None, b"text.txt"), "is not the name of a file"),

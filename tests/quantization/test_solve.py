@@ -1,12 +1,13 @@
 """A block's linears solved side by side: what each is given, and what is said of it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from architectures.registry import find_family
-from qlinear.grid import GridWeight
+from qlinear.grid import Grid, GridWeight
 from quantization.methods import METHODS
 from quantization.solve import reading_the_same, round_linears, solve_block
 from quantization.unit import BlockTask, Unit
@@ -44,11 +45,11 @@ def inputs_of(task: BlockTask) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("solver", ["hqq", "gptq"])
 def test_solved_together_is_solved_one_by_one(model_type, overrides, solver):
     task, bits = first_block(model_type, **overrides), 3
-    solution, inputs = solve_block(task, METHODS[solver], bits, GROUP), inputs_of(task)
+    solution, inputs = solve_block(task, METHODS[solver], Grid(bits, GROUP)), inputs_of(task)
     assert list(solution.grids) == list(task.unit.linears)
     for name, linear in task.unit.linears.items():
         gram = (inputs[name].t() @ inputs[name]).float()
-        alone = METHODS[solver].linear(linear.weight.data, bits, GROUP, gram)
+        alone = METHODS[solver].linear(linear.weight.data, Grid(bits, GROUP), gram)
         found = solution.grids[name]
         assert found.codes.shape == linear.weight.shape
         same = (found.codes == alone.codes).float().mean()
@@ -57,6 +58,18 @@ def test_solved_together_is_solved_one_by_one(model_type, overrides, solver):
         off = (found.dequantize().double() - linear.weight.double()) @ inputs[name].t()
         whole = linear.weight.double() @ inputs[name].t()
         assert solution.losses[name] == pytest.approx(float(off.square().sum() / whole.square().sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("solver", METHODS)
+def test_a_symmetric_grid_is_kept_by_every_method(solver, monkeypatch):
+    """Learning moves codes and scales, and no zero point."""
+    monkeypatch.setattr("quantization.learned.STEPS", 20)
+    task = first_block("llama")
+    task = replace(task, targets=[task.unit.call(task.unit.block, x) for x in task.inputs])
+    solution = solve_block(task, METHODS[solver], Grid(3, GROUP, symmetric=True))
+    for name, found in solution.grids.items():
+        assert bool((found.zeros == 4).all()) and found.codes.max() < 8, name
+        assert 0 < solution.losses[name] < 0.2
 
 
 def test_linears_with_one_input_are_handed_over_as_one():
@@ -71,11 +84,11 @@ def test_linears_with_one_input_are_handed_over_as_one():
     ]
     given = []
 
-    def spy(weight: torch.Tensor, bits: int, group_size: int, gram: torch.Tensor | None = None) -> GridWeight:
+    def spy(weight: torch.Tensor, grid: Grid, gram: torch.Tensor | None = None) -> GridWeight:
         given.append((len(weight), gram))
-        return METHODS["rtn"].linear(weight, bits, group_size)
+        return METHODS["rtn"].linear(weight, grid)
 
-    solve_block(task, SimpleNamespace(linear=spy, block=None), 4, GROUP, seen)
+    solve_block(task, SimpleNamespace(linear=spy, block=None), Grid(4, GROUP), seen)
     sizes = {name: linear.out_features for name, linear in task.unit.linears.items()}
     assert [rows for rows, _ in given] == [
         sizes[q] + sizes[k] + sizes[v],
@@ -89,7 +102,7 @@ def test_linears_with_one_input_are_handed_over_as_one():
 def test_linears_rounded_without_a_text():
     """In float64: each code is the nearest one, and nothing is said of errors."""
     unit = first_block("llama").unit
-    solution = round_linears(unit, METHODS["rtn"], 4, GROUP)
+    solution = round_linears(unit, METHODS["rtn"], Grid(4, GROUP))
     assert list(solution.grids) == list(unit.linears) and solution.losses == {} and solution.block is None
     for name, linear in unit.linears.items():
         grid, weight = solution.grids[name], linear.weight.double()

@@ -127,7 +127,7 @@ def test_another_structure(tmp_path, content):
     assert_one_line(error)
 
 
-WANTED = {"w_bit": 4, "group_size": 128, "fingerprint": "ab"}
+WANTED = {"w_bit": 4, "group_size": 128, "symmetric": False, "fingerprint": "ab"}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,7 @@ WANTED = {"w_bit": 4, "group_size": 128, "fingerprint": "ab"}
         ("m.pt", {"w_bit": 3}, "for 3 bits, not for 4 bits"),
         ("m-w4-g128.pt", {"w_bit": 3}, "for 3 bits, not for 4 bits"),
         ("m.pt", {"group_size": 32}, "for group size 32, not for group size 128"),
+        ("m.pt", {"symmetric": True}, "for `symmetric=True`, not for `symmetric=False`"),
         ("m.pt", {"fingerprint": "cd"}, "for the model of fingerprint cd, not for the model of fingerprint ab"),
     ],
 )

@@ -82,6 +82,7 @@ class CpuDecoder:
             max_tokens=max_tokens,
             chunk=chunk,
             activation=native.ACTIVATIONS[stack.activation],
+            interleaved=stack.interleaved,
             **{name: getattr(stack, name) for name in same},
         )
 
@@ -115,12 +116,13 @@ class CpuDecoder:
         experts = (native.Mlp * len(mlp.experts))(*map(self._mlp, mlp.experts))
         described = native.Mixture(
             native.Router(
-                self._projection([router.logits]),
+                self._projection(_in_bf16(router.logits)),
                 self._fp32(router.correction),
                 routing.top_k,
                 routing.groups,
                 routing.top_groups,
                 routing.scaling,
+                routing.least_sum,
                 routing.scoring.value,
                 routing.normalized,
             ),
@@ -164,6 +166,14 @@ class CpuDecoder:
             raise Unsupported("the fused decoder needs the native cpu kernels, which this model does not run on")
         self._kept.append(weight)
         return native.Matrix(weight.native, None)
+
+
+def _in_bf16(router: Dense) -> Projection:
+    """A float32 weight, as some models keep their routers, as the sum of two in bfloat16."""
+    if router.weight.dtype != torch.float32:
+        return [router]
+    first = router.weight.bfloat16()
+    return [Dense(first, None), Dense((router.weight - first.float()).bfloat16(), None)]
 
 
 def _check(stack: Stack) -> None:

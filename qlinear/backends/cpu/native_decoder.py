@@ -36,7 +36,7 @@ class Router(ctypes.Structure):
         ("logits", Projection),
         ("correction", _POINTER),
         *((name, _INT64) for name in ("top_k", "groups", "top_groups")),
-        ("scaling", _FLOAT),
+        *((name, _FLOAT) for name in ("scaling", "least_sum")),
         *((name, _INT32) for name in ("scoring", "normalized")),
     ]
 
@@ -77,7 +77,7 @@ class Model(ctypes.Structure):
         *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "heads", "kv_heads")),
         *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "chunk")),
         *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
-        ("activation", _INT32),
+        *((name, _INT32) for name in ("activation", "interleaved")),
     ]
 
 
@@ -88,6 +88,7 @@ class RopeJob(ctypes.Structure):
         *((name, _POINTER) for name in ("norm", "cosines", "sines")),
         ("epsilon", _FLOAT),
         *((name, _INT64) for name in ("head_dim", "rotary_dim")),
+        ("interleaved", _INT32),
     ]
 
 
@@ -102,6 +103,24 @@ class AttentionJob(ctypes.Structure):
     ]
 
 
+class RouteJob(ctypes.Structure):
+    """struct awq_route_job"""
+
+    _fields_ = [
+        ("router", ctypes.POINTER(Router)),
+        *((name, _POINTER) for name in ("scores", "compared", "chosen", "weights")),
+    ]
+
+
+class MixJob(ctypes.Structure):
+    """struct awq_mix_job"""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("rows", "places", "weights")),
+        *((name, _INT64) for name in ("count", "n")),
+    ]
+
+
 _SIGNATURES = {
     "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
     "awq_decoder_free": (None, [_POINTER]),
@@ -111,6 +130,8 @@ _SIGNATURES = {
     "awq_rope": (None, [ctypes.POINTER(RopeJob), _POINTER, _POINTER]),
     "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
     "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),
+    "awq_route": (None, [ctypes.POINTER(RouteJob)]),
+    "awq_mix": (None, [ctypes.POINTER(MixJob), _POINTER]),
     "awq_dense": (None, [ctypes.POINTER(Matrix), _POINTER, _INT64, _POINTER]),
 }
 

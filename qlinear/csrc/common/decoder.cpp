@@ -28,9 +28,10 @@ struct Layout {
 
 constexpr int64_t SMALLEST_GROUP = 32;
 
-// What the MLPs of a model need at most, for each token. rows: of experts; inner: values between gate and down.
+// What the MLPs of a model need at most, for each token. logits: of the router; slots: rows of experts; inner: values
+// between gate and down, of all of them; widest: of one.
 struct MlpSizes {
-  int64_t experts = 0, slots = 0, inner = 0, widest = 0;
+  int64_t experts = 0, logits = 0, slots = 0, inner = 0, widest = 0;
 };
 
 MlpSizes mlp_sizes(const awq_model& m) {
@@ -44,6 +45,7 @@ MlpSizes mlp_sizes(const awq_model& m) {
       for (int64_t e = 0; e < experts_of(*mixture); ++e) widest = larger(widest, inputs_of(mixture->experts[e].down));
       inner = mixture->router.top_k * widest + (mixture->shared == nullptr ? 0 : inputs_of(mixture->shared->down));
       sizes.experts = larger(sizes.experts, experts_of(*mixture));
+      sizes.logits = larger(sizes.logits, outputs_of(mixture->router.logits));
       sizes.slots = larger(sizes.slots, slots_of(*mixture));
     }
     sizes.inner = larger(sizes.inner, inner);
@@ -54,7 +56,7 @@ MlpSizes mlp_sizes(const awq_model& m) {
 
 void lay_out_mixtures(const awq_model& m, const MlpSizes& sizes, Layout& layout, MixtureBuffers& b) {
   const int64_t rows = m.chunk * sizes.slots;
-  b.scores = layout.take<float>(m.chunk * sizes.experts);
+  b.scores = layout.take<float>(m.chunk * sizes.logits);
   b.compared = layout.take<float>(m.chunk * sizes.experts);
   b.chosen = layout.take<int32_t>(rows);
   b.weights = layout.take<float>(rows);
@@ -141,6 +143,10 @@ void awq_attend(const awq_attention_job* job) { awq::ops().attend(*job); }
 void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out) {
   awq::ops().gate(gate, up, n, activation, out);
 }
+
+void awq_route(const awq_route_job* job) { awq::ops().route(*job); }
+
+void awq_mix(const awq_mix_job* job, uint16_t* out) { awq::ops().mix(*job, out); }
 
 void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y) {
   awq::ops().dense({*matrix, x, rows, 0, matrix->weight.n}, y, matrix->weight.n);

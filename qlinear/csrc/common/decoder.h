@@ -33,13 +33,14 @@ enum awq_scoring { AWQ_SOFTMAX = 0, AWQ_SIGMOID = 1 };
 
 // How a token chooses `top_k` experts by a score for each, and what theirs count for.
 typedef struct awq_router {
-  awq_projection logits;       // (experts, hidden), one dense part: what the scores are made of
+  awq_projection logits;       // dense, what scores are made of: one part (experts, hidden), or two whose sum is meant
   const float* correction;     // (experts): added to a score where experts are compared, not where they are weighed; or null
   int64_t top_k;
   int64_t groups, top_groups;  // only experts of the best groups are compared; a group is worth its two best
   float scaling;               // what every chosen score is multiplied by
+  float least_sum;
   int32_t scoring;             // awq_scoring
-  int32_t normalized;          // 1: the scores of the chosen are first divided by their sum
+  int32_t normalized;          // 1: the scores of the chosen are first divided by their sum, or by `least_sum`
 } awq_router;
 
 typedef struct awq_mixture {
@@ -85,6 +86,7 @@ typedef struct awq_model {
   float attention_cap;  // scores become cap * tanh(score / cap); 0: they stay
   float logit_cap;
   int32_t activation;  // awq_activation
+  int32_t interleaved;  // 1: the cosines and sines are those of features 2 i and 2 i + 1
 } awq_model;
 
 // Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many; at most 64 groups of
@@ -106,13 +108,16 @@ AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, in
 
 // Single operations of the decoder, as the instruction set in use computes them: for tests.
 
-// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out.
+// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out. Interleaved
+// features come out as others do, first all even ones, then all odd ones: of queries as of keys, so that it matters to
+// none of their products.
 typedef struct awq_rope_job {
   const float* norm;     // (head_dim) or null
   const float* cosines;  // (rotary_dim / 2): those of the head's position
   const float* sines;
   float epsilon;
   int64_t head_dim, rotary_dim;
+  int32_t interleaved;
 } awq_rope_job;
 
 // Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
@@ -131,10 +136,30 @@ typedef struct awq_attention_job {
   float* out;     // (rows, width) out: the sum of exp(score - largest) * value
 } awq_attention_job;
 
+// The experts of one token. scores (outputs of the router): logits in, scores of the experts out; compared (experts):
+// scratch; chosen, weights (top_k).
+typedef struct awq_route_job {
+  const awq_router* router;
+  float* scores;
+  float* compared;
+  int32_t* chosen;
+  float* weights;
+} awq_route_job;
+
+// The sum of `count` bf16 rows of n values, row places[i] of `rows` times weights[i].
+typedef struct awq_mix_job {
+  const uint16_t* rows;
+  const int32_t* places;
+  const float* weights;
+  int64_t count, n;
+} awq_mix_job;
+
 AWQ_EXPORT void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
 AWQ_EXPORT void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out);
 AWQ_EXPORT void awq_attend(const awq_attention_job* job);
 AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
+AWQ_EXPORT void awq_route(const awq_route_job* job);
+AWQ_EXPORT void awq_mix(const awq_mix_job* job, uint16_t* out);
 AWQ_EXPORT void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y);
 
 #ifdef __cplusplus

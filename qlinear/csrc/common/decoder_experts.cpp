@@ -38,11 +38,12 @@ void Step::run_mixture(const awq_block& block) {
 void Step::choose_experts(const awq_mixture& mixture) {
   const MixtureBuffers& m = buffers_.mixture;
   const int64_t experts = experts_of(mixture), slots = slots_of(mixture), top_k = mixture.router.top_k;
+  const int64_t logits = outputs_of(mixture.router.logits);
   member_.share(call_.count, member_.even(call_.count), [&](int64_t begin, int64_t end) {
     for (int64_t token = begin; token < end; ++token) {
       int32_t* chosen = m.chosen + token * slots;
       float* weights = m.weights + token * slots;
-      ops_.route({mixture.router, m.scores + token * experts, m.compared + token * experts, chosen, weights});
+      ops_.route({&mixture.router, m.scores + token * logits, m.compared + token * experts, chosen, weights});
       if (mixture.shared == nullptr) continue;
       chosen[top_k] = int32_t(experts);
       weights[top_k] = 1.0f;

@@ -11,7 +11,7 @@ constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole 
 inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t padded_positions(int64_t tokens) { return (tokens + CACHE_STEP - 1) / CACHE_STEP * CACHE_STEP; }
 
-inline int64_t experts_of(const awq_mixture& mixture) { return outputs_of(mixture.router.logits); }
+inline int64_t experts_of(const awq_mixture& mixture) { return mixture.router.logits.part[0].weight.n; }
 inline int64_t slots_of(const awq_mixture& mixture) { return mixture.router.top_k + (mixture.shared != nullptr); }
 
 // Bytes of laid-out rows, as many as keep what comes after them aligned.
@@ -37,7 +37,7 @@ struct Visits {
 // What mixtures of experts need for `chunk` tokens. A token has a slot for each expert that it chooses, and one for
 // the shared one; a slot is a row of the expert's.
 struct MixtureBuffers {
-  float* scores;     // (chunk, experts)
+  float* scores;     // (chunk, outputs of the router)
   float* compared;   // (chunk, experts)
   int32_t* chosen;   // (chunk, slots): which expert; the shared one comes after all others
   float* weights;    // (chunk, slots)

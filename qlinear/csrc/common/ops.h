@@ -75,23 +75,6 @@ struct DenseJob {
   int64_t rows, begin, end;
 };
 
-// The experts of one token. scores (experts): logits in, scores out; compared (experts): scratch; chosen, weights (top_k).
-struct RouteJob {
-  const awq_router& router;
-  float* scores;
-  float* compared;
-  int32_t* chosen;
-  float* weights;
-};
-
-// The sum of `count` rows of n values, row places[i] of `rows` times weights[i].
-struct MixJob {
-  const uint16_t* rows;
-  const int32_t* places;
-  const float* weights;
-  int64_t count, n;
-};
-
 struct Ops {
   Route linear_bf16, linear_f32;
   PackTile pack_tile_3, pack_tile_4;  // by bits
@@ -114,8 +97,8 @@ struct Ops {
   // y: rows `stride` elements apart
   void (*dense)(const DenseJob& job, uint16_t* y, int64_t stride);
   void (*dense_logits)(const DenseJob& job, float* y, int64_t stride);
-  void (*route)(const RouteJob& job);
-  void (*mix)(const MixJob& job, uint16_t* out);
+  void (*route)(const awq_route_job& job);
+  void (*mix)(const awq_mix_job& job, uint16_t* out);
   // x (n) becomes limit * tanh(x / limit)
   void (*cap)(float limit, int64_t n, float* x);
 

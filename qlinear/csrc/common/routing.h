@@ -65,15 +65,16 @@ inline void keep_best_groups(const awq_router& router, int64_t experts, float* c
     for (int64_t i = g * size; i < (g + 1) * size; ++i) compared[i] = is_best[g] ? compared[i] : NOT_COMPARED;
 }
 
-void route(const RouteJob& job) {
-  constexpr float LEAST = 1e-20f;  // scores may all be 0
-  const awq_router& router = job.router;
+void route(const awq_route_job& job) {
+  const awq_router& router = *job.router;
   const int64_t n = router.logits.part[0].weight.n;
+  if (router.logits.parts == 2)
+    for (int64_t i = 0; i < n; ++i) job.scores[i] += job.scores[n + i];
   router.scoring == AWQ_SOFTMAX ? softmax(n, job.scores) : sigmoid(n, job.scores);
   for (int64_t i = 0; i < n; ++i)
     job.compared[i] = job.scores[i] + (router.correction == nullptr ? 0.0f : router.correction[i]);
   if (router.top_groups < router.groups) keep_best_groups(router, n, job.compared);
-  float sum = LEAST;
+  float sum = 0.0f;
   for (int64_t i = 0; i < router.top_k; ++i) {
     const int64_t best = best_of(job.compared, n);
     job.compared[best] = NOT_COMPARED;
@@ -81,10 +82,11 @@ void route(const RouteJob& job) {
     job.weights[i] = job.scores[best];
     sum += job.weights[i];
   }
+  if (sum < router.least_sum) sum = router.least_sum;
   for (int64_t i = 0; i < router.top_k; ++i) job.weights[i] *= router.normalized ? router.scaling / sum : router.scaling;
 }
 
-void mix(const MixJob& job, Bf16* out) {
+void mix(const awq_mix_job& job, Bf16* out) {
   for (int64_t i = 0; i < job.n; i += LANES) {
     Floats sum = {};
     for (int64_t row = 0; row < job.count; ++row)

@@ -50,6 +50,16 @@ void embed(const Bf16* row, float scale, int64_t n, float* residual) {
   for (int64_t i = 0; i < n; i += LANES) store(load(row + i, n - i) * scale, residual + i, n - i);
 }
 
+// (half, 2) -> (2, half)
+AWQ_INLINE void split_pairs(int64_t half, float* x) {
+  float odd[MAX_HEAD / 2];
+  for (int64_t i = 0; i < half; ++i) {
+    odd[i] = x[2 * i + 1];
+    x[i] = x[2 * i];
+  }
+  memcpy(x + half, odd, size_t(half) * sizeof *x);
+}
+
 void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
   float x[MAX_HEAD];
   const int64_t n = job.head_dim, half = job.rotary_dim / 2;
@@ -58,6 +68,7 @@ void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
     const Floats value = load(in + i, n - i);
     store(job.norm == nullptr ? value : value * scale * load(job.norm + i, n - i), x + i, n - i);
   }
+  if (job.interleaved) split_pairs(half, x);
   for (int64_t i = 0; i < half; i += LANES) {
     const int64_t count = half - i;
     const Floats a = load(x + i, count), b = load(x + half + i, count);

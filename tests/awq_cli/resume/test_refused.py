@@ -22,6 +22,7 @@ def test_other_options_than_those_it_began_with(run, deep, make_model, stopped, 
 
     assert error("--w_bit", "3") == "--w_bit 4, this one has 3"
     assert error("--group_size", "32") == "--group_size 64, this one has 32"
+    assert error("--symmetric") == "--symmetric False, this one has True"
     assert error("--solver", "hqq") == "--solver gptq, this one has hqq"
     assert error("--lm_head") == "--lm_head False, this one has True"
     assert error("--flash_attention") == "--flash_attention False, this one has True"

@@ -36,6 +36,7 @@ KINDS = [
     (WHOLE, ("--awq", "none", "--solver", "gptq")),
     (WHOLE, ("--awq", "none", "--solver", "learned")),
     (SHARDS, ("--awq", "none", "--lm_head")),
+    (SHARDS, ("--awq", "run", "--symmetric", "--lm_head")),
 ]
 
 

@@ -6,14 +6,14 @@ from qlinear.backends.aie.counters import Counters
 from qlinear.backends.aie.devices import PHX
 from qlinear.backends.aie.tiling import tile_matmul
 from qlinear.errors import TargetError
-from qlinear.grid import fit, quantize
+from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 
 
 def _layer(n=192, k=576, bits=4, group=64):
     weight = torch.randn(n, k, generator=torch.Generator().manual_seed(2))
-    scales, zeros = fit(weight, bits, group)
-    return PackedWeight.pack(quantize(weight, scales, zeros, bits))
+    grid = Grid(bits, group)
+    return PackedWeight.pack(grid.quantize(weight, *grid.fit(weight)))
 
 
 def test_names_say_that_it_is_emulated():

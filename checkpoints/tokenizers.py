@@ -1,8 +1,22 @@
-"""Whether a tokenizer's chat template can be compiled; nothing of it is run."""
+"""Open a model's tokenizer, and say what is wrong with its chat template."""
 
+from pathlib import Path
 from typing import Any
 
-from qlinear.errors import one_line
+from qlinear.errors import ModelError, one_line
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+def open_tokenizer(directory: Path, trust_remote_code: bool) -> Any:
+    """Raises `ModelError` where there is none, and whatever a library makes of one that is damaged."""
+    from transformers import AutoTokenizer
+
+    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
+        raise ModelError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    tokenizer.decode(tokenizer("a b")["input_ids"])  # some of its settings are not looked at before
+    return tokenizer
 
 
 def template_fault(tokenizer: Any) -> str | None:
