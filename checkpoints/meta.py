@@ -87,12 +87,15 @@ def class_for(config) -> type | None:
     import transformers
     from transformers.models.auto import modeling_auto
 
-    known = {
-        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
-        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
-    }
+    writing = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+    known = {name for names in writing for name in names.values()}
+    own = {names.get(config.model_type) for names in writing}  # a class may be another type's, too
     kinds = (getattr(transformers, name, None) for name in config.architectures or [] if name in known)
-    return next((kind for kind in kinds if kind is not None and kind.config_class is type(config)), None)
+    fitting = (kind for kind in kinds if kind is not None)
+    return next((kind for kind in fitting if kind.config_class is type(config) or kind.__name__ in own), None)
 
 
 def _build(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:

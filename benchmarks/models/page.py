@@ -1,5 +1,6 @@
 """The table as docs/models.md has it."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -40,7 +41,7 @@ def totals(records: Sequence[Record]) -> str:
 
 def row(record: Record) -> list[str]:
     """The cells of one row: of the way with AWQ where that works, of rounding alone else."""
-    said = _cell(verdict(record))
+    said = _cell(re.sub(r" \[[^\[\]]*\]$", "", verdict(record)))  # where in the code is for the terminal
     shown = _shown(record)
     if shown is None:
         return [f"`{record.name}`", said, *[""] * (len(HEADINGS) - 2)]
@@ -72,7 +73,8 @@ def stays(way: Way) -> str:
     if not way.kept:
         return ""
     reasons = dict.fromkeys(left.reason for left in way.kept)
-    return _cell(f"{way.kept_share:.0%}: {', '.join(reasons)}")
+    share = "<1%" if way.kept_share < 0.005 else f"{way.kept_share:.0%}"
+    return _cell(f"{share}: {', '.join(reasons)}")
 
 
 def _cell(text: str) -> str:

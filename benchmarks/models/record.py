@@ -10,7 +10,7 @@ from statistics import median
 EXACT_LIMIT = 1e-3
 # Times the error that transformers' own bfloat16 makes, and a floor for models in which it happens to be small.
 ROUNDING_FACTOR, ROUNDING_FLOOR = 2.0, 0.01
-# Times, where tokens choose experts: another rounding may send one to another expert, and what follows sees that.
+# Times, in mixtures: where rounding tips a choice, of experts or of what sparse attention reads, what follows sees it.
 EXPERTS_FACTOR = 4.0
 
 

@@ -60,8 +60,10 @@ def tiny_config(row: Row):
     changes = OVERRIDES.get(row.model_type, {}) | VARIANTS.get(row.model_type, {}).get(row.variant, {})
     default, own = kind(), deepcopy(changes)
     fields = shrink(default.to_dict()) | own
-    for name in getattr(kind, "sub_configs", {}):
+    for name, made in getattr(kind, "sub_configs", {}).items():
         inner = getattr(default, name, None)
+        if inner is None and row.wrapper and name == "vision_config":  # which the default is without
+            inner = made()
         if inner is not None:
             fields[name] = _inner(name, inner) | own.get(name, {})
     return kind(**{name: value for name, value in fields.items() if value is not None})

@@ -1,6 +1,6 @@
 """docs/models.md: what a row and the totals say."""
 
-from benchmarks.models.page import HEADINGS, markdown, row
+from benchmarks.models.page import HEADINGS, markdown, row, stays
 from benchmarks.models.record import Blocks, Check, Left, Outcome, Record, Report, Way
 
 EXACT = (Check.of("a", True, [1e-7, 3e-6], 0.0), Check.of("b", True, [2e-5, 0.0], 0.0))
@@ -27,8 +27,13 @@ def test_a_row_by_rounding_alone_shows_no_edges():
 
 
 def test_a_row_that_does_not_run():
-    found = row(Record("rwkv", ways=(Way("none", Outcome.REFUSED, "no", "quantize"),)))
+    found = row(Record("rwkv", ways=(Way("none", Outcome.REFUSED, "no", "decode: engine/modules.py:60"),)))
     assert found == ["`rwkv`", "refused: no", *[""] * 5] and len(found) == len(HEADINGS)
+
+
+def test_a_small_share_is_not_none():
+    assert stays(Way("run", kept=(Left("a", "a router"),), kept_share=0.004)) == r"\<1%: a router"
+    assert stays(Way("run", kept=(Left("a", "a router"),), kept_share=0.006)) == "1%: a router"
 
 
 def test_the_page_has_a_table_each_for_types_variants_and_wrappers():

@@ -5,7 +5,17 @@ import torch
 
 from benchmarks.models.overrides import NO_MODEL, OVERRIDES
 from benchmarks.models.shrink import EXPERTS, HEADS, HIDDEN, VOCAB, shrink, shrink_tower
-from benchmarks.models.tiny import TOKENS, WRAPPERS, Row, all_rows, random_tokens, save_tiny, tiny_config, tiny_model
+from benchmarks.models.tiny import (
+    TOKENS,
+    WRAPPER,
+    WRAPPERS,
+    Row,
+    all_rows,
+    random_tokens,
+    save_tiny,
+    tiny_config,
+    tiny_model,
+)
 
 KINDS = ["a", "a", "b", "a", "b", "c"]
 
@@ -77,6 +87,13 @@ def test_a_model_is_the_same_every_time_and_none_of_its_weights_is_idle(name):
     first, second = (tiny_model(Row.named(name)).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert all(tensor.float().std() > 0 for tensor in first.values() if tensor.numel() > 8)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "llava", "qwen3_vl_moe"])
+def test_a_wrapper_has_a_tower(name):
+    model = tiny_model(Row(name, WRAPPER))
+    tower = [name for name, tensor in model.named_parameters() if "vis" in name and tensor.ndim > 1]
+    assert len(tower) > 10 and not any("vis" in name for name, _ in model.get_decoder().named_parameters())
 
 
 def test_a_mixture_has_its_experts():

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.models.tiny import Row
+from benchmarks.models.tiny import tiny_model as model_of
 from checkpoints.pretrained import open_pretrained
 from tests.checkpoints.floats import TINY, assert_same_tensors, edit_json, save, tiny_model
 
@@ -137,3 +139,13 @@ def test_memory_stays_within_a_few_blocks(tmp_path):
     peak, after, size, everything = map(int, result.stdout.split())
     assert size > 570 and everything > size
     assert peak < 150 and after < 20
+
+
+def test_a_class_that_is_another_types_too(tmp_path):
+    """InternLM3 is Llama's class with a configuration of its own."""
+    directory = tmp_path / "m"
+    whole = model_of(Row("internlm3"))
+    whole.save_pretrained(directory)
+    opened = open_pretrained(str(directory)).load(torch.float32)
+    assert (type(opened).__name__, opened.config.model_type) == ("LlamaForCausalLM", "internlm3")
+    assert all(torch.equal(tensor, opened.state_dict()[name]) for name, tensor in whole.state_dict().items())

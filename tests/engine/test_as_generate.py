@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.decoder import read_all, read_last
+from engine.model import About, Model
 from engine.modules import ModuleDecoder, check_causal, first_position
 from qlinear.errors import ModelError
 
@@ -171,6 +172,12 @@ def test_positions_are_counted_as_the_model_was_trained(model_type, static):
 def test_the_first_position():
     assert first_position(random_model("roberta", _ROBERTA)) == 2
     assert first_position(random_model(*KINDS["learned positions"])) == 0
+
+
+def test_what_lies_before_the_first_position_is_no_context():
+    for kind, positions in ((("roberta", _ROBERTA), 64 - 2), (KINDS["keys and values"], 256)):
+        model = Model(About("m", "torch", "bf16", 0), random_model(*kind), None, None, False, print)
+        assert model.max_positions == positions
 
 
 _BERT = dict(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128)
