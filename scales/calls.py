@@ -16,7 +16,7 @@ class Call:
     """How a module was called: everything but the hidden states.
 
     name: of the argument that the hidden states were given as, None for the first one; rest: of a decoder block, what
-    it returns behind its hidden states, None where it returns those alone and in no tuple; rows: the calls for each
+    it returns behind its hidden states, None where it returns those alone; rows: the calls for each
     sample, where they differ.
     """
 
@@ -31,7 +31,7 @@ class Call:
         return self.rows[sample] if self.rows else self
 
     def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """The module's hidden states, whether it returns them alone or first in a tuple."""
+        """The module's hidden states, whether it returns them alone or first of several."""
         if self.name is not None:
             return hidden_of(module(*self.args, **{self.name: hidden}, **self.kwargs))
         return hidden_of(module(hidden, *self.args, **self.kwargs))
@@ -42,7 +42,7 @@ class Call:
 
 
 def hidden_of(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def split(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
@@ -106,13 +106,13 @@ class _Recorder:
             if index == len(self.blocks) - 1:
                 raise Done
             given = hidden + self.shift if self.shift else hidden
-            return (given, *self.output[1:]) if isinstance(self.output, tuple) else given
+            return (given, *self.output[1:]) if isinstance(self.output, tuple | list) else given
 
         return forward
 
     def calls(self) -> list[Call]:
         """Each block's call, with those of the single rows where they differ."""
-        rest = self.output[1:] if isinstance(self.output, tuple) else None
+        rest = tuple(self.output[1:]) if isinstance(self.output, tuple | list) else None
         _check_chain(self.rows[0], self.output)
         found = []
         for index in range(len(self.blocks)):
@@ -123,7 +123,7 @@ class _Recorder:
 
 
 def _check_chain(calls: dict[int, Call], output: Any) -> None:
-    passed = {id(part) for part in output[1:] if isinstance(part, Tensor)} if isinstance(output, tuple) else set()
+    passed = {id(part) for part in output[1:] if isinstance(part, Tensor)} if isinstance(output, tuple | list) else set()
     for call in calls.values():
         if passed & {id(value) for value in (*call.args, *call.kwargs.values())}:
             raise CalibrationError("the blocks hand each other more than hidden states")
