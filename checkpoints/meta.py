@@ -93,7 +93,11 @@ def class_for(config) -> type | None:
     )
     known = {name for names in writing for name in names.values()}
     own = {names.get(config.model_type) for names in writing}  # a class may be another type's, too
-    kinds = (getattr(transformers, name, None) for name in config.architectures or [] if name in known)
+    kinds = (
+        getattr(transformers, name, None)
+        for name in config.architectures or []
+        if isinstance(name, str) and name in known
+    )
     fitting = (kind for kind in kinds if kind is not None)
     return next((kind for kind in fitting if kind.config_class is type(config) or kind.__name__ in own), None)
 

@@ -123,7 +123,9 @@ class _Recorder:
 
 
 def _check_chain(calls: dict[int, Call], output: Any) -> None:
-    passed = {id(part) for part in output[1:] if isinstance(part, Tensor)} if isinstance(output, tuple | list) else set()
+    passed = (
+        {id(part) for part in output[1:] if isinstance(part, Tensor)} if isinstance(output, tuple | list) else set()
+    )
     for call in calls.values():
         if passed & {id(value) for value in (*call.args, *call.kwargs.values())}:
             raise CalibrationError("the blocks hand each other more than hidden states")

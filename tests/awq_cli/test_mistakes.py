@@ -106,12 +106,18 @@ def test_a_group_size_that_does_not_divide(run, model, make_model, tmp_path):
     assert run(*quantize, model, "--lm_head", "--lm_head_group_size", "256").error.startswith(
         "group size 256 does not divide lm_head (in_features 64)"
     )
-    odd = make_model(tmp_path / "odd", intermediate_size=72)
+    odd = make_model(tmp_path / "odd", hidden_size=48, intermediate_size=72)
     assert run(*quantize, odd).error == (
-        "no group size (32, 64, 128, 256) divides model.layers.0.mlp.down_proj (in_features 72), so this model "
-        "cannot be quantized"
+        "there is no linear layer whose inputs a group size (32, 64, 128, 256) divides, so nothing to quantize"
     )
     assert run.left() == []
+
+
+def test_one_odd_width_stays_float_and_is_told(run, make_model, tmp_path):
+    odd = make_model(tmp_path / "odd", intermediate_size=72)
+    made = run("--task", "quantize", "--awq", "none", "--model_name", odd)
+    kept = "model.layers.*.mlp.down_proj (no group size divides its 72 inputs)"
+    assert made.code == 0 and f"note: 18% of the decoder's weights stay in bfloat16: {kept}" in made.notes
 
 
 def test_an_existing_directory_is_not_replaced_unasked(run, model):

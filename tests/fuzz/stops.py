@@ -8,16 +8,19 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz.readers import _float_model
 
 STOPS = ("kill", "disk", "memory")
+ROOT = Path(__file__).parents[2]
+# Nothing takes that long; what hangs is a fault.
+LIMIT_S = 120
 
 
 @dataclass(frozen=True)
@@ -29,42 +32,39 @@ class Stage:
     seconds: float
 
 
-def forked(folder: Path, output: str, resume: bool, before: Callable[[], None]) -> int:
-    """Start the command in a fork of this process, in which the libraries are loaded already; its process id.
-
-    before: called in the fork first.
-    """
-    process = os.fork()
-    if process:
-        return process
-    code = 70
-    try:
-        os.chdir(folder)
-        os.environ["AWQ_CACHE"] = str(folder / f"cache-{output}")
-        for stream, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(folder / f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        from awq_cli.main import main
-        from checkpoints import journal
-
-        journal.WORTH = 0  # every step is kept
-        text = ["--calib_data", "m.txt", "--n_samples", "8", "--seqlen", "16", "--group_size", "32"]
-        options = ["--task", "quantize", "--model_name", "m", "--output", output, *text, *["--resume"] * resume]
-        sys.argv = ["run_awq.py", *options]
-        before()
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def started(folder: Path, output: str, resume: bool, limit: tuple[str, int] = ("none", 0)) -> subprocess.Popen:
+    """Start the command in a process of its own; limit: of what there is to be how much (see `_limit`)."""
+    text = ["--calib_data", "m.txt", "--n_samples", "8", "--seqlen", "16", "--group_size", "32"]
+    options = ["--task", "quantize", "--model_name", "m", "--output", output, *text, *["--resume"] * resume]
+    environment = {
+        **os.environ, "AWQ_CACHE": str(folder / f"cache-{output}"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.fuzz.stops", limit[0], str(limit[1]), *options]
+    with open(folder / f"{output}.out", "wb") as out, open(folder / f"{output}.err", "wb") as error:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=error)
 
 
-def ended(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+def _limit(kind: str, most: int) -> None:
+    """disk: bytes a file may have; memory: bytes beyond what the libraries take."""
+    if kind == "disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    if kind == "memory":
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + most, held + most))
+
+
+def _command(kind: str, most: str, *options: str) -> None:
+    """What the process of its own does: the command, every step kept, within a limit."""
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    from awq_cli.main import main
+    from checkpoints import journal
+
+    journal.WORTH = 0
+    sys.argv = ["run_awq.py", *options]
+    _limit(kind, int(most))
+    main()
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -74,33 +74,24 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def prepared(folder: Path) -> Stage:
     _float_model(folder, num_hidden_layers=4)
-    seconds = []
-    for output in ("first", "whole", "again"):
-        began = time.monotonic()
-        assert ended(forked(folder, output, False, lambda: None)) == 0, (folder / f"{output}.err").read_text()
-        seconds.append(time.monotonic() - began)
-    return Stage(folder, contents(folder / "whole"), min(seconds))
+    began = time.monotonic()
+    assert started(folder, "whole", False).wait() == 0, (folder / "whole.err").read_text()
+    return Stage(folder, contents(folder / "whole"), time.monotonic() - began)
 
 
-def _limited(kind: str, rng: random.Random) -> Callable[[], None]:
-    if kind == "disk":
-        most = int(10 ** rng.uniform(2.5, 5))
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    if kind == "memory":
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        most = held + int(10 ** rng.uniform(5, 8.3))
-        return lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    return lambda: None
+def _drawn(kind: str, rng: random.Random) -> tuple[str, int]:
+    ranges = {"disk": (2.5, 5), "memory": (5, 8.3)}
+    return (kind, int(10 ** rng.uniform(*ranges[kind]))) if kind in ranges else ("none", 0)
 
 
 def stopped(stage: Stage, kind: str, seed: int) -> str:
     """Stop a run and make it whole; in a word, what became of it. Raises `AssertionError` for what must not be."""
     rng, output = random.Random(f"{kind} {seed}"), f"{kind}-{seed}"
-    process = forked(stage.folder, output, False, _limited(kind, rng))
+    process = started(stage.folder, output, False, _drawn(kind, rng))
     if kind == "kill":
         time.sleep(rng.uniform(0, stage.seconds))
-        os.kill(process, signal.SIGKILL)
-    code = ended(process)
+        process.kill()
+    code = process.wait(LIMIT_S)
     lines = (stage.folder / f"{output}.err").read_text(errors="replace").splitlines()
     made = stage.folder / output
     if code == 0:
@@ -111,7 +102,7 @@ def stopped(stage: Stage, kind: str, seed: int) -> str:
     assert kind == "kill" or all(line.startswith("note: ") for line in lines[:-1]), lines
     kept = (stage.folder / f".{output}.partial" / "journal.json").exists()
     if not made.exists():
-        code = ended(forked(stage.folder, output, kept, lambda: None))
+        code = started(stage.folder, output, kept).wait(LIMIT_S)
         assert code == 0, (stage.folder / f"{output}.err").read_text()
     assert contents(made) == stage.expected, "another checkpoint"
     assert not (stage.folder / f".{output}.partial").exists() or kind == "kill"
@@ -121,3 +112,7 @@ def stopped(stage: Stage, kind: str, seed: int) -> str:
 def stop_often(folder: Path, kind: str, seeds: range, stage: Stage | None = None) -> Counter:
     stage = stage or prepared(folder)
     return Counter(stopped(stage, kind, seed) for seed in seeds)
+
+
+if __name__ == "__main__":
+    _command(*sys.argv[1:])

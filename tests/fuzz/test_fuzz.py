@@ -48,7 +48,7 @@ def stage(tmp_path_factory):
     return prepared(tmp_path_factory.mktemp("stops") / "stage")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 @pytest.mark.parametrize("kind", STOPS)
 def test_quantizing_stopped_at_any_moment(stage, kind, seed):
     assert stopped(stage, kind, seed) in ("was done", "begun again", "gone on with")
