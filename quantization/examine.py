@@ -20,6 +20,10 @@ from scales import fold
 from scales.calls import Call, alike, record_calls
 
 
+class BlocksError(ModelError):
+    """A model whose blocks cannot be run one by one."""
+
+
 class UnfitError(ModelError):
     """A model that cannot run on quantized layers at all."""
 
@@ -45,11 +49,11 @@ def examined(
 ) -> tuple[Anatomy, ...]:
     """What is true of each unit, by the first of its kind. edges: whether any are wanted.
 
-    Raises `ModelError` where the blocks cannot be run one by one.
+    Raises `BlocksError` where the blocks cannot be run one by one, `ModelError` for damaged weights.
     """
     shared = shared_blocks(source.model, units)
     if shared is not None:
-        raise ModelError(f"the decoder blocks of {source.name} share weights ({' and '.join(shared)})")
+        raise BlocksError(f"the decoder blocks of {source.name} share weights ({' and '.join(shared)})")
     same = kinds(source.model, units)
     source.materialize(units[0], torch.float32)
     try:
@@ -115,7 +119,7 @@ def _told(source: PretrainedModel, unit: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error) if isinstance(error, AwqError) else f"{type(error).__name__}: {error}"
         where = f"{unit}: {' '.join(reason.split())[:200]}"
-        raise ModelError(f"the decoder blocks of {source.name} cannot be run one by one ({where})") from error
+        raise BlocksError(f"the decoder blocks of {source.name} cannot be run one by one ({where})") from error
 
 
 def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, known: Anatomy, edges: bool) -> Anatomy:

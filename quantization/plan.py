@@ -13,7 +13,7 @@ from qlinear.errors import GridError, ModelError
 from qlinear.grid import Grid, check_divides
 from qlinear.progress import Note, Watcher
 from qlinear.sizes import GROUP_SIZES
-from quantization.examine import UnfitError, examined
+from quantization.examine import BlocksError, examined
 from quantization.kept import Kept, kept_float, share_kept
 from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
 from quantization.unit import full_name
@@ -95,9 +95,7 @@ def examine_job(job: Job) -> Job:
     if plan.blocks:
         try:
             plan = replace(plan, anatomies=examined(source, plan.units, plan.anatomies, scaled))
-        except UnfitError:
-            raise
-        except ModelError as error:
+        except BlocksError as error:
             plan = _without_blocks(source, recipe, plan.head, str(error))
     if scaled and not any(anatomy.edges for anatomy in plan.anatomies):
         recipe = _without_awq(source, recipe, job.watch)
