@@ -158,7 +158,10 @@ class _Describer:
                 tables = self.model.model.rotary_emb(torch.empty(1, device=device), positions, *of_type)
             half = tables[0].shape[-1] // 2  # the other half is the same again
             self.rotations[layer_type] = tuple(table[0, :, :half].contiguous() for table in tables)
-        return self.rotations[layer_type]
+        cosines, sines = self.rotations[layer_type]
+        if not getattr(attention, "use_rope", True):  # SmolLM 3 leaves some layers as they are
+            return torch.ones_like(cosines), torch.zeros_like(sines)
+        return cosines, sines
 
     def _check_rotation(self, layer_type: str | None) -> None:
         rotary = self.model.model.rotary_emb

@@ -39,6 +39,19 @@ _SIZES = {
     "falcon": dict(_COMMON, ffn_hidden_size=FFN),
     "bloom": {name: size for name, size in _COMMON.items() if name != "max_position_embeddings"},
     "starcoder2": _GROUPED,
+    "ministral": dict(_GROUPED, head_dim=16, sliding_window=8),
+    "seed_oss": dict(_GROUPED, head_dim=16),
+    "ernie4_5": dict(_GROUPED, head_dim=16),
+    "cwm": dict(
+        _GROUPED,
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention"],
+        rope_parameters=dict(rope_type="default", rope_theta=1e4),
+    ),
+    "internlm3": dict(_GROUPED, head_dim=16),
+    "helium": dict(_GROUPED, head_dim=16),
+    "smollm3": dict(_GROUPED, no_rope_layer_interval=2),
     "granite": _GRANITE,
 }
 
@@ -105,6 +118,13 @@ VARIANTS = (
     ("bloom", dict(apply_residual_connection_post_layernorm=True)),
     ("starcoder2", {}),
     ("starcoder2", dict(use_bias=False, num_key_value_heads=HEADS, tie_word_embeddings=False)),
+    ("ministral", {}),
+    ("seed_oss", {}),
+    ("ernie4_5", dict(use_bias=True)),
+    ("cwm", {}),
+    ("internlm3", dict(qkv_bias=True, bias=True)),
+    ("helium", {}),
+    ("smollm3", {}),
     ("granite", {}),
     ("granite", dict(num_key_value_heads=HEADS, attention_bias=True, mlp_bias=True, tie_word_embeddings=False)),
 )

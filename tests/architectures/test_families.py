@@ -36,6 +36,8 @@ V_TO_DENSE = (FUSED, ("self_attention.dense",))
 BLOOM = [("input_layernorm", (FUSED,)), V_TO_DENSE, ("post_attention_layernorm", (FC1,))]
 FALCON_40B = [("ln_attn", (FUSED,)), V_TO_DENSE, ("ln_mlp", (FC1,))]
 
+LLAMAS = ("ministral", "seed_oss", "ernie4_5", "cwm", "internlm3", "helium", "smollm3")
+
 # What scale files written by llm-awq call them, less the ones it folds into an activation.
 EXPECTED = [
     ("llama", {}, LLAMA),
@@ -43,6 +45,7 @@ EXPECTED = [
     ("qwen2", {}, LLAMA),
     ("qwen3", {}, LLAMA),
     ("granite", {}, LLAMA),
+    *((model_type, {}, LLAMA) for model_type in LLAMAS),
     ("gemma", {}, LLAMA),
     ("gemma2", {}, GEMMA2),
     ("gemma3_text", {}, GEMMA2),
@@ -112,7 +115,7 @@ def test_every_family_that_awq_scales_has_a_tiny_model():
 
 
 def test_which_families_are_fused_and_which_are_read_from_gguf():
-    fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite"}
+    fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite", *LLAMAS}
     assert set(fused_families()) == fused | set(MIXTURE_TYPES)
     assert set(gguf_families()) == {"llama", "qwen2", "qwen3"}
     for found in (fused_families(), gguf_families()):
