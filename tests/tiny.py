@@ -46,7 +46,6 @@ _SIZES = {
         _GROUPED,
         head_dim=16,
         sliding_window=8,
-        layer_types=["full_attention", "sliding_attention"],
         rope_parameters=dict(rope_type="default", rope_theta=1e4),
     ),
     "internlm3": dict(_GROUPED, head_dim=16),
