@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from architectures.expert_runs import run_expert
 from architectures.family import Edge
 from architectures.probe import Run, Trace, record
 
@@ -91,8 +92,6 @@ class Proof:
 
     def _alone(self, name: str, x: Tensor) -> Tensor:
         """What each expert makes of its token, whatever the router would say."""
-        from architectures.expert_runs import run_expert
-
         module = self.block.get_submodule(name)
         with torch.no_grad():
             return torch.cat([run_expert(module, module._modules[str(e)], x[e : e + 1]) for e in range(len(x))])

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,6 @@ from torch import Tensor, nn
 from architectures.anatomy import Anatomy
 from architectures.blocks import shared_blocks
 from architectures.discover import examine, runnable
-from architectures.family import Edge
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import AwqError, ModelError
 from quantization.around import around
@@ -104,7 +101,7 @@ def _check_weights_are_not_read(
         if "weight" not in str(error):
             return  # what ails it, the next run tells
         raise UnfitError(f"{source.name} cannot be quantized: it reads its layers' weights itself ({error})") from error
-    except Exception:
+    except Exception:  # what ails it, the next run tells
         return
     finally:
         for block, name, linear in originals:
@@ -132,7 +129,7 @@ def _examine(source: PretrainedModel, unit: str, hidden: Tensor, call: Call, kno
         _check_repeats(run, call)
         if not edges:
             return runnable(block, run, known)
-        return examine(block, run, known, _Folding(config), _head_dim(config))
+        return examine(block, run, known, fold.Folder(config), _head_dim(config))
 
 
 def _check_repeats(run: Callable[[], Tensor], call: Call) -> None:
@@ -146,25 +143,6 @@ def _check_repeats(run: Callable[[], Tensor], call: Call) -> None:
 
 def _contents(value: dict | list) -> list:
     return [(key, id(part)) for key, part in (value.items() if isinstance(value, dict) else enumerate(value))]
-
-
-@dataclass(frozen=True)
-class _Folding:
-    """`architectures.proof.Folding` by the functions that fold what a search has found."""
-
-    config: Any
-
-    def fold(self, block: nn.Module, edge: Edge, factors: Tensor) -> None:
-        fold.apply_scale(block, edge, factors, self.config)
-
-    def length(self, block: nn.Module, edge: Edge) -> int:
-        return fold.scale_length(block, edge, self.config)
-
-    def rows(self, edge: Edge) -> Tensor | slice:
-        return slice(None) if edge.kind.rows is None else edge.kind.rows(self.config.get_text_config())
-
-    def spread(self, edge: Edge, factors: Tensor) -> Tensor:
-        return fold.consumer_scale(edge, factors, self.config)
 
 
 def _head_dim(config) -> int:

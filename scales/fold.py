@@ -6,6 +6,7 @@ et al., arXiv 2306.00978, section 3.2). The arithmetic is float32; results are r
 dtype.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +43,26 @@ def reduce_statistic(edge: Edge, mean_abs: Tensor, config: "Config") -> Tensor:
         repeats = torch.bincount(channels)
         mean_abs = mean_abs.new_zeros(len(repeats)).index_add_(0, channels, mean_abs) / repeats
     return mean_abs if edge.kind.power == 1 else mean_abs.pow(1 / edge.kind.power)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`architectures.proof.Folding`, by the functions that fold what a search has found."""
+
+    config: "Config"
+
+    def fold(self, block: nn.Module, edge: Edge, factors: Tensor) -> None:
+        apply_scale(block, edge, factors, self.config)
+
+    def length(self, block: nn.Module, edge: Edge) -> int:
+        return scale_length(block, edge, self.config)
+
+    def rows(self, edge: Edge) -> Tensor | slice:
+        rows = _index(edge.kind.rows, self.config)
+        return slice(None) if rows is None else rows
+
+    def spread(self, edge: Edge, factors: Tensor) -> Tensor:
+        return consumer_scale(edge, factors, self.config)
 
 
 @torch.no_grad()

@@ -1,8 +1,5 @@
 """A look at the blocks of a tiny model, as quantizing takes one at those of a model on disk."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -12,26 +9,9 @@ from architectures.discover import examine
 from architectures.experts import take_apart
 from architectures.family import Edge
 from quantization.examine import kinds
-from scales import fold
 from scales.calls import record_calls
+from scales.fold import Folder
 from tests.tiny import tiny_tokens
-
-
-@dataclass(frozen=True)
-class Folding:
-    config: Any
-
-    def fold(self, block: nn.Module, edge: Edge, factors: Tensor) -> None:
-        fold.apply_scale(block, edge, factors, self.config)
-
-    def length(self, block: nn.Module, edge: Edge) -> int:
-        return fold.scale_length(block, edge, self.config)
-
-    def rows(self, edge: Edge) -> Tensor | slice:
-        return slice(None) if edge.kind.rows is None else edge.kind.rows(self.config.get_text_config())
-
-    def spread(self, edge: Edge, factors: Tensor) -> Tensor:
-        return fold.consumer_scale(edge, factors, self.config)
 
 
 def blocks_of(model) -> list[nn.Module]:
@@ -52,7 +32,7 @@ def look(model, index: int = 0, known: Anatomy | None = None) -> Anatomy:
     def run() -> Tensor:
         return calls[index](blocks[index], hidden.clone())
 
-    return examine(blocks[index], run, known or by_shape(blocks[index]), Folding(model.config), head_dim)
+    return examine(blocks[index], run, known or by_shape(blocks[index]), Folder(model.config), head_dim)
 
 
 def look_at_all(model) -> list[Anatomy]:

@@ -10,7 +10,8 @@ from architectures.discover import examine
 from architectures.family import block_linears, is_linear
 from benchmarks.models.tiny import Row
 from benchmarks.models.tiny import tiny_model as model_of
-from tests.architectures.looking import Folding, apart, blocks_of, look
+from scales.fold import Folder
+from tests.architectures.looking import apart, blocks_of, look
 from tests.tiny import tiny_model
 
 
@@ -107,7 +108,7 @@ class Block(nn.Module):
 def test_a_linear_whose_weight_other_code_reads_stays_float():
     block = Block().requires_grad_(False)
     x = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(0))
-    found = examine(block, lambda: block(x), by_shape(block), Folding(None), 0)
+    found = examine(block, lambda: block(x), by_shape(block), Folder(None), 0)
     assert found.linears == ("called",) and found.kept == {
         "measured": "other code reads its weight",
         "read": "the block does not call it",

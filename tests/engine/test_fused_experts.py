@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from architectures.registry import fused_families
-from engine.decoder import read_all, read_last
+from engine.decoder import read_all
 from engine.fused import fused_decoder
 from qlinear.backends.cpu import native
 from qlinear.errors import ModelError, TargetError
@@ -17,6 +17,7 @@ from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
 from tests.engine.float64_mixture import Apart, Float64Mixture, with_mixtures
+from tests.engine.fusing import stepped
 from tests.tiny import MIXTURE_TYPES, VOCAB, tiny_model
 
 try:
@@ -88,13 +89,6 @@ def fused(model, max_tokens=128, chunk=32):
     decoder, reason = fused_decoder(model, CpuBackend(), max_tokens, chunk)
     assert decoder is not None, reason
     return decoder
-
-
-def stepped(decoder, tokens, first):
-    """Logits `(len(tokens) - first + 1, vocabulary)`: the first tokens at once, then one by one."""
-    rows = [read_last(decoder, tokens[:first]).clone()]
-    rows += [read_last(decoder, tokens[:stop], stop - 1).clone() for stop in range(first + 1, len(tokens) + 1)]
-    return torch.stack(rows)
 
 
 def float_logits(exact, tokens):
