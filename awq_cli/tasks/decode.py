@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.generate import Token, generate, greedy
@@ -40,7 +40,7 @@ class Writing:
     top_p: float | None
     seed: int
 
-    def chooser(self) -> Callable[[Tensor], int]:
+    def chooser(self) -> Callable[[np.ndarray], int]:
         if self.temperature is None:
             return greedy
         return sampler(self.temperature, self.top_k, self.top_p, self.seed)
