@@ -108,13 +108,15 @@ Buffers::~Buffers() { free(memory); }
 struct awq_decoder {
   explicit awq_decoder(const awq_model& given)
       : model(given), blocks(given.blocks, given.blocks + given.layers), buffers(given),
-        phases(size_t(awq::Step::phases(given))) {
+        phases(size_t(awq::Step::phases(given))), places(size_t(given.chunk)), asked(size_t(given.chunk)) {
     model.blocks = blocks.data();
   }
   awq_model model;
   std::vector<awq_block> blocks;
   awq::Buffers buffers;
   std::vector<awq::Phase> phases;
+  std::vector<awq::Place> places;
+  std::vector<int64_t> asked;
 };
 
 awq_decoder* awq_decoder_create(const awq_model* model) { return new awq_decoder(*model); }
@@ -124,9 +126,16 @@ int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_di
   return kv_heads * awq::padded_positions(max_tokens) * awq::padded_head(head_dim);
 }
 
-void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
-                      float* logits) {
-  const awq::Call call{tokens, count, position, rows, logits};
+void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t texts, float* logits) {
+  int64_t count = 0, rows = 0;
+  for (int64_t text = 0; text < texts; ++text) {
+    const awq_reading& r = readings[text];
+    for (int64_t i = 0; i < r.count; ++i) {
+      if (i >= r.count - r.rows) decoder->asked[size_t(rows++)] = count;
+      decoder->places[size_t(count++)] = {r.tokens[i], r.position + i, r.slot};
+    }
+  }
+  const awq::Call call{readings, texts, count, rows, decoder->places.data(), decoder->asked.data(), logits};
   awq::run_together(decoder->phases, [&](awq::Member member) {
     awq::Step(decoder->model, decoder->buffers, call, member).run();
   });
