@@ -1,7 +1,6 @@
 """Write a quantized checkpoint: step by step into a hidden directory, whole into its place when complete."""
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from checkpoints.lock import Lock
 from checkpoints.place import check_space, refuse_what_is_not_ours, resolved
 from checkpoints.quantized import RECIPE, read_tokenizer
 from qlinear.errors import AwqError, CheckpointError, one_line
+from qlinear.files import json_text
 
 # The least a shard holds, unless it is the last.
 SHARD_BYTES = 2**30
@@ -216,7 +216,7 @@ class CheckpointWriter:
             shards = _shard_names(len(self.journal.files))
             index = ["model.safetensors.index.json"] * (len(shards) > 1)
             files = {str(path.relative_to(self._finished)) for path in self._finished.rglob("*") if path.is_file()}
-            content = json.dumps({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}, indent=2) + "\n"
+            content = json_text({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}) + "\n"
             (self._finished / RECIPE).write_text(content, encoding="utf-8")
             self._name_shards()
             check(self._finished)
@@ -231,7 +231,7 @@ class CheckpointWriter:
             }
             content = {"metadata": {"total_size": sum(size for _, size in files)}, "weight_map": weight_map}
             index = self._finished / "model.safetensors.index.json"
-            index.write_text(json.dumps(content, indent=2), encoding="utf-8")
+            index.write_text(json_text(content), encoding="utf-8")
         for (file, _), name in zip(files, names, strict=True):
             # The permissions of a file written the usual way: safetensors lets only the owner read.
             shutil.copymode(self._finished / RECIPE, self.partial / file)
