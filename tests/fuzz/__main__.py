@@ -20,6 +20,7 @@ from tests.fuzz.stops import STOPS, Stage, mounts, prepared, stopped
 
 CASES = Path(__file__).parent / "cases"
 BATCH = 50
+TOLD = "fuzz: "  # what a worker tells, among what libraries print
 
 
 def fuzz(name: str, seconds: float, first: int) -> Tally:
@@ -29,8 +30,8 @@ def fuzz(name: str, seconds: float, first: int) -> Tally:
         while time.monotonic() < end:
             command = [sys.executable, "-m", "tests.fuzz", "--worker", name, folder, str(seed), str(seed + BATCH)]
             done = subprocess.run(command, capture_output=True, text=True)
-            for line in done.stdout.splitlines():
-                number, kind = line.split(maxsplit=1)
+            told = (line.removeprefix(TOLD) for line in done.stdout.splitlines() if line.startswith(TOLD))
+            for number, kind in map(str.split, told):
                 whole.counts[kind] += 1
                 seed = int(number) + 1
                 if kind == "fault":
@@ -54,7 +55,7 @@ def work(name: str, folder: Path, first: int, last: int) -> None:
         for fault in tally.faults.values():
             print(fault, file=sys.stderr)
             (folder / f"fault {seed}").write_bytes((folder / "last").read_bytes())
-        print(seed, *tally.counts, flush=True)
+        print(f"\n{TOLD}{seed}", *tally.counts, flush=True)
 
 
 def _keep(name: str, seed: int, folder: Path) -> None:
