@@ -1,7 +1,6 @@
 """Write a quantized checkpoint: step by step into a hidden directory, whole into its place when complete."""
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from checkpoints.plain_tokenizer import proof
 from checkpoints.quantized import read_tokenizer
 from checkpoints.recipes import RECIPE
 from qlinear.errors import AwqError, CheckpointError, one_line
+from qlinear.files import json_text
 
 # The least a shard holds, unless it is the last.
 SHARD_BYTES = 2**30
@@ -219,7 +219,7 @@ class CheckpointWriter:
             index = ["model.safetensors.index.json"] * (len(shards) > 1)
             files = {str(path.relative_to(self._finished)) for path in self._finished.rglob("*") if path.is_file()}
             recipe = {**recipe, "tokenizer_proof": proof(self._finished, description.tokenizer)}
-            content = json.dumps({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}, indent=2) + "\n"
+            content = json_text({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}) + "\n"
             (self._finished / RECIPE).write_text(content, encoding="utf-8")
             self._name_shards()
             check(self._finished)
@@ -234,7 +234,7 @@ class CheckpointWriter:
             }
             content = {"metadata": {"total_size": sum(size for _, size in files)}, "weight_map": weight_map}
             index = self._finished / "model.safetensors.index.json"
-            index.write_text(json.dumps(content, indent=2), encoding="utf-8")
+            index.write_text(json_text(content), encoding="utf-8")
         for (file, _), name in zip(files, names, strict=True):
             # The permissions of a file written the usual way: safetensors lets only the owner read.
             shutil.copymode(self._finished / RECIPE, self.partial / file)

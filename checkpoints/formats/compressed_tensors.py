@@ -26,6 +26,18 @@ WORDS, ZEROS, SCALES, SHAPE, BIAS = "weight_packed", "weight_zero_point", "weigh
 WEIGHT_PARTS = (WORDS, ZEROS, SCALES, SHAPE)
 
 
+# What other programs' sections say too: of the section itself, of a group, of its weights.
+SECTION_KEYS = frozenset(
+    "quant_method format quantization_status config_groups ignore dequantize global_compression_ratio version "
+    "kv_cache_scheme sparsity_config transform_config run_compressed".split()
+)
+GROUP_KEYS = frozenset("targets weights input_activations output_activations format".split())
+WEIGHTS_KEYS = frozenset(
+    "num_bits type symmetric strategy group_size block_structure dynamic actorder scale_dtype zp_dtype observer "
+    "observer_kwargs".split()
+)
+
+
 def weight_parts(symmetric: bool) -> tuple[str, ...]:
     """What is stored of a quantized linear beside its bias."""
     return tuple(part for part in WEIGHT_PARTS if not (symmetric and part == ZEROS))
@@ -95,11 +107,14 @@ def read_section(section: Any, directory: Path) -> Quantization:
     if not isinstance(section, dict) or section.get("format") != "pack-quantized":
         raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
     _check_whole(section, where)
+    _refuse_unknown(section, SECTION_KEYS, where)
     groups = section.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, dict) else []
     weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
     if not schemes or not all(isinstance(entry, dict) for entry in weights) or len(weights) < len(schemes):
         raise CheckpointError(f"{where} has no config_groups with weights")
+    for scheme in schemes:
+        _refuse_unknown(scheme, GROUP_KEYS, where)
     formats = {scheme.get("format") or "pack-quantized" for scheme in schemes}
     if formats != {"pack-quantized"}:
         raise CheckpointError(f"{where} has groups of format {sorted(map(str, formats))}; pack-quantized is what runs")
@@ -130,7 +145,15 @@ def _check_whole(section: dict, where: str) -> None:
         raise CheckpointError(f"{where} has a sparsity_config, which this program does not run")
 
 
+def _refuse_unknown(part: dict, known: frozenset[str], where: str) -> None:
+    """Who knows what it means."""
+    for name, value in part.items():
+        if name not in known and value:
+            raise CheckpointError(f"{where} says {str(name)[:100]!r} of the weights, which this program does not know")
+
+
 def _check_scheme(entry: dict, where: str) -> None:
+    _refuse_unknown(entry, WEIGHTS_KEYS, where)
     if entry.get("type", "int") != "int":
         raise CheckpointError(f"{where} says weights of type {entry['type']!r}; this program runs int")
     if type(entry.get("num_bits")) is not int or entry["num_bits"] not in BITS:  # 4.0 is in (3, 4)
@@ -141,6 +164,8 @@ def _check_scheme(entry: dict, where: str) -> None:
         raise CheckpointError(f"{where} says symmetric {entry['symmetric']!r}; it has to be true or false")
     if entry.get("strategy") != "group":
         raise CheckpointError(f"{where} says strategy {entry.get('strategy')!r}; group is what this program runs")
+    if entry.get("dynamic"):
+        raise CheckpointError(f"{where} says weights that are quantized as they run (dynamic), which is not done here")
     if entry.get("actorder") in ("group", "dynamic", True):
         raise CheckpointError(f"{where} permutes channels between groups (actorder), which does not run here")
 
