@@ -106,7 +106,7 @@ def _load_quantized(
         checkpoint=str(directory),
         fingerprint=opened.recipe.get("fingerprint"),
         origin=opened.recipe.get("options", {}).get("model_name"),
-        notes=(target.note,) if target.note else (),
+        notes=((target.note,) if target.note else ()) + opened.notes,
     )
     for note in about.notes:
         progress(Note(note))
