@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats.readers import Layout, open_layout
-from checkpoints.formats.stored import BIAS, StoredLinear, check_finite
+from checkpoints.formats.stored import BIAS, Rounding, StoredLinear, check_finite
 from checkpoints.matching import may_be_left
 from checkpoints.meta import (
     build_empty,
@@ -79,9 +79,14 @@ def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:
         check_tensors(model, source, layout)
 
 
-def open_stored(directory: Path, trust_remote_code: bool) -> tuple[Layout, nn.Module, ModelSource]:
-    """How a checkpoint's weights lie in its files, its model on meta, and its tensors by the names it has for them."""
-    layout = open_layout(_read_config(directory).pop("quantization_config", None), directory)
+def open_stored(
+    directory: Path, trust_remote_code: bool, rounding: Rounding | None = None
+) -> tuple[Layout, nn.Module, ModelSource]:
+    """How a checkpoint's weights lie in its files, its model on meta, and its tensors by the names it has for them.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
+    layout = open_layout(_read_config(directory).get("quantization_config"), directory, rounding)
     stored = open_directory(directory)
     model, origins = _empty_model(directory, len(stored.shapes), trust_remote_code)
     with one_line_errors(f"{directory}: the weights are not arranged as this kind of model has them"):

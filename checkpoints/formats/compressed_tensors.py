@@ -6,7 +6,7 @@ Of a linear `NAME`, a checkpoint holds `NAME.weight_packed`, `.weight_zero_point
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,14 @@ def weight_parts(symmetric: bool) -> tuple[str, ...]:
 def linear_tensors(weight: GridWeight, bias: Tensor | None, symmetric: bool) -> dict[str, Tensor]:
     """What a checkpoint holds of a linear, by the last part of the name.
 
-    bias: `(N,)` of any float dtype, or None; symmetric: of the grid that the weight was put on.
+    bias: `(N,)` of any float dtype, or None, which becomes that of the scales; symmetric: of the grid that the weight
+    was put on.
     """
     packed = PackedWeight.pack(weight)
     shape = torch.tensor(packed.shape, dtype=torch.int64)
     whole = {WORDS: packed.words, ZEROS: packed.zeros, SCALES: packed.scales, SHAPE: shape}
     tensors = {part: whole[part] for part in weight_parts(symmetric)}
-    return tensors if bias is None else tensors | {BIAS: bias.to(torch.bfloat16)}
+    return tensors if bias is None else tensors | {BIAS: bias.to(weight.scales.dtype)}
 
 
 def quantization_section(grid: Grid, head: tuple[str, int] | None, kept: list[str]) -> dict:
@@ -109,11 +110,14 @@ class Quantization:
     """What a checkpoint's config says of its weights: a linear is of one of these schemes, and its shapes say which."""
 
     schemes: tuple[Scheme, ...]
-    rounding: Rounding = field(default_factory=Rounding)
+    rounding: Rounding
 
 
-def read_section(section: Any, directory: Path) -> Quantization:
-    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`."""
+def read_section(section: Any, directory: Path, rounding: Rounding | None = None) -> Quantization:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
     where = f"{directory}/config.json"
     if not isinstance(section, dict) or section.get("format") not in ("pack-quantized", "mixed-precision"):
         raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
@@ -128,7 +132,7 @@ def read_section(section: Any, directory: Path) -> Quantization:
         raise CheckpointError(f"{where} has groups of format {sorted(map(str, formats))}; pack-quantized is what runs")
     if any(scheme.get("input_activations") or scheme.get("output_activations") for scheme in schemes):
         raise CheckpointError(f"{where} quantizes activations too; this program runs quantized weights only")
-    return Quantization(tuple(dict.fromkeys(_scheme(entry, where) for entry in weights)))
+    return Quantization(tuple(dict.fromkeys(_scheme(entry, where) for entry in weights)), rounding or Rounding())
 
 
 def _check_whole(section: dict, where: str) -> None:
@@ -207,7 +211,7 @@ def read_linear(
     if f"{name}.{ORDER}" in source.shapes:
         _check_order(name, tensors.integers(ORDER), found)
     words = tensors.words(WORDS)
-    scales = quantization.rounding.to_bfloat16(tensors.floats(SCALES))
+    scales = quantization.rounding(f"{name}.{SCALES}", tensors.floats(SCALES))
     repeat = found.group_size // runs_in(found.group_size)
     scales = scales.repeat_interleave(repeat, 1) if repeat > 1 else scales
     if found.symmetric:

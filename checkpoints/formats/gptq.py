@@ -10,8 +10,9 @@ subtracts and adds 0x11111111 word by word, so that 0 borrows from its neighbour
 kernels) add 1 to every field and make 16 of it. Version 2 (`gptq_v2`) stores the zero points themselves.
 """
 
+import re
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +49,27 @@ BY_WORDS = "gptqmodel"
 # ---- writing
 
 
-def linear_tensors(weight: GridWeight, bias: Tensor | None, version: str, rounding: Rounding) -> dict[str, Tensor]:
+def linear_tensors(weight: GridWeight, bias: Tensor | None, version: str) -> dict[str, Tensor]:
     """What a checkpoint holds of a linear, by the last part of the name.
 
-    bias: `(N,)` of any float dtype, or None; rounding: what the scales lose in float16 is put on record there.
-    Version 1 is only for weights without a zero point of 0.
+    weight: its scales in float16; bias: `(N,)` of any float dtype, or None. Version 1 is only for weights without a zero
+    point of 0.
     """
     zeros = weight.zeros - 1 if version == V1 else weight.zeros
     groups = torch.arange(weight.codes.shape[1], dtype=torch.int32) // weight.group_size
     tensors = {
         WORDS: pack(weight.codes, weight.bits).t().contiguous(),
         ZEROS: pack(zeros.t().contiguous(), weight.bits),
-        SCALES: rounding.rounded(weight.scales, torch.float16).t().contiguous(),
+        SCALES: weight.scales.t().contiguous(),
         ORDER: groups,
     }
     return tensors if bias is None else tensors | {BIAS: bias.to(torch.float16)}
 
 
-def quantization_section(bits: int, group_size: int, symmetric: bool, version: str) -> dict:
-    """The `quantization_config` of `config.json`."""
-    return {
+def quantization_section(bits: int, group_size: int, symmetric: bool, version: str, kept: list[str]) -> dict:
+    """The `quantization_config` of `config.json`; kept: names of linears of the blocks that are left in float16."""
+    left = {"dynamic": {rf"-:^{re.escape(name)}$": {} for name in kept}} if kept else {}
+    return left | {
         "quant_method": "gptq",
         "bits": bits,
         "group_size": group_size,
@@ -94,11 +96,14 @@ class Quantization:
     group_size: int | None
     version: str
     borrows: bool
-    rounding: Rounding = field(default_factory=Rounding)
+    rounding: Rounding
 
 
-def read_section(section: Any, directory: Path) -> Quantization:
-    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`."""
+def read_section(section: Any, directory: Path, rounding: Rounding | None = None) -> Quantization:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
     where = f"{directory}/config.json"
     bits = section.get("bits")
     if type(bits) is not int or bits not in BITS:
@@ -112,7 +117,7 @@ def read_section(section: Any, directory: Path) -> Quantization:
     packed_in = section.get("pack_dtype") or "int32"
     if packed_in != "int32":
         raise CheckpointError(f"{where} packs into {packed_in!r}; int32 is what is read here")
-    return Quantization(bits, None if group_size == -1 else group_size, version, _borrows(section))
+    return Quantization(bits, None if group_size == -1 else group_size, version, _borrows(section), rounding or Rounding())
 
 
 def _borrows(section: dict) -> bool:
@@ -148,7 +153,7 @@ def read_linear(
     if f"{name}.{ORDER}" in source.shapes:
         _check_order(name, tensors.integers(ORDER), found)
     zeros = _zeros(name, tensors.words(ZEROS), found, quantization)
-    scales = quantization.rounding.to_bfloat16(tensors.floats(SCALES).t().contiguous())
+    scales = quantization.rounding(f"{name}.{SCALES}", tensors.floats(SCALES)).t().contiguous()
     repeat = found.group_size // runs_in(found.group_size)
     zeros = zeros.repeat_interleave(repeat, 0)
     weight = PackedWeight(

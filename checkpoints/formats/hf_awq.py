@@ -8,7 +8,7 @@ column `8 c + ORDER[i]`, and `scales` float16 `(K / g, N)`. GEMV (`WQLinear_GEMV
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,15 @@ GEMM, GEMV = "gemm", "gemv"
 # ---- writing
 
 
-def linear_tensors(weight: GridWeight, bias: Tensor | None, rounding: Rounding) -> dict[str, Tensor]:
+def linear_tensors(weight: GridWeight, bias: Tensor | None) -> dict[str, Tensor]:
     """What a GEMM checkpoint holds of a 4-bit linear, by the last part of the name.
 
-    bias: `(N,)` of any float dtype, or None; rounding: what the scales lose in float16 is put on record there.
+    weight: its scales in float16; bias: `(N,)` of any float dtype, or None.
     """
-    scales = rounding.rounded(weight.scales, torch.float16)
     tensors = {
         WORDS: _interleave(weight.codes.t().contiguous()),
         ZEROS: _interleave(weight.zeros.t().contiguous()),
-        SCALES: scales.t().contiguous(),
+        SCALES: weight.scales.t().contiguous(),
     }
     return tensors if bias is None else tensors | {BIAS: bias.to(torch.float16)}
 
@@ -95,11 +94,14 @@ class Quantization:
 
     group_size: int | None
     version: str
-    rounding: Rounding = field(default_factory=Rounding)
+    rounding: Rounding
 
 
-def read_section(section: Any, directory: Path) -> Quantization:
-    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`."""
+def read_section(section: Any, directory: Path, rounding: Rounding | None = None) -> Quantization:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
     where = f"{directory}/config.json"
     bits = section.get("bits", section.get("w_bit", BITS))
     if type(bits) is not int or bits != BITS:
@@ -113,7 +115,7 @@ def read_section(section: Any, directory: Path) -> Quantization:
         raise CheckpointError(f"{where} says version {version!r} of awq; what is read here are {GEMM} and {GEMV}")
     if section.get("zero_point", True) is not True:
         raise CheckpointError(f"{where} says zero_point {section['zero_point']!r}; awq without zero points is not read")
-    return Quantization(None if group_size == -1 else group_size, version)
+    return Quantization(None if group_size == -1 else group_size, version, rounding or Rounding())
 
 
 def check_linear(
@@ -156,6 +158,6 @@ def read_linear(
         codes = unpack(words, BITS, found.shape[1])
         zeros, scales = unpack(zeros, BITS, found.groups), scales[:, : found.groups]
     repeat = found.group_size // runs_in(found.group_size)
-    scales = quantization.rounding.to_bfloat16(scales)
+    scales = quantization.rounding(f"{name}.{SCALES}", scales)
     grid = GridWeight(codes.contiguous(), zeros.repeat_interleave(repeat, 1), scales.repeat_interleave(repeat, 1), BITS)
     return LinearWeight(PackedWeight.pack(grid), tensors.bias(found))

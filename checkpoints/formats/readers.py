@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from checkpoints.formats import compressed_tensors, gptq, hf_awq
-from checkpoints.formats.stored import StoredLinear
+from checkpoints.formats.stored import Rounding, StoredLinear
 from checkpoints.sources import read_json
 from qlinear.errors import CheckpointError
 
@@ -55,8 +55,11 @@ class Layout:
         )
 
 
-def open_layout(section: Any, directory: Path) -> Layout:
-    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`."""
+def open_layout(section: Any, directory: Path, rounding: Rounding | None = None) -> Layout:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
     section = section if section is not None else _section_beside(directory)
     method = section.get("quant_method", "compressed-tensors") if isinstance(section, dict) else "compressed-tensors"
     reader = READERS.get(method) if isinstance(method, str) else None
@@ -65,7 +68,7 @@ def open_layout(section: Any, directory: Path) -> Layout:
             f"{directory}/config.json says quant_method {str(method)[:40]!r}; what is read here are "
             f"{', '.join(READERS)}, and float models"
         )
-    quantization = reader.read_section(section, directory)
+    quantization = reader.read_section(section, directory, rounding)
     return Layout(method, reader.WEIGHT_PARTS, quantization, reader.check_linear, reader.read_linear)
 
 

@@ -18,35 +18,57 @@ from qlinear.sizes import GROUP_SIZES
 BIAS = "bias"
 
 
+# Values looked at together when a rounding is measured.
+CHUNK = 2**22
+
+
 @dataclass
 class Rounding:
-    """How far the stored scales were moved to be bfloat16, as the kernels hold them: relative to each, counted."""
+    """How far floats were moved to be of another type, relative to each; zeros do not change and are not counted.
 
+    dtype: that they become; None: they stay as they are. energy, lost: sums of squares, of the values and the changes.
+    """
+
+    dtype: torch.dtype | None = torch.bfloat16
     count: int = 0
     total: float = 0.0
     largest: float = 0.0
+    energy: float = 0.0
+    lost: float = 0.0
 
-    def to_bfloat16(self, scales: Tensor) -> Tensor:
-        return self.rounded(scales, torch.bfloat16)
-
-    def rounded(self, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """The scales in that type, and the change put on record; zeros do not change and are not counted."""
-        if scales.dtype == dtype:
-            self.count += scales.numel()
-            return scales
-        made = scales.to(dtype)
-        exact = scales.to(torch.float64)
-        there = exact != 0
-        change = ((made.to(torch.float64) - exact).abs() / exact.abs())[there]
-        self.count += change.numel()
-        if change.numel():
-            self.total += float(change.sum())
-            self.largest = max(self.largest, float(change.max()))
+    def __call__(self, name: str, values: Tensor) -> Tensor:
+        """The values in that type, and the change put on record. Raises `CheckpointError` for one out of its range."""
+        if self.dtype in (None, values.dtype):
+            return values
+        made = values.to(self.dtype)
+        if not is_finite(made):
+            limit = torch.finfo(self.dtype).max
+            raise CheckpointError(
+                f"{name} holds {float(values.abs().max()):.3g}, more than the {limit:.3g} of {self.dtype}; "
+                f"the format compressed-tensors keeps it"
+            )
+        for exact, rounded in zip(values.reshape(-1).split(CHUNK), made.reshape(-1).split(CHUNK), strict=True):
+            self._count(exact.to(torch.float64), rounded)
         return made
+
+    def _count(self, exact: Tensor, rounded: Tensor) -> None:
+        change = (rounded.to(torch.float64) - exact).abs()
+        self.energy, self.lost = self.energy + float(exact.square().sum()), self.lost + float(change.square().sum())
+        there = exact != 0
+        relative = change[there] / exact[there].abs()
+        self.count += relative.numel()
+        if relative.numel():
+            self.total += float(relative.sum())
+            self.largest = max(self.largest, float(relative.max()))
 
     @property
     def mean(self) -> float:
         return self.total / max(1, self.count)
+
+    @property
+    def rms(self) -> float:
+        """The size of all changes together to that of all values."""
+        return (self.lost / self.energy) ** 0.5 if self.energy else 0.0
 
 
 @dataclass(frozen=True)

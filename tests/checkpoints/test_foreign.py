@@ -178,9 +178,12 @@ def test_tensors_that_do_not_fit(tmp_path, change, message):
 def test_rounding_is_counted_over_all_scales():
     rounding = Rounding()
     exact = torch.tensor([1.0, 0.0, 1 + 2**-8], dtype=torch.float32)
-    assert torch.equal(rounding.to_bfloat16(exact), torch.tensor([1.0, 0.0, 1.0], dtype=torch.bfloat16))
-    rounding.to_bfloat16(torch.ones(6, dtype=torch.bfloat16))
+    assert torch.equal(rounding("s", exact), torch.tensor([1.0, 0.0, 1.0], dtype=torch.bfloat16))
+    rounding("s", torch.ones(6))
     change = 2**-8 / (1 + 2**-8)
-    assert (
-        rounding.count == 8 and rounding.largest == pytest.approx(change) and rounding.mean == pytest.approx(change / 8)
-    )
+    assert rounding.count == 8 and rounding.largest == pytest.approx(change)
+    assert rounding.mean == pytest.approx(change / 8)
+    assert rounding.rms == pytest.approx(2**-8 / (7 + (1 + 2**-8) ** 2) ** 0.5)
+    assert Rounding(None)("s", exact) is exact
+    with pytest.raises(CheckpointError, match="^s holds 7e[+]04, more than the 6.55e[+]04 of torch.float16"):
+        Rounding(torch.float16)("s", torch.tensor([7e4]))
