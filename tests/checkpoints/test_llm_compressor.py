@@ -51,13 +51,23 @@ def read(tensors: dict, said: dict, k: int, folder: Path) -> torch.Tensor:
         return layout.read("part.linear", found, source, lent).weight.unpack()
 
 
+SIZES = [
+    (32, 96, 32),
+    (64, 192, 64),
+    (128, 256, 128),
+    (256, 512, 256),
+    (512, 1024, 256),
+    (96, 192, 32),
+    (None, 320, 64),
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("group_size", "k", "runs_in"), [
-    (32, 96, 32), (64, 192, 64), (128, 256, 128), (256, 512, 256), (512, 1024, 256), (96, 192, 32), (None, 320, 64),
-])  # fmt: skip
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("bits", [3, 4])
-def test_what_the_library_compresses_is_read(tmp_path, bits, group_size, k, runs_in, symmetric, dtype):
+def test_what_the_library_compresses_is_read(tmp_path, bits, sizes, symmetric, dtype):
+    group_size, k, runs_in = sizes
     asked = scheme(bits, group_size, symmetric)
     tensors, expected = compressed(asked, k, dtype)
     found = read(tensors, section(asked), k, tmp_path)
