@@ -41,6 +41,7 @@ class Opened:
     tokenizer: PlainTokenizer
     model_bytes: int
     recipe: dict
+    notes: tuple[str, ...] = ()
 
 
 def open_at_hand(directory: Path) -> Opened:

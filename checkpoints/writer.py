@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from checkpoints import older
 from checkpoints.beside import Beside
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
@@ -28,13 +29,18 @@ SHARD_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint holds that is no weight, as transformers has it. beside: the float model's other files."""
+    """What a checkpoint holds that is no weight, as transformers has it.
+
+    beside: the float model's other files; dtype: of the floats; card: the text of README.md.
+    """
 
     config: Any
     generation_config: Any
     tokenizer: Any
     beside: Beside | None = None
     trust_remote_code: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    card: str | None = None
 
     def save(self, directory: Path) -> None:
         """Raises `OSError`, and `CheckpointError` for whatever else the libraries make of it."""
@@ -44,6 +50,9 @@ class Description:
                 # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
                 self.generation_config.to_json_file(directory / "generation_config.json")
             self.tokenizer.save_pretrained(directory)
+            older.rewrite(directory)
+            if self.card is not None:
+                (directory / "README.md").write_text(self.card, encoding="utf-8")
             if self.beside is not None:
                 self.beside.copy(directory)
         except OSError:
@@ -211,7 +220,7 @@ class CheckpointWriter:
             self.journal.write(self.journal.record)
         config = copy.deepcopy(description.config)
         config.quantization_config = quantization
-        config.dtype = torch.bfloat16
+        config.dtype = description.dtype
         with self._one_line_errors():
             self._finished.mkdir()
             replace(description, config=config).save(self._finished)

@@ -29,7 +29,7 @@ def refusal(directory: Path) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(quant_method="gptq"), "is of quant_method 'gptq', not compressed-tensors"),
+        (dict(quant_method="bitnet"), "says quant_method 'bitnet'; what is read here are compressed-tensors"),
         (dict(transform_config={"config_groups": {"R1": {}}}), "has a transform_config, which"),
         (dict(kv_cache_scheme={"num_bits": 8}), "has a kv_cache_scheme, which"),
         (dict(sparsity_config={"format": "sparse-24-bitmask"}), "has a sparsity_config, which"),
