@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from architectures.gguf import Gguf
 from qlinear.backends.stack import Routing
 
 if TYPE_CHECKING:
@@ -109,10 +110,6 @@ class Fused:
     multipliers: bool = False
 
 
-# (stored name, stored tensor, config) -> the module's tensor.
-GgufTensor = Callable[[str, Tensor, "Config"], Tensor]
-
-
 @dataclass(frozen=True)
 class Family:
     """One row of what is known.
@@ -120,8 +117,7 @@ class Family:
     blocks: where in the model the list of decoder blocks is.
     unclipped: linears whose loss passes through the product of q and k; clipping them does not pay.
     fused: None where no decoder runs the stack as a whole.
-    gguf: how a tensor of a GGUF file of the architecture of this name becomes the module's; None where such a header
-    does not say everything that the transformers configuration needs to compute the same function.
+    gguf: how llama.cpp holds such a model; None where it does not, or where it is not known.
     """
 
     model_type: str
@@ -129,7 +125,7 @@ class Family:
     edges: tuple[Edge, ...] = ()
     unclipped: tuple[str, ...] = ()
     fused: Fused | None = None
-    gguf: GgufTensor | None = None
+    gguf: Gguf | None = None
 
     def of(self, config: "Config") -> "Family":
         """With only the edges that a model of this config has."""

@@ -1,6 +1,7 @@
 """Phi 3: a Llama with q, k and v in one linear, gate and up in another."""
 
 from architectures.family import Edge, Family, Fused
+from architectures.gguf import Gguf
 from architectures.heads import STACKED_UP, STACKED_VALUE
 
 PHI3 = Family(
@@ -13,6 +14,7 @@ PHI3 = Family(
     ),
     unclipped=("self_attn.qkv_proj",),
     fused=Fused(window="config", qkv=("qkv_proj",), gate_up=("gate_up_proj",)),
+    gguf=Gguf("phi3", own_head_dim=False, partial_rotary=True, ropes=("longrope",), reads=False),
 )
 
 FAMILIES = (PHI3,)

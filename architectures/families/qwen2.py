@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from architectures.families.llama import LLAMA
 from architectures.family import Fused
+from architectures.gguf import Gguf
 
-
-def as_stored(name: str, stored: Tensor, config: object) -> Tensor:
-    return stored
-
-
-QWEN2 = replace(LLAMA, model_type="qwen2", fused=Fused(window="attention"), gguf=as_stored)
+QWEN2 = replace(
+    LLAMA,
+    model_type="qwen2",
+    fused=Fused(window="attention"),
+    gguf=Gguf("qwen2", biases=("q_proj", "k_proj", "v_proj"), own_head_dim=False),
+)
 
 FAMILIES = (QWEN2,)

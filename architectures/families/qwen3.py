@@ -4,5 +4,13 @@ from dataclasses import replace
 
 from architectures.families.qwen2 import QWEN2
 from architectures.family import Fused
+from architectures.gguf import Gguf
 
-FAMILIES = (replace(QWEN2, model_type="qwen3", fused=Fused(window="attention", head_norms=True)),)
+FAMILIES = (
+    replace(
+        QWEN2,
+        model_type="qwen3",
+        fused=Fused(window="attention", head_norms=True),
+        gguf=Gguf("qwen3", biases=("q_proj", "k_proj", "v_proj")),
+    ),
+)

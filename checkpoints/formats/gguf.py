@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from architectures.registry import gguf_families
+from architectures.registry import gguf_readers
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
 
@@ -54,7 +54,7 @@ class GgufSource:
         self._refuse_a_part()
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
         self.architecture = self.metadata.get("general.architecture")
-        families = gguf_families()
+        families = gguf_readers()
         if self.architecture not in families:
             raise ModelError(
                 f"{path} holds architecture {self.architecture!r}; GGUF files are read for "
@@ -62,7 +62,7 @@ class GgufSource:
             )
         if self.metadata.get(f"{self.architecture}.rope.scaling.type", "none") != "none":
             raise ModelError(f"{path} scales its rotary positions; give the model's safetensors directory")
-        self._to_module = families[self.architecture].gguf
+        self.family = families[self.architecture]
         self.config = self._read_config()
 
     def _refuse_a_part(self) -> None:
@@ -93,7 +93,20 @@ class GgufSource:
             values["head_dim"] = head_dim
         values["tie_word_embeddings"] = "output.weight" not in self.shapes
         with one_line_errors(f"{self.path} describes no {self.architecture} model"):
-            return AutoConfig.for_model(self.architecture, **values)
+            if self.family.gguf.wide_layers is not None:
+                values |= self._read_scores_and_bases(values)
+            return AutoConfig.for_model(self.family.model_type, **values)
+
+    def _read_scores_and_bases(self, values: dict) -> dict:
+        """What llama.cpp takes for granted of Gemma: how scores are scaled, and the base of layers with windows."""
+        wide = values.get("num_hidden_layers") == self.family.gguf.wide_layers
+        scalar = values["hidden_size"] // values["num_attention_heads"] if wide else values["head_dim"]
+        bases = {
+            "full_attention": values.pop("rope_theta", 1e6),
+            "sliding_attention": self.metadata.get(f"{self.architecture}.rope.freq_base_swa", 1e4),
+        }
+        rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+        return {"query_pre_attn_scalar": scalar, "rope_parameters": rope}
 
     def tokenizer(self):
         from transformers import PreTrainedTokenizerFast
@@ -125,7 +138,7 @@ class GgufSource:
             data = numpy.fromfile(self.path, dtype=numpy.uint8, count=entry.size, offset=entry.start)
             values = gguf.dequantize(data.reshape(*entry.shape[:-1], -1), kind)
             stored = torch.from_numpy(values.reshape(entry.shape))
-        yield self._to_module(name, stored, self.config)
+        yield self.family.gguf.to_module(name, stored, self.config)
 
 
 def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
