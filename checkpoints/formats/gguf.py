@@ -13,13 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from architectures.registry import gguf_readers
+from checkpoints.formats.gguf_blocks import from_blocks
+from checkpoints.formats.stored import Rounding
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
+from qlinear.grid import GridWeight
+
+if TYPE_CHECKING:
+    import numpy
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -92,6 +99,9 @@ class GgufSource:
         if head_dim is not None:
             values["head_dim"] = head_dim
         values["tie_word_embeddings"] = "output.weight" not in self.shapes
+        for field, tensor in (("attention_bias", "attn_q"), ("mlp_bias", "ffn_up")):
+            if f"blk.0.{tensor}.bias" in self.shapes:
+                values[field] = True
         with one_line_errors(f"{self.path} describes no {self.architecture} model"):
             if self.family.gguf.wide_layers is not None:
                 values |= self._read_scores_and_bases(values)
@@ -126,17 +136,35 @@ class GgufSource:
                 places[stored] = place
         return places
 
-    @contextmanager
-    def borrow(self, name: str) -> Iterator[Tensor]:
+    def kind(self, name: str) -> str:
+        """What ggml calls the block format of a tensor: F16, Q4_0, Q6_K and others."""
         import gguf
+
+        return gguf.GGMLQuantizationType(self._entries[name].kind).name
+
+    def _bytes(self, name: str) -> "numpy.ndarray":
+        """A tensor as it is stored, row by row: `(..., bytes of a row)` uint8."""
         import numpy
 
         entry = self._entries[name]
+        # A plain read, not a map: the pages of the file then never count as this process's memory.
+        data = numpy.fromfile(self.path, dtype=numpy.uint8, count=entry.size, offset=entry.start)
+        return data.reshape(*entry.shape[:-1], -1)
+
+    def grid(self, name: str, rounding: Rounding) -> GridWeight:
+        """A weight in blocks of Q4_0 or Q4_1 as it lies on the grid. Raises `CheckpointError` where it lies on none."""
+        stored = torch.from_numpy(self._bytes(name))
+        weight = from_blocks(stored, self.kind(name), self.shapes[name], f"{self.path}: {name}", rounding)
+        parts = (weight.codes, weight.zeros, weight.scales)
+        return GridWeight(*(self.family.gguf.to_module(name, part, self.config) for part in parts), weight.bits)
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[Tensor]:
+        import gguf
+
+        entry = self._entries[name]
         with one_line_errors(f"{self.path} cannot be read at {name}"):
-            kind = gguf.GGMLQuantizationType(entry.kind)
-            # A plain read, not a map: the pages of the file then never count as this process's memory.
-            data = numpy.fromfile(self.path, dtype=numpy.uint8, count=entry.size, offset=entry.start)
-            values = gguf.dequantize(data.reshape(*entry.shape[:-1], -1), kind)
+            values = gguf.dequantize(self._bytes(name), gguf.GGMLQuantizationType(entry.kind))
             stored = torch.from_numpy(values.reshape(entry.shape))
         yield self.family.gguf.to_module(name, stored, self.config)
 

@@ -4,11 +4,10 @@ A block holds 32 weights of a row: a half-precision scale `d`, of Q4_1 a half-pr
 whose low halves are the first sixteen codes. Q4_0 stands for `d * (q - 8)`, Q4_1 for `d * q + m`.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from checkpoints.formats.stored import Rounding
 from qlinear.errors import CheckpointError
 from qlinear.grid import GridWeight
 from qlinear.sizes import GROUP_SIZES
@@ -54,20 +53,12 @@ def half_precision_loss(weight: GridWeight) -> float:
     return float(((weight.scales.half().double() - exact).abs() / exact.abs().clamp_min(1e-300)).max())
 
 
-@dataclass(frozen=True)
-class FromBlocks:
-    """A weight that was stored in blocks, and how far its scales moved as they became bfloat16, relative to each."""
-
-    weight: GridWeight
-    changes: Tensor
-
-
-def from_blocks(stored: Tensor, kind: str, shape: tuple[int, int], name: str) -> FromBlocks:
+def from_blocks(stored: Tensor, kind: str, shape: tuple[int, int], name: str, rounding: Rounding) -> GridWeight:
     """The weight on the grid whose blocks these are, `(N, bytes)` uint8, in the largest groups that it falls into.
 
-    Scales may be negative, as those of Q4_0 are where the weight of the largest magnitude is positive.
-    Raises `CheckpointError` where the minimum of a Q4_1 block is no whole multiple of its scale, or a scale is not
-    finite: it lies on no grid of this program.
+    rounding: of the scales, half precision as they are stored; they may be negative, as those of Q4_0 are where the
+    weight of the largest magnitude is positive. Raises `CheckpointError` where the minimum of a Q4_1 block is no whole
+    multiple of its scale, or a scale is not finite: it lies on no grid of this program.
     """
     n, k = shape
     blocks = stored.view(n, k // BLOCK, BLOCK_BYTES[kind])
@@ -81,9 +72,7 @@ def from_blocks(stored: Tensor, kind: str, shape: tuple[int, int], name: str) ->
         zeros = _whole_zeros(d, blocks[..., 2:4].contiguous().view(torch.float16).squeeze(-1), name)
     per = next(size // BLOCK for size in reversed(GROUP_SIZES) if k % size == 0 and _repeats(d, zeros, size // BLOCK))
     d, zeros = d[:, ::per], zeros[:, ::per].contiguous()
-    scales = d.to(torch.bfloat16)
-    changes = (scales.double() - d.double())[d != 0] / d.double()[d != 0]
-    return FromBlocks(GridWeight(codes, zeros, scales, 4), changes.abs())
+    return GridWeight(codes, zeros, rounding(f"{name}: a scale", d), 4)
 
 
 def _repeats(d: Tensor, zeros: Tensor, per: int) -> bool:

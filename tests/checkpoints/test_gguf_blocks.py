@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from checkpoints.formats.gguf_blocks import from_blocks, kind_for, to_blocks
+from checkpoints.formats.stored import Rounding
 from qlinear.errors import CheckpointError
 from qlinear.grid import GridWeight
 
@@ -42,9 +43,10 @@ def test_blocks_stand_for_the_weights(bits, group_size, symmetric, kind):
     off = (expected - weight.dequantize().double()).abs()
     minima = (weight.zeros.double() * weight.scales.double()).repeat_interleave(group_size, 1)
     assert (off <= minima * 2**-11).all()  # the rounding of the minimum to half precision, and nothing else
-    back = from_blocks(blocks, kind, (5, 256), "x")
-    assert torch.equal(back.weight.dequantize(), weight.dequantize()) and back.changes.max() == 0
-    assert back.weight.group_size == group_size  # repeated scales are found again
+    rounding = Rounding()
+    back = from_blocks(blocks, kind, (5, 256), "x", rounding)
+    assert torch.equal(back.dequantize(), weight.dequantize()) and rounding.largest == 0
+    assert back.group_size == group_size  # repeated scales are found again
 
 
 def test_the_first_sixteen_codes_are_the_low_halves():
@@ -61,23 +63,24 @@ def test_q4_0_of_another_program_keeps_its_negative_scales():
     values = torch.randn(7, 96, generator=torch.Generator().manual_seed(2)).numpy()
     stored = gguf.quantize(values, gguf.GGMLQuantizationType.Q4_0)
     exact = torch.from_numpy(gguf.dequantize(stored, gguf.GGMLQuantizationType.Q4_0))
-    back = from_blocks(torch.from_numpy(stored), "Q4_0", (7, 96), "x")
-    assert (back.weight.scales < 0).any() and (back.weight.scales > 0).any()
-    assert back.weight.group_size == 32 and (back.weight.zeros == 8).all()
-    assert ((back.weight.dequantize() - exact).abs() <= exact.abs() * 2**-8).all()
-    assert 2**-10 < back.changes.max() <= 2**-8 and back.changes.numel() == 7 * 3
+    rounding = Rounding()
+    back = from_blocks(torch.from_numpy(stored), "Q4_0", (7, 96), "x", rounding)
+    assert (back.scales < 0).any() and (back.scales > 0).any()
+    assert back.group_size == 32 and (back.zeros == 8).all()
+    assert ((back.dequantize() - exact).abs() <= exact.abs() * 2**-8).all()
+    assert 2**-10 < rounding.largest <= 2**-8 and rounding.count == 7 * 3
 
 
 def test_minima_that_lie_on_no_grid_are_refused():
     values = torch.randn(4, 64, generator=torch.Generator().manual_seed(3)).numpy()
     stored = torch.from_numpy(gguf.quantize(values, gguf.GGMLQuantizationType.Q4_1))
     with pytest.raises(CheckpointError, match=r"w has minima that are no whole multiples of their scales \(100.0% of"):
-        from_blocks(stored, "Q4_1", (4, 64), "w")
+        from_blocks(stored, "Q4_1", (4, 64), "w", Rounding())
 
 
 def test_a_block_of_zeros():
     stored = gguf.quantize(torch.zeros(1, 32).numpy(), gguf.GGMLQuantizationType.Q4_0)
-    assert not from_blocks(torch.from_numpy(stored), "Q4_0", (1, 32), "x").weight.dequantize().any()
+    assert not from_blocks(torch.from_numpy(stored), "Q4_0", (1, 32), "x", Rounding()).dequantize().any()
 
 
 @pytest.mark.parametrize("scale", [1e5, float("inf")])
