@@ -20,11 +20,12 @@ from quantization.recipe import Awq, Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from checkpoints.export import Exported
     from engine.model import Model
     from qlinear.backends.registry import Target
     from quantization.quantize import Result
 
-__all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "load", "quantize"]
+__all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "export", "load", "quantize"]
 
 
 def quantize(
@@ -51,6 +52,28 @@ def quantize(
         raise OptionError(f"`recipe` has to be a Recipe, not {type(recipe).__name__}")
     place = Place(output and _path("output", output), overwrite, resume)
     return run(_path("model_name", model_name), recipe, place, trust_remote_code, progress)
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    format: str,
+    *,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    progress: Watcher = silent,
+) -> "Exported":
+    """Write a quantized checkpoint, of any format that `load` takes, in the format of other programs.
+
+    format: "awq" (AutoAWQ, 4 bits), "gptq" or "compressed-tensors". The codes stay; scales and floats become float16
+    where the format has them so, and what is returned says what that lost. Raises `AwqError`.
+    """
+    from pathlib import Path
+
+    from checkpoints.export import export as run
+
+    place = Path(_path("output", output))
+    return run(Path(_path("checkpoint", checkpoint)), place, format, overwrite, trust_remote_code, progress)
 
 
 def load(

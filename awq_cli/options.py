@@ -2,13 +2,14 @@
 
 import click
 
+from checkpoints.formats.names import FORMATS
 from qlinear.backends.registry import NPU_TARGETS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
 from quantization.recipe import DEFAULT_SOLVERS, Awq, Recipe
 
-TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity", "evaluate")
+TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity", "evaluate", "export")
 
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
@@ -177,6 +178,13 @@ float_model = click.option(
 )
 output = click.option("--output", type=click.Path(), help="Where to save the checkpoint.")
 checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
+format_ = click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    help="Write the checkpoint for other programs too: AutoAWQ's format, GPTQ's, or compressed-tensors with one group "
+    "size.  [needed by --task export]",
+)
+push = click.option("--push", metavar="ORG/NAME", help="Upload what was exported to this repository of the hub.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
 resume = click.option(
     "--resume", is_flag=True, help="Go on where a run with these options was stopped, to the same checkpoint."
@@ -203,7 +211,7 @@ GROUPS = {
         max_new_tokens, temperature, top_k, top_p,
     ),
     "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
-    "Output": (output, overwrite, json_file, csv_file, quiet, version),
+    "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
 }  # fmt: skip
 
 

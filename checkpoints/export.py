@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from checkpoints.beside import find_beside
+from checkpoints.card import SIZE, card_text, facts_of, losses_of, read_origin
 from checkpoints.formats.readers import Layout
 from checkpoints.formats.stored import BIAS, Rounding, StoredLinear, check_finite
 from checkpoints.formats.writers import WRITERS, Body, Writer, common_group_size, regrouped
@@ -40,9 +41,9 @@ class Loss:
 class Exported:
     """What came of an export.
 
-    source: the directory of the checkpoint that was exported, checkpoint: of what was made of it; bytes: of its tensors;
-    scales, floats: what they lost in the type that the format has; kept: linears that the source has quantized and the
-    format has no place for, written as floats; reads_with: how other programs open it.
+    source: the directory of the checkpoint that was exported, checkpoint: of what was made of it; bytes: of its
+    tensors; scales, floats: what they lost in the type that the format has; kept: linears that the source has quantized
+    and the format has no place for, written as floats.
     """
 
     task: str
@@ -56,7 +57,6 @@ class Exported:
     scales: Loss
     floats: Loss
     kept: list[str]
-    reads_with: list[str]
     seconds: float
 
 
@@ -86,7 +86,7 @@ def export(
             size += tensor.nbytes
         result = Exported(
             "export", str(checkpoint), format, str(output), body.bits, body.group_size, body.symmetric, size,
-            Loss.of(work.scales), Loss.of(work.floats), work.kept, [], time.perf_counter() - start,
+            Loss.of(work.scales), Loss.of(work.floats), work.kept, time.perf_counter() - start,
         )  # fmt: skip
         work.finish(writer, description, body, result)
     return result
@@ -122,7 +122,9 @@ class _Work:
     def body(self) -> Body:
         bits = {linear.bits for linear in self.fitting.values()}
         if len(bits) > 1:
-            raise OptionError(f"{self.directory} mixes linears of {sorted(bits)} bits; an export has one number of bits")
+            raise OptionError(
+                f"{self.directory} mixes linears of {sorted(bits)} bits; an export has one number of bits"
+            )
         (bits,) = bits
         lowest, highest = 2**bits - 1, 0
         for name, linear in self.fitting.items():
@@ -169,9 +171,26 @@ class _Work:
     def finish(self, writer: CheckpointWriter, description: Description, body: Body, result: Exported) -> None:
         recipe = read_recipe(self.directory)
         made = recipe | {"exported": {"format": result.format, "scales": vars(result.scales), "kept": result.kept}}
+        description = replace(description, card=self._card(recipe, result))
         if self.head in self.found:
             description.config.tie_word_embeddings = False
-        writer.finish(description, self.writer.section(body), made, lambda folder: check_quantized(folder, self.trusted))
+        writer.finish(
+            description, self.writer.section(body), made, lambda folder: check_quantized(folder, self.trusted)
+        )
+
+    def _card(self, recipe: dict, result: Exported) -> str:
+        origin = read_origin(recipe.get("options", {}).get("model_name"), self.directory)
+        facts = facts_of(recipe) | {"bits": result.w_bit, "group size": result.group_size}
+        facts.pop(SIZE, None)
+        losses = losses_of(recipe)
+        if self.writer.dtype is not None:
+            losses.append(
+                f"scales stored as float16: changed by {result.scales.mean:.1e} on average, "
+                f"{result.scales.largest:.1e} at most"
+            )
+        if result.kept:
+            losses.append(f"not quantized in this format: {', '.join(result.kept)}")
+        return card_text(origin, result.format, Path(result.checkpoint).resolve().name, facts, losses)
 
 
 def _head_name(model: nn.Module) -> str | None:

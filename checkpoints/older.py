@@ -1,7 +1,7 @@
 """What programs of yesterday look for in a checkpoint, beside what transformers 5 writes for today's.
 
-transformers 4.57 and others take a model's rotary base from `rope_theta` and its scaling from `rope_scaling`, at the top
-of config.json, and 10000 where there is none; they know no tokenizer of class TokenizersBackend; they call `dtype`
+transformers 4.57 and others take a model's rotary base from `rope_theta` and its scaling from `rope_scaling`, at the
+top of config.json, and 10000 where there is none; they know no tokenizer of class TokenizersBackend; they call `dtype`
 `torch_dtype`. All of it is added, and nothing taken away.
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from checkpoints.beside import find_beside
+from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
@@ -204,4 +205,8 @@ def _finish(job: Job, work: Work, result: Result, description: Description, opti
     section = quantization_section(job.grid, head, kept)
     made = {**asdict(result), "fingerprint": source.fingerprint, "options": options, "versions": versions()}
     trusted = description.trust_remote_code
-    work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))
+    origin = read_origin(options["model_name"], source.directory)
+    label = work.writer.directory.resolve().name
+    card = card_text(origin, "compressed-tensors", label, facts_of(made), losses_of(made))
+    described = replace(description, card=card)
+    work.writer.finish(described, section, made, lambda folder: check_quantized(folder, trusted))

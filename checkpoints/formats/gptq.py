@@ -52,8 +52,8 @@ BY_WORDS = "gptqmodel"
 def linear_tensors(weight: GridWeight, bias: Tensor | None, version: str) -> dict[str, Tensor]:
     """What a checkpoint holds of a linear, by the last part of the name.
 
-    weight: its scales in float16; bias: `(N,)` of any float dtype, or None. Version 1 is only for weights without a zero
-    point of 0.
+    weight: its scales in float16; bias: `(N,)` of any float dtype, or None. Version 1 is only for weights without a
+    zero point of 0.
     """
     zeros = weight.zeros - 1 if version == V1 else weight.zeros
     groups = torch.arange(weight.codes.shape[1], dtype=torch.int32) // weight.group_size
@@ -117,7 +117,9 @@ def read_section(section: Any, directory: Path, rounding: Rounding | None = None
     packed_in = section.get("pack_dtype") or "int32"
     if packed_in != "int32":
         raise CheckpointError(f"{where} packs into {packed_in!r}; int32 is what is read here")
-    return Quantization(bits, None if group_size == -1 else group_size, version, _borrows(section), rounding or Rounding())
+    return Quantization(
+        bits, None if group_size == -1 else group_size, version, _borrows(section), rounding or Rounding()
+    )
 
 
 def _borrows(section: dict) -> bool:

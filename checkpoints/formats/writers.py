@@ -112,9 +112,7 @@ class CompressedTensorsWriter:
         return compressed_tensors.quantization_section(grid, head, body.kept)
 
 
-WRITERS: dict[str, Writer] = {
-    writer.name: writer for writer in (CompressedTensorsWriter(), AwqWriter(), GptqWriter())
-}
+WRITERS: dict[str, Writer] = {writer.name: writer for writer in (CompressedTensorsWriter(), AwqWriter(), GptqWriter())}
 
 
 def common_group_size(linears: Iterable[StoredLinear]) -> int:

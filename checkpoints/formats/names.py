@@ -1,0 +1,3 @@
+"""The formats that a checkpoint is exported to, by name: known before torch is loaded."""
+
+FORMATS = ("compressed-tensors", "awq", "gptq")
