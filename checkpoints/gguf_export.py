@@ -9,8 +9,11 @@ from checkpoints import quantized
 from checkpoints.formats.gguf_write import Content, Written, write_gguf
 from checkpoints.formats.readers import Layout
 from checkpoints.formats.stored import Rounding, check_finite
+from checkpoints.quantized_gguf import is_gguf
 from checkpoints.sources import TensorSource
+from qlinear.errors import CheckpointError
 from qlinear.grid import GridWeight
+from qlinear.progress import Note, Watcher, silent
 
 
 class _Stored:
@@ -40,12 +43,20 @@ class _Stored:
 
 
 def export_gguf(
-    directory: Path, output: Path, overwrite: bool = False, floats: str = "q8_0", trust_remote_code: bool = False
+    directory: Path,
+    output: Path,
+    floats: str = "q8_0",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    watch: Watcher = silent,
 ) -> Written:
     """Write a checkpoint as a file that llama.cpp runs. floats: q8_0, f16 or bf16, for matrices that are not quantized.
 
-    Raises `CheckpointError` or `ModelError` in one line, before anything is written where it can be known by then.
+    watch: is told what differs from the checkpoint. Raises `CheckpointError` or `ModelError` in one line, before
+    anything is written where it can be known by then.
     """
+    if is_gguf(directory):
+        raise CheckpointError(f"{directory} is GGUF already; what is exported is a checkpoint's directory")
     layout, model, source = quantized.open_stored(directory, trust_remote_code, Rounding(None))
     ends = model.generation_config.eos_token_id if model.generation_config else None
     with quantized.named(directory):
@@ -55,4 +66,7 @@ def export_gguf(
             tokenizer=quantized.read_tokenizer(directory, trust_remote_code),
             ends=[ends] if isinstance(ends, int) else list(ends or []),
         )
-        return write_gguf(output, content, overwrite, floats)
+        written = write_gguf(output, content, floats, overwrite, watch)
+    for note in written.notes:
+        watch(Note(note))
+    return written

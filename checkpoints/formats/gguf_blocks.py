@@ -27,10 +27,11 @@ def kind_for(bits: int, symmetric: bool) -> str:
 def to_blocks(weight: GridWeight, kind: str, name: str) -> Tensor:
     """`(N, K / 32 * bytes of a block)` uint8: the scale of a group is repeated in each of its blocks.
 
-    name: of the linear, for messages. Raises `CheckpointError` for a scale or minimum beyond half precision.
+    weight: its scales in half precision; name: of the linear, for messages. Raises `CheckpointError` for a minimum
+    beyond half precision.
     """
     n, k = weight.codes.shape
-    scales = weight.scales.to(torch.float16)
+    scales = weight.scales
     zeros = weight.zeros.to(torch.int16)
     codes = weight.codes.view(n, zeros.shape[1], -1).to(torch.int16)
     head = [scales]
@@ -38,19 +39,13 @@ def to_blocks(weight: GridWeight, kind: str, name: str) -> Tensor:
         codes = codes - zeros.unsqueeze(-1) + MIDDLE
     else:
         head.append((-scales.float() * zeros).to(torch.float16))
-    if not all(bool(part.isfinite().all()) for part in head):
-        raise CheckpointError(f"{name} has a scale that half precision cannot hold; GGUF has no other place for it")
+    if not head[-1].isfinite().all():
+        raise CheckpointError(f"{name} has a zero point further down than half precision reaches")
     repeat = weight.group_size // BLOCK
     parts = [part.repeat_interleave(repeat, 1).unsqueeze(-1).view(torch.uint8) for part in head]
     codes = codes.reshape(n, k // BLOCK, 2, BLOCK // 2).to(torch.uint8)
     parts.append(codes[:, :, 0] | codes[:, :, 1] << 4)
     return torch.cat(parts, -1).view(n, -1)
-
-
-def half_precision_loss(weight: GridWeight) -> float:
-    """How far a scale moves at most, relative to itself, as it becomes half precision."""
-    exact = weight.scales.double()
-    return float(((weight.scales.half().double() - exact).abs() / exact.abs().clamp_min(1e-300)).max())
 
 
 def from_blocks(stored: Tensor, kind: str, shape: tuple[int, int], name: str, rounding: Rounding) -> GridWeight:

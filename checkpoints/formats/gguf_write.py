@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from architectures.gguf import Gguf
 from architectures.registry import gguf_writers
-from checkpoints.formats.gguf_blocks import BLOCK, BLOCK_BYTES, half_precision_loss, kind_for, to_blocks
+from checkpoints.formats.gguf_blocks import BLOCK, BLOCK_BYTES, kind_for, to_blocks
 from checkpoints.formats.gguf_header import write_header, write_rope
 from checkpoints.formats.gguf_vocab import Vocabulary, read_vocabulary
+from checkpoints.formats.stored import Rounding
 from checkpoints.place import check_space
 from qlinear.errors import CheckpointError, one_line
 from qlinear.grid import GridWeight
+from qlinear.progress import Watcher, silent, steps
+from qlinear.sizes import GROUP_SIZES
 
 # Of what this program wrote, and nothing else, it replaces a file.
 WRITER_KEY, WRITER = "general.quantized_by", "run_awq"
@@ -59,15 +62,26 @@ class Content:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of it. kinds: how many linears of which kind; notes: what differs from the checkpoint."""
+    """What came of it.
+
+    bits: the most of a linear, group_size: the smallest; symmetric: whether all are; kinds: how many linears of which
+    kind; scales, floats: what these lost; notes: what differs from the checkpoint.
+    """
 
     path: Path
     file_bytes: int
+    bits: int
+    group_size: int
+    symmetric: bool
     kinds: dict[str, int]
+    scales: Rounding
+    floats: Rounding
     notes: list[str]
 
 
-def write_gguf(output: Path, content: Content, overwrite: bool = False, floats: str = "q8_0") -> Written:
+def write_gguf(
+    output: Path, content: Content, floats: str = "q8_0", overwrite: bool = False, watch: Watcher = silent
+) -> Written:
     """Write the file, beside its final name until it is whole. floats: what matrices off the grid become.
 
     Raises `CheckpointError` for a model that llama.cpp does not run as transformers does, and for a file in the way.
@@ -83,7 +97,7 @@ def write_gguf(output: Path, content: Content, overwrite: bool = False, floats: 
         with tempfile.NamedTemporaryFile(dir=_folder(output), prefix=f".{output.name}.", delete=False) as file:
             partial = Path(file.name)
         try:
-            notes = _write(partial, content, plan, vocabulary)
+            notes = _write(partial, content, plan, vocabulary, watch)
             os.chmod(partial, 0o666 & ~_umask())
             partial.replace(output)
         finally:
@@ -91,7 +105,11 @@ def write_gguf(output: Path, content: Content, overwrite: bool = False, floats: 
                 partial.unlink()
     except OSError as error:
         raise CheckpointError(f"cannot write {output}: {one_line(error)}") from error
-    return Written(output, output.stat().st_size, plan.kinds(), [*notes, *plan.notes()])
+    said = [*notes, *plan.notes()]
+    bits, symmetric = max(content.weights.bits.values()), all(content.weights.symmetric.values())
+    return Written(
+        output, output.stat().st_size, bits, plan.group_size, symmetric, plan.kinds(), plan.scales, plan.lost, said
+    )  # fmt: skip
 
 
 def _folder(output: Path) -> Path:
@@ -138,9 +156,10 @@ class _Plan:
         import gguf
 
         if floats not in FLOAT_KINDS:
-            raise CheckpointError(f"`embedding` {floats!r} is not one of {', '.join(FLOAT_KINDS)}")
+            raise ValueError(f"{floats} is not one of {', '.join(FLOAT_KINDS)}")
         self.weights, self.known, self.floats = weights, known, floats
-        self.loss = 0.0
+        self.scales, self.lost = Rounding(torch.float16), Rounding(None)
+        self.group_size = max(GROUP_SIZES)
         config = weights.model.config
         number = next(n for n, name in gguf.MODEL_ARCH_NAMES.items() if name == known.architecture)
         names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
@@ -196,8 +215,6 @@ class _Plan:
         notes = []
         if 3 in self.weights.bits.values():
             notes.append("three-bit codes are stored as Q4_0, in four bits: the same values in a larger file")
-        if self.loss:
-            notes.append(f"scales too small for half precision moved by up to {self.loss:.1%}")
         return notes
 
     def data(self, name: str) -> numpy.ndarray:
@@ -208,10 +225,11 @@ class _Plan:
             weight = self.weights.grid(name.rpartition(".")[0])
             parts = (weight.codes, weight.zeros, weight.scales)
             weight = GridWeight(*(self.known.to_file(file_name, part, config) for part in parts), weight.bits)
-            self.loss = max(self.loss, half_precision_loss(weight))
-            return to_blocks(weight, kind, name).numpy()
+            self.group_size = min(self.group_size, weight.group_size)
+            scales = self.scales(f"{name}: a scale", weight.scales)
+            return to_blocks(replace(weight, scales=scales), kind, name).numpy()
         tensor = self.known.to_file(file_name, self.weights.tensor(name), config)
-        return tensor.float().numpy() if kind == "F32" else _encoded(tensor, kind, name)
+        return tensor.float().numpy() if kind == "F32" else _encoded(tensor, kind, name, self.lost)
 
 
 def _bytes_of(kind: str, shape: tuple[int, ...]) -> int:
@@ -221,8 +239,11 @@ def _bytes_of(kind: str, shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel() // per_block * block_bytes
 
 
-def _encoded(tensor: Tensor, kind: str, name: str) -> numpy.ndarray:
-    """A matrix as Q8_0, F16 or BF16, `(N, bytes of a row)` uint8, some rows at a time: float32 is twice its size."""
+def _encoded(tensor: Tensor, kind: str, name: str, lost: Rounding) -> numpy.ndarray:
+    """A matrix as Q8_0, F16 or BF16, `(N, bytes of a row)` uint8, some rows at a time: float32 is twice its size.
+
+    lost: has what the values lost put on record.
+    """
     import gguf
 
     number = gguf.GGMLQuantizationType[kind]
@@ -230,12 +251,14 @@ def _encoded(tensor: Tensor, kind: str, name: str) -> numpy.ndarray:
     for start in range(0, tensor.shape[0], ROWS_AT_ONCE):
         rows = tensor[start : start + ROWS_AT_ONCE].float()
         if kind != "BF16" and rows.abs().max() > 65504:
-            raise CheckpointError(f"{name} holds values beyond half precision; give `embedding=bf16`")
-        encoded[start : start + ROWS_AT_ONCE] = gguf.quantize(rows.numpy(), number).view(numpy.uint8)
+            raise CheckpointError(f"{name} holds values beyond half precision; give `format=gguf-bf16`")
+        made = gguf.quantize(rows.numpy(), number)
+        lost.tally(rows.double(), torch.from_numpy(gguf.dequantize(made, number)))
+        encoded[start : start + ROWS_AT_ONCE] = made.view(numpy.uint8)
     return encoded
 
 
-def _write(path: Path, content: Content, plan: _Plan, vocabulary: Vocabulary) -> list[str]:
+def _write(path: Path, content: Content, plan: _Plan, vocabulary: Vocabulary, watch: Watcher) -> list[str]:
     import gguf
 
     writer = gguf.GGUFWriter(path, plan.known.architecture)
@@ -260,7 +283,7 @@ def _write(path: Path, content: Content, plan: _Plan, vocabulary: Vocabulary) ->
         writer.write_ti_data_to_file()
         for tensor in extra.values():
             writer.write_tensor_data(tensor)
-        for name in plan.entries:
+        for name in steps(list(plan.entries), len(plan.entries), "tensors", watch):
             writer.write_tensor_data(plan.data(name))
     finally:
         writer.close()

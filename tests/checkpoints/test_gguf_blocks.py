@@ -1,5 +1,7 @@
 """Blocks of GGUF: the weights they stand for, by the reader of the gguf package and by the formula."""
 
+from dataclasses import replace
+
 import gguf
 import pytest
 import torch
@@ -35,7 +37,7 @@ def meant(weight: GridWeight, kind: str) -> torch.Tensor:
 def test_blocks_stand_for_the_weights(bits, group_size, symmetric, kind):
     weight = random_weight(bits, group_size, symmetric)
     assert kind_for(bits, symmetric) == kind
-    blocks = to_blocks(weight, kind, "x")
+    blocks = to_blocks(replace(weight, scales=weight.scales.half()), kind, "x")
     assert blocks.shape == (5, 256 // 32 * {"Q4_0": 18, "Q4_1": 20}[kind])
     read = gguf.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[kind])
     expected = meant(weight, kind)
@@ -53,7 +55,7 @@ def test_the_first_sixteen_codes_are_the_low_halves():
     codes = torch.arange(32).remainder(16).to(torch.uint8)[None]
     codes[0, 16:] = 15 - codes[0, 16:]
     weight = GridWeight(codes, torch.tensor([[3]], dtype=torch.uint8), torch.tensor([[0.5]], dtype=torch.bfloat16), 4)
-    blocks = to_blocks(weight, "Q4_1", "x")[0]
+    blocks = to_blocks(replace(weight, scales=weight.scales.half()), "Q4_1", "x")[0]
     assert blocks[:4].view(torch.float16).tolist() == [0.5, -1.5]
     assert blocks[4:].tolist() == [code + 16 * (15 - code) for code in range(16)]
 
@@ -83,9 +85,9 @@ def test_a_block_of_zeros():
     assert not from_blocks(torch.from_numpy(stored), "Q4_0", (1, 32), "x", Rounding()).dequantize().any()
 
 
-@pytest.mark.parametrize("scale", [1e5, float("inf")])
-def test_a_scale_beyond_half_precision_is_refused(scale):
+@pytest.mark.parametrize("scale", [7500, float("inf")])
+def test_a_minimum_beyond_half_precision_is_refused(scale):
     weight = random_weight(4, 32)
-    weight.scales[2, 3] = scale
-    with pytest.raises(CheckpointError, match="layer has a scale that half precision cannot hold"):
-        to_blocks(weight, "Q4_1", "layer")
+    weight.scales[2, 3], weight.zeros[2, 3] = scale, 9
+    with pytest.raises(CheckpointError, match="layer has a zero point further down than half precision reaches"):
+        to_blocks(replace(weight, scales=weight.scales.half()), "Q4_1", "layer")

@@ -243,7 +243,6 @@ def test_places_that_are_taken(tmp_path):
     before = output.stat().st_ino
     export_gguf(made, output, overwrite=True)
     assert output.stat().st_ino != before and output.stat().st_mode & 0o777 == 0o666 & ~0o022
-    refused(made, output, "`embedding` 'q2' is not one of q8_0, f16, bf16", overwrite=True, floats="q2")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):

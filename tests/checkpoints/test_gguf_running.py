@@ -89,7 +89,7 @@ def test_what_was_exported_runs_again_without_a_loss(recipe, tmp_path):
 
 
 @pytest.mark.parametrize(("kinds", "message"), [
-    (blocks_of(gguf.GGMLQuantizationType.Q8_0), "holds linears as Q8_0; what runs as it is are Q4_0 and Q4_1; quantize it"),
+    (blocks_of(gguf.GGMLQuantizationType.Q8_0), "holds linears as Q8_0; what runs as it is are Q4_0 and Q4_1"),
     (blocks_of(Q4_1), "minima that are no whole multiples of their scales"),
     (lambda name: Q4_0 if "ffn" in name and "norm" not in name else None, None),
     (lambda name: gguf.GGMLQuantizationType.F32 if "attn_q.weight" in name else None, None),
