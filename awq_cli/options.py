@@ -61,9 +61,8 @@ lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head
 lm_head_group_size = click.option(
     "--lm_head_group_size",
     type=click.Choice(GROUP_SIZES),
-    default=DEFAULTS.lm_head_group_size,
-    show_default=True,
-    help="Group size of the head; needs --lm_head.",
+    help="Group size of the head; needs --lm_head.  [default: that of the other layers, the only one that transformers "
+    "reads with compressed-tensors 0.19 and later]",
 )
 calib_data = click.option(
     "--calib_data",

@@ -106,13 +106,14 @@ def facts_of(recipe: dict) -> dict[str, Any]:
     """What a card tells of a recipe as `awq_recipe.json` has it; what is not known is left out."""
     calibration = recipe.get("calibration") if isinstance(recipe.get("calibration"), dict) else {}
     asked = recipe.get("options") if isinstance(recipe.get("options"), dict) else {}
+    head_size = asked.get("lm_head_group_size") or recipe.get("group_size")
     told = {
         "bits": recipe.get("w_bit"),
         "group size": recipe.get("group_size"),
         "symmetric": recipe.get("symmetric"),
         "scales": recipe.get("awq"),
         "solver": recipe.get("solver"),
-        "output head": f"quantized in groups of {asked.get('lm_head_group_size')}" if recipe.get("lm_head") else None,
+        "output head": f"quantized in groups of {head_size}" if recipe.get("lm_head") else None,
         "calibration text": calibration.get("source") and Path(str(calibration["source"])).name,
         "samples": calibration.get("n_samples"),
         "tokens a sample": calibration.get("seqlen"),

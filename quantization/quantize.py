@@ -194,7 +194,7 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
-    head = (job.plan.head, recipe.lm_head_group_size) if recipe.lm_head else None
+    head = (job.plan.head, job.head_grid.group_size) if recipe.lm_head else None
     if head is not None:
         source.config.tie_word_embeddings = False
     kept = [
