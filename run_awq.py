@@ -68,7 +68,8 @@ def export(
 ) -> "Exported":
     """Write a quantized checkpoint, of any format that `load` takes, in the format of other programs.
 
-    format: "awq" (AutoAWQ, 4 bits), "gptq" or "compressed-tensors". The codes stay; scales and floats become float16
+    format: "awq" (AutoAWQ, 4 bits), "gptq", "compressed-tensors", or "gguf" for a file that llama.cpp runs ("gguf-f16"
+    with its embedding in half precision). The codes stay; scales and floats become float16
     where the format has them so, and what is returned says what that lost. Raises `AwqError`.
     """
     from pathlib import Path

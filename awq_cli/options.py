@@ -180,8 +180,8 @@ checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to
 format_ = click.option(
     "--format",
     type=click.Choice(FORMATS),
-    help="Write the checkpoint for other programs too: AutoAWQ's format, GPTQ's, or compressed-tensors with one group "
-    "size.  [needed by --task export]",
+    help="Write the checkpoint for other programs too: AutoAWQ's format, GPTQ's, compressed-tensors with one group "
+    "size, or a GGUF file for llama.cpp, its embedding in 8 bits, float16 or bfloat16.  [needed by --task export]",
 )
 push = click.option("--push", metavar="ORG/NAME", help="Upload what was exported to this repository of the hub.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")

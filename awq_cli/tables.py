@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from checkpoints.formats.names import GGUF_FLOATS
+
 
 def show(out: Terminal, result: Any) -> None:
     SHOW[result.task](out, result)
@@ -194,6 +196,9 @@ def _show_evaluate(out: Terminal, result: Any) -> None:
     out.print(f"{result.seconds:.1f} s")
 
 
+OPENS = "README.md says what opens it"
+
+
 def _show_export(out: Terminal, result: Any) -> None:
     scales = result.scales
     rounded = f"scales changed by {scales.mean:.1e} on average, {scales.largest:.1e} at most"
@@ -206,7 +211,8 @@ def _show_export(out: Terminal, result: Any) -> None:
     )
     if result.kept:
         out.print(f"written as floats: {', '.join(result.kept)}", soft_wrap=True)
-    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; README.md says what opens it", soft_wrap=True)
+    opens = "llama-cli -m and what else is made of llama.cpp open it" if result.format in GGUF_FLOATS else OPENS
+    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; {opens}", soft_wrap=True)
     if result.pushed:
         out.print(f"pushed to {_plain(result.pushed)}", soft_wrap=True)
 

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from checkpoints.beside import find_beside
 from checkpoints.card import SIZE, card_text, facts_of, losses_of, read_origin
+from checkpoints.formats.names import FORMATS, GGUF_FLOATS
 from checkpoints.formats.readers import Layout
 from checkpoints.formats.stored import BIAS, Rounding, StoredLinear, check_finite
 from checkpoints.formats.writers import WRITERS, Body, Writer, common_group_size, regrouped
+from checkpoints.gguf_export import export_gguf
 from checkpoints.places import ModelSource
 from checkpoints.quantized import check_quantized, check_tensors, named, open_stored, read_recipe, read_tokenizer
 from checkpoints.sources import TensorSource, open_directory
@@ -68,13 +70,19 @@ def export(
     trust_remote_code: bool = False,
     watch: Watcher = silent,
 ) -> Exported:
-    """Write a quantized checkpoint, of any format that is read here, in `format`, a name in `WRITERS`.
+    """Write a quantized checkpoint, of any format that is read here, in `format`, a name in `FORMATS`.
 
     Raises `AwqError`s of one line each; nothing is half written.
     """
-    if format not in WRITERS:
-        raise OptionError(f"`format={format}` is not one of {', '.join(WRITERS)}")
+    if format not in FORMATS:
+        raise OptionError(f"`format={format}` is not one of {', '.join(FORMATS)}")
     start = time.perf_counter()
+    if format in GGUF_FLOATS:
+        made = export_gguf(checkpoint, output, GGUF_FLOATS[format], overwrite, trust_remote_code, watch)
+        return Exported(
+            "export", str(checkpoint), format, str(output), made.bits, made.group_size, made.symmetric,
+            made.file_bytes, Loss.of(made.scales), Loss.of(made.floats), [], time.perf_counter() - start,
+        )  # fmt: skip
     work = _Work(checkpoint, WRITERS[format], trust_remote_code)
     with CheckpointWriter(output, overwrite, source=work.stored.files) as writer:
         description = work.description()

@@ -24,6 +24,7 @@ from checkpoints.meta import (
     set_generation_config,
 )
 from checkpoints.places import ModelSource
+from checkpoints.quantized_gguf import GgufCheckpoint, is_gguf
 from checkpoints.recipes import read_recipe
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
@@ -52,8 +53,11 @@ def open_quantized(
 ) -> QuantizedModel:
     """Load a checkpoint onto a backend. Raises `CheckpointError` or `ModelError` in one line.
 
-    flash_attention: join the linears that read one input; None: as the checkpoint was made.
+    directory: or a `.gguf` file; flash_attention: join the linears that read one input; None: as the checkpoint was
+    made.
     """
+    if is_gguf(directory):
+        return _open_gguf(directory, backend, bool(flash_attention))
     layout, model, source = open_stored(directory, trust_remote_code)
     recipe = read_recipe(directory)
     flash = recipe.get("flash_attention", False) if flash_attention is None else flash_attention
@@ -64,6 +68,17 @@ def open_quantized(
     stored_bytes = sum(file.stat().st_size for file in source.files)
     tokenizer = read_tokenizer(directory, trust_remote_code)
     return QuantizedModel(model, tokenizer, flash, stored_bytes, recipe, layout.notes())
+
+
+def _open_gguf(path: Path, backend: Backend, flash: bool) -> QuantizedModel:
+    file = GgufCheckpoint(path)
+    groups = joined_groups(file.model, backend.joins_gate_up) if flash else []
+    for names in _together(file.model, dict.fromkeys(file.names), groups):
+        replace_linears(file.model, {name: file.read_linear(name) for name in names}, backend)
+    file.read_others()
+    file.model.to(backend.device)
+    stored_bytes = sum(each.stat().st_size for each in file.files)
+    return QuantizedModel(file.model, file.tokenizer, flash, stored_bytes, {}, file.notes())
 
 
 def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from awq_cli.finding import NAMING, find_checkpoint
 from checkpoints.export import Exported, export
+from checkpoints.formats.names import GGUF_FLOATS, place_of
 from checkpoints.push import check_repository, push
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
@@ -34,6 +35,8 @@ def run(request: Request, watch: Watcher) -> Result:
     if request.format is None:
         raise OptionError("`format` is missing: name the format to export to")
     if request.push is not None:
+        if request.format in GGUF_FLOATS:
+            raise OptionError("`push` uploads a directory; upload a GGUF file with: hf upload ORG/NAME FILE")
         check_repository(request.push)
     checkpoint = request.checkpoint or str(
         find_checkpoint(request.model_name, request.recipe, request.trust_remote_code)
@@ -49,7 +52,7 @@ def run(request: Request, watch: Watcher) -> Result:
 def exported(
     checkpoint: str, format: str, output: str | None, overwrite: bool, trust_remote_code: bool, watch: Watcher
 ) -> Exported:
-    """output: None for the checkpoint's name with the format's behind it."""
+    """output: None for the checkpoint's name with the format's behind it, or with .gguf."""
     folder = Path(checkpoint)
-    place = Path(output) if output else folder.with_name(f"{folder.resolve().name}-{format}")
+    place = Path(output) if output else folder.with_name(place_of(folder.resolve().name, format))
     return export(folder, place, format, overwrite, trust_remote_code, watch)

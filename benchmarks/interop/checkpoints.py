@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from checkpoints.formats.names import GGUF_FLOATS
 from run_awq import Recipe, export, load, quantize
 
 MODEL, COUNT = "smollm2-135m-instruct", 16
@@ -22,6 +23,11 @@ EXPORTS = {
     "w4 --lm_head as awq": ("w4 --lm_head", "awq"),
     "w4 as gptq": ("w4", "gptq"),
     "w4 symmetric as gptq": ("w4 symmetric", "gptq"),
+    "w4 as gguf": ("w4", "gguf"),
+    "w4 as gguf-f16": ("w4", "gguf-f16"),
+    "w4 --lm_head as gguf": ("w4 --lm_head", "gguf"),
+    "w4 symmetric as gguf": ("w4 symmetric", "gguf"),
+    "w3 as gguf": ("w3", "gguf"),
 }
 # Of these, each checkpoint is asked the one that it answers with the least doubt: other programs round activations to
 # other types, and where two tokens are as good as equal that decides.
@@ -45,7 +51,8 @@ class Reference:
 
 def make(name: str, folder: Path) -> Path:
     """The checkpoint of that name, made unless it is there."""
-    place = folder / name.replace(" ", "-").replace("--", "")
+    file = ".gguf" * (name in EXPORTS and EXPORTS[name][1] in GGUF_FLOATS)
+    place = folder / (name.replace(" ", "-").replace("--", "") + file)
     if place.exists():
         return place
     if name in EXPORTS:

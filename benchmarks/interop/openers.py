@@ -20,6 +20,13 @@ NATIVE = ("w4", "w4 --lm_head", "w3")
 # The torch that the project itself is tested with: newer ones bring gigabytes of CUDA, which nothing here needs.
 TORCH = "torch==2.13.0"
 
+LLAMA_CPP = Opener(
+    "llama.cpp",
+    ("llama-cpp-python",),
+    "llama_cpp_",
+    ("w4 as gguf", "w4 --lm_head as gguf", "w4 symmetric as gguf", "w3 as gguf", "w4 as gguf-f16"),
+)
+
 OPENERS = (
     Opener(
         "transformers, newest", (TORCH, "transformers", "accelerate", "compressed-tensors"), "transformers_", NATIVE
@@ -50,4 +57,5 @@ OPENERS = (
         "gptqmodel_",
         ("w4 as gptq", "w4 symmetric as gptq", "w4 as awq"),
     ),
+    LLAMA_CPP,
 )

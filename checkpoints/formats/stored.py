@@ -48,10 +48,11 @@ class Rounding:
                 f"the format compressed-tensors keeps it"
             )
         for exact, rounded in zip(values.reshape(-1).split(CHUNK), made.reshape(-1).split(CHUNK), strict=True):
-            self._count(exact.to(torch.float64), rounded)
+            self.tally(exact.to(torch.float64), rounded)
         return made
 
-    def _count(self, exact: Tensor, rounded: Tensor) -> None:
+    def tally(self, exact: Tensor, rounded: Tensor) -> None:
+        """Put on record what these values have become."""
         change = (rounded.to(torch.float64) - exact).abs()
         self.energy, self.lost = self.energy + float(exact.square().sum()), self.lost + float(change.square().sum())
         there = exact != 0
