@@ -68,15 +68,16 @@ def load(
 
     source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`;
     target: "cpu", "cuda", "aie" or "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model
-    to replace; flash_attention: run the whole stack at once where model and target allow it; None: as the checkpoint
-    was made. Raises `AwqError` for a source that cannot be read and a target that this machine does not have.
+    to replace; flash_attention: run the whole stack at once where model and target allow it; None: as was asked for
+    when the checkpoint was made, and where nothing was, yes. Raises `AwqError` for a source that cannot be read and a
+    target that this machine does not have.
     """
     from qlinear.backends.registry import Npu, open_target
 
     source = _path("source", source)
     opened = open_target(target, Npu(device, latency or {}))
     if precision == "bf16":
-        return _load_float(source, target, opened, bool(flash_attention), trust_remote_code, progress)
+        return _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
     if precision != "w4abf16":
         raise OptionError(f"`precision={precision}` is not one of bf16, w4abf16")
     return _load_quantized(source, opened, flash_attention, trust_remote_code, progress)

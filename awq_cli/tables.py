@@ -126,6 +126,14 @@ def _show_decode(out: Terminal, result: Any) -> None:
     out.print(table)
 
 
+def _show_chat(out: Terminal, result: Any) -> None:
+    """On a terminal; what is piped are the answers."""
+    if out.is_terminal and result.turns:
+        written = sum(turn.new_tokens for turn in result.turns)
+        answers = "1 answer" if len(result.turns) == 1 else f"{len(result.turns)} answers"
+        out.print(f"{answers}, {written} tokens, on {result.backend}", markup=False)
+
+
 def _show_benchmark(out: Terminal, result: Any) -> None:
     _heading(out, result)
     if result.latency_model is not None:
@@ -194,6 +202,7 @@ def _show_evaluate(out: Terminal, result: Any) -> None:
 SHOW: dict[str, Callable[[Terminal, Any], None]] = {
     "quantize": _show_quantize,
     "decode": _show_decode,
+    "chat": _show_chat,
     "benchmark": _show_benchmark,
     "benchmark_long": _show_benchmark,
     "perplexity": _show_perplexity,

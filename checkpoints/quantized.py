@@ -31,7 +31,7 @@ from qlinear.replace import replace_linears
 
 RECIPE = "awq_recipe.json"
 # What of a recipe is read again.
-KINDS = {"fingerprint": str, "options": dict, "versions": dict, "flash_attention": bool, "files": list}
+KINDS = {"fingerprint": str, "options": dict, "versions": dict, "files": list}
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ def open_quantized(
 ) -> QuantizedModel:
     """Load a checkpoint onto a backend. Raises `CheckpointError` or `ModelError` in one line.
 
-    flash_attention: join the linears that read one input; None: as the checkpoint was made.
+    flash_attention: join the linears that read one input; None: as was asked for when the checkpoint was made, and
+    where nothing was, yes.
     """
     config = _read_config(directory)
     quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
     model, source = _model_and_source(directory, trust_remote_code)
     recipe = read_recipe(directory)
-    flash = recipe.get("flash_attention", False) if flash_attention is None else flash_attention
+    flash = _asked_for(recipe) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
     with _named(directory):
         load_weights(model, source, quantization, backend, groups)
@@ -133,6 +134,11 @@ def read_recipe(directory: Path) -> dict:
     if not isinstance(recipe, dict):
         return {}
     return {name: value for name, value in recipe.items() if isinstance(value, KINDS.get(name, object))}
+
+
+def _asked_for(recipe: dict) -> bool:
+    """What `flash_attention` was set to when the checkpoint was made; True where it was left to its default."""
+    return recipe.get("options", {}).get("flash_attention") is not False
 
 
 def joined_groups(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:

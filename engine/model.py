@@ -16,7 +16,7 @@ from engine.generate import generate, greedy
 from engine.modules import ModuleDecoder, check_causal, first_position
 from engine.rules import Rules
 from engine.sampling import sampler
-from engine.text import TextStream, check_rows, encode_prompt, encode_whole
+from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
 from qlinear.backends.base import Backend, Meter
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
@@ -117,6 +117,12 @@ class Model:
     def encode_prompt(self, prompt: str, chat: bool) -> Tensor:
         """Token ids `(length,)` of a prompt, each with a row in the model."""
         tokens = encode_prompt(self.tokenizer, prompt, chat)
+        check_rows(self.tokenizer, tokens, self.vocabulary)
+        return tokens
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> Tensor:
+        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
+        tokens = encode_chat(self.tokenizer, messages)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 

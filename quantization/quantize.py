@@ -55,7 +55,7 @@ class Result:
     lm_head: bool
     awq: str
     solver: str
-    flash_attention: bool
+    flash_attention: bool | None
     calibration: dict | None
     scales: str | None
     fallback_blocks: list[str]
@@ -162,7 +162,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         recipe.lm_head,
         scaling.awq.value,
         recipe.solver,
-        bool(recipe.flash_attention),
+        recipe.flash_attention,
         work.text,
         str(scaling.path) if scaling.path else None,
         scaling.fallback_blocks,

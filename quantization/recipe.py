@@ -41,7 +41,7 @@ class Recipe:
     whether the output head is quantized too, in groups of lm_head_group_size; calib_data: "builtin", "self", "pileval",
     "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are drawn by seed; bos: whether the
     token for the beginning of a text stands before it, once, None: as the tokenizer has it; flash_attention: the
-    checkpoint's default for running it, None: the engine's own.
+    checkpoint's default for running it, None: on, as without a checkpoint.
     """
 
     w_bit: int = 4
