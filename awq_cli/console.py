@@ -64,6 +64,11 @@ class Console:
         if self._writing:
             self._write("\n")
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody sits there, and wants to see more than was asked for."""
+        return self.out.is_terminal and not self.err.quiet
+
     def watch(self, event: Any) -> None:
         self._shows[type(event)](event)
 

@@ -79,7 +79,7 @@ class _Typed:
             multiline=True,
             prompt_continuation=MORE,
             key_bindings=_keys(),
-            output=create_output(always_prefer_tty=True),  # answers may go to a file
+            output=None if sys.stdout.isatty() else create_output(always_prefer_tty=True),  # answers may go to a file
         )
 
     def __enter__(self) -> "_Typed":

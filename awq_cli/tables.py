@@ -78,15 +78,20 @@ def _show_quantize(out: Terminal, result: Any) -> None:
     if result.scales and result.awq == "run":
         out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
     out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
-    out.print(
-        f"  {_command()} --task decode --checkpoint {shlex.quote(result.checkpoint)}", markup=False, soft_wrap=True
-    )
+    out.print(f"  {_command()} {_next(result)}", markup=False, soft_wrap=True)
 
 
 def _command() -> str:
     """How this program was called."""
     called = sys.argv[0]
-    return f"python {called}" if called.endswith(".py") else called.rpartition("/")[2]
+    return f"python {shlex.quote(called)}" if called.endswith(".py") else called.rpartition("/")[2]
+
+
+def _next(result: Any) -> str:
+    """What is done with a new checkpoint; its own code, where it was let run, is let again."""
+    task = "chat" if result.chat_template else "decode"
+    trusted = any(given.replace("-", "_") == "__trust_remote_code" for given in sys.argv)
+    return f"--task {task} --checkpoint {shlex.quote(result.checkpoint)}" + " --trust_remote_code" * trusted
 
 
 def _loss_table(result: Any) -> Table:

@@ -44,7 +44,8 @@ class Seconds:
 class Result:
     """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
 
-    kept: what of the decoder stays float, and kept_share: how much of its weights that is.
+    chat_template: whether the model has one; kept: what of the decoder stays float, and kept_share: how much of its
+    weights that is.
     """
 
     task: str
@@ -63,6 +64,7 @@ class Result:
     size: Size
     peak_rss_bytes: int
     checkpoint: str
+    chat_template: bool
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
     kinds: list[KindRecord]
@@ -170,6 +172,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         work.tally.size(job.source.float_bytes),
         peak_rss_bytes(),
         checkpoint,
+        bool(job.source.tokenizer.chat_template),
         work.tally.layers,
         work.tally.blocks,
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],

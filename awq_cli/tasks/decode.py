@@ -123,7 +123,7 @@ def run(request: Request, watch: Watcher) -> Result:
         watch(Answering(prompt, continued=not chat))
         adjust = model.rules.for_text(len(tokens), new)
         written = generate(decoder, tokens, new, model.end_tokens, choose, adjust)
-        pieces = TextStream(model.tokenizer) if chat else _after(model.tokenizer, tokens)
+        pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, tokens)
         answer = Answer(pieces, StopTexts(writing.stop), model.end_tokens)
         responses.append(answer.told(prompt, len(tokens), written, watch))
         watch(responses[-1])
@@ -170,7 +170,7 @@ def _new_tokens(request: Request, model: Model, longest: int) -> int:
     return max(1, min(MOST_NEW_TOKENS, room))
 
 
-def _after(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
+def continuing(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
     """A stream of what follows a prompt, in the words that it has behind it."""
     stream = TextStream(tokenizer)
     for token in prompt[-TAIL:]:
