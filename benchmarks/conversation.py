@@ -22,7 +22,7 @@ from benchmarks.docs import DOCS, between, keep
 from benchmarks.machine import processor
 
 COLUMNS, SECONDS = 76, 120
-RUN = ("run_awq.py", "--task", "chat", "--w_bit", "4")
+RUN = "run_awq.py --task chat --w_bit 4 --temperature 0.6 --top_p 0.9 --max_new_tokens 90".split()
 BEGIN, END = "<!-- python -m benchmarks.conversation -->", "<!-- end -->"
 
 
@@ -64,6 +64,7 @@ def session(command: Sequence[str], turns: Sequence[Turn], folder: str | None = 
         for turn in turns:
             shown.wait(lambda text, asked=asked: text.endswith("\n> ") and len(text) > asked)
             asked = len(shown.text)
+            time.sleep(0.5)  # until what is typed is no longer shown by the terminal itself
             os.write(ours, f"{turn.typed}\r".encode())
             if turn.interrupted is not None:
                 enough = asked + len(turn.typed) + turn.interrupted
@@ -108,7 +109,7 @@ def _takes_terminal() -> None:
 
 def main() -> None:
     shown = session([sys.executable, *RUN], TURNS)
-    made = f"```\n$ python {' '.join(RUN)}\n{shown.rstrip()}\n```\n\nOn {os.cpu_count()} cores of a {processor()}."
+    made = f"```\n$ python {' '.join(RUN)}\n{shown.rstrip()}\n```\n\n{os.cpu_count()} cores ({processor()}), load average {os.getloadavg()[0]:.0f}."
     page = DOCS / "chat.md"
     keep(page, between(page.read_text(encoding="utf-8"), BEGIN, END, made), "python -m benchmarks.conversation")
 
