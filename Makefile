@@ -11,10 +11,10 @@ SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fn
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/installed ## quantize the embedded model to 4 bits, decode with it, benchmark it
+demo: $(VENV)/installed ## quantize the embedded model to 4 bits, benchmark it, have it answer a question
 	$(RUN) --task quantize --w_bit 4 --overwrite
-	$(RUN) --task decode --w_bit 4 --flash_attention --chat --max_new_tokens 40
-	$(RUN) --task benchmark --w_bit 4 --flash_attention
+	$(RUN) --task benchmark --w_bit 4
+	$(RUN) --task decode --w_bit 4 --prompt "What is a poem?"
 
 test: $(VENV)/tested ## run the tests
 	$(BIN)/python -m pytest

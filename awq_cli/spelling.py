@@ -6,10 +6,15 @@ from awq_cli import options
 
 
 def as_options(text: str) -> str:
-    """`` `overwrite` `` becomes `--overwrite`, `` `awq=none` `` `--awq none`; what is no option loses its quotes."""
+    """`` `overwrite` `` becomes `--overwrite`, `` `awq=none` `` `--awq none`; what is no option loses its quotes.
+
+    `` `chat=False` `` becomes the option that says so, `--raw`.
+    """
 
     def spelled(match: re.Match) -> str:
         name, value = match[1], match[2]
+        if value == "False" and name in options.NEGATIONS:
+            return options.NEGATIONS[name]
         option = options.NAMES.get(name, name)
         return option if value is None else f"{option} {value}"
 

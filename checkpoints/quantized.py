@@ -25,7 +25,7 @@ from checkpoints.meta import (
 )
 from checkpoints.places import ModelSource
 from checkpoints.quantized_gguf import GgufCheckpoint, is_gguf
-from checkpoints.recipes import read_recipe
+from checkpoints.recipes import asked_for_flash, read_recipe
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
@@ -53,14 +53,14 @@ def open_quantized(
 ) -> QuantizedModel:
     """Load a checkpoint onto a backend. Raises `CheckpointError` or `ModelError` in one line.
 
-    directory: or a `.gguf` file; flash_attention: join the linears that read one input; None: as the checkpoint was
-    made.
+    directory: or a `.gguf` file; flash_attention: join the linears that read one input; None: as was asked for when the
+    checkpoint was made, and where nothing was, yes.
     """
     if is_gguf(directory):
-        return _open_gguf(directory, backend, bool(flash_attention))
+        return _open_gguf(directory, backend, flash_attention is not False)
     layout, model, source = open_stored(directory, trust_remote_code)
     recipe = read_recipe(directory)
-    flash = recipe.get("flash_attention", False) if flash_attention is None else flash_attention
+    flash = asked_for_flash(recipe) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
     with named(directory):
         load_weights(model, source, layout, backend, groups)

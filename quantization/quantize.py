@@ -46,7 +46,8 @@ class Seconds:
 class Result:
     """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
 
-    kept: what of the decoder stays float, and kept_share: how much of its weights that is.
+    chat_template: whether the model has one; kept: what of the decoder stays float, and kept_share: how much of its
+    weights that is.
     """
 
     task: str
@@ -57,7 +58,7 @@ class Result:
     lm_head: bool
     awq: str
     solver: str
-    flash_attention: bool
+    flash_attention: bool | None
     calibration: dict | None
     scales: str | None
     fallback_blocks: list[str]
@@ -65,6 +66,7 @@ class Result:
     size: Size
     peak_rss_bytes: int
     checkpoint: str
+    chat_template: bool
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
     kinds: list[KindRecord]
@@ -164,7 +166,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         recipe.lm_head,
         scaling.awq.value,
         recipe.solver,
-        bool(recipe.flash_attention),
+        recipe.flash_attention,
         work.text,
         str(scaling.path) if scaling.path else None,
         scaling.fallback_blocks,
@@ -172,6 +174,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         work.tally.size(job.source.float_bytes),
         peak_rss_bytes(),
         checkpoint,
+        bool(job.source.tokenizer.chat_template),
         work.tally.layers,
         work.tally.blocks,
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
