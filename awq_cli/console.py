@@ -1,5 +1,6 @@
 """The terminal: what a task tells while it runs, as it is told."""
 
+import re
 import time
 from typing import Any
 
@@ -8,9 +9,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from awq_cli import tables
-from awq_cli.spelling import as_options
+from awq_cli.spelling import as_options, printable
+from awq_cli.tasks.chat import Opened, Told, Words
 from awq_cli.tasks.decode import Answering, Piece, Response
+from engine.conversation import Turn
+from engine.stopping import Ended
 from qlinear.progress import Note, Step
+
+# Characters that a terminal does something with, but for ends of lines and tabs.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Terminal(RichConsole):
@@ -36,12 +43,17 @@ class Console:
         self.err = Terminal(stderr=True, highlight=False, emoji=False, quiet=quiet)
         self._progress = _MovingBar(self.err) if self.err.is_terminal and not quiet else _Lines(self.err)
         self._writing = False  # in the middle of a line of an answer
+        self._answer: list[str] = []
         self._shows = {
             Note: self._note,
             Step: self._step,
             Answering: self._answering,
             Piece: self._piece,
             Response: self._response,
+            Opened: self._opened,
+            Words: self._words,
+            Turn: self._turn,
+            Told: self._told,
         }
 
     def __enter__(self) -> "Console":
@@ -52,6 +64,11 @@ class Console:
         if self._writing:
             self._write("\n")
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody sits there, and wants to see more than was asked for."""
+        return self.out.is_terminal and not self.err.quiet
+
     def watch(self, event: Any) -> None:
         self._shows[type(event)](event)
 
@@ -59,7 +76,7 @@ class Console:
         tables.show(self.out, result)
 
     def _note(self, note: Note) -> None:
-        self.err.print(f"note: {as_options(note.text)}", markup=False, soft_wrap=True)
+        self.err.print(f"note: {printable(as_options(note.text))}", markup=False, soft_wrap=True)
 
     def _step(self, step: Step) -> None:
         self._progress.show(step)
@@ -68,11 +85,13 @@ class Console:
         """The original command's layout."""
         self.out.print("*" * min(40, self.out.width))
         self.out.print(f"prompt: {begun.prompt}", markup=False, soft_wrap=True)
+        self._answer = [f"response: {begun.prompt if begun.continued else ''}"]
         if self.out.is_terminal:
             self._writing = True
-            self._write("response: ")
+            self._write(self._answer[0])
 
     def _piece(self, piece: Piece) -> None:
+        self._answer.append(piece.text)
         if self.out.is_terminal:
             self._write(piece.text)
 
@@ -81,11 +100,31 @@ class Console:
             self._writing = False
             self._write("\n")
         else:
-            self.out.print(f"response: {response.response}", markup=False, soft_wrap=True)
+            self.out.print("".join(self._answer), markup=False, soft_wrap=True)
+
+    def _opened(self, opened: Opened) -> None:
+        if self.out.is_terminal:
+            self.out.print(f"{opened.model} on {opened.backend}, context {opened.context}", markup=False)
+            self.out.print("/help lists commands, ^D leaves")
+
+    def _words(self, words: Words) -> None:
+        self._writing = True
+        self._write(words.text)
+
+    def _turn(self, turn: Turn) -> None:
+        """The end of an answer, with its figures."""
+        self._writing = False
+        self._write("\n")
+        rate = f", {1e3 / turn.ms_per_token:,.1f} tokens/s" if turn.ms_per_token else ""
+        how = ", cut by ^C" if turn.ended is Ended.INTERRUPTED else ""
+        self.err.print(f"[{turn.new_tokens} tokens{rate}, first after {turn.ttft_ms / 1e3:.2f} s{how}]", markup=False)
+
+    def _told(self, told: Told) -> None:
+        self.out.print(told.text, markup=False)
 
     def _write(self, text: str) -> None:
-        """At once, and as it is: no markup, no wrapping."""
-        self.out.file.write(text)
+        """At once, and as it is: no markup, no wrapping; but a model has nothing to say to a terminal's controls."""
+        self.out.file.write(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text) if self.out.is_terminal else text)
         self.out.file.flush()
 
 

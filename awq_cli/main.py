@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from awq_cli import ending, options
+from awq_cli import ending, idle, options
 from awq_cli.requests import build, options_of
 from qlinear.errors import OptionError
 
@@ -18,10 +18,12 @@ from qlinear.errors import OptionError
 MODULES = {
     "quantize": "awq_cli.tasks.quantize",
     "decode": "awq_cli.tasks.decode",
+    "chat": "awq_cli.tasks.chat",
     "benchmark": "awq_cli.tasks.benchmark",
     "benchmark_long": "awq_cli.tasks.benchmark",
     "perplexity": "awq_cli.tasks.perplexity",
     "evaluate": "awq_cli.tasks.evaluate",
+    "export": "awq_cli.tasks.export",
 }
 
 # Of addresses: torch and transformers are loaded in 0.9 GB of them.
@@ -41,23 +43,25 @@ OF_THE_COMMAND = {"task", "num_torch_threads", "json_file", "quiet"}
 )
 @options.every_option
 @click.pass_context
-def command(context: click.Context, **values) -> None:
+def command(call: click.Context, **values) -> None:
     """Quantize a causal language model to 3 or 4 bits with AWQ, and run it.
 
     \b
     run_awq.py --task quantize --w_bit 4   make a checkpoint in quantized_models/
+    run_awq.py --task chat --w_bit 4       talk with it
     run_awq.py --task decode --w_bit 4     answer prompts with it
     run_awq.py --task benchmark --w_bit 4  time it
     run_awq.py --task perplexity --dataset text.txt
     run_awq.py --task evaluate --w_bit 4   compare it with the float model
+    run_awq.py --task export --w_bit 4 --format awq
     """
     _check_memory()
     _set_environment()
     module = importlib.import_module(MODULES[values["task"]])
     given = {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        parameter.name: options.spelled(parameter, values[parameter.name])
+        for parameter in call.command.params
+        if call.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
     _refuse_foreign_options(given, values["task"], options_of(module.Request))
     _refuse_idle_options(given, values)
@@ -71,6 +75,10 @@ def command(context: click.Context, **values) -> None:
         result = module.run(request, screen.watch)
         files.write_files(result, values["json_file"], values["csv_file"])  # whether or not anybody reads what is shown
         screen.show(result)
+        if values["task"] == "quantize" and screen.is_watched:
+            from awq_cli import first_answer
+
+            first_answer.show(result, values["trust_remote_code"], screen.watch)
 
 
 def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[str]) -> None:
@@ -83,7 +91,7 @@ def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[st
 
 
 def _refuse_idle_options(given: dict[str, str], values: dict[str, Any]) -> None:
-    for holds, when, names in options.IDLE:
+    for holds, when, names in idle.IDLE:
         for name in names:
             if name in given and holds(values):
                 raise OptionError(f"{given[name]} means nothing {when}; leave it out")

@@ -2,13 +2,14 @@
 
 import click
 
-from qlinear.backends.registry import NPU_TARGETS, TARGETS
+from checkpoints.formats.names import FORMATS
+from qlinear.backends.registry import TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
-from quantization.recipe import DEFAULT_SOLVERS, Awq, Recipe
+from quantization.recipe import Awq, Recipe
 
-TASKS = ("quantize", "decode", "benchmark", "benchmark_long", "perplexity", "evaluate")
+TASKS = ("quantize", "decode", "chat", "benchmark", "benchmark_long", "perplexity", "evaluate", "export")
 
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
@@ -60,9 +61,8 @@ lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head
 lm_head_group_size = click.option(
     "--lm_head_group_size",
     type=click.Choice(GROUP_SIZES),
-    default=DEFAULTS.lm_head_group_size,
-    show_default=True,
-    help="Group size of the head; needs --lm_head.",
+    help="Group size of the head; needs --lm_head.  [default: that of the other layers, the only one that transformers "
+    "reads with compressed-tensors 0.19 and later]",
 )
 calib_data = click.option(
     "--calib_data",
@@ -125,7 +125,8 @@ latency = click.option(
 flash_attention = click.option(
     "--flash_attention/--no_flash_attention",
     default=None,
-    help="Join q/k/v and gate/up into one matmul each, and keep a static KV cache.  [default: as quantized]",
+    help="Run the whole stack as one call a token where model and target allow it; else with q/k/v and gate/up as one "
+    "matmul each and a static KV cache.  [default: on, unless it was set otherwise when quantized]",
 )
 prompt = click.option(
     "--prompt",
@@ -133,9 +134,31 @@ prompt = click.option(
     metavar="TEXT",
     help="Prompt to decode, @FILE, or - for standard input; may be given again.",
 )
-chat = click.option("--chat", is_flag=True, help="Put each prompt through the model's chat template.")
+chat = click.option(
+    "--chat/--raw",
+    default=None,
+    help="Put each prompt through the model's chat template, or continue it as it is.  [default: --chat with --prompt, "
+    "where the model has a template]",
+)
+system = click.option(
+    "--system", metavar="TEXT", help="What the model is told before a conversation or an answer: TEXT or @FILE."
+)
+stop = click.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help="End an answer where this text would come, which is not shown; may be given again.",
+)
+context = click.option(
+    "--context",
+    type=click.IntRange(32),
+    help="Tokens of a conversation that the model sees; the oldest turns leave.  [default: the model's own, 8192 at "
+    "most]",
+)
 max_new_tokens = click.option(
-    "--max_new_tokens", type=click.IntRange(1), default=11, show_default=True, help="Tokens to write per prompt."
+    "--max_new_tokens",
+    type=click.IntRange(1),
+    help="Tokens to write at most.  [default: 256 after a --prompt, 1024 in a conversation, 11 otherwise]",
 )
 temperature = click.option(
     "--temperature", type=click.FloatRange(0, min_open=True), help="Draw tokens at this temperature.  [default: greedy]"
@@ -177,6 +200,13 @@ float_model = click.option(
 )
 output = click.option("--output", type=click.Path(), help="Where to save the checkpoint.")
 checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
+format_ = click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    help="Write the checkpoint for other programs too: AutoAWQ's format, GPTQ's, compressed-tensors with one group "
+    "size, or a GGUF file for llama.cpp, its embedding in 8 bits, float16 or bfloat16.  [needed by --task export]",
+)
+push = click.option("--push", metavar="ORG/NAME", help="Upload what was exported to this repository of the hub.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
 resume = click.option(
     "--resume", is_flag=True, help="Go on where a run with these options was stopped, to the same checkpoint."
@@ -199,11 +229,11 @@ GROUPS = {
         seed, bos, resume,
     ),
     "Running": (
-        checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat,
-        max_new_tokens, temperature, top_k, top_p,
+        checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,
+        context, max_new_tokens, stop, temperature, top_k, top_p,
     ),
     "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
-    "Output": (output, overwrite, json_file, csv_file, quiet, version),
+    "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
 }  # fmt: skip
 
 
@@ -232,51 +262,18 @@ def _parameter(decorator) -> click.Parameter:
 NAMES = {
     parameter.name: parameter.opts[0] for decorators in GROUPS.values() for parameter in map(_parameter, decorators)
 }
-
-_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "symmetric", "awq", "solver", "lm_head")
-_SAMPLING = ("top_k", "top_p", "seed")
-_CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed", "bos")
-
-
-def _quantize(values) -> bool:
-    return values["task"] == "quantize"
-
-
-def _reads_no_text(values, awq: str) -> bool:
-    """Whether nothing looks at calibration text."""
-    solver = values["solver"] or DEFAULT_SOLVERS[Awq(awq)]
-    reads = METHODS[solver].reads_text(awq != "none")
-    return _quantize(values) and values["awq"] == awq and not reads
+# Of those that are pairs, the one that says no.
+NEGATIONS = {
+    parameter.name: parameter.secondary_opts[0]
+    for decorators in GROUPS.values()
+    for parameter in map(_parameter, decorators)
+    if parameter.secondary_opts
+}
 
 
-def _evaluates(values, perplexity: bool) -> bool:
-    """Whether the task is to evaluate, without perplexity or else with perplexity alone."""
-    names = {name.strip() for name in values["tasks"].split(",")}
-    idle = names == {"perplexity"} if perplexity else "perplexity" not in names
-    return values["task"] == "evaluate" and idle
-
-
-# Which options mean nothing beside which: (test of all values, in words, the idle ones).
-IDLE = (
-    (lambda values: not values["lm_head"], "without --lm_head", ("lm_head_group_size",)),
-    (lambda values: _quantize(values) and values["awq"] == "none", "with --awq none", ("scales",)),
-    (lambda values: _reads_no_text(values, "none"), "with --awq none and --solver rtn or hqq", _CALIBRATION),
-    (lambda values: _reads_no_text(values, "load"), "with --awq load and --solver rtn", _CALIBRATION),
-    (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
-    (lambda values: not _quantize(values) and values["temperature"] is None, "without --temperature", _SAMPLING),
-    (lambda values: values["target"] not in NPU_TARGETS, "without --target aie", ("device", "latency")),
-    (
-        lambda values: values["precision"] == "bf16",
-        "with --precision bf16",
-        ("checkpoint", "float_model", *_WHICH_CHECKPOINT[1:]),
-    ),
-    (
-        lambda values: _evaluates(values, perplexity=False),
-        "without perplexity among --tasks",
-        ("dataset", "window", "n_windows", "bos"),
-    ),
-    (lambda values: _evaluates(values, perplexity=True), "with --tasks perplexity", ("limit",)),
-)
+def spelled(parameter: click.Parameter, value: object) -> str:
+    """The option that gave a parameter its value."""
+    return NEGATIONS.get(parameter.name, parameter.opts[0]) if value is False else parameter.opts[0]
 
 
 def every_option(command):

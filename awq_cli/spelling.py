@@ -6,11 +6,21 @@ from awq_cli import options
 
 
 def as_options(text: str) -> str:
-    """`` `overwrite` `` becomes `--overwrite`, `` `awq=none` `` `--awq none`; what is no option loses its quotes."""
+    """`` `overwrite` `` becomes `--overwrite`, `` `awq=none` `` `--awq none`; what is no option loses its quotes.
+
+    `` `chat=False` `` becomes the option that says so, `--raw`.
+    """
 
     def spelled(match: re.Match) -> str:
         name, value = match[1], match[2]
+        if value == "False" and name in options.NEGATIONS:
+            return options.NEGATIONS[name]
         option = options.NAMES.get(name, name)
         return option if value is None else f"{option} {value}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, text)
+
+
+def printable(text: str) -> str:
+    """What a terminal shows and does not obey: a message may name what a file holds."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from checkpoints.formats.names import GGUF_FLOATS
+
 
 def show(out: Terminal, result: Any) -> None:
     SHOW[result.task](out, result)
@@ -78,15 +80,23 @@ def _show_quantize(out: Terminal, result: Any) -> None:
     if result.scales and result.awq == "run":
         out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
     out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
-    out.print(
-        f"  {_command()} --task decode --checkpoint {shlex.quote(result.checkpoint)}", markup=False, soft_wrap=True
-    )
+    out.print(f"  {_command()} {_next(result)}", markup=False, soft_wrap=True)
+    if result.exported:
+        made = result.exported
+        out.print(f"and as {made.format} in [bold]{_plain(made.checkpoint)}[/bold]", soft_wrap=True)
 
 
 def _command() -> str:
     """How this program was called."""
     called = sys.argv[0]
-    return f"python {called}" if called.endswith(".py") else called.rpartition("/")[2]
+    return f"python {shlex.quote(called)}" if called.endswith(".py") else called.rpartition("/")[2]
+
+
+def _next(result: Any) -> str:
+    """What is done with a new checkpoint; its own code, where it was let run, is let again."""
+    task = "chat" if result.chat_template else "decode"
+    trusted = any(given.replace("-", "_") == "__trust_remote_code" for given in sys.argv)
+    return f"--task {task} --checkpoint {shlex.quote(result.checkpoint)}" + " --trust_remote_code" * trusted
 
 
 def _loss_table(result: Any) -> Table:
@@ -124,6 +134,14 @@ def _show_decode(out: Terminal, result: Any) -> None:
             _number(rate),
         )
     out.print(table)
+
+
+def _show_chat(out: Terminal, result: Any) -> None:
+    """On a terminal; what is piped are the answers."""
+    if out.is_terminal and result.turns:
+        written = sum(turn.new_tokens for turn in result.turns)
+        answers = "1 answer" if len(result.turns) == 1 else f"{len(result.turns)} answers"
+        out.print(f"{answers}, {written} tokens, on {result.backend}", markup=False)
 
 
 def _show_benchmark(out: Terminal, result: Any) -> None:
@@ -191,11 +209,34 @@ def _show_evaluate(out: Terminal, result: Any) -> None:
     out.print(f"{result.seconds:.1f} s")
 
 
+OPENS = "README.md says what opens it"
+
+
+def _show_export(out: Terminal, result: Any) -> None:
+    scales = result.scales
+    rounded = f"scales changed by {scales.mean:.1e} on average, {scales.largest:.1e} at most"
+    if scales.largest == 0:
+        rounded = "its scales as they were"
+    out.print(
+        f"{_plain(result.source)}: {result.w_bit} bits in groups of {result.group_size} as {result.format}, "
+        f"{_size(result.bytes)}, {rounded}, {result.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    if result.kept:
+        out.print(f"written as floats: {', '.join(result.kept)}", soft_wrap=True)
+    opens = "llama-cli -m and what else is made of llama.cpp open it" if result.format in GGUF_FLOATS else OPENS
+    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; {opens}", soft_wrap=True)
+    if result.pushed:
+        out.print(f"pushed to {_plain(result.pushed)}", soft_wrap=True)
+
+
 SHOW: dict[str, Callable[[Terminal, Any], None]] = {
     "quantize": _show_quantize,
     "decode": _show_decode,
+    "chat": _show_chat,
     "benchmark": _show_benchmark,
     "benchmark_long": _show_benchmark,
     "perplexity": _show_perplexity,
     "evaluate": _show_evaluate,
+    "export": _show_export,
 }

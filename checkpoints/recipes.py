@@ -20,3 +20,8 @@ def read_recipe(directory: Path) -> dict:
     if not isinstance(recipe, dict):
         return {}
     return {name: value for name, value in recipe.items() if isinstance(value, KINDS.get(name, object))}
+
+
+def asked_for_flash(recipe: dict) -> bool:
+    """What `flash_attention` was set to when the checkpoint was made; True where it was left to its default."""
+    return recipe.get("options", {}).get("flash_attention") is not False

@@ -29,14 +29,16 @@ def generate(
     end_tokens: frozenset[int] = frozenset(),
     choose: Callable[[np.ndarray], int] = greedy,
     adjust: Adjust | None = None,
+    *,
+    known: int = 0,
 ) -> Iterator[Token]:
     """Read `prompt` `(length,)` int64 and write up to `max_new_tokens`, up to an end token, which is given too.
 
-    adjust: what is done to the logits before one is chosen (see `engine.rules`).
+    adjust: what is done to the logits before one is chosen (see `engine.rules`). known: how many tokens at the prompt's
+    start the decoder has read (see `engine.decoder`).
     A token is timed up to its choice; what is done with it in between is nobody's.
     """
     text = np.concatenate([prompt, np.zeros(max_new_tokens, np.int64)])
-    known = 0
     for length in range(len(prompt), len(text)):
         start = time.perf_counter()
         logits = read_last(decoder, text[:length], known)

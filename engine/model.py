@@ -13,7 +13,7 @@ from engine.generate import generate, greedy
 from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
-from engine.text import TextStream, check_rows, encode_prompt, encode_whole
+from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
 
@@ -115,6 +115,12 @@ class Model:
     def encode_prompt(self, prompt: str, chat: bool) -> np.ndarray:
         """Token ids `(length,)` of a prompt, each with a row in the model."""
         tokens = encode_prompt(self.tokenizer, prompt, chat)
+        check_rows(self.tokenizer, tokens, self.vocabulary)
+        return tokens
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> np.ndarray:
+        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
+        tokens = encode_chat(self.tokenizer, messages)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 

@@ -15,7 +15,13 @@ MOST_MEMORY = 2**30  # beyond what this process has
 OUT_OF_MEMORY = 9  # how the other process ends then: there may be no room to send anything
 
 _BEGIN = "`chat`: the model's chat template"
-_END = "mend it, or leave `chat` out"
+_END = "mend it, or use `chat=False`"
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether there is one that `render` takes."""
+    template = tokenizer.chat_template
+    return "default" in template if isinstance(template, dict) else bool(template)
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
@@ -25,10 +31,10 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     """
     template = tokenizer.chat_template
     if not template:
-        raise OptionError("`chat`: this model's tokenizer has no chat template; leave `chat` out")
+        raise OptionError("`chat`: this model's tokenizer has no chat template; use `chat=False`")
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(map(str, template)))
-        raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; leave `chat` out")
+        raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; use `chat=False`")
     # A copy of this process, where there is such a thing: it has the tokenizer, and need not load anything.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")

@@ -67,12 +67,33 @@ def decode(tokenizer: Any, tokens: list[int]) -> str:
 
 def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
     """Token ids `(length,)` of a prompt, put through the model's chat template if `chat`. Raises `OptionError`."""
+    if chat:
+        return encode_chat(tokenizer, [{"role": "user", "content": prompt}])
+    check_prompt(prompt)
+    return _some(encode(tokenizer, prompt, special=True), prompt)
+
+
+def encode_chat(tokenizer: Any, messages: list[dict[str, str]]) -> np.ndarray:
+    """Token ids `(length,)` that the model's chat template makes of messages, up to where the answer is to begin.
+
+    The last message is the user's. Raises `OptionError`.
+    """
+    for message in messages:
+        check_unicode(message["content"], f"`{'system' if message['role'] == 'system' else 'prompt'}`")
+    prompt = messages[-1]["content"]
+    check_prompt(prompt)
+    made = render(tokenizer, messages)
+    return _some(encode(tokenizer, made, special=False), made)
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise `OptionError` for what is no text, or empty."""
     check_unicode(prompt, "`prompt`")
     if not prompt.strip():
         raise OptionError(f"`prompt` {prompt!r} is empty; give some text")
-    if chat:
-        prompt = render(tokenizer, [{"role": "user", "content": prompt}])
-    tokens = encode(tokenizer, prompt, special=not chat)
+
+
+def _some(tokens: np.ndarray, prompt: str) -> np.ndarray:
     if len(tokens) == 0:
         raise OptionError(f"`prompt` {prompt!r} has no tokens; give some text")
     return tokens

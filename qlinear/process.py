@@ -24,6 +24,15 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes
 
 
+def available_bytes() -> int | None:
+    """Memory that can be had without taking any from others, in bytes; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def trim_heap() -> None:
     """Hand freed memory back to the system: glibc keeps freed blocks of up to 32 MB, which adds up to layers."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

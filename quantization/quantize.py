@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from checkpoints.beside import find_beside
+from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
@@ -45,7 +46,8 @@ class Seconds:
 class Result:
     """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
 
-    kept: what of the decoder stays float, and kept_share: how much of its weights that is.
+    chat_template: whether the model has one; kept: what of the decoder stays float, and kept_share: how much of its
+    weights that is.
     """
 
     task: str
@@ -56,7 +58,7 @@ class Result:
     lm_head: bool
     awq: str
     solver: str
-    flash_attention: bool
+    flash_attention: bool | None
     calibration: dict | None
     scales: str | None
     fallback_blocks: list[str]
@@ -64,6 +66,7 @@ class Result:
     size: Size
     peak_rss_bytes: int
     checkpoint: str
+    chat_template: bool
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
     kinds: list[KindRecord]
@@ -163,7 +166,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         recipe.lm_head,
         scaling.awq.value,
         recipe.solver,
-        bool(recipe.flash_attention),
+        recipe.flash_attention,
         work.text,
         str(scaling.path) if scaling.path else None,
         scaling.fallback_blocks,
@@ -171,6 +174,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         work.tally.size(job.source.float_bytes),
         peak_rss_bytes(),
         checkpoint,
+        bool(job.source.tokenizer.chat_template),
         work.tally.layers,
         work.tally.blocks,
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
@@ -194,7 +198,7 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
-    head = (job.plan.head, recipe.lm_head_group_size) if recipe.lm_head else None
+    head = (job.plan.head, job.head_grid.group_size) if recipe.lm_head else None
     if head is not None:
         source.config.tie_word_embeddings = False
     kept = [
@@ -211,4 +215,8 @@ def _finish(job: Job, work: Work, result: Result, description: Description, opti
         "versions": versions(),
     }
     trusted = description.trust_remote_code
-    work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))
+    origin = read_origin(options["model_name"], source.directory)
+    label = work.writer.directory.resolve().name
+    card = card_text(origin, "compressed-tensors", label, facts_of(made), losses_of(made))
+    described = replace(description, card=card)
+    work.writer.finish(described, section, made, lambda folder: check_quantized(folder, trusted))

@@ -24,7 +24,7 @@ BELOW["awq_cli"] = {"run_awq", *BELOW["run_awq"]}
 # The API's file is also the command: what follows `if __name__ == "__main__"` is no part of the API.
 SCRIPT = ("run_awq", "awq_cli.main")
 OUTSIDE = ("tests", "benchmarks")  # no room imports these
-HEAVY = ("torch", "transformers", "datasets", "numpy", "safetensors", "gguf", "rich")
+HEAVY = ("torch", "transformers", "datasets", "numpy", "safetensors", "gguf", "rich", "prompt_toolkit")
 # Room -> libraries that none of its files may load when it is imported.
 LATE = {
     "qlinear": {"transformers", "safetensors", "gguf", "datasets", "click", "rich"},

@@ -24,14 +24,19 @@ PROMPT_LENGTHS = {
     "benchmark": (4, 8, 16, 32, 64, 128, 256),
     "benchmark_long": (512, 1024, 1536, 2048, 3000, 4096),
 }
+NEW_TOKENS = 11
 REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Request(ModelRequest):
     task: str
-    max_new_tokens: int
+    max_new_tokens: int | None
     dataset: str | None
+
+    @property
+    def new_tokens(self) -> int:
+        return self.max_new_tokens or NEW_TOKENS
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,10 @@ def run(request: Request, watch: Watcher) -> Result:
         watch(Note(note))
     tokens = model.encode(text.text, bos=False)
     lengths = _fitting_lengths(request, model, len(tokens), watch)
-    decoder, meter = model.decoder(max(lengths) + request.max_new_tokens), model.meter
+    decoder, meter = model.decoder(max(lengths) + request.new_tokens), model.meter
     list(generate(decoder, tokens[: min(lengths)], 2))  # first calls allocate and load; they are nobody's speed
     rows = [
-        _time(decoder, tokens[:length], request.max_new_tokens, meter)
+        _time(decoder, tokens[:length], request.new_tokens, meter)
         for length in steps(lengths, len(lengths), "prompt lengths", watch)
     ]
     return Result(
@@ -100,7 +105,7 @@ def run(request: Request, watch: Watcher) -> Result:
 
 def _fitting_lengths(request: Request, model: Model, available: int, watch: Watcher) -> list[int]:
     wanted = PROMPT_LENGTHS[request.task]
-    limit = (model.max_positions or 2**31) - request.max_new_tokens
+    limit = (model.max_positions or 2**31) - request.new_tokens
     fitting = [length for length in wanted if length <= min(limit, available)]
     if not fitting:
         raise OptionError(

@@ -31,6 +31,12 @@ IDLE = [
     ("decode", ["--precision", "bf16", "--w_bit", "3"], "--w_bit means nothing with --precision bf16"),
     ("benchmark", ["--window", "64"], "--window means nothing for --task benchmark"),
     ("benchmark_long", ["--chat"], "--chat means nothing for --task benchmark_long"),
+    ("chat", ["--raw"], "--raw means nothing for --task chat"),
+    ("chat", ["--prompt", "x"], "--prompt means nothing for --task chat"),
+    ("decode", ["--context", "64"], "--context means nothing for --task decode"),
+    ("benchmark", ["--stop", "x"], "--stop means nothing for --task benchmark"),
+    ("decode", ["--system", "x"], "--system means nothing without --prompt or --chat"),
+    ("decode", ["--system", "x", "--prompt", "y", "--raw"], "--system means nothing with --raw"),
     ("perplexity", ["--max_new_tokens", "3"], "--max_new_tokens means nothing for --task perplexity"),
     ("perplexity", ["--overwrite"], "--overwrite means nothing for --task perplexity"),
 ]
@@ -43,19 +49,20 @@ def test_an_option_that_means_nothing_is_refused(run, task, options, message):
 
 
 MALFORMED = [
-    ([], "Missing option '--task'. Choose from: quantize, decode, benchmark, benchmark_long, perplexity, "
+    ([], "Missing option '--task'. Choose from: quantize, decode, chat, benchmark, benchmark_long, perplexity, "
      "evaluate"),
-    (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'benchmark', "
-     "'benchmark_long', 'perplexity', 'evaluate'."),
+    (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'chat', "
+     "'benchmark', 'benchmark_long', 'perplexity', 'evaluate'."),
     (["--task", "quantize", "--w_bit", "5"], "Invalid value for '--w_bit': '5' is not one of '3', '4'."),
     (["--task", "quantize", "--group_size", "96"],
      "Invalid value for '--group_size': '96' is not one of '32', '64', '128', '256'."),
     (["--task", "quantize", "--n_samples", "0"], "Invalid value for '--n_samples': 0 is not in the range x>=1."),
     (["--task", "quantize", "--seed", "-1"], "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295."),
     (["--task", "decode", "--json", "no/such/result.json"],
-     "--json no/such/result.json: there is no directory {}/no/such"),
-    (["--task", "decode", "--json", "."], "--json . is a directory; name a file"),
-    (["--task", "benchmark", "--csv", "/"], "--csv / is a directory; name a file"),
+     "--json no/such/result.json cannot be written: there is no directory {}/no/such"),
+    (["--task", "decode", "--json", "."], "--json . cannot be written: that is a directory"),
+    (["--task", "decode", "--json", "x" * 300], f"--json {'x' * 300} cannot be written: File name too long"),
+    (["--task", "benchmark", "--csv", "/"], "--csv / cannot be written: that is a directory"),
     (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq-gptq; "
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
     (["--task", "decode", "--checkpoint", "nowhere"],
@@ -167,7 +174,7 @@ def test_scales_that_could_not_be_saved_are_not_searched(run, model, text_file):
     quantize = ("--task", "quantize", "--model_name", model, "--calib_data", text_file, *CALIBRATION)
     path = run.folder / "cache" / "tiny-w4-g64.pt"
     assert run(*quantize).error == (
-        f"scales cannot be saved in {path}: no writing in {run.folder}/cache; give another --scales"
+        f"scales cannot be saved in {path}: {run.folder}/cache is no directory; give another --scales"
     )
     assert run.left() == ["cache"]
 
@@ -193,10 +200,10 @@ def test_prompts(run, rounded, text_file):
     decode = ("--task", "decode", "--checkpoint", rounded)
     assert run(*decode, "--prompt", " ").error == "--prompt ' ' is empty; give some text"
     assert run(*decode, "--prompt", "x", "--chat").error == (
-        "--chat: this model's tokenizer has no chat template; leave --chat out"
+        "--chat: this model's tokenizer has no chat template; use --raw"
     )
     assert run(*decode, "--prompt", "a word " * 300).error == (
-        "a --prompt of 601 and --max_new_tokens 11 need 612 tokens, more than the model's context of 600; ask for fewer"
+        "a --prompt of 601 and --max_new_tokens 1 need 602 tokens, more than the model's context of 600; ask for fewer"
     )
     assert run(*decode, "--prompt", "a word", "--max_new_tokens", "598").error == (
         "a --prompt of 3 and --max_new_tokens 598 need 601 tokens, more than the model's context of 600; ask for fewer"

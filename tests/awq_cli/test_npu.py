@@ -23,7 +23,7 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize(("flag", "matmuls"), [((), LINEARS), (("--flash_attention",), GROUPED)])
+@pytest.mark.parametrize(("flag", "matmuls"), [(("--no_flash_attention",), LINEARS), ((), GROUPED)])
 def test_a_benchmark_keeps_modelled_and_measured_time_apart(run, rounded, flag, matmuls):
     target = ("--task", "benchmark", "--checkpoint", rounded, "--target", "aie", "--max_new_tokens", 2)
     started = perf_counter()

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from awq_cli.options import IDLE
+from awq_cli.idle import IDLE
 from quantization.methods import METHODS
 from tests.awq_cli.conftest import CALIBRATION
 
@@ -65,7 +65,7 @@ def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, f
     assert_sizes(made, run.folder / made["checkpoint"], bits, head)
 
     decoded = run.result("--task", "decode", *chosen, "--prompt", "the value of this", "--max_new_tokens", 3)
-    assert (decoded["checkpoint"], decoded["flash_attention"]) == (made["checkpoint"], flash)
+    assert (decoded["checkpoint"], decoded["flash_attention"]) == (made["checkpoint"], True)
     assert 1 <= decoded["responses"][0]["new_tokens"] <= 3
     timed = run.result("--task", "benchmark", *chosen, "--max_new_tokens", 2)
     assert [row["prompt_tokens"] for row in timed["rows"]] == [4, 8, 16, 32, 64, 128, 256]
@@ -246,7 +246,8 @@ def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp
 
 
 def test_flash_attention_is_the_checkpoints_default(run, model):
-    run.result(*quantize(model, "--awq", "none", "--flash_attention"))
+    """Where it was set as the checkpoint was made; on, where nothing was said, here as there."""
+    run.result(*quantize(model, "--awq", "none", "--no_flash_attention"))
     decode = (
         "--task",
         "decode",
@@ -259,8 +260,16 @@ def test_flash_attention_is_the_checkpoints_default(run, model):
         "--max_new_tokens",
         2,
     )
-    assert run.result(*decode)["flash_attention"] is True
-    assert run.result(*decode, "--no_flash_attention")["flash_attention"] is False
+    assert run.result(*decode)["flash_attention"] is False
+    assert run.result(*decode, "--flash_attention")["flash_attention"] is True
+    for given, default in (((), True), (("--flash_attention",), True), (("--no_flash_attention",), False)):
+        made = run.result(*quantize(model, "--awq", "none", "--overwrite", *given))
+        assert made["flash_attention"] == (default if given else None)
+        which = ("--task", "decode", "--checkpoint", made["checkpoint"], "--prompt", "the value", "--max_new_tokens", 2)
+        assert run.result(*which)["flash_attention"] is default
+        assert run.result(*which, "--no_flash_attention")["flash_attention"] is False
+    bf16 = ("--task", "decode", "--model_name", model, "--precision", "bf16", "--prompt", "the", "--max_new_tokens", 2)
+    assert run.result(*bf16)["flash_attention"] is True
 
 
 def test_an_unknown_architecture_is_looked_at(run, model, tokenizer, tmp_path):

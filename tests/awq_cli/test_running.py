@@ -35,7 +35,7 @@ def float_perplexity(model, tokenizer, text: str, window: int, n_windows: int) -
 def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_file, precision):
     window, n_windows = 300, 3  # more than one chunk of rows in a window
     if precision == "bf16":
-        which, name = ("--model_name", model, "--precision", "bf16"), "tiny"
+        which, name = ("--model_name", model, "--precision", "bf16", "--no_flash_attention"), "tiny"
         reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
         tolerance = 1e-5
     else:
@@ -54,7 +54,7 @@ def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_f
         "backend": scored["backend"],
         "notes": scored["notes"],  # empty, or that the native kernels are not built
         "precision": precision,
-        "flash_attention": False,
+        "flash_attention": precision == "w4abf16",  # the default
         "checkpoint": None if precision == "bf16" else str(rounded),
         "window": window,
         "n_windows": n_windows,
@@ -79,10 +79,11 @@ def test_decode_answers_the_original_prompts_in_its_layout(run, rounded):
     assert [row["prompt"] for row in result["responses"]] == list(PROMPTS) and len(PROMPTS) == 10
     layout = ""
     for row in result["responses"]:
-        assert {"prompt", "response", "new_tokens", "ttft_ms", "ms_per_token"} <= row.keys()
+        assert {"prompt", "response", "new_tokens", "ttft_ms", "ms_per_token", "ended"} <= row.keys()
         assert 1 <= row["new_tokens"] <= 11 and row["ttft_ms"] > 0
+        assert row["ended"] == ("length" if row["new_tokens"] == 11 else "end")
         assert row["new_tokens"] == 1 or row["ms_per_token"] > 0
-        layout += f"{'*' * 40}\nprompt: {row['prompt']}\nresponse: {row['response']}\n"
+        layout += f"{'*' * 40}\nprompt: {row['prompt']}\nresponse: {row['prompt']}{row['response']}\n"
     assert outcome.out.startswith(layout)
     table = outcome.out.removeprefix(layout).splitlines()
     assert len(table) == 2 + 2 + 10  # a blank line and a heading, two lines of column names
@@ -92,12 +93,16 @@ def test_decode_answers_the_original_prompts_in_its_layout(run, rounded):
 
 
 def test_decode_writes_what_transformers_writes(run, model, tokenizer):
-    options = ("--precision", "bf16", "--model_name", model, "--prompt", PROMPT, "--max_new_tokens", 8)
+    options = ("--precision", "bf16", "--no_flash_attention", "--model_name", model, "--max_new_tokens", 8)
+    options += ("--prompt", PROMPT)
     answer = run.result("--task", "decode", *options)["responses"][0]
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     tokens = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
-    written = reference.generate(tokens, max_new_tokens=8, do_sample=False)[0, tokens.shape[1] :]
-    assert answer["response"] == tokenizer.decode(written, skip_special_tokens=True)
+    whole = reference.generate(tokens, max_new_tokens=8, do_sample=False)[0]
+    written = whole[tokens.shape[1] :]
+    assert tokenizer.decode(tokens[0], skip_special_tokens=True) + answer["response"] == tokenizer.decode(
+        whole, skip_special_tokens=True
+    )
     assert (answer["prompt_tokens"], answer["new_tokens"]) == (5, len(written))
 
 
@@ -144,7 +149,7 @@ def test_chat_uses_the_models_template_and_adds_nothing_to_it(run, rounded, toke
     chat = run.result(*shared, "--checkpoint", copy, "--chat", "--prompt", "of the")["responses"][0]
     plain = run.result(*shared, "--checkpoint", rounded, "--prompt", "value of the this")["responses"][0]
     assert chat["prompt"] == "of the" and chat["prompt_tokens"] == plain["prompt_tokens"] == 5
-    assert chat["response"] == plain["response"]
+    assert " " + chat["response"] == plain["response"]  # what goes on with a text has the space before it
 
 
 FIGURES = ["prompt_tokens", "new_tokens", "ttft_ms", "prefill_tok_s", "ms_per_token", "decode_tok_s"]
@@ -156,7 +161,7 @@ def test_an_npu_that_is_not_there_is_emulated_and_called_so(run, rounded, target
     outcome = run("--task", "decode", *shared, "--prompt", PROMPT, "--max_new_tokens", 2, "--json", "result.json")
     result = json.loads((run.folder / "result.json").read_text())
     assert result["target"] == target and "emulated" in result["backend"]
-    assert f"{rounded} on {result['backend']}" in outcome.out.splitlines()
+    assert f"{rounded} on {result['backend']}, flash attention" in outcome.out.splitlines()
     assert [line.split(":")[1] for line in outcome.notes] == ([" --target aie"] if target == "aie" else [])
     scored = run.result("--task", "perplexity", *shared, "--dataset", text_file, "--window", 64, "--n_windows", 2)
     on_cpu = ("--checkpoint", rounded, "--dataset", text_file, "--window", 64, "--n_windows", 2)

@@ -41,7 +41,7 @@ def test_the_prompt_is_that_of_the_tokenizers_own_method():
     assert render(with_template({"default": template, "rag": "no"}), HELLO) == render(tokenizer, HELLO)
 
 
-BEGIN, END = "`chat`: the model's chat template", "; mend it, or leave `chat` out"
+BEGIN, END = "`chat`: the model's chat template", "; mend it, or use `chat=False`"
 FAILING = [
     ("{{ raise_exception('only\nsystem roles') }}", f"{BEGIN} cannot be used: TemplateError: only system roles{END}"),
     ("{% if %}", f"{BEGIN} cannot be used: TemplateSyntaxError: Expected an expression, got 'end of statement block'"
@@ -53,8 +53,8 @@ FAILING = [
     ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", f"{BEGIN} cannot be used: RecursionError: maximum "
      f"recursion depth exceeded{END}"),
     ({"rag": "a", "tool_use": "b"}, "`chat`: the model has chat templates rag, tool_use, but none is called default; "
-     "leave `chat` out"),
-    (None, "`chat`: this model's tokenizer has no chat template; leave `chat` out"),
+     "use `chat=False`"),
+    (None, "`chat`: this model's tokenizer has no chat template; use `chat=False`"),
     ("{{ 'a' * 20000000 }}", f"{BEGIN} makes 20000000 characters of a prompt, more than 10000000{END}"),
     ("{{ 'a' * 10**10 }}", f"{BEGIN} takes more than 1 GiB of memory{END}"),
     ("{{ '%10000000000d' % 1 }}", f"{BEGIN} takes more than 1 GiB of memory{END}"),

@@ -146,7 +146,7 @@ def test_special_tokens_stand_around_a_prompt_only(kind):
 def test_a_prompt_put_through_the_chat_template():
     """The template has the special tokens: they are not put around it once more."""
     tokenizer = finished(Tokenizer.from_str(byte_level().backend_tokenizer.to_str()))
-    with pytest.raises(OptionError, match="^`chat`: this model's tokenizer has no chat template; leave `chat` out$"):
+    with pytest.raises(OptionError, match="^`chat`: this model's tokenizer has no chat template; use `chat=False`$"):
         encode_prompt(tokenizer, "the", chat=True)
     tokenizer.chat_template = (
         "<s>{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}"

@@ -2,11 +2,13 @@
 
 #include <stdlib.h>
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "decoder_step.h"
 #include "ops.h"
+#include "pace.h"
 
 namespace awq {
 namespace {
@@ -108,7 +110,8 @@ Buffers::~Buffers() { free(memory); }
 struct awq_decoder {
   explicit awq_decoder(const awq_model& given)
       : model(given), blocks(given.blocks, given.blocks + given.layers), buffers(given),
-        phases(size_t(awq::Step::phases(given))), places(size_t(given.chunk)), asked(size_t(given.chunk)) {
+        phases(size_t(awq::Step::phases(given))), places(size_t(given.chunk)), asked(size_t(given.chunk)),
+        paces(size_t(given.slots)) {
     model.blocks = blocks.data();
   }
   awq_model model;
@@ -117,6 +120,7 @@ struct awq_decoder {
   std::vector<awq::Phase> phases;
   std::vector<awq::Place> places;
   std::vector<int64_t> asked;
+  std::vector<awq::Pace> paces;  // of calls that read a token of each of 1, 2, 3, ... texts
 };
 
 awq_decoder* awq_decoder_create(const awq_model* model) { return new awq_decoder(*model); }
@@ -127,6 +131,7 @@ int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_di
 }
 
 void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t texts, float* logits) {
+  using Clock = std::chrono::steady_clock;
   int64_t count = 0, rows = 0;
   for (int64_t text = 0; text < texts; ++text) {
     const awq_reading& r = readings[text];
@@ -136,9 +141,13 @@ void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t
     }
   }
   const awq::Call call{readings, texts, count, rows, decoder->places.data(), decoder->asked.data(), logits};
-  awq::run_together(decoder->phases, [&](awq::Member member) {
+  awq::Pace& pace = decoder->paces[count == texts ? size_t(texts - 1) : 0];
+  const int64_t threads = pace.threads(awq::num_threads());
+  const Clock::time_point begin = Clock::now();
+  awq::run_together(decoder->phases, threads, [&](awq::Member member) {
     awq::Step(decoder->model, decoder->buffers, call, member).run();
   });
+  if (count == texts) pace.took(std::chrono::duration<double>(Clock::now() - begin).count());
 }
 
 void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out) {
