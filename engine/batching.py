@@ -1,8 +1,8 @@
 """Several texts written at once: every step reads one token of each, and some of the prompt of one that is to follow.
 
-A step of several tokens costs little more than one of a single token, since weights are read once. What a text gets does
-not depend on the others (csrc/common/decoder.h), so that prompts may be cut in any way, and what two texts begin with is
-read once.
+A step of several tokens costs little more than one of a single token, since weights are read once. What a text gets
+does not depend on the others (csrc/common/decoder.h), so that prompts may be cut in any way, and what two texts begin
+with is read once.
 """
 
 import threading

@@ -26,7 +26,6 @@ from qlinear.backends.stack import (
     Unsupported,
 )
 
-
 TILE, CACHE_STEP = 16, 128  # positions that a cache keeps together, and that it is padded to (csrc/common/ops.h)
 
 
