@@ -78,11 +78,6 @@ class _Opened:
     key: str | None
 
     @property
-    def address(self) -> str:
-        host, port = self.listening.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    @property
     def name(self) -> str:
         """Of the model, as clients see it: its checkpoint's folder, or its own."""
         return Path(self.model.about.checkpoint or self.model.about.name).name
@@ -98,12 +93,13 @@ def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
     context, slots = batch.decoder.max_tokens, batch.decoder.slots
     if opened.key is None and not _is_of_this_machine(request.host):
         watch(Note(f"`host={request.host}`: whoever reaches this machine may ask; `api_key` shuts them out"))
-    watch(Serving(opened.address, opened.name, model.about.code, slots, context))
+    address = _address(opened.listening)  # which is closed in the end
+    watch(Serving(address, opened.name, model.about.code, slots, context))
     _run_until_told(app, opened)
     counts = batch.counts
     return Result(
         **described("serve", request, model, notes),
-        address=opened.address,
+        address=address,
         slots=slots,
         context=context,
         written=counts.written,
@@ -181,6 +177,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise OptionError(f"`port={port}` of {host} cannot be had: {error.strerror}; give another `port`") from error
     return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_of_this_machine(host: str) -> bool:
