@@ -36,12 +36,7 @@ def command() -> None: ...
 
 @command.command()
 @checkpoint_option
-@click.option(
-    "--streams",
-    default="1,4,8",
-    show_default=True,
-    help="Numbers of texts at once; the first is what others are multiples of.",
-)
+@click.option("--streams", default="1,4,8", show_default=True, help="Texts at once; multiples are of the first.")
 @click.option("--tokens", default=128, show_default=True, help="To write in each.")
 @click.option("--rounds", default=7, show_default=True)
 @json_option

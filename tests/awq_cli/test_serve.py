@@ -265,7 +265,7 @@ def test_more_than_may_wait_are_told_so(slow):
     """One is written, sixteen wait, whom it takes too long."""
 
     def client(number):
-        body = {"model": slow.name, "prompt": "this", "max_tokens": 500}
+        body = {"model": slow.name, "prompt": PROMPTS[0], "max_tokens": 500, "temperature": 0}
         try:
             return httpx.post(f"{slow.url}/v1/completions", json=body, timeout=5)
         except httpx.ReadTimeout:
@@ -292,7 +292,7 @@ def test_an_end_lets_answers_end(slow, number):
 
 def test_an_end_cuts_what_takes_too_long(slow):
     with ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(slow.post, "chat/completions", {"messages": USER, "max_tokens": 590})
+        whole = pool.submit(slow.post, "chat/completions", {"messages": USER, "max_tokens": 590, "temperature": 0})
         until(lambda: slow.metric("awq_running") == 1)
         begin = time.monotonic()
         code, _, err = slow.end()
