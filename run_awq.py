@@ -20,8 +20,11 @@ from quantization.recipe import Awq, Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.model import Model
-    from qlinear.backends.registry import Target
+    from checkpoints.at_hand import Opened
+    from checkpoints.quantized import QuantizedModel
+    from engine.model import About, Model
+    from engine.runner import Runner
+    from qlinear.backends.registry import Npu, Target
     from quantization.quantize import Result
 
 __all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "load", "quantize"]
@@ -74,13 +77,13 @@ def load(
     """
     from qlinear.backends.registry import Npu, open_target
 
-    source = _path("source", source)
-    opened = open_target(target, Npu(device, latency or {}))
+    source, npu = _path("source", source), Npu(device, latency or {})
     if precision == "bf16":
+        opened = open_target(target, npu)
         return _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
     if precision != "w4abf16":
         raise OptionError(f"`precision={precision}` is not one of bf16, w4abf16")
-    return _load_quantized(source, opened, flash_attention, trust_remote_code, progress)
+    return _load_quantized(source, target, npu, flash_attention, trust_remote_code, progress)
 
 
 def _path(name: str, value: object) -> str:
@@ -91,27 +94,78 @@ def _path(name: str, value: object) -> str:
 
 
 def _load_quantized(
-    directory: str, target: "Target", flash_attention: bool | None, trust_remote_code: bool, progress: Watcher
+    directory: str, target: str, npu: "Npu", flash_attention: bool | None, trust_remote_code: bool, progress: Watcher
 ) -> "Model":
+    """Onto the cpu without torch where the checkpoint is a plain one and its family known, else the long way."""
+    from pathlib import Path
+
+    from checkpoints.recipes import asks_for_flash_attention, read_recipe
+    from engine.model import Model
+
+    if flash_attention is None:
+        flash_attention = asks_for_flash_attention(read_recipe(Path(directory)))
+    runner = tokenizer = None
+    if target == "cpu" and flash_attention:
+        runner, tokenizer, about = _at_hand(directory, trust_remote_code)
+    if runner is None:
+        runner, tokenizer, about = _whole(directory, target, npu, flash_attention, trust_remote_code)
+    for note in about.notes:
+        progress(Note(note))
+    return Model(about, runner, tokenizer, progress)
+
+
+def _at_hand(directory: str, trust_remote_code: bool) -> tuple:
+    """Runner, tokenizer and what is known; Nones where that is not the way."""
+    from pathlib import Path
+
+    from qlinear.backends.cpu import native
+
+    if not native.is_built():
+        return None, None, None
+    from checkpoints.at_hand import open_at_hand
+    from engine.at_hand import StackRunner
+    from qlinear.backends.registry import Npu
+
+    def open_whole() -> "Runner":
+        return _whole(directory, "cpu", Npu(), True, trust_remote_code)[0]
+
+    try:
+        opened = open_at_hand(Path(directory))
+        runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole)
+        opened.parts.check_all_used()
+    except Exception:  # whatever makes it not a plain one: the long way knows what to say
+        return None, None, None
+    return runner, opened.tokenizer, _about(directory, f"cpu/{native.select_isa()}", opened)
+
+
+def _whole(directory: str, target: str, npu: "Npu", flash_attention: bool, trust_remote_code: bool) -> tuple:
     from pathlib import Path
 
     from checkpoints.quantized import open_quantized
-    from engine.model import About, Model
+    from engine.whole import ModuleRunner
+    from qlinear.backends.registry import open_target
 
-    opened = open_quantized(Path(directory), target.backend, flash_attention, trust_remote_code)
-    about = About(
+    on = open_target(target, npu)
+    opened = open_quantized(Path(directory), on.backend, flash_attention, trust_remote_code)
+    runner = ModuleRunner(opened.module, on.backend, opened.flash_attention)
+    return runner, opened.tokenizer, _about(directory, on.backend.name, opened, on.note)
+
+
+def _about(directory: str, code: str, opened: "Opened | QuantizedModel", note: str | None = None) -> "About":
+    from pathlib import Path
+
+    from engine.model import About
+
+    return About(
         name=Path(directory).resolve().name,
-        code=target.backend.name,
+        code=code,
         precision="w4abf16",
         model_bytes=opened.model_bytes,
         checkpoint=str(directory),
         fingerprint=opened.recipe.get("fingerprint"),
         origin=opened.recipe.get("options", {}).get("model_name"),
-        notes=(target.note,) if target.note else (),
+        notes=(note,) if note else (),
     )
-    for note in about.notes:
-        progress(Note(note))
-    return Model(about, opened.module, opened.tokenizer, target.backend, opened.flash_attention, progress)
 
 
 def _load_float(
@@ -119,6 +173,7 @@ def _load_float(
 ) -> "Model":
     from checkpoints.pretrained import open_pretrained
     from engine.model import About, Model
+    from engine.whole import ModuleRunner
 
     if target.backend.float_target is not None:
         raise OptionError(
@@ -133,7 +188,8 @@ def _load_float(
         model_bytes=source.float_bytes,
         fingerprint=source.fingerprint,
     )
-    return Model(about, module, source.tokenizer, target.backend, flash_attention, progress)
+    runner = ModuleRunner(module, target.backend, flash_attention, quantized=False)
+    return Model(about, runner, source.tokenizer, progress)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from enum import Enum
 
 from torch import nn
 
-from architectures.family import Edge, block_linears
+from architectures.family import Edge
+from architectures.linears import block_linears
 from qlinear.sizes import GROUP_SIZES
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from checkpoints.local import model_slug
 from checkpoints.origin import Origin
-from checkpoints.pretrained import fingerprint_at_hand, model_slug
 from qlinear.errors import CheckpointError
 from quantization.paths import MODELS, checkpoint_name
 from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, Awq, Recipe
@@ -25,6 +25,11 @@ def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) ->
     there = [path for path in _candidates(model_name, recipe) if (path / "config.json").is_file()]
     if not there:
         raise CheckpointError(_missing(model_name, recipe))
+    for path in there:
+        if Origin.read(path).is_of_files(model_name):
+            return path
+    from checkpoints.pretrained import fingerprint_at_hand
+
     fingerprint = fingerprint_at_hand(model_name, trust_remote_code)
     for path in there:
         if not Origin.read(path).is_other(model_name, fingerprint):

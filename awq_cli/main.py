@@ -97,9 +97,9 @@ def _refuse_idle_options(given: dict[str, str], values: dict[str, Any]) -> None:
 
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
-        import torch
+        from qlinear.backends.cpu import native
 
-        torch.set_num_threads(threads)
+        native.set_threads(threads)
 
 
 def _check_memory() -> None:

@@ -4,22 +4,31 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from checkpoints.quantized import read_recipe
+from checkpoints.local import files_fingerprint
+from checkpoints.recipes import read_recipe
 
 
 @dataclass(frozen=True)
 class Origin:
-    """name: as it was given to `quantize`; fingerprint: as `checkpoints.sources` has it; None where nobody says."""
+    """name: as it was given to `quantize`; fingerprint: as `checkpoints.sources` has it; files: as `checkpoints.local`
+    has it; None where nobody says.
+    """
 
     name: str | None
     fingerprint: str | None
     transformers: str | None
+    files: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> "Origin":
         recipe = read_recipe(directory)
         name, library = recipe.get("options", {}).get("model_name"), recipe.get("versions", {}).get("transformers")
-        return cls(name if isinstance(name, str) else None, recipe.get("fingerprint"), library)
+        name = name if isinstance(name, str) else None
+        return cls(name, recipe.get("fingerprint"), library, recipe.get("files_fingerprint"))
+
+    def is_of_files(self, name: str) -> bool:
+        """Whether it was made of the very files that the name stands for here: nothing large is loaded to tell."""
+        return self.files is not None and self.files == files_fingerprint(name)
 
     @property
     def is_comparable(self) -> bool:

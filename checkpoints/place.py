@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from checkpoints.quantized import RECIPE, read_recipe
+from checkpoints.recipes import RECIPE, read_recipe
 from qlinear.errors import CheckpointError
 
 

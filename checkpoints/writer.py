@@ -17,7 +17,9 @@ from checkpoints.beside import Beside
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
 from checkpoints.place import check_space, refuse_what_is_not_ours, resolved
-from checkpoints.quantized import RECIPE, read_tokenizer
+from checkpoints.plain_tokenizer import proof
+from checkpoints.quantized import read_tokenizer
+from checkpoints.recipes import RECIPE
 from qlinear.errors import AwqError, CheckpointError, one_line
 
 # The least a shard holds, unless it is the last.
@@ -216,6 +218,7 @@ class CheckpointWriter:
             shards = _shard_names(len(self.journal.files))
             index = ["model.safetensors.index.json"] * (len(shards) > 1)
             files = {str(path.relative_to(self._finished)) for path in self._finished.rglob("*") if path.is_file()}
+            recipe = {**recipe, "tokenizer_proof": proof(self._finished, description.tokenizer)}
             content = json.dumps({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}, indent=2) + "\n"
             (self._finished / RECIPE).write_text(content, encoding="utf-8")
             self._name_shards()

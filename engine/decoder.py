@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from qlinear.errors import ModelError
 
@@ -18,8 +17,8 @@ class Decoder(Protocol):
     max_tokens: int
     vocabulary: int
 
-    def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
-        """Read a text `(length,)` and give the logits after its last `rows` tokens, or after all from `known` on.
+    def read(self, tokens: np.ndarray, known: int = 0, rows: int | None = None) -> Iterator[np.ndarray]:
+        """Read a text `(length,)` int64 and give the logits after its last `rows` tokens, or after all from `known` on.
 
         known: how many tokens at its start are those of the text that `read` was given last, and need not be read
         again; less than its length. rows: 1 at least, the length less `known` at most. A part is `(some rows,
@@ -28,7 +27,7 @@ class Decoder(Protocol):
         """
 
 
-def check_text(decoder: Decoder, tokens: Tensor, known: int, rows: int | None, held: int) -> None:
+def check_text(decoder: Decoder, tokens: np.ndarray, known: int, rows: int | None, held: int) -> None:
     """Raise `ValueError` for what no decoder reads; held: tokens of the text that it was given last."""
     length = len(tokens)
     if not 0 < length <= decoder.max_tokens:
@@ -41,19 +40,19 @@ def check_text(decoder: Decoder, tokens: Tensor, known: int, rows: int | None, h
         raise ValueError(f"token ids have to be in [0, {decoder.vocabulary})")
 
 
-def check_finite(logits: Tensor) -> Tensor:
+def check_finite(logits: np.ndarray) -> np.ndarray:
     """The same. Raises `ModelError`."""
-    if not all(bound.isfinite() for bound in logits.aminmax()):
+    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
         raise ModelError("the model's logits are not finite: its weights are damaged, or too large for bfloat16")
     return logits
 
 
-def read_last(decoder: Decoder, tokens: Tensor, known: int = 0) -> Tensor:
+def read_last(decoder: Decoder, tokens: np.ndarray, known: int = 0) -> np.ndarray:
     """Logits `(vocabulary,)` after a text, good until the decoder reads again."""
     (part,) = decoder.read(tokens, known, rows=1)
     return part[0]
 
 
-def read_all(decoder: Decoder, tokens: Tensor) -> Tensor:
+def read_all(decoder: Decoder, tokens: np.ndarray) -> np.ndarray:
     """Logits `(length, vocabulary)` after every token of a text, read from the start: a copy."""
-    return torch.cat([rows.clone() for rows in decoder.read(tokens)])
+    return np.concatenate([rows.copy() for rows in decoder.read(tokens)])

@@ -2,33 +2,14 @@
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from engine.decoder import check_finite, check_text
-from engine.stack import describe
-from qlinear.backends.base import Backend
-from qlinear.backends.stack import StackDecoder, Unsupported
-from qlinear.errors import TargetError
+from qlinear.backends.stack import StackDecoder
 
 # Tokens of a prompt read at a time: bounds the memory for their activations. A multiple of the 12 rows of the widest
 # matmul kernel.
 CHUNK = 264
-
-
-def fused_decoder(
-    model: nn.Module, backend: Backend, max_tokens: int, chunk: int = CHUNK
-) -> "tuple[FusedDecoder | None, str | None]":
-    """A fused decoder with a cache of `max_tokens` positions; or None and the reason why there is none.
-
-    model: a causal LM of `transformers` whose quantized layers run on `backend`. It keeps its weights, which the
-    decoder reads in place.
-    """
-    try:
-        stack = describe(model, max_tokens)
-        return FusedDecoder(backend.decoder(stack, max_tokens, min(chunk, max_tokens))), None
-    except (Unsupported, TargetError) as reason:
-        return None, str(reason)
 
 
 class FusedDecoder:
@@ -38,23 +19,24 @@ class FusedDecoder:
         self.stack = stack
         self.max_tokens, self.vocabulary = stack.max_tokens, stack.vocabulary
         self._held = 0  # positions of the last text in the cache
-        self._logits = torch.empty(1, self.vocabulary, device=stack.device)
+        self._logits = np.empty((1, self.vocabulary), np.float32)
 
-    def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
+    def read(self, tokens: np.ndarray, known: int = 0, rows: int | None = None) -> Iterator[np.ndarray]:
         """Raises `ValueError` as `check_text` does, `ModelError` for logits that are not finite."""
         check_text(self, tokens, known, rows, self._held)
         unwanted = 0 if rows is None else len(tokens) - known - rows
-        position = known
-        for part in tokens[known:].to(torch.int64).contiguous().split(self.stack.chunk):
+        text = np.ascontiguousarray(tokens, np.int64)
+        for start in range(known, len(text), self.stack.chunk):
+            part = text[start : start + self.stack.chunk]
             wanted = min(len(part), max(0, len(part) - unwanted))
             unwanted -= len(part)
             out = self._buffer(wanted)
-            self.stack.read(part, position, out)
-            position = self._held = position + len(part)
+            self.stack.read(part, start, out)
+            self._held = start + len(part)
             if wanted:
                 yield check_finite(out)
 
-    def _buffer(self, rows: int) -> Tensor:
+    def _buffer(self, rows: int) -> np.ndarray:
         if rows > len(self._logits):
-            self._logits = torch.empty(rows, self.vocabulary, device=self.stack.device)
+            self._logits = np.empty((rows, self.vocabulary), np.float32)
         return self._logits[:rows]

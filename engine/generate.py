@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from engine.decoder import Decoder, read_last
 from engine.rules import Adjust
@@ -19,27 +18,27 @@ class Token:
     seconds: float
 
 
-def greedy(logits: Tensor) -> int:
+def greedy(logits: np.ndarray) -> int:
     return int(logits.argmax())
 
 
 def generate(
     decoder: Decoder,
-    prompt: Tensor,
+    prompt: np.ndarray,
     max_new_tokens: int,
     end_tokens: frozenset[int] = frozenset(),
-    choose: Callable[[Tensor], int] = greedy,
+    choose: Callable[[np.ndarray], int] = greedy,
     adjust: Adjust | None = None,
     *,
     known: int = 0,
 ) -> Iterator[Token]:
-    """Read `prompt` `(length,)` and write up to `max_new_tokens`, stopping after an end token, which is given too.
+    """Read `prompt` `(length,)` int64 and write up to `max_new_tokens`, up to an end token, which is given too.
 
     adjust: what is done to the logits before one is chosen (see `engine.rules`). known: how many tokens at the prompt's
     start the decoder has read (see `engine.decoder`).
     A token is timed up to its choice; what is done with it in between is nobody's.
     """
-    text = torch.cat([prompt, prompt.new_zeros(max_new_tokens)])
+    text = np.concatenate([prompt, np.zeros(max_new_tokens, np.int64)])
     for length in range(len(prompt), len(text)):
         start = time.perf_counter()
         logits = read_last(decoder, text[:length], known)

@@ -4,22 +4,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from engine import scoring
 from engine.decoder import Decoder, read_all
-from engine.fused import fused_decoder
 from engine.generate import generate, greedy
-from engine.modules import ModuleDecoder, check_causal, first_position
 from engine.rules import Rules
+from engine.runner import Runner, ids
 from engine.sampling import sampler
 from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
-from qlinear.backends.base import Backend, Meter
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qlinear.backends.base import Meter
 
 
 @dataclass(frozen=True)
@@ -45,52 +46,54 @@ class About:
 class Model:
     """A causal language model on its target, quantized or float. Not for use from two threads at once.
 
-    about: what is known of it; module: the model of `transformers`, its quantized layers prepared; tokenizer: its own;
-    flash_attention: whether the whole stack is run at once where model and target allow it.
+    about: what is known of it; runner: what it runs on; tokenizer: its own.
     """
 
-    def __init__(
-        self, about: About, module: nn.Module, tokenizer: Any, backend: Backend, flash_attention: bool, watch: Watcher
-    ):
-        self.about, self.module, self.tokenizer = about, module, tokenizer
-        self.backend, self.flash_attention = backend, flash_attention
+    def __init__(self, about: About, runner: Runner, tokenizer: Any, watch: Watcher):
+        self.about, self.runner, self.tokenizer = about, runner, tokenizer
         self._watch = watch
-        self._causal = False  # whether it was found to be
         self._kept: tuple[Decoder, int] | None = None  # a decoder that nobody uses, and its positions
 
     def __repr__(self) -> str:
         return f"Model({self.about.name!r} on {self.about.code})"
 
     @property
+    def module(self) -> Any:
+        """The model of `transformers`, its quantized layers prepared; where nothing needed it, it is opened now."""
+        return self.runner.module
+
+    @property
+    def flash_attention(self) -> bool:
+        """Whether the whole stack is run at once where model and target allow it."""
+        return self.runner.flash_attention
+
+    @property
     def max_positions(self) -> int | None:
         """The longest sequence the model was made for, or None if its config does not say."""
-        known = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
-        return None if known is None else known - first_position(self.module)
+        return self.runner.max_positions
 
     @property
     def end_tokens(self) -> frozenset[int]:
         """The tokens that end an answer."""
-        given = self.module.generation_config.eos_token_id
-        ids = given if isinstance(given, list) else [given]
-        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+        return self.runner.end_tokens | ids(self.tokenizer.eos_token_id)
 
     @property
     def vocabulary(self) -> int:
         """How many tokens the model has a row for."""
-        return len(self.module.get_input_embeddings().weight)
+        return self.runner.vocabulary
 
     @cached_property
     def rules(self) -> Rules:
         """What its generation_config asks of every token; what of it is not followed is noted, once."""
-        rules = Rules(self.module, self.end_tokens)
+        rules = self.runner.rules(self.end_tokens)
         for note in rules.notes:
-            self._watch(Note(note))
+            self._note(note)
         return rules
 
     @property
-    def meter(self) -> Meter | None:
+    def meter(self) -> "Meter | None":
         """Counts what hardware that is only emulated would have done; None where the hardware is real."""
-        return None if self.about.precision == "bf16" else self.backend.meter()
+        return self.runner.meter
 
     def decoder(self, max_tokens: int, rewinds: bool = False) -> Decoder:
         """A new decoder for texts of up to `max_tokens`; rewinds: whether many of them are going to begin alike.
@@ -98,29 +101,24 @@ class Model:
         With flash attention it runs the whole stack at once, where model and target allow it. Raises `ModelError` for
         a model that is no causal one.
         """
-        if self.flash_attention and self.meter is None:  # a meter has to see every matmul
-            fused, reason = fused_decoder(self.module, self.backend, max_tokens)
-            if fused is not None:
-                return fused
-            self._watch(Note(f"`flash_attention` runs the model's own modules: {reason}"))
-        if not self._causal:
-            check_causal(self.module)
-            self._causal = True
-        return ModuleDecoder(self.module, max_tokens, static_cache=self.flash_attention and not rewinds)
+        return self.runner.decoder(max_tokens, rewinds, self._note)
 
-    def encode(self, text: str, bos: bool | None = None) -> Tensor:
+    def _note(self, text: str) -> None:
+        self._watch(Note(text))
+
+    def encode(self, text: str, bos: bool | None = None) -> np.ndarray:
         """Token ids `(length,)` of a text to be scored, as `encode_whole` makes them, each with a row in the model."""
         tokens = encode_whole(self.tokenizer, text, bos)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 
-    def encode_prompt(self, prompt: str, chat: bool) -> Tensor:
+    def encode_prompt(self, prompt: str, chat: bool) -> np.ndarray:
         """Token ids `(length,)` of a prompt, each with a row in the model."""
         tokens = encode_prompt(self.tokenizer, prompt, chat)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 
-    def encode_chat(self, messages: list[dict[str, str]]) -> Tensor:
+    def encode_chat(self, messages: list[dict[str, str]]) -> np.ndarray:
         """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
         tokens = encode_chat(self.tokenizer, messages)
         check_rows(self.tokenizer, tokens, self.vocabulary)
@@ -151,7 +149,7 @@ class Model:
         given = {name: value for name, value in sampling.items() if value is not None}
         return self._written(tokens, max_new_tokens, sampler(seed=seed, **given) if given else greedy)
 
-    def _written(self, tokens: Tensor, max_new_tokens: int, choose: Callable[[Tensor], int]) -> Iterator[str]:
+    def _written(self, tokens: np.ndarray, max_new_tokens: int, choose: Callable[[np.ndarray], int]) -> Iterator[str]:
         pieces = TextStream(self.tokenizer)
         with self._with_room(len(tokens) + max_new_tokens) as decoder:
             adjust = self.rules.for_text(len(tokens), max_new_tokens)
@@ -167,12 +165,15 @@ class Model:
             raise OptionError("`prompts` has to be a list of texts; for one text, give a list of one")
         return ["".join(self.stream(prompt, **how)) for prompt in prompts]
 
-    def logits(self, tokens: Tensor | Sequence[int]) -> Tensor:
+    def logits(self, tokens: "Tensor | Sequence[int]") -> "Tensor":
         """Logits `(length, vocabulary)` float32 after every token of a text `(length,)`, each from its past alone."""
         given = _token_ids(tokens, self.vocabulary)
         self.check_fits(len(given), "the tokens")
         with self._with_room(len(given)) as decoder:
-            return read_all(decoder, given)
+            found = read_all(decoder, given)
+        import torch
+
+        return torch.from_numpy(found)
 
     def perplexity(self, text: str, window: int = 2048, n_windows: int | None = None, bos: bool | None = None) -> float:
         """Token perplexity of a text in windows that do not overlap, the first `n_windows` of them or all.
@@ -180,6 +181,8 @@ class Model:
         bos: whether the token for the beginning of a text stands before the text, once; None: as the tokenizer has it.
         Raises `OptionError` for a window longer than the text or the model's context.
         """
+        from engine import scoring
+
         self.check_fits(window, "windows of `window`")
         windows = scoring.cut_windows(self.encode(text, bos), window, n_windows, "the text")
         with self._with_room(window) as decoder:
@@ -198,14 +201,14 @@ class Model:
             self._kept = decoder, room
 
 
-def _token_ids(tokens: Tensor | Sequence[int], vocabulary: int) -> Tensor:
-    """Token ids `(length,)` as a tensor. Raises `OptionError` for none, or for what is no list of such numbers."""
+def _token_ids(tokens: "Tensor | Sequence[int]", vocabulary: int) -> np.ndarray:
+    """Token ids `(length,)` int64. Raises `OptionError` for none, or for what is no list of such numbers."""
     try:
-        given = torch.as_tensor(tokens)
+        given = np.asarray(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError("`tokens` have to be one list of token ids") from error
-    if given.dim() != 1 or len(given) == 0 or given.is_floating_point():
-        raise OptionError(f"`tokens` have to be one list of token ids, not of shape {tuple(given.shape)}")
+    if given.ndim != 1 or len(given) == 0 or given.dtype.kind not in "iu":
+        raise OptionError(f"`tokens` have to be one list of token ids, not of shape {given.shape}")
     if int(given.min()) < 0 or int(given.max()) >= vocabulary:
         raise OptionError(f"`tokens` have to be from 0 to {vocabulary - 1}, as those of this model are")
-    return given.to(torch.int64)
+    return given.astype(np.int64)

@@ -4,10 +4,12 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.decoder import check_finite, check_text, read_all
+from engine.rotation import LENGTH_DEPENDENT
 from qlinear.errors import AwqError, ModelError, one_line
 
 # Logits widened to float32 at a time; the whole text's would be length x vocabulary.
@@ -15,9 +17,6 @@ ROWS_PER_PART = 256
 
 # Of the largest logit: what bfloat16 makes of the same sum in another order, and much less than a token's doing.
 ROUNDING = 0.02
-
-# Rotations whose angles depend on how long the sequence has become.
-LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 class ModuleDecoder:
@@ -52,14 +51,14 @@ class ModuleDecoder:
         self._carried: dict[str, Any] = {}  # from one call to the next: the cache, by the name the model knows it by
         self._held = 0  # positions in it
 
-    def read(self, tokens: Tensor, known: int = 0, rows: int | None = None) -> Iterator[Tensor]:
+    def read(self, tokens: np.ndarray, known: int = 0, rows: int | None = None) -> Iterator[np.ndarray]:
         """Raises `ValueError` as `check_text` does, `ModelError` for logits that are missing or not finite."""
         check_text(self, tokens, known, rows, self._held)
         wanted = len(tokens) - known if rows is None else rows
         with torch.inference_mode():  # in which the cache was filled, and without which it cannot be cleared
             start = self._cut_back(known, len(tokens))
             self._held = 0  # of whatever fails half-way, nothing is known
-            inputs = self._inputs(tokens, start, wanted)
+            inputs = self._inputs(torch.from_numpy(np.asarray(tokens, np.int64)), start, wanted)
             out = self.model(**inputs)
             self._carried = self.model._update_model_kwargs_for_generation(out, self._carried)
             self._held = len(tokens)
@@ -68,7 +67,7 @@ class ModuleDecoder:
         if out.logits.shape[1] < wanted or (wanted > 1 and of_its_own):
             raise ModelError(f"{type(self.model).__name__} predicts one token a call only, and is not run here")
         for part in out.logits[0, -wanted:].split(ROWS_PER_PART):
-            yield check_finite(part.float())
+            yield check_finite(part.float().cpu().numpy())
 
     def _inputs(self, tokens: Tensor, start: int, wanted: int) -> dict[str, Any]:
         """What `forward` takes for the tokens from `start` on, as `generate` makes it."""
@@ -143,13 +142,13 @@ def check_causal(model: nn.Module) -> None:
     decoder = ModuleDecoder(model, 2, static_cache=False)
     first, second = decoder.vocabulary // 3, decoder.vocabulary // 2
     try:
-        found = [read_all(decoder, torch.tensor([first, last]))[0] for last in (first, second)]
+        found = [read_all(decoder, np.array([first, last]))[0] for last in (first, second)]
     except AwqError:
         raise
     except Exception as error:  # of the model's own code
         kind, dtype = type(model).__name__, str(model.dtype).removeprefix("torch.")
         raise ModelError(f"{kind} does not run in {dtype} ({one_line(error)})") from error
-    if (found[0] - found[1]).abs().max() > ROUNDING * found[0].abs().max():
+    if np.abs(found[0] - found[1]).max() > ROUNDING * np.abs(found[0]).max():
         raise ModelError(
             f"{model.config.model_type} models look at later tokens too, so that they write no text from left to "
             f"right, and are not run here"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,17 +19,17 @@ ROWS_COMPARED = 64
 MOST_NATS = 700
 
 
-def negative_log_likelihood(decoder: Decoder, tokens: Tensor) -> float:
+def negative_log_likelihood(decoder: Decoder, tokens: np.ndarray) -> float:
     """Of a text `(length,)` read from the start, in nats, summed over the tokens after its first."""
-    targets, total = tokens[1:], 0.0
+    targets, total = torch.from_numpy(tokens)[1:], 0.0
     for part in decoder.read(tokens):
-        for rows in part.split(ROWS_COMPARED):
-            here, targets = targets[: len(rows)].to(rows.device), targets[len(rows) :]  # the last has no target
+        for rows in torch.from_numpy(part).split(ROWS_COMPARED):
+            here, targets = targets[: len(rows)], targets[len(rows) :]  # the last has no target
             total += F.cross_entropy(rows[: len(here)], here, reduction="none").double().sum().item()
     return total
 
 
-def cut_windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -> Tensor:
+def cut_windows(tokens: np.ndarray, window: int, n_windows: int | None, name: str) -> np.ndarray:
     """The first `n_windows` windows `(n_windows, window)` of a text `(length,)`, or all. Raises `OptionError`."""
     if window < 2:
         raise OptionError(f"`window={window}` has to be at least 2: the first token of a window is not predicted")
@@ -40,10 +41,10 @@ def cut_windows(tokens: Tensor, window: int, n_windows: int | None, name: str) -
     if n_windows is not None and n_windows > available:
         raise OptionError(f"`n_windows={n_windows}`: {name} has only {available} windows of {window} tokens; use fewer")
     count = n_windows or available
-    return tokens[: count * window].view(count, window)
+    return tokens[: count * window].reshape(count, window)
 
 
-def perplexity(total: float, windows: Tensor) -> float:
+def perplexity(total: float, windows: np.ndarray) -> float:
     """exp of the mean over all predicted tokens of windows `(n, window)` whose negative log-likelihoods add to `total`.
 
     Of each window, all tokens but the first are predicted.
@@ -79,8 +80,9 @@ class Scorer:
         known = min(_shared(tokens, self._last), len(context) - 1)
         self._last = tokens
         targets, total, greedy = torch.tensor(continuation), 0.0, True
-        for rows in self.decoder.read(torch.tensor(tokens), known, rows=len(continuation)):
-            here, targets = targets[: len(rows)].to(rows.device), targets[len(rows) :]
+        for part in self.decoder.read(np.array(tokens), known, rows=len(continuation)):
+            rows = torch.from_numpy(part)
+            here, targets = targets[: len(rows)], targets[len(rows) :]
             total -= F.cross_entropy(rows, here, reduction="none").double().sum().item()
             greedy = greedy and bool((rows.argmax(dim=-1) == here).all())
         return total, greedy
@@ -107,27 +109,27 @@ class Comparison:
     agreement: float
 
 
-def compare(decoder: Decoder, reference: Decoder, tokens: Tensor) -> Comparison:
+def compare(decoder: Decoder, reference: Decoder, tokens: np.ndarray) -> Comparison:
     """Both read the text `(length,)` from the start. Softmax in float32, `ROWS_COMPARED` rows at a time."""
     sums = torch.zeros(4, dtype=torch.float64)
-    targets = tokens[1:]
+    targets = torch.from_numpy(tokens)[1:]
     for rows, wanted in _side_by_side(decoder.read(tokens), reference.read(tokens)):
-        here, targets = targets[: len(rows)].to(rows.device), targets[len(rows) :]
+        here, targets = targets[: len(rows)], targets[len(rows) :]
         rows, wanted = rows[: len(here)], wanted[: len(here)]  # after the last token nothing is predicted
         log_p, log_q = F.log_softmax(wanted, dim=-1), F.log_softmax(rows, dim=-1)
         divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
         agreed = rows.argmax(dim=-1) == wanted.argmax(dim=-1)
         of_text = (-log.gather(1, here.unsqueeze(1)) for log in (log_q, log_p))
-        sums += torch.stack([figures.double().sum().cpu() for figures in (*of_text, divergence, agreed)])
+        sums += torch.stack([figures.double().sum() for figures in (*of_text, divergence, agreed)])
     return Comparison(*(sums / (len(tokens) - 1)).tolist())
 
 
-def _side_by_side(first: Iterator[Tensor], second: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _side_by_side(first: Iterator[np.ndarray], second: Iterator[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows of two streams of equal length, which come in parts of their own, in parts of the same."""
     one, other = next(first, None), next(second, None)
     while one is not None and other is not None:
         count = min(len(one), len(other), ROWS_COMPARED)
-        yield one[:count], other[:count]
+        yield torch.from_numpy(one[:count]), torch.from_numpy(other[:count])
         one, other = one[count:], other[count:]
         one = one if len(one) else next(first, None)
         other = other if len(other) else next(second, None)

@@ -1,37 +1,71 @@
-"""A model of `transformers`, of a family with fused traits, described as a `Stack`."""
+"""A model of a family with fused traits, described as a `Stack`: its numbers from the config, its weights by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from architectures.registry import find_family, fused_families
-from engine.modules import LENGTH_DEPENDENT
+from architectures.registry import fused_families
+from architectures.traits import Fused
+from engine.rotation import Rotation, rope_parameters
 from qlinear.backends.stack import (
+    Array,
     Dense,
     GatedMlp,
-    Matrix,
     Mixture,
     Norms,
-    Packed,
     Projection,
     Router,
     Stack,
     StackBlock,
     Unsupported,
 )
-from qlinear.layer import QLinearPerGrp
-from qlinear.replace import GroupedOutput
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig as Config
 
 
-def describe(model: nn.Module, max_tokens: int) -> Stack:
+class Parts(Protocol):
+    """The weights of a model, by the names that its modules have. All raise `Unsupported` for what they do not have."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a module of this name, with weights of its own or in parts."""
+        ...
+
+    def linears(self, names: Sequence[str]) -> Projection:
+        """Linears that read one input, as their outputs lie side by side."""
+        ...
+
+    def dense(self, name: str) -> Array:
+        """A module's weight, as the model has it, that is not quantized."""
+        ...
+
+    def vector(self, name: str) -> Array:
+        """A norm's weight, or a tensor by its own name, as float32 `(features,)`."""
+        ...
+
+    def head(self) -> Projection: ...
+
+    def outputs(self) -> int:
+        """Rows of the head: the tokens that it predicts."""
+        ...
+
+    def experts(self, name: str, gate_up: Sequence[str]) -> list[GatedMlp]: ...
+
+    def numbers(self, values: np.ndarray) -> Array:
+        """A table that no file holds, where the weights are."""
+        ...
+
+
+def describe(config: Any, parts: Parts, max_tokens: int) -> Stack:
     """Describe a model for at most `max_tokens` positions. Raises `Unsupported` with the reason where it cannot be."""
-    return _Describer(model, max_tokens).run()
+    family = fused_families().get(config.model_type)
+    if family is None:
+        known = ", ".join(fused_families())
+        raise Unsupported(f"the fused decoder does not know {config.model_type} models, only {known}")
+    try:
+        return _Describer(config, family.fused, parts, max_tokens).run(family.blocks)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
+        raise Unsupported(f"the config does not say what the fused decoder needs: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -47,150 +81,127 @@ class Multipliers:
     logits: float = 1.0
 
 
-def _multipliers(config: "Config") -> Multipliers:
-    return Multipliers(config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
-
-
+@dataclass
 class _Describer:
-    def __init__(self, model: nn.Module, max_tokens: int):
-        self.model, self.config = model, model.config
-        family = find_family(self.config)
-        if family is None or family.fused is None:
-            known = ", ".join(fused_families())
-            raise Unsupported(f"the fused decoder does not know {self.config.model_type} models, only {known}")
-        self.traits = family.fused
-        self.layers = model.get_submodule(family.blocks)
-        self.max_tokens = max_tokens
-        self.rotations: dict[str | None, tuple[Tensor, Tensor]] = {}
+    config: Any
+    traits: Fused
+    parts: Parts
+    max_tokens: int
 
-    def run(self) -> Stack:
-        config, embedding = self.config, self.model.get_input_embeddings()
-        attention, limit = self.layers[0].self_attn, self.traits.qkv_limit
-        if limit and getattr(config, limit) is not None:
-            raise Unsupported(
-                f"this model limits q, k and v to {getattr(config, limit)} (`{limit}`); the fused decoder does not"
-            )
-        if not attention.is_causal:
-            raise Unsupported("the fused decoder takes models that look back only; this one looks both ways")
-        cap, of = self.traits.attention_cap, _multipliers(config) if self.traits.multipliers else Multipliers()
+    def run(self, blocks: str) -> Stack:
+        config, traits, of = self.config, self.traits, self._multipliers()
+        self._check()
+        cap, embedding, head = traits.attention_cap, self.parts.dense("model.embed_tokens"), self.parts.head()
         return Stack(
-            blocks=[self._block(layer) for layer in self.layers],
-            embedding=embedding.weight,
-            embedding_scale=_embedding_scale(embedding) * of.embedding / of.residual,
-            final_norm=self._norm(self.model.model.norm) / of.logits,
-            head=_projection([self.model.lm_head]),
-            vocabulary=self.model.lm_head.out_features,
+            blocks=[self._block(f"{blocks}.{index}", index) for index in range(config.num_hidden_layers)],
+            embedding=embedding,
+            embedding_scale=self._embedding_scale() * of.embedding / of.residual,
+            final_norm=self._norm("model.norm") / of.logits,
+            head=head,
+            vocabulary=self.parts.outputs(),
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
-            head_dim=attention.head_dim,
+            head_dim=self.head_dim,
             epsilon=config.rms_norm_eps / of.residual**2,
-            activation=getattr(config, self.traits.activation),
-            attention_scale=attention.scaling,
+            activation=getattr(config, traits.activation),
+            attention_scale=traits.attention_scale(config, self.head_dim),
             attention_cap=(cap and getattr(config, cap)) or 0.0,
             logit_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
-            interleaved=self.traits.interleaved,
+            interleaved=traits.interleaved,
         )
 
-    def _block(self, layer: nn.Module) -> StackBlock:
-        attention, traits = layer.self_attn, self.traits
-        mlp = layer.get_submodule(traits.mlp)
-        cosines, sines = self._rotation(attention)
+    @cached_property
+    def head_dim(self) -> int:
+        return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+
+    def _check(self) -> None:
+        limit = self.traits.qkv_limit
+        if limit and getattr(self.config, limit) is not None:
+            raise Unsupported(
+                f"this model limits q, k and v to {getattr(self.config, limit)} (`{limit}`); the fused decoder does not"
+            )
+        if getattr(self.config, "use_bidirectional_attention", False):
+            raise Unsupported("the fused decoder takes models that look back only; this one looks both ways")
+
+    def _multipliers(self) -> Multipliers:
+        if not self.traits.multipliers:
+            return Multipliers()
+        config = self.config
+        return Multipliers(config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
+
+    def _embedding_scale(self) -> float:
+        """Gemma's, which is rounded to bfloat16."""
+        if not self.traits.scaled_embedding:
+            return 1.0
+        bits = np.float32(self.config.hidden_size**0.5).view(np.uint32)
+        return float((bits + 0x7FFF + (bits >> 16 & 1) & np.uint32(0xFFFF0000)).view(np.float32))
+
+    def _block(self, name: str, index: int) -> StackBlock:
+        traits, attention, mlp = self.traits, f"{name}.self_attn", f"{name}.{self.traits.mlp}"
+        cosines, sines = self._rotation(index)
         return StackBlock(
-            norms=self._norms(layer),
-            qkv=_projection([getattr(attention, name) for name in traits.qkv]),
-            o=_projection([attention.o_proj]),
-            mlp=self._mixture(mlp) if "experts" in dict(mlp.named_children()) else self._mlp(mlp),
+            norms=self._norms(name),
+            qkv=self.parts.linears([f"{attention}.{part}" for part in traits.qkv]),
+            o=self.parts.linears([f"{attention}.o_proj"]),
+            mlp=self._mixture(mlp) if self.parts.has(f"{mlp}.experts") else self._mlp(mlp),
             cosines=cosines,
             sines=sines,
-            window=self._window(attention) or 0,
+            window=traits.window(self.config, index) or 0,
         )
 
-    def _mlp(self, mlp: nn.Module) -> GatedMlp:
-        return GatedMlp(_projection([getattr(mlp, name) for name in self.traits.gate_up]), _projection([mlp.down_proj]))
+    def _mlp(self, name: str) -> GatedMlp:
+        gate_up = self.parts.linears([f"{name}.{part}" for part in self.traits.gate_up])
+        return GatedMlp(gate_up, self.parts.linears([f"{name}.down_proj"]))
 
-    def _mixture(self, mlp: nn.Module) -> Mixture:
-        traits = self.traits.experts
-        router, shared = mlp.get_submodule(traits.router), getattr(mlp, traits.shared) if traits.shared else None
-        correction = attrgetter(traits.correction)(router).detach().flatten() if traits.correction else None
+    def _mixture(self, name: str) -> Mixture:
+        traits, parts = self.traits.experts, self.parts
+        router = f"{name}.{traits.router}"
+        shared_gate = f"{name}.{traits.shared_gate}" if traits.shared_gate else None
         return Mixture(
-            router=Router(Dense(router.weight.detach(), None), correction, traits.routing(self.config)),
-            experts=self._experts(mlp.experts),
-            shared=None if shared is None else self._mlp(shared),
-            shared_gate=_matrix(getattr(mlp, traits.shared_gate)) if traits.shared_gate else None,
+            router=Router(
+                Dense(parts.dense(router), None),
+                parts.vector(f"{router}.{traits.correction}") if traits.correction else None,
+                traits.routing(self.config),
+            ),
+            experts=parts.experts(f"{name}.experts", self.traits.gate_up),
+            shared=self._mlp(f"{name}.{traits.shared}") if traits.shared and self._shares(name) else None,
+            shared_gate=Dense(parts.dense(shared_gate), None) if shared_gate else None,
         )
 
-    def _experts(self, experts: nn.Module) -> list[GatedMlp]:
-        """Taken apart into linears, or as transformers keeps them: `(experts, N, K)` in one tensor."""
-        apart = [expert for name, expert in experts.named_children() if name.isdigit()]
-        if apart:
-            return [self._mlp(expert) for expert in apart]
-        tensors = zip(experts.gate_up_proj.detach(), experts.down_proj.detach(), strict=True)
-        return [GatedMlp([Dense(gate_up, None)], [Dense(down, None)]) for gate_up, down in tensors]
+    def _shares(self, name: str) -> bool:
+        return self.parts.has(f"{name}.{self.traits.experts.shared}")
 
-    def _norms(self, layer: nn.Module) -> Norms:
-        around = [None if name is None else self._norm(getattr(layer, name)) for name in self.traits.norms]
+    def _norms(self, block: str) -> Norms:
         traits = self.traits
+        around = [name and self._norm(f"{block}.{name}") for name in traits.norms]
         has_heads = traits.head_norms and (traits.head_norms_if is None or getattr(self.config, traits.head_norms_if))
-        heads = (layer.self_attn.q_norm, layer.self_attn.k_norm) if has_heads else ()
-        of_heads = [self._norm(norm) for norm in heads] or [None, None]
+        of_heads = [self._norm(f"{block}.self_attn.{name}") if has_heads else None for name in ("q_norm", "k_norm")]
         return Norms(*around, *of_heads)
 
-    def _norm(self, norm: nn.Module) -> Tensor:
-        return norm.weight.detach().float() + self.traits.norm_offset
+    def _norm(self, name: str) -> Array:
+        return self.parts.vector(name) + self.traits.norm_offset
 
-    def _window(self, attention: nn.Module) -> int | None:
-        return {
-            "none": None,
-            "config": getattr(self.config, "sliding_window", None),
-            "attention": getattr(attention, "sliding_window", None),
-        }[self.traits.window]
+    def _rotation(self, index: int) -> tuple[Array, Array]:
+        """Of a block: tables of its layer's type, or of no turning at all."""
+        layer_type = self.config.layer_types[index] if self.traits.rotary_per_layer_type else None
+        cosines, sines = self._tables(layer_type)
+        return (cosines, sines) if self.traits.rotates(self.config, index) else self._unturned
 
-    def _rotation(self, attention: nn.Module) -> tuple[Tensor, Tensor]:
-        """Cosines and sines `(max_tokens, rotary_dim / 2)`, from the model's own rotary module."""
-        layer_type = attention.layer_type if self.traits.rotary_per_layer_type else None
-        if layer_type not in self.rotations:
-            self._check_rotation(layer_type)
-            of_type = () if layer_type is None else (layer_type,)
-            device = self.model.get_input_embeddings().weight.device
-            positions = torch.arange(self.max_tokens, device=device).unsqueeze(0)
-            with torch.inference_mode():
-                tables = self.model.model.rotary_emb(torch.empty(1, device=device), positions, *of_type)
-            half = tables[0].shape[-1] // 2  # the other half is the same again
-            self.rotations[layer_type] = tuple(table[0, :, :half].contiguous() for table in tables)
-        cosines, sines = self.rotations[layer_type]
-        if not getattr(attention, "use_rope", True):  # SmolLM 3 leaves some layers as they are
-            return torch.ones_like(cosines), torch.zeros_like(sines)
-        return cosines, sines
+    def _tables(self, layer_type: str | None) -> tuple[Array, Array]:
+        if layer_type not in self._rotations:
+            given = rope_parameters(self.config, layer_type)
+            partial = self.traits.partial_rotation or given["rope_type"] != "default"
+            features = int(self.head_dim * given.get("partial_rotary_factor", 1.0)) if partial else self.head_dim
+            tables = Rotation(given, features, self.config.max_position_embeddings).tables(self.max_tokens)
+            self._rotations[layer_type] = tuple(map(self.parts.numbers, tables))
+        return self._rotations[layer_type]
 
-    def _check_rotation(self, layer_type: str | None) -> None:
-        rotary = self.model.model.rotary_emb
-        rope_type = rotary.rope_type if layer_type is None else rotary.rope_type[layer_type]
-        parameters = self.config.rope_parameters
-        parameters = parameters if layer_type is None else parameters[layer_type]
-        original = parameters.get("original_max_position_embeddings") or self.config.max_position_embeddings
-        if rope_type in LENGTH_DEPENDENT and self.max_tokens > original:
-            raise Unsupported(
-                f"this model's {rope_type} rotation changes beyond {original} tokens, and {self.max_tokens} are "
-                f"asked for: the fused decoder keeps one table"
-            )
+    @cached_property
+    def _rotations(self) -> dict[str | None, tuple[Array, Array]]:
+        return {}
 
-
-def _projection(modules: list[nn.Module]) -> Projection:
-    """One input, several outputs side by side: a joined group, or up to three layers of one kind."""
-    if all(isinstance(module, GroupedOutput) for module in modules):
-        modules = [modules[0].group.joined]
-    return [_matrix(module) for module in modules]
-
-
-def _matrix(module: nn.Module) -> Matrix:
-    if isinstance(module, QLinearPerGrp):
-        return Packed(module.prepared)
-    if not isinstance(module, nn.Linear):
-        raise Unsupported(f"the fused decoder does not know {type(module).__name__} layers")
-    return Dense(module.weight.detach(), None if module.bias is None else module.bias.detach())
-
-
-def _embedding_scale(embedding: nn.Module) -> float:
-    scale = getattr(embedding, "embed_scale", None)
-    return 1.0 if scale is None else float(scale.to(embedding.weight.dtype))
+    @cached_property
+    def _unturned(self) -> tuple[Array, Array]:
+        cosines, sines = self._tables(None)
+        return cosines * 0 + 1, sines * 0

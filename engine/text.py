@@ -2,20 +2,19 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from engine.templates import render
 from qlinear.errors import ModelError, OptionError
 
 
-def encode(tokenizer: Any, text: str, special: bool = False) -> Tensor:
+def encode(tokenizer: Any, text: str, special: bool = False) -> np.ndarray:
     """Token ids `(length,)`; `special` adds the tokens the tokenizer puts around a prompt. Raises `OptionError`."""
     check_unicode(text, "the text")
-    return torch.tensor(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"], dtype=torch.int64)
+    return np.array(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"], np.int64)
 
 
-def encode_whole(tokenizer: Any, text: str, bos: bool | None = None) -> Tensor:
+def encode_whole(tokenizer: Any, text: str, bos: bool | None = None) -> np.ndarray:
     """Token ids `(length,)` of a text to be scored or calibrated on.
 
     bos: whether the token for the beginning of a text stands before it, once; None: as the tokenizer has it by default,
@@ -26,10 +25,10 @@ def encode_whole(tokenizer: Any, text: str, bos: bool | None = None) -> Tensor:
         return tokens
     if tokenizer.bos_token_id is None:
         raise OptionError("`bos`: this model's tokenizer has no token for the beginning of a text; leave `bos` out")
-    return torch.cat([torch.tensor([tokenizer.bos_token_id]), tokens])
+    return np.concatenate([[tokenizer.bos_token_id], tokens])
 
 
-def begins_with_bos(tokenizer: Any, tokens: Tensor) -> bool:
+def begins_with_bos(tokenizer: Any, tokens: np.ndarray) -> bool:
     """Whether the first of the tokens `(length,)` is that for the beginning of a text."""
     return len(tokens) > 0 and int(tokens[0]) == tokenizer.bos_token_id
 
@@ -50,7 +49,7 @@ def check_unicode(text: str, what: str) -> None:
         raise OptionError(f"{what} is not Unicode text: {half} at character {error.start + 1}; mend it") from error
 
 
-def check_rows(tokenizer: Any, tokens: Tensor, rows: int) -> None:
+def check_rows(tokenizer: Any, tokens: np.ndarray, rows: int) -> None:
     """Raise `ModelError` for a token that an embedding of so many rows has none for."""
     beyond = tokens[tokens >= rows]
     if len(beyond):
@@ -66,7 +65,7 @@ def decode(tokenizer: Any, tokens: list[int]) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
+def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
     """Token ids `(length,)` of a prompt, put through the model's chat template if `chat`. Raises `OptionError`."""
     if chat:
         return encode_chat(tokenizer, [{"role": "user", "content": prompt}])
@@ -74,7 +73,7 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
     return _some(encode(tokenizer, prompt, special=True), prompt)
 
 
-def encode_chat(tokenizer: Any, messages: list[dict[str, str]]) -> Tensor:
+def encode_chat(tokenizer: Any, messages: list[dict[str, str]]) -> np.ndarray:
     """Token ids `(length,)` that the model's chat template makes of messages, up to where the answer is to begin.
 
     The last message is the user's. Raises `OptionError`.
@@ -94,7 +93,7 @@ def check_prompt(prompt: str) -> None:
         raise OptionError(f"`prompt` {prompt!r} is empty; give some text")
 
 
-def _some(tokens: Tensor, prompt: str) -> Tensor:
+def _some(tokens: np.ndarray, prompt: str) -> np.ndarray:
     if len(tokens) == 0:
         raise OptionError(f"`prompt` {prompt!r} has no tokens; give some text")
     return tokens

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from architectures.anatomy import Anatomy, template
 from architectures.blocks import text_decoder
 from architectures.discover import Fixed
-from architectures.family import Edge, is_linear
+from architectures.family import Edge
+from architectures.linears import is_linear
 from quantization.unit import full_name
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from checkpoints.origin import Origin
-from checkpoints.quantized import RECIPE
+from checkpoints.recipes import RECIPE
 from qlinear.errors import CheckpointError, OptionError
 from quantization.recipe import Awq, Recipe
 

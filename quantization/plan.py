@@ -6,7 +6,8 @@ from torch import nn
 
 from architectures.anatomy import Anatomy, by_shape
 from architectures.blocks import find_blocks, text_decoder
-from architectures.family import Family, block_linears
+from architectures.family import Family
+from architectures.linears import block_linears
 from architectures.registry import find_family
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import GridError, ModelError

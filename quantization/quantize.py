@@ -8,6 +8,7 @@ from torch import nn
 
 from checkpoints.beside import find_beside
 from checkpoints.formats.compressed_tensors import quantization_section
+from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
 from checkpoints.tokenizers import template_fault
@@ -205,6 +206,12 @@ def _finish(job: Job, work: Work, result: Result, description: Description, opti
         if isinstance(module, nn.Linear) and name not in work.tally.quantized_names
     ]
     section = quantization_section(job.grid, head, kept)
-    made = {**asdict(result), "fingerprint": source.fingerprint, "options": options, "versions": versions()}
+    made = {
+        **asdict(result),
+        "fingerprint": source.fingerprint,
+        "files_fingerprint": files_fingerprint(options["model_name"]),
+        "options": options,
+        "versions": versions(),
+    }
     trusted = description.trust_remote_code
     work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))

@@ -149,6 +149,13 @@ def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
     return model.eval()
 
 
+def in_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with its weights in bfloat16, and its rotary frequencies in float32 as models are opened."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return model
+
+
 def known_of(model: PreTrainedModel, block: nn.Module) -> Anatomy:
     """The block's linears, and the edges that the table of families has for it."""
     family = find_family(model.config)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from architectures.family import Experts, Family, Fused
+from architectures.family import Family
+from architectures.traits import Experts, Fused
 from qlinear.backends.stack import Routing, Scoring
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA, UP_TO_DOWN, V_TO_O
-from architectures.family import GATE_UP, QKV, Edge, Fused, Kind
+from architectures.family import GATE_UP, QKV, Edge, Kind
+from architectures.traits import Fused
 
 ONE_PLUS = Kind(offset=1.0)
 
@@ -16,7 +17,7 @@ GEMMA = replace(
         Edge("post_attention_layernorm", GATE_UP, "mlp", ONE_PLUS),
         UP_TO_DOWN,
     ),
-    fused=Fused(norm_offset=1.0),
+    fused=Fused(norm_offset=1.0, scaled_embedding=True),
     gguf=None,
 )
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from architectures.families.gemma import GEMMA, ONE_PLUS
 from architectures.families.llama import UP_TO_DOWN, V_TO_O
-from architectures.family import GATE_UP, QKV, Edge, Fused
+from architectures.family import GATE_UP, QKV, Edge
+from architectures.traits import Fused, of_layer_type, of_query_scalar
 
 # post_attention_layernorm stands behind the attention here, on its way to the residual: it feeds no linear.
 GEMMA2 = replace(
@@ -18,6 +19,8 @@ GEMMA2 = replace(
     ),
     fused=Fused(
         norm_offset=1.0,
+        scaled_embedding=True,
+        attention_scale=of_query_scalar,
         norms=(
             "input_layernorm",
             "post_attention_layernorm",
@@ -25,7 +28,7 @@ GEMMA2 = replace(
             "post_feedforward_layernorm",
         ),
         activation="hidden_activation",
-        window="attention",
+        window=of_layer_type,
         attention_cap="attn_logit_softcapping",
     ),
 )

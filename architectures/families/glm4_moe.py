@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from architectures.family import Experts, Family, Fused
+from architectures.family import Family
+from architectures.traits import Experts, Fused
 from qlinear.backends.stack import Routing, Scoring
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def sigmoid_routing(config: "Config") -> Routing:
 
 CORRECTED = Experts(sigmoid_routing, correction="e_score_correction_bias", shared="shared_experts")
 
-GLM4_MOE = Family(model_type="glm4_moe", fused=Fused(head_norms=True, head_norms_if="use_qk_norm", experts=CORRECTED))
+GLM4_MOE = Family(
+    model_type="glm4_moe",
+    fused=Fused(partial_rotation=True, head_norms=True, head_norms_if="use_qk_norm", experts=CORRECTED),
+)
 
 FAMILIES = (GLM4_MOE,)

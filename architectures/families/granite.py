@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA
-from architectures.family import Fused
+from architectures.traits import Fused, of_multiplier
 
-FAMILIES = (replace(LLAMA, model_type="granite", fused=Fused(multipliers=True), gguf=None),)
+GRANITE = replace(LLAMA, model_type="granite", fused=Fused(attention_scale=of_multiplier, multipliers=True), gguf=None)
+
+FAMILIES = (GRANITE,)

@@ -1,11 +1,17 @@
 """Granite MoE: a Granite whose MLPs are mixtures of experts."""
 
 from architectures.families.mixtral import softmax_of_the_chosen
-from architectures.family import Experts, Family, Fused
+from architectures.family import Family
+from architectures.traits import Experts, Fused, of_multiplier
 
 GRANITEMOE = Family(
     model_type="granitemoe",
-    fused=Fused(multipliers=True, mlp="block_sparse_moe", experts=Experts(softmax_of_the_chosen, router="router")),
+    fused=Fused(
+        attention_scale=of_multiplier,
+        multipliers=True,
+        mlp="block_sparse_moe",
+        experts=Experts(softmax_of_the_chosen, router="router"),
+    ),
 )
 
 FAMILIES = (GRANITEMOE,)

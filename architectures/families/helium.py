@@ -3,6 +3,6 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA
-from architectures.family import Fused
+from architectures.traits import Fused
 
 FAMILIES = (replace(LLAMA, model_type="helium", fused=Fused(interleaved=True), gguf=None),)

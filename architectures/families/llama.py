@@ -2,19 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from architectures.family import GATE_UP, QKV, Edge, Family, Fused
+from architectures.family import GATE_UP, QKV, Edge, Family
 from architectures.heads import VALUE
+from architectures.traits import Fused
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig as Config
 
 V_TO_O = Edge("self_attn.v_proj", ("self_attn.o_proj",), "self_attn.o_proj", VALUE)
 UP_TO_DOWN = Edge("mlp.up_proj", ("mlp.down_proj",), "mlp.down_proj")
 
 
-def undo_rotary_interleave(stored: Tensor, heads: int) -> Tensor:
+def undo_rotary_interleave(stored: "Tensor", heads: int) -> "Tensor":
     """Rows `(heads, half, 2)` back to `(heads, 2, half)`.
 
     llama.cpp's converter interleaves the two halves that a rotation pairs (`LlamaModel.permute` in its
@@ -23,7 +23,7 @@ def undo_rotary_interleave(stored: Tensor, heads: int) -> Tensor:
     return stored.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(stored.shape)
 
 
-def _from_gguf(name: str, stored: Tensor, config: "Config") -> Tensor:
+def _from_gguf(name: str, stored: "Tensor", config: "Config") -> "Tensor":
     """Files of Mistral and SmolLM say "llama" too."""
     if ".attn_q." in name:
         return undo_rotary_interleave(stored, config.num_attention_heads)

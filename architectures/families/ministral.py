@@ -3,6 +3,6 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA
-from architectures.family import Fused
+from architectures.traits import Fused, of_layer_type
 
-FAMILIES = (replace(LLAMA, model_type="ministral", fused=Fused(window="attention"), gguf=None),)
+FAMILIES = (replace(LLAMA, model_type="ministral", fused=Fused(window=of_layer_type), gguf=None),)

@@ -3,6 +3,6 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA
-from architectures.family import Fused
+from architectures.traits import Fused, of_config
 
-FAMILIES = (replace(LLAMA, model_type="mistral", fused=Fused(window="config"), gguf=None),)
+FAMILIES = (replace(LLAMA, model_type="mistral", fused=Fused(window=of_config), gguf=None),)

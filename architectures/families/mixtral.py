@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from architectures.family import Experts, Family, Fused
+from architectures.family import Family
+from architectures.traits import Experts, Fused, of_config
 from qlinear.backends.stack import Routing, Scoring
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ def softmax_of_the_chosen(config: "Config") -> Routing:
 
 MIXTRAL = Family(
     model_type="mixtral",
-    fused=Fused(window="config", experts=Experts(softmax_of_the_chosen)),
+    fused=Fused(window=of_config, experts=Experts(softmax_of_the_chosen)),
 )
 
 FAMILIES = (MIXTRAL,)

@@ -1,7 +1,8 @@
 """OLMoE: a Llama with mixtures of experts, and a norm over all heads of q, and of k, together."""
 
 from architectures.families.qwen3_moe import softmax_routing
-from architectures.family import Experts, Family, Fused
+from architectures.family import Family
+from architectures.traits import Experts, Fused
 
 OLMOE = Family(model_type="olmoe", fused=Fused(head_norms=True, qkv_limit="clip_qkv", experts=Experts(softmax_routing)))
 

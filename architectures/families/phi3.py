@@ -1,7 +1,8 @@
 """Phi 3: a Llama with q, k and v in one linear, gate and up in another."""
 
-from architectures.family import Edge, Family, Fused
+from architectures.family import Edge, Family
 from architectures.heads import STACKED_UP, STACKED_VALUE
+from architectures.traits import Fused, of_config
 
 PHI3 = Family(
     model_type="phi3",
@@ -12,7 +13,7 @@ PHI3 = Family(
         Edge("mlp.gate_up_proj", ("mlp.down_proj",), "mlp.down_proj", STACKED_UP),
     ),
     unclipped=("self_attn.qkv_proj",),
-    fused=Fused(window="config", qkv=("qkv_proj",), gate_up=("gate_up_proj",)),
+    fused=Fused(partial_rotation=True, window=of_config, qkv=("qkv_proj",), gate_up=("gate_up_proj",)),
 )
 
 FAMILIES = (PHI3,)

@@ -1,8 +1,17 @@
 """SmolLM 3: a Llama, some of whose layers do not rotate."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from architectures.families.llama import LLAMA
-from architectures.family import Fused
+from architectures.traits import Fused, of_layer_type
 
-FAMILIES = (replace(LLAMA, model_type="smollm3", fused=Fused(window="attention"), gguf=None),)
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as Config
+
+
+def _rotates(config: "Config", layer: int) -> bool:
+    return bool(config.no_rope_layers[layer])
+
+
+FAMILIES = (replace(LLAMA, model_type="smollm3", fused=Fused(window=of_layer_type, rotates=_rotates), gguf=None),)

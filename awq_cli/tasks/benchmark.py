@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from awq_cli.texts import benchmark_text
 from engine.decoder import Decoder, read_last
 from engine.generate import generate
 from engine.model import Model
-from qlinear.backends.base import Meter
+from qlinear.backends.cpu import native
 from qlinear.errors import OptionError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, steps
+
+if TYPE_CHECKING:
+    from qlinear.backends.base import Meter
 
 # Those of the original command.
 PROMPT_LENGTHS = {
@@ -90,7 +94,7 @@ def run(request: Request, watch: Watcher) -> Result:
     ]
     return Result(
         **described(request.task, request, model),
-        threads=torch.get_num_threads(),
+        threads=native.threads(),
         dataset=text.name,
         rows=rows,
         peak_rss_bytes=peak_rss_bytes(),
@@ -115,7 +119,7 @@ def _fitting_lengths(request: Request, model: Model, available: int, watch: Watc
     return fitting
 
 
-def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Meter | None) -> Timing:
+def _time(decoder: Decoder, prompt: np.ndarray, max_new_tokens: int, meter: "Meter | None") -> Timing:
     runs = [list(generate(decoder, prompt, max_new_tokens)) for _ in range(REPEATS)]
     ttft = median(run[0].seconds for run in runs)
     later = [token.seconds for run in runs for token in run[1:]]
@@ -131,12 +135,12 @@ def _time(decoder: Decoder, prompt: torch.Tensor, max_new_tokens: int, meter: Me
     )
 
 
-def _model(decoder: Decoder, prompt: torch.Tensor, meter: Meter) -> Modelled:
+def _model(decoder: Decoder, prompt: np.ndarray, meter: "Meter") -> Modelled:
     """Read the prompt and one token once more, counting."""
     before = meter.counters
     read_last(decoder, prompt)
     between = meter.counters
-    read_last(decoder, torch.cat([prompt, prompt[-1:]]), known=len(prompt))
+    read_last(decoder, np.concatenate([prompt, prompt[-1:]]), known=len(prompt))
     whole, token = between - before, meter.counters - between
     return Modelled(
         whole.modelled_seconds * 1e3,

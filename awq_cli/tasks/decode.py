@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.generate import Token, generate, greedy
 from engine.model import Model
@@ -49,7 +51,7 @@ class Writing:
     top_p: float | None
     seed: int
 
-    def chooser(self) -> Callable[[Any], int]:
+    def chooser(self) -> Callable[[np.ndarray], int]:
         if self.temperature is None:
             return greedy
         return sampler(self.temperature, self.top_k, self.top_p, self.seed)

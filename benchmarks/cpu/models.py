@@ -9,7 +9,7 @@ from benchmarks.cpu.llamas import LLAMAS, gguf_read_bytes, write_checkpoint, wri
 from benchmarks.cpu.moes import MOES
 from benchmarks.cpu.race import Entry
 from benchmarks.cpu.report import Engine, Way
-from checkpoints.pretrained import EMBEDDED
+from checkpoints.local import EMBEDDED
 from quantization.recipe import Awq, Recipe
 
 SMOLLM2 = "smollm2"

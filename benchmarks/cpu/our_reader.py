@@ -1,42 +1,45 @@
 """A quantized checkpoint on our engine, for the contestant: the whole stack at once, or the model's own modules."""
 
-import re
 import time
 
-import torch
+import numpy as np
 import transformers.models.llama.modeling_llama  # noqa: F401 - a second or more that is not the loading's
-from torch import nn
 
 import checkpoints.quantized  # noqa: F401 - nor is this
 import run_awq
 from benchmarks.cpu.contestant import Facts, Spec, Weights
 from benchmarks.cpu.report import Engine, ModelSize
 from benchmarks.machine import resident_bytes
+from engine.at_hand import StackRunner
 from engine.decoder import read_last
 from engine.fused import FusedDecoder
 from engine.model import Model
+from engine.parts import ModuleParts
+from engine.stack import describe
+from qlinear.backends.cpu import native
+from qlinear.backends.cpu.native import address
+from qlinear.backends.stack import Dense, GatedMlp, Mixture, Projection, Stack
 from qlinear.process import trim_heap
 from qlinear.progress import Note
-from qlinear.replace import quantized_layers
 
 
 class OurReader:
     """`benchmarks.cpu.contestant.Reader`."""
 
     def __init__(self, spec: Spec):
-        torch.set_num_threads(spec.threads)
+        native.set_threads(spec.threads)
         fused, notes = spec.engine is Engine.FUSED, []
         before, start = resident_bytes(), time.perf_counter()
         model = run_awq.load(spec.path, flash_attention=fused, progress=notes.append)
         load_s = time.perf_counter() - start
-        self.facts = Facts(load_s, before, weights_of(model.module))
+        self.facts = Facts(load_s, before, weights_of(_stack(model)))
         trim_heap()  # what loading left behind is not the decoder's
         self._decoder = _decoder(model, spec, notes)
-        self._text, self._length = torch.zeros(spec.context, dtype=torch.int64), 0
+        self._text, self._length = np.zeros(spec.context, np.int64), 0
 
     def begin(self, tokens: tuple[int, ...]) -> None:
         self._length = len(tokens)
-        self._text[: self._length] = torch.tensor(tokens)
+        self._text[: self._length] = tokens
         read_last(self._decoder, self._text[: self._length])
 
     def go_on(self, token: int) -> None:
@@ -55,30 +58,53 @@ def _decoder(model: Model, spec: Spec, notes: list[Note]):
     return decoder
 
 
-EXPERT = re.compile(r"\.experts\.\d+\.")
+def _stack(model: Model) -> Stack:
+    if isinstance(model.runner, StackRunner):
+        return model.runner.describe(1)
+    return describe(model.module.config, ModuleParts(model.module), 1)
 
 
-def weights_of(module: nn.Module) -> Weights:
-    """Bytes and products of a causal LM of `transformers` whose layers have been prepared by their backend.
+def weights_of(stack: Stack) -> Weights:
+    """Bytes and products of a model as its decoder is given it.
 
     Of experts, a token reads and multiplies those that it chooses.
     """
-    layers, config = quantized_layers(module), module.config
-    dense = {name: linear for name, linear in module.named_modules() if isinstance(linear, nn.Linear)}
-    sizes = {name: layer.prepared.nbytes for name, layer in layers.items()}
-    sizes |= {name: linear.weight.nbytes for name, linear in dense.items()}
-    products = {name: one.in_features * one.out_features for name, one in [*layers.items(), *dense.items()]}
-    # Norms and the embedding; an embedding that is the head too is counted there.
-    rest = {parameter.data_ptr(): parameter.nbytes for parameter in module.parameters()}
-    for linear in dense.values():
-        rest.pop(linear.weight.data_ptr(), None)
-    routers = sum(p.nbytes for name, p in module.named_parameters() if name.endswith(".mlp.gate.weight"))
+    read, products, held = 0.0, 0.0, 0.0
+    for block in stack.blocks:
+        parts = [(block.qkv, 1.0), (block.o, 1.0), *_of_mlp(block.mlp)]
+        for projection, share in parts:
+            read += share * _bytes(projection)
+            products += share * _products(projection)
+            held += _bytes(projection)
+        held += sum(norm.nbytes for norm in vars(block.norms).values() if norm is not None)
+        if isinstance(block.mlp, Mixture):  # a router counts little, and multiplies next to nothing
+            read += block.mlp.router.logits.weight.nbytes
+            held += block.mlp.router.logits.weight.nbytes
+    head = _products(stack.head)
+    at = address(stack.embedding)
+    tied = any(address(matrix.weight) == at for matrix in stack.head if isinstance(matrix, Dense))
+    held += _bytes(stack.head) + (0 if tied else stack.embedding.nbytes) + stack.final_norm.nbytes
+    position = 2 * 2 * len(stack.blocks) * stack.kv_heads * stack.head_dim
+    return Weights(int(held), int(read) + _bytes(stack.head), ModelSize(int(products), head, position))
 
-    def of_a_token(numbers: dict[str, int]) -> int:
-        all_of_it, experts = sum(numbers.values()), sum(one for name, one in numbers.items() if EXPERT.search(name))
-        return all_of_it - experts + (experts * config.num_experts_per_tok // config.num_experts if experts else 0)
 
-    head, head_dim = products["lm_head"], module.model.layers[0].self_attn.head_dim
-    position_bytes = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    size = ModelSize(of_a_token(products) - head, head, position_bytes)
-    return Weights(sum(sizes.values()) + sum(rest.values()), of_a_token(sizes) + routers, size)
+def _of_mlp(mlp: GatedMlp | Mixture) -> list[tuple[Projection, float]]:
+    """Its projections, each with the share of tokens that go through it."""
+    if isinstance(mlp, GatedMlp):
+        return [(mlp.gate_up, 1.0), (mlp.down, 1.0)]
+    share = mlp.router.routing.top_k / len(mlp.experts)
+    found = [(projection, share) for one in mlp.experts for projection in (one.gate_up, one.down)]
+    if mlp.shared is not None:
+        found += [(mlp.shared.gate_up, 1.0), (mlp.shared.down, 1.0)]
+    return found
+
+
+def _bytes(projection: Projection) -> int:
+    return sum(one.weight.nbytes if isinstance(one, Dense) else one.prepared.nbytes for one in projection)
+
+
+def _products(projection: Projection) -> int:
+    return sum(
+        one.weight.shape[0] * one.weight.shape[1] if isinstance(one, Dense) else one.prepared.n * one.prepared.k
+        for one in projection
+    )

@@ -47,8 +47,9 @@ def roofs(size: int = 256 << 20) -> list[Roof]:
         ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
     )
     parallel_for = parallel_type(torch_threads()[0])
-    store = huge_pages(size)[:size].fill_(1)  # as the packed weights lie
-    memory = Memory(store.data_ptr(), size // PIECES)
+    store = huge_pages(size)[:size]  # as the packed weights lie
+    store.fill(1)
+    memory = Memory(store.ctypes.data, size // PIECES)
     rounds = ctypes.c_int64(ROUNDS)
 
     def roof(limit: Limit, body: str, amount: float, count: int, context: object) -> Roof:

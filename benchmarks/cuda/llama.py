@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import torch
 
 from benchmarks.cuda.linears import GROUP, SHAPES, random_packed
@@ -59,13 +60,13 @@ def stack_of(weights: Weights, max_tokens: int) -> Stack:
 
 def write(decoder: CudaDecoder, tokens: int) -> tuple[list[int], float, float]:
     """Tokens after a prompt; the seconds of the prompt, and of what came after the first token."""
-    out = torch.empty(1, decoder.vocabulary, device="cuda")
+    out = np.empty((1, decoder.vocabulary), np.float32)
     begin = time.perf_counter()
-    decoder.read(torch.arange(PROMPT), 0, out)
+    decoder.read(np.arange(PROMPT), 0, out)
     written = [int(out.argmax())]
     first = time.perf_counter()
     for position in range(PROMPT, PROMPT + tokens):
-        decoder.read(torch.tensor(written[-1:]), position, out)
+        decoder.read(np.array(written[-1:]), position, out)
         written.append(int(out.argmax()))
     return written, first - begin, time.perf_counter() - first
 

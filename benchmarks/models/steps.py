@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,7 +173,9 @@ def _compare(way: Way, directory: Path) -> None:
             texts.check_decode(name, ModuleDecoder(exact, PROMPT + NEW, static), exact=True)
     with step(way, "score, float32", needed=False):
         texts.check_score(
-            "score, float32", read_all(ModuleDecoder(exact, PROMPT + NEW, False), texts.whole), exact=True
+            "score, float32",
+            torch.from_numpy(read_all(ModuleDecoder(exact, PROMPT + NEW, False), texts.whole.numpy())),
+            exact=True,
         )
     del exact
     _compare_product(way, directory, texts)
@@ -226,11 +229,11 @@ class _Texts:
         """Have the decoder write what transformers wrote, by the product's own loop."""
         seen: list[Tensor] = []
 
-        def forced(logits: Tensor) -> int:
-            seen.append(logits.clone())
+        def forced(logits: np.ndarray) -> int:
+            seen.append(torch.from_numpy(logits.copy()))
             return int(self.tokens[len(seen) - 1])
 
-        for _ in generate(decoder, self.prompt, NEW, choose=forced):
+        for _ in generate(decoder, self.prompt.numpy(), NEW, choose=forced):
             pass
         self._check(f"decode, {name}", torch.stack(seen), (self.decoded, self.decoded_rounded), exact)
 

@@ -10,6 +10,7 @@ are drawn, the interpreter and its libraries included; the size is that of all s
 the head is tied to it and so reads it for every token.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import click
 import run_awq
 from benchmarks import machine
 from benchmarks.typed import to_json
+from qlinear.backends.cpu import native
 from qlinear.errors import AwqError
 from qlinear.process import peak_rss_bytes, trim_heap
 
@@ -46,8 +48,6 @@ class Speed:
 
 
 def measure(model: "Model") -> Speed:
-    import torch
-
     from engine.generate import generate
     from engine.text import encode_prompt
 
@@ -60,7 +60,7 @@ def measure(model: "Model") -> Speed:
     return Speed(
         backend=model.about.code,
         decoder=type(decoder).__name__,
-        threads=torch.get_num_threads(),
+        threads=native.threads(),
         tok_s=mean(counted),
         tok_s_stderr=standard_error(counted),
         samples=tuple(counted),
@@ -81,8 +81,12 @@ def standard_error(values: list[float]) -> float:
 
 
 def _size_bytes(model: "Model") -> int:
-    tied = model.module.config.get_text_config().tie_word_embeddings
-    return model.about.model_bytes - (0 if tied else model.module.get_input_embeddings().weight.nbytes)
+    if model.about.checkpoint is None:
+        config = model.module.config.get_text_config().to_dict()
+    else:
+        config = json.loads((Path(model.about.checkpoint) / "config.json").read_text())
+    tied = config.get("tie_word_embeddings", True)
+    return model.about.model_bytes - (0 if tied else 2 * config["vocab_size"] * config["hidden_size"])
 
 
 @click.command(help=__doc__)

@@ -1,11 +1,16 @@
-"""A stack of decoder blocks as data: what a backend that runs it as a whole is given, and what it gives back."""
+"""A stack of decoder blocks as data: what a backend that runs it as a whole is given, and what it gives back.
+
+Nothing here needs torch. An `Array` is one of numpy's, in which bfloat16 lies as the uint16 of its bits, or a tensor of
+torch's, on whatever device the backend runs.
+"""
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+
+Array = Any
 
 
 class Unsupported(Exception):
@@ -16,8 +21,8 @@ class Unsupported(Exception):
 class Dense:
     """A weight `(N, K)` and bias `(N,)` as the model has them."""
 
-    weight: Tensor
-    bias: Tensor | None
+    weight: Array
+    bias: Array | None
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,12 @@ class Norms:
     the residual. q and k: `(head_dim,)`, of every head, or `(heads * head_dim,)`, of all of a token's heads together.
     """
 
-    input: Tensor
-    attention: Tensor | None
-    mlp: Tensor
-    output: Tensor | None
-    q: Tensor | None
-    k: Tensor | None
+    input: Array
+    attention: Array | None
+    mlp: Array
+    output: Array | None
+    q: Array | None
+    k: Array | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Router:
     """logits: `(experts, hidden)`; correction: `(experts,)`, added to the scores where they are compared, or None."""
 
     logits: Dense
-    correction: Tensor | None
+    correction: Array | None
     routing: Routing
 
 
@@ -112,8 +117,8 @@ class StackBlock:
     qkv: Projection
     o: Projection
     mlp: GatedMlp | Mixture
-    cosines: Tensor
-    sines: Tensor
+    cosines: Array
+    sines: Array
     window: int
 
 
@@ -126,9 +131,9 @@ class Stack:
     """
 
     blocks: list[StackBlock]
-    embedding: Tensor
+    embedding: Array
     embedding_scale: float
-    final_norm: Tensor
+    final_norm: Array
     head: Projection
     vocabulary: int
     hidden: int
@@ -144,17 +149,15 @@ class Stack:
 
 
 class StackDecoder(Protocol):
-    """A stack ready to read, with its key/value cache. nbytes: of the cache; device: where logits are wanted."""
+    """A stack ready to read, with its key/value cache. nbytes: of the cache."""
 
     max_tokens: int
     vocabulary: int
     chunk: int
     nbytes: int
-    device: torch.device
 
-    def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
+    def read(self, tokens: np.ndarray, position: int, out: np.ndarray) -> None:
         """Read tokens `(count,)` int64 at `position` and on; what was read before `position` is their past.
 
-        out: float32 `(rows, vocabulary)` on `device`, filled with the logits after the last `rows` tokens, which may be
-        none.
+        out: float32 `(rows, vocabulary)`, filled with the logits after the last `rows` tokens, which may be none.
         """

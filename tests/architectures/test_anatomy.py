@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from architectures.anatomy import Anatomy, by_shape, filled, numbers, template
 from architectures.discover import examine
-from architectures.family import block_linears, is_linear
+from architectures.linears import block_linears, is_linear
 from benchmarks.models.tiny import Row
 from benchmarks.models.tiny import tiny_model as model_of
 from scales.fold import Folder

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig
 
 from architectures import families
-from architectures.family import Family, block_linears
+from architectures.family import Family
+from architectures.linears import block_linears
 from architectures.registry import all_families, find_family, fused_families, gguf_families
 from tests.tiny import LAYERS, MIXTURE_TYPES, MODEL_TYPES, VARIANTS, tiny_model
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from awq_cli.questions import harness
 from awq_cli.questions.files import read_rows
 from engine.model import About, Model
+from engine.whole import ModuleRunner
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import OptionError
 from qlinear.progress import silent
@@ -48,7 +49,7 @@ def asked(tokenizer, limit: int = 256, **overrides) -> tuple[Model, object]:
     """A model, and how lm-eval's tasks ask it."""
     module = tiny_model("llama", tie_word_embeddings=False, max_position_embeddings=limit, **overrides)
     about = About(name="tiny", code="cpu/torch bf16", precision="bf16", model_bytes=1)
-    model = Model(about, module, tokenizer, ReferenceBackend("cpu/torch"), False, silent)
+    model = Model(about, ModuleRunner(module, ReferenceBackend("cpu/torch"), False, quantized=False), tokenizer, silent)
     return model, harness._language_model(model, "answers", silent)
 
 

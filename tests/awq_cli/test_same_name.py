@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.pretrained import fingerprint_at_hand, model_slug, open_pretrained
+from checkpoints.local import model_slug
+from checkpoints.pretrained import fingerprint_at_hand, open_pretrained
 from tests.awq_cli.conftest import CALIBRATION
 
 PLAIN = ("--awq", "none")

@@ -10,6 +10,8 @@ from benchmarks.cpu.models import _made
 from benchmarks.cpu.moes import MOES, QwenMoe
 from benchmarks.cpu.our_reader import OurReader, weights_of
 from benchmarks.cpu.report import Engine, ModelSize
+from engine.parts import ModuleParts
+from engine.stack import describe
 from tests import tiny
 
 LLAMA = Llama(64, 128, 2, 4, 2, 96, 256)
@@ -80,7 +82,7 @@ def _of_relu(checkpoint):
 @pytest.mark.parametrize("tied", [False, True])
 def test_an_embedding_that_is_the_head_too_is_counted_once_and_read(tied):
     model = tiny.tiny_model("llama", tie_word_embeddings=tied)
-    weights = weights_of(model)
+    weights = weights_of(describe(model.config, ModuleParts(model), 1))
     size = model.dtype.itemsize
     products = weights.size.block_products + weights.size.head_products
     assert weights.size.head_products == tiny.VOCAB * tiny.HIDDEN and weights.read_bytes == products * size
@@ -141,7 +143,7 @@ def test_our_reader_counts_the_experts_that_a_token_chooses():
         layer.mlp.experts = nn.ModuleList(
             nn.ModuleDict({name: nn.Linear(k, n, bias=False) for name, (k, n) in sizes.items()}) for _ in range(8)
         )
-    weights, attention = weights_of(model), 2 * 64 * 64 + 2 * 32 * 64
+    weights, attention = weights_of(describe(model.config, ModuleParts(model), 1)), 2 * 64 * 64 + 2 * 32 * 64
     assert weights.size == ModelSize(2 * (attention + 3 * EXPERT), 128 * 64, 2 * 2 * 2 * 2 * 16)
     assert weights.read_bytes == 4 * (2 * (attention + 3 * EXPERT + 8 * 64) + 128 * 64)
     assert weights.all_bytes - weights.read_bytes == 4 * (2 * 5 * EXPERT + 128 * 64 + 5 * 64 + 2 * 2 * 16)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from checkpoints.pretrained import EMBEDDED, open_pretrained
+from checkpoints.local import EMBEDDED
+from checkpoints.pretrained import open_pretrained
 from qlinear.errors import ModelError
 
 TINY = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,

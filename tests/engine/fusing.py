@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from architectures.registry import find_family
-from engine.decoder import read_last
 from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
-from tests.tiny import VOCAB, tiny_model
+from tests.reading import read_last
+from tests.tiny import VOCAB, in_bfloat16, tiny_model
 
 GROUP = 32
 
@@ -22,7 +22,7 @@ def tokens_of(length, seed=0):
 
 def quantized_on(backend, model_type, bits=4, head=True, join=True, **options):
     """A tiny bfloat16 model with its linears on the grid, on a backend; and one in float32 of the same weights."""
-    model = tiny_model(model_type, **options).to(torch.bfloat16)
+    model = in_bfloat16(tiny_model(model_type, **options))
     exact = copy.deepcopy(model).float()
     weights = {}
     for name, linear in list(model.named_modules()):

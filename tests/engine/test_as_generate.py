@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine.decoder import read_all, read_last
 from engine.model import About, Model
 from engine.modules import ModuleDecoder, check_causal, first_position
+from engine.whole import ModuleRunner
 from qlinear.errors import ModelError
+from tests.reading import ids, read, read_all, read_last
 
 VOCAB, NEW, PROMPT, ROOM = 128, 24, 10, 48
 
@@ -133,7 +134,7 @@ def test_a_text_scored_is_one_whole_forward(kind, static):
     assert_same(read_all(decoder, long), whole(kind, long))
     other = torch.cat([long[:PROMPT], text_of(4, 15)])
     expected = whole(kind, other)[PROMPT:]
-    assert_same(torch.cat([rows.clone() for rows in decoder.read(other, known=PROMPT)]), expected)
+    assert_same(read(decoder, other, known=PROMPT), expected)
     short = other[: PROMPT + 1]
     assert_same(read_last(decoder, short, known=PROMPT), whole(kind, short)[-1])
 
@@ -176,7 +177,8 @@ def test_the_first_position():
 
 def test_what_lies_before_the_first_position_is_no_context():
     for kind, positions in ((("roberta", _ROBERTA), 64 - 2), (KINDS["keys and values"], 256)):
-        model = Model(About("m", "torch", "bf16", 0), random_model(*kind), None, None, False, print)
+        runner = ModuleRunner(random_model(*kind), None, False, quantized=False)
+        model = Model(About("m", "torch", "bf16", 0), runner, None, print)
         assert model.max_positions == positions
 
 
@@ -251,4 +253,4 @@ def test_texts_that_there_is_no_room_for():
         (torch.tensor([3, -1]), 0, None, rf"token ids have to be in \[0, {VOCAB}\)"),
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
-            next(decoder.read(tokens, known, rows))
+            next(decoder.read(ids(tokens), known, rows))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine.decoder import read_all, read_last
 from engine.modules import ModuleDecoder
-from tests.tiny import VARIANTS, VOCAB, tiny_model, tiny_tokens
+from tests.reading import ids, parts, read, read_all, read_last
+from tests.tiny import VARIANTS, VOCAB, in_bfloat16, tiny_model, tiny_tokens
 
 NEW = 12  # with the prompt, past the tiny models' sliding window of 8
 WINDOWED = ("mistral", "gemma2", "gemma3_text", "gemma3")
@@ -86,7 +86,7 @@ def test_what_two_texts_begin_with_is_as_if_read_again(model_type, overrides, st
     for known, length in SECOND_TEXTS:
         assert_close(read_all(decoder, first[:30]), logits_without_cache(model, first[:30]))
         text = torch.cat([first[:known], second[known:length]])
-        found = torch.cat([rows.clone() for rows in decoder.read(text, known)])
+        found = read(decoder, text, known)
         assert_close(found, logits_without_cache(model, text)[known:])
 
 
@@ -127,7 +127,7 @@ def test_models_whose_state_cannot_go_back(model_type, static):
     for known, length in SECOND_TEXTS:
         read_last(decoder, first[:30])
         text = torch.cat([first[:known], second[known:length]])
-        found = torch.cat([rows.clone() for rows in decoder.read(text, known)])
+        found = read(decoder, text, known)
         assert_close(found, logits_without_cache(model, text)[known:])
     stepped = [read_last(decoder, first[:10]), *(read_last(decoder, first[:n], n - 1) for n in range(11, 21))]
     assert_close(torch.stack(stepped), logits_without_cache(model, first[:20])[9:])
@@ -139,17 +139,17 @@ def test_only_the_rows_asked_for(rows, static):
     model, text = tiny_model("llama"), tiny_tokens(1, 30)[0]
     decoder = ModuleDecoder(model, 40, static)
     expected = logits_without_cache(model, text)[-rows:]
-    assert_close(torch.cat(list(decoder.read(text, rows=rows))), expected)
+    assert_close(read(decoder, text, rows=rows), expected)
     read_last(decoder, text[:10])
-    assert_close(torch.cat(list(decoder.read(text, known=10, rows=rows))), expected)
+    assert_close(read(decoder, text, known=10, rows=rows), expected)
 
 
 def test_logits_come_in_parts_of_float32():
-    model, text = tiny_model("llama", max_position_embeddings=600).to(torch.bfloat16), tiny_tokens(1, 520)[0]
-    parts = list(ModuleDecoder(model, 520, static_cache=False).read(text))
-    assert [len(part) for part in parts] == [256, 256, 8] and {part.dtype for part in parts} == {torch.float32}
+    model, text = in_bfloat16(tiny_model("llama", max_position_embeddings=600)), tiny_tokens(1, 520)[0]
+    found = parts(ModuleDecoder(model, 520, static_cache=False), text)
+    assert [len(part) for part in found] == [256, 256, 8] and {part.dtype for part in found} == {torch.float32}
     expected = logits_without_cache(model, text).float()
-    assert torch.cat(parts).sub(expected).abs().max() < 2**-6 * expected.abs().max()
+    assert torch.cat(found).sub(expected).abs().max() < 2**-6 * expected.abs().max()
 
 
 def test_the_static_cache_is_allocated_once(monkeypatch):
@@ -176,7 +176,7 @@ def test_the_static_cache_is_allocated_once(monkeypatch):
 def test_nothing_is_read_before_the_first_part_is_asked_for(static):
     model, text = tiny_model("llama"), tiny_tokens(1, 8)[0]
     lengths = read_lengths(model)
-    parts = ModuleDecoder(model, 32, static).read(text)
+    found = ModuleDecoder(model, 32, static).read(ids(text))
     assert lengths == []
-    next(parts)
+    next(found)
     assert lengths == [8]

@@ -7,21 +7,20 @@ import pytest
 import torch
 
 from architectures.registry import fused_families
-from engine.decoder import read_all, read_last
-from engine.generate import generate
 from engine.scoring import negative_log_likelihood
 from qlinear.backends.cpu import native
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import TargetError
 from tests.engine.fusing import distance, float_logits, quantized_on, stepped, tokens_of
-from tests.tiny import VARIANTS, VOCAB, tiny_model
+from tests.reading import generate, ids, parts, read, read_all, read_last
+from tests.tiny import VARIANTS, VOCAB, in_bfloat16, tiny_model
 
 try:
     AVAILABLE = native.available_isas()
 except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from engine.fused import fused_decoder  # noqa: E402
+from engine.whole import fused_decoder  # noqa: E402
 from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite")
@@ -148,7 +147,7 @@ def test_negative_log_likelihood(length):
     logits = float_logits(exact, tokens)[:-1].double()
     chosen = logits.gather(1, tokens[1:].unsqueeze(1)).squeeze(1)
     expected = (logits.exp().sum(dim=1).log() - chosen).sum().item()
-    found = negative_log_likelihood(fused(model), tokens)
+    found = negative_log_likelihood(fused(model), ids(tokens))
     noise = 0.012 * logits.square().mean().sqrt().item()
     assert abs(found - expected) < 4 * noise * (length - 1) ** 0.5
     assert 4 * noise < 0.05 * expected / (length - 1)
@@ -158,7 +157,7 @@ def test_layers_need_be_neither_joined_nor_quantized():
     tokens = tokens_of(40)
     separate, exact = quantized("qwen2", join=False)
     assert distance(read_all(fused(separate), tokens), float_logits(exact, tokens)) < 0.012
-    plain = tiny_model("qwen2").to(torch.bfloat16)
+    plain = in_bfloat16(tiny_model("qwen2"))
     assert distance(read_all(fused(plain), tokens), float_logits(copy.deepcopy(plain).float(), tokens)) < 0.012
 
 
@@ -175,15 +174,15 @@ def test_scaled_rotations_are_those_of_the_model():
 @pytest.mark.parametrize(
     "model, reason",
     [
-        (lambda: tiny_model("opt").to(torch.bfloat16), "does not know opt models"),
-        (lambda: tiny_model("llama"), "runs bfloat16 on the cpu; .* torch.float32"),
-        (lambda: tiny_model("llama", hidden_act="relu").to(torch.bfloat16), "activation relu"),
-        (lambda: tiny_model("llama", head_dim=288).to(torch.bfloat16), "up to 256 features"),
+        (lambda: in_bfloat16(tiny_model("opt")), "does not know opt models"),
+        (lambda: tiny_model("llama"), "runs bfloat16; a linear layer is float32"),
+        (lambda: in_bfloat16(tiny_model("llama", hidden_act="relu")), "activation relu"),
+        (lambda: in_bfloat16(tiny_model("llama", head_dim=288)), "up to 256 features"),
         (lambda: quantized("llama", backend=REFERENCE)[0], "native cpu kernels"),
         (
-            lambda: tiny_model(
-                "llama", max_position_embeddings=64, rope_parameters=dict(rope_type="dynamic", factor=2.0)
-            ).to(torch.bfloat16),
+            lambda: in_bfloat16(
+                tiny_model("llama", max_position_embeddings=64, rope_parameters=dict(rope_type="dynamic", factor=2.0))
+            ),
             "dynamic rotation changes beyond 64 tokens",
         ),
     ],
@@ -232,9 +231,9 @@ def test_only_the_rows_asked_for(rows):
     """However they lie to the chunks of 32 that the text is read in."""
     decoder, tokens = fused(quantized("qwen3")[0]), tokens_of(70)
     whole = read_all(decoder, tokens)
-    parts = [part.clone() for part in decoder.read(tokens, rows=rows)]
-    assert max(map(len, parts)) <= 32
-    assert torch.equal(torch.cat(parts), whole[-rows:])
+    found = parts(decoder, tokens, rows=rows)
+    assert max(map(len, found)) <= 32
+    assert torch.equal(torch.cat(found), whole[-rows:])
 
 
 @pytest.mark.parametrize("known", [1, 31, 32, 50])
@@ -244,5 +243,5 @@ def test_what_two_texts_begin_with_is_read_once(known):
     first, second = tokens_of(80), torch.cat([tokens_of(80)[:known], tokens_of(40, seed=1)])
     for rows in decoder.read(first):
         assert rows.shape[0] <= 32
-    found = torch.cat([rows.clone() for rows in decoder.read(second, known)])
+    found = read(decoder, second, known)
     assert distance(found, float_logits(exact, second)[known:]) < 0.012

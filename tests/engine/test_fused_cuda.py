@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from engine.decoder import read_all, read_last
-from engine.fused import fused_decoder
-from engine.generate import generate
+from engine.whole import fused_decoder
 from qlinear.backends.cpu import native
 from tests.engine.fusing import distance, float_logits, quantized_on, stepped, tokens_of
 from tests.qlinear.cuda.launchers import WHERE, backend_on
-from tests.tiny import tiny_model
+from tests.reading import generate, read_all, read_last
+from tests.tiny import in_bfloat16, tiny_model
 
 MODELS = [
     ("llama", {}),
@@ -80,7 +79,7 @@ def test_layers_need_be_neither_joined_nor_quantized(backend, model_type):
     separate, exact = quantized_on(backend, model_type, join=False, head=False)
     decoder = fused(separate, backend)
     assert distance(stepped(decoder, tokens, 33).cpu(), float_logits(exact, tokens)[32:]) < 0.014
-    plain = tiny_model(model_type).to(torch.bfloat16)
+    plain = in_bfloat16(tiny_model(model_type))
     expected = float_logits(tiny_model(model_type).bfloat16().float(), tokens)
     decoder = fused(plain.to(backend.device), backend)
     assert distance(stepped(decoder, tokens, 33).cpu(), expected[32:]) < 0.014
@@ -119,7 +118,7 @@ def test_weights_are_held_once(backend):
 )
 def test_what_it_cannot_run_it_says(options, reason):
     on_cpu = backend_on("cpu")
-    decoder, why = fused_decoder(tiny_model("llama", **options).to(torch.bfloat16), on_cpu, 128)
+    decoder, why = fused_decoder(in_bfloat16(tiny_model("llama", **options)), on_cpu, 128)
     assert decoder is None and reason in why
 
 
@@ -128,7 +127,7 @@ def test_what_it_cannot_run_it_says(options, reason):
     [("mixtral", "mixtures of experts"), ("ernie4_5_moe", "mixtures of experts"), ("olmoe", "mixtures of experts")],
 )
 def test_stacks_that_only_the_cpu_runs(model_type, reason):
-    decoder, why = fused_decoder(tiny_model(model_type).to(torch.bfloat16), backend_on("cpu"), 128)
+    decoder, why = fused_decoder(in_bfloat16(tiny_model(model_type)), backend_on("cpu"), 128)
     assert decoder is None and reason in why
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from architectures.registry import fused_families
-from engine.decoder import read_all
-from engine.fused import fused_decoder
+from engine.whole import fused_decoder
 from qlinear.backends.cpu import native
 from qlinear.errors import ModelError, TargetError
 from qlinear.grid import Grid
@@ -18,7 +17,8 @@ from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
 from tests.engine.float64_mixture import Apart, Float64Mixture, with_mixtures
 from tests.engine.fusing import stepped
-from tests.tiny import MIXTURE_TYPES, VOCAB, tiny_model
+from tests.reading import read_all
+from tests.tiny import MIXTURE_TYPES, VOCAB, in_bfloat16, tiny_model
 
 try:
     AVAILABLE = native.available_isas()
@@ -65,7 +65,7 @@ def mixture(model_type, bits=4, join=True, backend=None, **options):
     float32 = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if model_type == "ernie4_5_moe":  # as in the model as it is loaded
         float32 |= {name: copy.deepcopy(one) for name, one in model.named_parameters() if ".gate." in name}
-    model = model.to(torch.bfloat16)
+    model = in_bfloat16(model)
     for name, tensor in float32.items():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, tensor)
@@ -185,7 +185,7 @@ def test_experts_that_are_not_chosen_are_not_read(count):
 
 def test_experts_in_one_tensor_are_read_where_they_lie():
     """A float model, as transformers has it, whose own forward is then right too."""
-    model = tiny_model("qwen3_moe").to(torch.bfloat16)
+    model = in_bfloat16(tiny_model("qwen3_moe"))
     exact = copy.deepcopy(model).double()
     tokens = tokens_of(40)
     exact.set_experts_implementation("eager")
@@ -209,6 +209,6 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
     ],
 )
 def test_what_it_cannot_run_it_says(model_type, options, reason):
-    decoder, why = fused_decoder(tiny_model(model_type, **options).to(torch.bfloat16), CpuBackend(), 128)
+    decoder, why = fused_decoder(in_bfloat16(tiny_model(model_type, **options)), CpuBackend(), 128)
     assert decoder is None
     assert re.search(reason, why)

@@ -2,15 +2,15 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
-from engine.decoder import read_all
 from engine.fused import CHUNK
-from engine.generate import generate
 from qlinear.backends.cpu.backend import CpuBackend
 from tests.engine.test_fused import distance, float_logits, fused, fused_decoder, quantized, stepped, tokens_of
-from tests.tiny import VOCAB, tiny_model
+from tests.reading import generate, ids, parts, read_all
+from tests.tiny import VOCAB, in_bfloat16, tiny_model
 
 LONG = dict(max_position_embeddings=1024)
 
@@ -52,10 +52,10 @@ def test_texts_that_end_where_a_chunk_does(length):
     expected = float_logits(exact, tokens)
     decoder, reason = fused_decoder(model, CpuBackend(), length)
     assert decoder is not None, reason
-    assert distance(read_all(decoder, tokens), expected) < 0.012
-    parts = [part.clone() for part in decoder.read(tokens, rows=3)]
-    assert distance(torch.cat(parts), expected[-3:]) < 0.012
-    assert distance(stepped(decoder, tokens, length - 2), expected[-3:]) < 0.012
+    assert distance(read_all(decoder, tokens), expected) < 0.013
+    found = parts(decoder, tokens, rows=3)
+    assert distance(torch.cat(found), expected[-3:]) < 0.013
+    assert distance(stepped(decoder, tokens, length - 2), expected[-3:]) < 0.013
 
 
 @pytest.mark.parametrize("prompt", [12, CHUNK])
@@ -88,28 +88,28 @@ def test_same_bits_wherever_the_process_may_run(threads):
 def test_the_stack_reads_nothing_that_it_has_no_room_for():
     """Whoever calls it: native code would."""
     stack = fused(quantized("llama")[0], 64, chunk=16).stack
-    logits = torch.empty(2, VOCAB)
-    stack.read(tokens_of(16), 48, logits)
+    logits = np.empty((2, VOCAB), np.float32)
+    stack.read(ids(tokens_of(16)), 48, logits)
     for tokens, position, out, message in (
-        (tokens_of(17), 0, logits, "17 tokens at position 0: there is room for 16 at a time and 64 in all"),
-        (tokens_of(0), 0, logits[:0], "0 tokens at position 0: there is room"),
-        (tokens_of(16), 49, logits, "16 tokens at position 49: there is room"),
-        (tokens_of(4), -1, logits, "4 tokens at position -1: there is room"),
-        (tokens_of(1), 0, logits, r"logits \(2, 128\) of 1 tokens and a vocabulary of 128"),
-        (tokens_of(4), 0, torch.empty(2, VOCAB - 1), r"logits \(2, 127\) of 4 tokens"),
-        (tokens_of(4), 0, torch.empty(2, VOCAB, dtype=torch.bfloat16), "tokens have to be int64, logits float32"),
-        (tokens_of(4), 0, torch.empty(VOCAB, 2).T, "both in one piece"),
-        (tokens_of(4).int(), 0, logits, "tokens have to be int64"),
-        (tokens_of(8)[::2], 0, logits, "both in one piece"),
-        (torch.tensor([1, VOCAB]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
-        (torch.tensor([-1, 1]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
+        (ids(tokens_of(17)), 0, logits, "17 tokens at position 0: there is room for 16 at a time and 64 in all"),
+        (ids(tokens_of(0)), 0, logits[:0], "0 tokens at position 0: there is room"),
+        (ids(tokens_of(16)), 49, logits, "16 tokens at position 49: there is room"),
+        (ids(tokens_of(4)), -1, logits, "4 tokens at position -1: there is room"),
+        (ids(tokens_of(1)), 0, logits, r"logits \(2, 128\) of 1 tokens and a vocabulary of 128"),
+        (ids(tokens_of(4)), 0, np.empty((2, VOCAB - 1), np.float32), r"logits \(2, 127\) of 4 tokens"),
+        (ids(tokens_of(4)), 0, np.empty((2, VOCAB), np.float16), "tokens have to be int64, logits float32"),
+        (ids(tokens_of(4)), 0, np.empty((VOCAB, 2), np.float32).T, "both in one piece"),
+        (ids(tokens_of(4)).astype(np.int32), 0, logits, "tokens have to be int64"),
+        (ids(tokens_of(8))[::2], 0, logits, "both in one piece"),
+        (ids([1, VOCAB]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
+        (ids([-1, 1]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
     ):
         with pytest.raises(ValueError, match=f"^{message}" if "piece" not in message else message):
             stack.read(tokens, position, out)
 
 
 def test_an_embedding_of_another_size_than_the_head():
-    model = tiny_model("llama", tie_word_embeddings=False).to(torch.bfloat16)
+    model = in_bfloat16(tiny_model("llama", tie_word_embeddings=False))
     model.resize_token_embeddings(VOCAB + 8)
     model.lm_head = torch.nn.Linear(64, VOCAB + 16, bias=False, dtype=torch.bfloat16)
     decoder, reason = fused_decoder(model, CpuBackend(), 32)

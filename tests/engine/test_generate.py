@@ -2,19 +2,20 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from architectures.family import block_linears
+from architectures.linears import block_linears
 from architectures.registry import find_family
-from engine.generate import generate
 from engine.modules import ModuleDecoder
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 from qlinear.replace import LinearWeight, replace_linears
 from qlinear.solvers.rtn import rtn
-from tests.tiny import VARIANTS, VOCAB, tiny_model, tiny_tokens
+from tests.reading import generate
+from tests.tiny import VARIANTS, VOCAB, in_bfloat16, tiny_model, tiny_tokens
 
 NEW = 12  # with the prompt, past the tiny models' sliding window of 8
 NO_END = 10**6
@@ -39,7 +40,7 @@ class Counting:
 
     def read(self, tokens, known=0, rows=None):
         self.asked.append((tokens.tolist(), known, rows))
-        logits = torch.zeros(rows, VOCAB)
+        logits = np.zeros((rows, VOCAB), np.float32)
         logits[-1, tokens[-1] + 1] = 1
         yield logits
 
@@ -135,9 +136,9 @@ def test_the_choice_of_a_token_is_the_callers():
         seen.append((logits.dtype, tuple(logits.shape)))
         return int(logits.argmin())
 
-    model, prompt = tiny_model("llama").to(torch.bfloat16), tiny_tokens(1, 6)[0]
+    model, prompt = in_bfloat16(tiny_model("llama")), tiny_tokens(1, 6)[0]
     found = written(ModuleDecoder(model, 32, False), prompt, 3, choose=choose)
-    assert seen == [(torch.float32, (VOCAB,))] * 3
+    assert seen == [(np.float32, (VOCAB,))] * 3
     tokens = prompt.tolist()
     for token in found:
         with torch.no_grad():

@@ -9,12 +9,13 @@ import torch
 from engine.fused import FusedDecoder
 from engine.model import About, Model
 from engine.modules import ModuleDecoder
+from engine.whole import ModuleRunner
 from qlinear.backends.cpu import native
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import OptionError
 from qlinear.progress import Note, silent
 from tests.quantized import word_tokenizer
-from tests.tiny import CONTEXT, VOCAB, tiny_model, tiny_tokens
+from tests.tiny import CONTEXT, VOCAB, in_bfloat16, tiny_model, tiny_tokens
 
 ABOUT = About(name="tiny", code="cpu/torch bf16", precision="bf16", model_bytes=1)
 PROMPT = "w5 w17 w80 w23"
@@ -23,7 +24,8 @@ needs_kernels = pytest.mark.skipif(not native.is_built(), reason="the native ker
 
 def opened(model_type="llama", about=ABOUT, flash_attention=False, watch=silent, **overrides) -> Model:
     module = tiny_model(model_type, **overrides)
-    return Model(about, module, word_tokenizer(), ReferenceBackend("cpu/torch"), flash_attention, watch)
+    runner = ModuleRunner(module, ReferenceBackend("cpu/torch"), flash_attention, quantized=False)
+    return Model(about, runner, word_tokenizer(), watch)
 
 
 def forwards(model: Model) -> list:
@@ -210,8 +212,8 @@ def test_which_decoder_runs():
 def test_the_fused_decoder_runs_where_it_can():
     from qlinear.backends.cpu.backend import CpuBackend
 
-    module = tiny_model("llama").to(torch.bfloat16)
-    model = Model(ABOUT, module, word_tokenizer(), CpuBackend(), True, silent)
+    module = in_bfloat16(tiny_model("llama"))
+    model = Model(ABOUT, ModuleRunner(module, CpuBackend(), True, quantized=False), word_tokenizer(), silent)
     assert isinstance(model.decoder(20), FusedDecoder)
     tokens = tiny_tokens(1, 30)[0]
     with torch.no_grad():
@@ -228,11 +230,10 @@ def test_a_meter_sees_every_matmul():
         def meter(self):
             return "a meter"
 
-    quantized = About(name="tiny", code="aie", precision="w4abf16", model_bytes=1)
-    module = tiny_model("llama").to(torch.bfloat16)
-    model = Model(quantized, module, word_tokenizer(), Meters(), True, silent)
+    module = in_bfloat16(tiny_model("llama"))
+    model = Model(ABOUT, ModuleRunner(module, Meters(), True), word_tokenizer(), silent)
     assert model.meter == "a meter" and isinstance(model.decoder(20), ModuleDecoder)
-    bf16 = Model(ABOUT, module, word_tokenizer(), Meters(), True, silent)
+    bf16 = Model(ABOUT, ModuleRunner(module, Meters(), True, quantized=False), word_tokenizer(), silent)
     assert bf16.meter is None and isinstance(bf16.decoder(20), FusedDecoder)
 
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from engine.generate import generate
 from engine.model import About, Model
 from engine.modules import ModuleDecoder
-from engine.rules import Rules
+from engine.rules import ModuleRules
 from engine.sampling import sampler
+from engine.whole import ModuleRunner
 from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import ModelError
 from qlinear.progress import Note
 from tests.quantized import word_tokenizer
+from tests.reading import generate
 from tests.tiny import tiny_model, tiny_tokens
 
 NEW, END = 16, 2
@@ -30,7 +31,7 @@ def model_with(**asked):
 
 def written(model, new: int = NEW, end=frozenset({END})) -> list[int]:
     decoder = ModuleDecoder(model, 64, static_cache=False)
-    adjust = Rules(model, end).for_text(len(PROMPT), new)
+    adjust = ModuleRules(model, end).for_text(len(PROMPT), new)
     return [token.id for token in generate(decoder, PROMPT, new, end, adjust=adjust)]
 
 
@@ -73,13 +74,13 @@ def test_tokens_are_those_of_generate(asked):
 
 
 def test_a_config_that_asks_for_nothing_costs_nothing():
-    assert Rules(model_with(), frozenset({END})).for_text(5, 5) is None
+    assert ModuleRules(model_with(), frozenset({END})).for_text(5, 5) is None
 
 
 def test_a_penalty_counts_when_tokens_are_drawn():
     """A token that the text holds is never drawn where its logit is made infinitely small."""
     model = model_with(suppress_tokens=[token for token in range(128) if token not in (7, 8)])
-    adjust = Rules(model, frozenset({END})).for_text(len(PROMPT), 40)
+    adjust = ModuleRules(model, frozenset({END})).for_text(len(PROMPT), 40)
     decoder = ModuleDecoder(model, 64, static_cache=False)
     drawn = {token.id for token in generate(decoder, PROMPT, 40, choose=sampler(5.0), adjust=adjust)}
     assert drawn == {7, 8}
@@ -88,7 +89,7 @@ def test_a_penalty_counts_when_tokens_are_drawn():
 def test_what_is_not_followed_is_named():
     model = model_with(num_beams=4, stop_strings=["x"], do_sample=True, temperature=0.6, top_p=0.9, max_time=3.0)
     asks = "the model's generation_config.json asks for"
-    assert Rules(model, frozenset()).notes == (
+    assert ModuleRules(model, frozenset()).notes == (
         f"{asks} num_beams 4, which is not followed",
         f"{asks} stop_strings ['x'], which is not followed",
         f"{asks} max_time 3.0, which is not followed",
@@ -118,7 +119,12 @@ def test_a_model_follows_them_and_notes_the_rest_once():
     seen = []
     about = About(name="tiny", code="cpu/torch bf16", precision="bf16", model_bytes=1)
     module = model_with(repetition_penalty=1.8, num_beams=2)
-    model = Model(about, module, word_tokenizer(), ReferenceBackend("cpu/torch"), False, seen.append)
+    model = Model(
+        about,
+        ModuleRunner(module, ReferenceBackend("cpu/torch"), False, quantized=False),
+        word_tokenizer(),
+        seen.append,
+    )
     prompt = " ".join(f"w{token}" for token in PROMPT.tolist())
     module.generation_config.num_beams = 1
     expected = model.tokenizer.decode(reference(module), skip_special_tokens=True)

@@ -8,7 +8,7 @@ from qlinear.errors import OptionError
 
 # Of 5 tokens, out of order; as logits at temperature 1.
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15], dtype=torch.float64)
-LOGITS = PROBABILITIES.log().float() + 7
+LOGITS = (PROBABILITIES.log().float() + 7).numpy()
 
 
 def frequencies(choose, draws=4000):

@@ -8,6 +8,7 @@ import torch
 from engine.modules import ModuleDecoder
 from engine.scoring import Scorer, compare, cut_windows, negative_log_likelihood, perplexity
 from qlinear.errors import OptionError
+from tests.reading import ids
 from tests.tiny import VOCAB, tiny_model, tiny_tokens
 
 
@@ -19,7 +20,7 @@ class Table:
 
     def read(self, tokens, known=0, rows=None):
         first = known if rows is None else len(tokens) - rows
-        yield from self.logits[first : len(tokens)].split(self.part)
+        yield from (part.numpy() for part in self.logits[first : len(tokens)].split(self.part))
 
 
 def log_softmax(logits: torch.Tensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ def test_comparison(length, parts):
     ours, wanted = torch.randn(2, length, VOCAB, generator=generator) * 3
     ours = wanted + ours / 6
     tokens = torch.randint(0, VOCAB, (length,), generator=generator)
-    found = compare(Table(ours, parts[0]), Table(wanted, parts[1]), tokens)
+    found = compare(Table(ours, parts[0]), Table(wanted, parts[1]), ids(tokens))
     log_q, log_p = log_softmax(ours)[:-1], log_softmax(wanted)[:-1]
     targets = tokens[1:].tolist()
     for value, log in ((found.nll, log_q), (found.reference_nll, log_p)):
@@ -72,7 +73,7 @@ def test_comparison(length, parts):
     assert found.divergence == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item() / len(targets), rel=1e-4)
     agreed = [p.argmax() == q.argmax() for p, q in zip(log_p, log_q, strict=True)]
     assert found.agreement == pytest.approx(sum(map(int, agreed)) / len(targets))
-    same = compare(Table(wanted, parts[0]), Table(wanted, parts[1]), tokens)
+    same = compare(Table(wanted, parts[0]), Table(wanted, parts[1]), ids(tokens))
     assert same.divergence == pytest.approx(0, abs=1e-6) and same.agreement == 1
 
 
@@ -85,11 +86,11 @@ def test_negative_log_likelihood(length, parts):
     predicted = zip(log_softmax(logits)[:-1], tokens[1:].tolist(), strict=True)
     expected = -sum(row[token].item() for row, token in predicted)
     for part in parts:
-        assert negative_log_likelihood(Table(logits, part), tokens) == pytest.approx(expected, rel=1e-6)
+        assert negative_log_likelihood(Table(logits, part), ids(tokens)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_windows_and_the_perplexity_of_them():
-    tokens = torch.arange(23)
+    tokens = ids(range(23))
     assert cut_windows(tokens, 5, None, "it").tolist() == [list(range(at, at + 5)) for at in (0, 5, 10, 15)]
     assert cut_windows(tokens, 5, 2, "it").tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert perplexity(12 * math.log(7), cut_windows(tokens, 5, 3, "it")) == pytest.approx(7)  # 12 tokens are predicted

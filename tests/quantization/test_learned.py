@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from architectures.family import block_linears
+from architectures.linears import block_linears
 from architectures.registry import find_family
 from qlinear.grid import Grid
 from qlinear.solvers.rtn import rtn

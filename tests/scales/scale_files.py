@@ -2,7 +2,7 @@
 
 import torch
 
-from architectures.family import block_linears
+from architectures.linears import block_linears
 from architectures.registry import find_family
 from scales import fold, zoo
 from scales.zoo import ScaleFile

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from architectures.family import block_linears
+from architectures.linears import block_linears
 from architectures.registry import find_family
 from scales import fold
 from scales.awq import quantize_block, watched_modules

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from architectures.family import block_linears
+from architectures.linears import block_linears
 from architectures.registry import find_family
 from qlinear.errors import CalibrationError
 from scales import fold

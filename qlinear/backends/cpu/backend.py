@@ -8,12 +8,13 @@ from torch import Tensor
 from qlinear.backends.base import Backend
 from qlinear.backends.cpu import native
 from qlinear.backends.cpu.memory import Arena
+from qlinear.backends.cpu.pack import TILE, StoredWeight, pack
 from qlinear.backends.cpu.weight import CpuWeight
 from qlinear.backends.stack import Stack, StackDecoder
 from qlinear.errors import TargetError
 from qlinear.packing import JoinedWeight, PackedWeight
 
-TILE = 32  # rows that the kernels' layout keeps together
+DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
 
 
 class CpuBackend(Backend):
@@ -26,23 +27,17 @@ class CpuBackend(Backend):
 
     def __init__(self) -> None:
         self.name = f"cpu/{native.select_isa()}"
-        self._library = native.library()
-        self._linear = self._library.awq_linear
+        native.use_torch_threads()
+        self._linear = native.library().awq_linear
         self._arena = Arena()
 
     def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> CpuWeight:
         """Lay the weight out for the kernels, at the speed of memory; `weight` is not needed afterwards."""
-        (n, k), bits, group_size = weight.shape, weight.bits, weight.group_size
-        packed = self._arena.take(self._library.awq_packed_bytes(n, k, bits, group_size))
         whole_tiles = all(part.shape[0] % TILE == 0 for part in weight.parts[:-1])
-        address = packed.data_ptr()
-        for part in weight.parts if whole_tiles else (weight.concat(),):
-            words, zeros, scales = part.words.contiguous(), part.zeros.contiguous(), part.scales.contiguous()
-            sources = words.data_ptr(), zeros.data_ptr(), scales.data_ptr()
-            self._library.awq_pack(*sources, part.shape[0], k, bits, group_size, address)
-            address += self._library.awq_packed_bytes(part.shape[0], k, bits, group_size)
+        parts = [_stored(part) for part in (weight.parts if whole_tiles else (weight.concat(),))]
         bias = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
-        return CpuWeight(packed, bias, n, k, bits, group_size)
+        laid = pack(parts, None, self._arena)
+        return CpuWeight(torch.from_numpy(laid.packed), bias, laid.n, laid.k, laid.bits, laid.group_size)
 
     def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
         from qlinear.backends.cpu.decoder import CpuDecoder
@@ -60,9 +55,15 @@ class CpuBackend(Backend):
         return _linear(self._linear, x, prepared.address, prepared.n, prepared.k)
 
 
+def _stored(part: PackedWeight) -> StoredWeight:
+    return StoredWeight(
+        part.words.contiguous(), part.zeros.contiguous(), part.scales.contiguous(), *part.shape, part.bits
+    )
+
+
 def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: int, n: int, k: int) -> Tensor:
     """One call of awq_linear; `weight` is the address of a `native.Weight`. Lean: a token takes 200 of these."""
-    dtype = native.DTYPES.get(x.dtype)
+    dtype = DTYPES.get(x.dtype)
     if dtype is None:
         raise TargetError(f"the cpu kernels take bfloat16 or float32 activations, not {x.dtype}")
     shape = x.shape

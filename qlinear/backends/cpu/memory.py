@@ -2,8 +2,7 @@
 
 import mmap
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from qlinear.backends.cpu import native
 from qlinear.errors import TargetError
@@ -18,18 +17,18 @@ class Arena:
     """
 
     def __init__(self) -> None:
-        self._free = torch.empty(0, dtype=torch.uint8)
+        self._free = np.empty(0, np.uint8)
 
-    def take(self, size: int) -> Tensor:
+    def take(self, size: int) -> np.ndarray:
         """`size` bytes of uint8, uninitialized, 64-byte aligned."""
         padded = -(-size // 64) * 64
-        if padded > self._free.numel():
+        if padded > self._free.size:
             self._free = huge_pages(max(padded, BLOCK_BYTES))
         taken, self._free = self._free[:size], self._free[padded:]
         return taken
 
 
-def huge_pages(size: int) -> Tensor:
+def huge_pages(size: int) -> np.ndarray:
     """At least `size` bytes of uint8, zeros, fresh from the system.
 
     What the allocator has had before would stay on small pages, whatever is asked for. Raises `TargetError` where there
@@ -40,7 +39,7 @@ def huge_pages(size: int) -> Tensor:
         mapped = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise TargetError(f"{size / 1e9:.1f} GB of memory are not to be had: {error.strerror}") from error
-    memory = torch.frombuffer(mapped, dtype=torch.uint8)
-    start = -memory.data_ptr() % HUGE_PAGE
-    native.library().awq_use_huge_pages(memory.data_ptr() + start, size)
+    memory = np.frombuffer(mapped, np.uint8)
+    start = -memory.ctypes.data % HUGE_PAGE
+    native.library().awq_use_huge_pages(memory.ctypes.data + start, size)
     return memory[start : start + size]

@@ -3,11 +3,14 @@
 import ctypes
 import functools
 import os
+import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from qlinear.errors import TargetError
+
+if TYPE_CHECKING:
+    from qlinear.backends.stack import Array
 
 LIBRARY = Path(__file__).parents[2] / "_kernels.so"
 HOW_TO_BUILD = (
@@ -16,7 +19,6 @@ HOW_TO_BUILD = (
 )
 ISA_VARIABLE = "RUN_AWQ_ISA"
 ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
-DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
 
 
 class Weight(ctypes.Structure):
@@ -40,9 +42,11 @@ _SIGNATURES = {
     "awq_op_name": (ctypes.c_char_p, [_INT32]),
     "awq_op_isa": (ctypes.c_char_p, [_INT32]),
     "awq_set_threads": (None, [_POINTER, _POINTER, _INT32]),
+    "awq_threads": (_INT32, []),
     "awq_use_huge_pages": (None, [_POINTER, _INT64]),
     "awq_packed_bytes": (_INT64, [_INT64, _INT64, _INT32, _INT32]),
     "awq_pack": (None, [_POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT32, _INT32, _POINTER]),
+    "awq_is_finite": (_INT32, [_POINTER, _INT64]),
     "awq_unpack": (None, [_POINTER, _POINTER, _POINTER, _POINTER]),
     "awq_linear": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER]),
 }
@@ -54,7 +58,7 @@ def is_built() -> bool:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once, its parallel loops on torch's own threads.
+    """The library, loaded once, its parallel loops on threads of its own until `use_torch_threads`.
 
     Raises `TargetError` where it was not built.
     """
@@ -64,12 +68,47 @@ def library() -> ctypes.CDLL:
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
-    loaded.awq_set_threads(*torch_threads(), torch.get_num_threads())
+    loaded.awq_set_threads(None, None, processors())
     return loaded
+
+
+def processors() -> int:
+    """How many threads there are to be: OMP_NUM_THREADS, which other libraries go by too, or what this process has."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_torch_threads() -> None:
+    """Have parallel loops run on the threads that torch has: two pools would be in each other's way."""
+    import torch
+
+    library().awq_set_threads(*torch_threads(), torch.get_num_threads())
+
+
+def set_threads(count: int) -> None:
+    """Have everything run on so many threads: this library, and torch, whether or not it is loaded yet."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+    elif is_built():
+        library().awq_set_threads(None, None, count)
+
+
+def threads() -> int:
+    """How many threads work at a time."""
+    if is_built():
+        return library().awq_threads()
+    import torch
+
+    return torch.get_num_threads()
 
 
 def torch_threads() -> tuple[int | None, int | None]:
     """Addresses of `torch_parallel_for` and `torch_get_num_threads`, which torch exports in plain C since 2.10."""
+    import torch
+
     try:
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         functions = torch_cpu.torch_parallel_for, torch_cpu.torch_get_num_threads
@@ -99,3 +138,8 @@ def available_isas() -> tuple[str, ...]:
     found = tuple(isa for isa in ISAS if library().awq_select_isa(isa.encode()) == 0)
     library().awq_select_isa(current)
     return found
+
+
+def address(array: "Array") -> int:
+    """Where an array of numpy's begins, or a tensor."""
+    return array.data_ptr() if hasattr(array, "data_ptr") else array.ctypes.data

@@ -1,29 +1,29 @@
 """A weight as the kernels read it."""
 
+import copy
 import ctypes
 
-from torch import Tensor
-
 from qlinear.backends.cpu import native
+from qlinear.backends.stack import Array
 
 
 class CpuWeight:
     """A weight in the kernels' layout (qlinear/csrc/common/layout.h).
 
     packed: uint8, the padded weight with its scales and zeros; bias: `(N,)` float32 or None. Copies and pickles as
-    the tensors it holds.
+    the arrays it holds.
     """
 
-    def __init__(self, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int) -> None:
+    def __init__(self, packed: Array, bias: Array | None, n: int, k: int, bits: int, group_size: int) -> None:
         self.packed, self.bias = packed, bias
         self.n, self.k, self.bits, self.group_size = n, k, bits, group_size
-        bias_address = None if bias is None else bias.data_ptr()
-        self.native = native.Weight(packed.data_ptr(), bias_address, n, k, bits, group_size)
+        bias_address = None if bias is None else native.address(bias)
+        self.native = native.Weight(native.address(packed), bias_address, n, k, bits, group_size)
         self.address = ctypes.addressof(self.native)
 
     def __reduce__(self) -> tuple:
-        # a clone: the tensor itself would take its whole block along
-        return CpuWeight, (self.packed.clone(), self.bias, self.n, self.k, self.bits, self.group_size)
+        # a copy: the array itself would take its whole block along
+        return CpuWeight, (copy.deepcopy(self.packed), self.bias, self.n, self.k, self.bits, self.group_size)
 
     @property
     def nbytes(self) -> int:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from qlinear.backends.base import Backend
 from qlinear.backends.cuda.launch import Launcher
@@ -23,25 +23,26 @@ class CudaDecoder:
         """Raises `Unsupported` for a stack that the kernels do not take."""
         check(stack)
         self.max_tokens, self.vocabulary, self.chunk = max_tokens, stack.vocabulary, chunk
-        self.device = backend.device
+        self._device = backend.device
         shape = len(stack.blocks), 2, stack.kv_heads, max_tokens, stack.head_dim
-        cache = torch.zeros(shape, dtype=torch.bfloat16, device=self.device)
+        cache = torch.zeros(shape, dtype=torch.bfloat16, device=self._device)
         self.nbytes = cache.nbytes
         self._launcher = launcher
         self.step = Step(launcher, stack, cache)
         self._prefill = Prefill(backend, stack, cache)
         self._run: Callable[[], None] | None = None
 
-    def read(self, tokens: Tensor, position: int, out: Tensor) -> None:
+    def read(self, tokens: np.ndarray, position: int, out: np.ndarray) -> None:
+        given = torch.from_numpy(out)
         if len(tokens) > 1:
-            self._prefill.read(tokens.to(self.device), position, out)
+            self._prefill.read(torch.from_numpy(tokens).to(self._device), position, given)
             return
         self.step.given[:] = int(tokens[0]), position
         if self._run is None:
             self._run = self._launcher.record(self.step.run)
         self._run()
         if len(out):
-            out.copy_(self.step.logits)
+            given.copy_(self.step.logits)
         else:
             self._launcher.finish()  # before what was given is written over
 

@@ -55,6 +55,9 @@ typedef int32_t (*awq_parallel_for)(int64_t begin, int64_t end, int64_t grain, a
 typedef int32_t (*awq_get_num_threads)(uint32_t* count);
 AWQ_EXPORT void awq_set_threads(awq_parallel_for parallel_for, awq_get_num_threads num_threads, int32_t own_threads);
 
+// How many threads that makes now.
+AWQ_EXPORT int32_t awq_threads(void);
+
 // Ask the system for huge pages, before the first write: a decode step touches every page of the weights once, and
 // with small ones the page walks show. Memory that is to be huge throughout starts and ends at multiples of 2 MB.
 AWQ_EXPORT void awq_use_huge_pages(void* memory, int64_t bytes);
@@ -66,6 +69,9 @@ AWQ_EXPORT int64_t awq_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t 
 // k / group_size), packed along n; scales: (n, k / group_size) bf16. All dense and row-major.
 AWQ_EXPORT void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scales, int64_t n, int64_t k,
                          int32_t bits, int32_t group_size, uint8_t* packed);
+
+// Whether none of `count` bf16 values is infinite or NaN.
+AWQ_EXPORT int32_t awq_is_finite(const uint16_t* values, int64_t count);
 
 // The way back, one byte a value: codes (n, k), zeros (n, k / group_size), scales (n, k / group_size) bf16.
 AWQ_EXPORT void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales);

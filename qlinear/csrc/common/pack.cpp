@@ -1,6 +1,8 @@
 // Checkpoint words to packed tiles and back.
 #include <sys/mman.h>
 
+#include <atomic>
+
 #include "kernels.h"
 #include "layout.h"
 #include "ops.h"
@@ -39,6 +41,23 @@ void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scal
         for (int64_t tile = begin; tile < end; ++tile) j.pack_tile(j.source, tile, j.packed + tile * j.bytes);
       },
       &job);
+}
+
+int32_t awq_is_finite(const uint16_t* values, int64_t count) {
+  struct Job {
+    const uint16_t* values;
+    std::atomic<int32_t> finite{1};
+  } job{values};
+  awq::for_range(
+      count, 1 << 18,
+      [](int64_t begin, int64_t end, void* context) {
+        Job& j = *static_cast<Job*>(context);
+        uint16_t found = 0;
+        for (int64_t i = begin; i < end; ++i) found |= (j.values[i] & 0x7f80) == 0x7f80;
+        if (found) j.finite.store(0, std::memory_order_relaxed);
+      },
+      &job);
+  return job.finite.load(std::memory_order_relaxed);
 }
 
 void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales) {

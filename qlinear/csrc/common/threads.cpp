@@ -134,3 +134,5 @@ void awq_set_threads(awq_parallel_for parallel_for, awq_get_num_threads num_thre
   awq::host = {parallel_for, num_threads, nullptr};
   if (parallel_for == nullptr && own_threads > 1) awq::host.pool = new awq::Pool(own_threads);
 }
+
+int32_t awq_threads(void) { return int32_t(awq::num_threads()); }

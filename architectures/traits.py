@@ -1,0 +1,101 @@
+"""What a decoder that runs a stack as a whole has to know of a family, as data: nothing here needs torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlinear.backends.stack import Routing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as Config
+
+# (config, number of the layer) -> positions that it sees, itself too; None: all.
+Window = Callable[["Config", int], int | None]
+
+
+def sees_all(config: "Config", layer: int) -> None:
+    return None
+
+
+def of_config(config: "Config", layer: int) -> int | None:
+    """Of every layer the same."""
+    return config.sliding_window if getattr(config, "use_sliding_window", True) else None
+
+
+def of_layer_type(config: "Config", layer: int) -> int | None:
+    if getattr(config, "use_sliding_window", True) and config.layer_types[layer] == "sliding_attention":
+        return config.sliding_window
+    return None
+
+
+def always(config: "Config", layer: int) -> bool:
+    return True
+
+
+def of_head(config: "Config", head_dim: int) -> float:
+    return head_dim**-0.5
+
+
+def of_query_scalar(config: "Config", head_dim: int) -> float:
+    """Gemma's from its second version on."""
+    return config.query_pre_attn_scalar**-0.5
+
+
+def of_multiplier(config: "Config", head_dim: int) -> float:
+    """Granite's."""
+    return config.attention_multiplier
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Where an MLP that is a mixture of experts keeps its parts, and how its router chooses.
+
+    correction: of the router's, what is added to scores where experts are compared (None: nothing is); shared: the MLP
+    that every token goes through besides, where a model of the family has one; shared_gate: what its sigmoid weighs
+    that with.
+    """
+
+    routing: Callable[["Config"], Routing]
+    router: str = "gate"
+    correction: str | None = None
+    shared: str | None = None
+    shared_gate: str | None = None
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Where a block keeps its parts and which variants of the maths it uses, for decoders that run a stack as a whole.
+
+    norms: before attention, after it, before the MLP, after it (None: there is none).
+    norm_offset: what is added to a norm's weight.
+    head_norms: whether q and k have norms; head_norms_if: the field of the config that says so where not all have.
+    mlp: the module that is the MLP; experts: what it is made of in blocks where it has `experts`.
+    window: of a layer, how many positions it sees, itself too; None: all. rotates: whether a layer turns q and k.
+    interleaved: whether the rotation turns neighbours; partial_rotation: whether it leaves some features of a head as
+    they are where the config says so; rotary_per_layer_type: whether it differs between types of layers.
+    multipliers: whether embedding, residual and logits have granite's; scaled_embedding: whether the embedding is
+    multiplied by the root of the hidden size.
+    attention_scale: what scores are multiplied by, from the config and the features of a head.
+    activation, attention_cap, qkv_limit: the fields of the config that name the MLP's activation, the limit of the
+    attention scores, and that of q, k and v, with which no decoder runs (None: there is none).
+    """
+
+    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
+    norms: tuple[str | None, ...] = ("input_layernorm", None, "post_attention_layernorm", None)
+    norm_offset: float = 0.0
+    head_norms: bool = False
+    head_norms_if: str | None = None
+    mlp: str = "mlp"
+    experts: Experts | None = None
+    activation: str = "hidden_act"
+    window: Window = sees_all
+    rotates: Callable[["Config", int], bool] = always
+    attention_scale: Callable[["Config", int], float] = of_head
+    attention_cap: str | None = None
+    qkv_limit: str | None = None
+    rotary_per_layer_type: bool = False
+    partial_rotation: bool = False
+    interleaved: bool = False
+    multipliers: bool = False
+    scaled_embedding: bool = False

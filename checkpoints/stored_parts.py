@@ -1,0 +1,168 @@
+"""The weights of a checkpoint as `engine.stack.describe` asks for them: mapped, and laid out for the cpu's kernels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from checkpoints.mapped import Stored
+from qlinear.backends.cpu.arrays import as_float32, is_finite, to_bfloat16
+from qlinear.backends.cpu.memory import Arena
+from qlinear.backends.cpu.pack import TILE, StoredWeight, pack
+from qlinear.backends.stack import Dense, GatedMlp, Packed, Projection, Unsupported
+from qlinear.sizes import GROUP_SIZES
+
+HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+# Linear -> the field of the config that says whether it has a bias: the first that there is.
+_BIASES = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_bias", "attention_bias")),
+    "o_proj": ("attention_out_bias", "attention_bias"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ("mlp_bias",)),
+}
+# What belongs to a quantized linear, or to none.
+_ASIDE = ("weight_shape", "weight_zero_point", "weight_scale", "rotary_emb.inv_freq")
+
+
+class StoredParts:
+    """`engine.stack.Parts` over a checkpoint in the compressed-tensors format; what was laid out once is kept.
+
+    Whatever is not as this program writes it raises `Unsupported`: the long way knows more, and says what is wrong.
+    """
+
+    def __init__(self, tensors: dict[str, Stored], config: Any, bits: int, symmetric: bool):
+        self._tensors, self._config = tensors, config
+        self._bits, self._symmetric = bits, symmetric
+        self._arena = Arena()
+        self._made: dict[tuple[str, ...], Any] = {}
+        self._used: set[str] = set()
+        self._modules = {name[: name.find(".", at)] for name in tensors for at in _dots(name)}
+
+    def has(self, name: str) -> bool:
+        return name in self._modules
+
+    def linears(self, names: Sequence[str]) -> Projection:
+        key = tuple(names)
+        if key not in self._made:
+            self._made[key] = self._projection(key)
+        return self._made[key]
+
+    def dense(self, name: str) -> np.ndarray:
+        key = (name, "dense")
+        if key not in self._made:
+            self._made[key] = self._bfloat16(f"{name}.weight")
+        return self._made[key]
+
+    def vector(self, name: str) -> np.ndarray:
+        stored = name if name in self._tensors else f"{name}.weight"
+        if (stored,) not in self._made:
+            self._made[stored,] = as_float32(self._bfloat16(stored)).flatten()
+        return self._made[stored,]
+
+    def head(self) -> Projection:
+        """The embedding's weight again where none is stored."""
+        stored, tied = self.has(HEAD), getattr(self._config, "tie_word_embeddings", None)
+        if stored and not tied:
+            return self.linears([HEAD])
+        if stored or tied is False:
+            raise Unsupported("the config and the weights do not agree on the head")
+        return [Dense(self.dense(EMBEDDING), None)]
+
+    def outputs(self) -> int:
+        return sum(len(one.weight) if isinstance(one, Dense) else one.prepared.n for one in self.head())
+
+    def experts(self, name: str, gate_up: Sequence[str]) -> list[GatedMlp]:
+        found = []
+        while self.has(one := f"{name}.{len(found)}"):
+            found.append(
+                GatedMlp(self.linears([f"{one}.{part}" for part in gate_up]), self.linears([f"{one}.down_proj"]))
+            )
+        if not found:
+            raise Unsupported(f"no {name} are stored one by one")
+        return found
+
+    def numbers(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def check_all_used(self) -> None:
+        """Raise `Unsupported` where the checkpoint holds what nobody has asked for: it is of another model."""
+        left = [name for name in self._tensors if name not in self._used and not name.endswith(_ASIDE)]
+        if left:
+            raise Unsupported(f"nothing is known of its tensor {left[0]}")
+
+    def _projection(self, names: tuple[str, ...]) -> Projection:
+        """In one piece where that can be: all quantized alike, and all but the last of whole tiles."""
+        packed = [f"{name}.weight_packed" in self._tensors for name in names]
+        if not all(packed):
+            return [
+                self._one(name) if quantized else Dense(self._bfloat16(f"{name}.weight"), self._bias(name))
+                for name, quantized in zip(names, packed, strict=True)
+            ]
+        weights, biases = [self._quantized(name) for name in names], [self._bias(name) for name in names]
+        alike = len({(weight.k, weight.group_size) for weight in weights}) == 1
+        whole = all(weight.n % TILE == 0 for weight in weights[:-1])
+        if not (alike and whole and len({bias is None for bias in biases}) == 1):
+            return [self._one(name) for name in names]
+        bias = None if biases[0] is None else np.concatenate(biases)
+        prepared = pack(weights, bias, self._arena)
+        self._release(names)
+        return [Packed(prepared)]
+
+    def _one(self, name: str) -> Packed:
+        prepared = pack([self._quantized(name)], self._bias(name), self._arena)
+        self._release([name])
+        return Packed(prepared)
+
+    def _quantized(self, name: str) -> StoredWeight:
+        words, scales = self._array(f"{name}.weight_packed"), self._bfloat16(f"{name}.weight_scale")
+        if scales.ndim != 2 or words.dtype != np.int32:
+            raise Unsupported(f"{name} is not stored as this program does")
+        (n, groups), bits = scales.shape, self._bits
+        k = words.shape[-1] * 32 // bits
+        group_size = k // groups if groups else 0
+        zeros = middle_zeros(bits, n, groups) if self._symmetric else self._array(f"{name}.weight_zero_point")
+        shapes = words.shape == (n, k * bits // 32) and zeros.shape == (-(-n * bits // 32), groups)
+        if not shapes or group_size not in GROUP_SIZES or k % group_size or zeros.dtype != np.int32:
+            raise Unsupported(f"{name} is not stored as this program does")
+        return StoredWeight(words, zeros, scales, n, k, bits)
+
+    def _bias(self, name: str) -> np.ndarray | None:
+        """Float32. What the config says of biases has to be so."""
+        stored = f"{name}.bias" in self._tensors
+        fields = _BIASES.get(name.rpartition(".")[2], ())
+        said = next((getattr(self._config, field) for field in fields if hasattr(self._config, field)), None)
+        if said is not None and bool(said) != stored:
+            raise Unsupported(f"the config and the weights do not agree on a bias of {name}")
+        return as_float32(self._bfloat16(f"{name}.bias")) if stored else None
+
+    def _bfloat16(self, name: str) -> np.ndarray:
+        array = self._array(name)
+        if array.dtype.kind != "f" and array.dtype != np.uint16:
+            raise Unsupported(f"{name} is stored as {array.dtype}, not as floats")
+        array = array if array.dtype == np.uint16 else to_bfloat16(as_float32(array))
+        if not is_finite(array):
+            raise Unsupported(f"{name} holds a value that is not finite")
+        return array
+
+    def _array(self, name: str) -> np.ndarray:
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise Unsupported(f"there is no tensor {name}")
+        self._used.add(name)
+        return stored.array
+
+    def _release(self, names: Sequence[str]) -> None:
+        for name in names:
+            for part in ("weight_packed", "weight_zero_point", "weight_scale"):
+                if f"{name}.{part}" in self._tensors:
+                    self._tensors[f"{name}.{part}"].release()
+
+
+def middle_zeros(bits: int, rows: int, groups: int) -> np.ndarray:
+    """The zero points of a symmetric weight, as `qlinear.packing.middle_zeros` has them."""
+    at = np.arange(-(-rows * bits // 32) * 32)
+    words = np.packbits((at % bits == bits - 1) & (at < rows * bits), bitorder="little").view(np.int32)
+    return np.repeat(words[:, None], groups, axis=1)
+
+
+def _dots(name: str) -> list[int]:
+    return [at for at, letter in enumerate(name) if letter == "."]

@@ -1,0 +1,99 @@
+"""What the native decoder takes: the limits of csrc/common/decoder.h, and parts that fit each other."""
+
+from qlinear.backends.cpu import native_decoder as native
+from qlinear.backends.cpu.weight import CpuWeight
+from qlinear.backends.stack import (
+    Array,
+    Dense,
+    GatedMlp,
+    Matrix,
+    Mixture,
+    Projection,
+    Stack,
+    StackBlock,
+    Unsupported,
+)
+
+
+def check(stack: Stack) -> None:
+    """Raise `Unsupported` for a stack beyond the limits of csrc, or whose parts do not fit each other."""
+    sharing = stack.heads // stack.kv_heads
+    if stack.activation not in native.ACTIVATIONS:
+        raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
+    if stack.embedding.shape[0] != stack.vocabulary:
+        raise Unsupported(
+            f"the fused decoder takes as many embeddings as outputs; this model has {len(stack.embedding)} and "
+            f"{stack.vocabulary}"
+        )
+    if stack.head_dim % 2 or stack.head_dim > native.MAX_HEAD_DIM or sharing > native.MAX_SHARING:
+        raise Unsupported(
+            f"the fused decoder takes heads of up to {native.MAX_HEAD_DIM} features (an even number), "
+            f"{native.MAX_SHARING} query heads to a key head; this model has {stack.head_dim} and {sharing}"
+        )
+    for index, block in enumerate(stack.blocks):
+        _check_block(stack, block, f"block {index}")
+    _check_matrices(stack.head, stack.hidden, (stack.vocabulary,), "the head")
+    _check_length(stack.final_norm, (stack.hidden,), "the last norm")
+
+
+def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
+    """Native code looks at nothing: what it reads and writes has to be there."""
+    hidden, heads, kv_heads = stack.hidden, stack.heads * stack.head_dim, stack.kv_heads * stack.head_dim
+    _check_matrices(block.qkv, hidden, (heads, kv_heads, kv_heads), f"{where}, q, k and v")
+    _check_matrices(block.o, heads, (hidden,), f"{where}, o")
+    norms, of_heads = block.norms, ((stack.head_dim, heads), (stack.head_dim, kv_heads))
+    for norm in (norms.input, norms.attention, norms.mlp, norms.output):
+        _check_length(norm, (hidden,), f"{where}, a norm")
+    for norm, sizes in zip((norms.q, norms.k), of_heads, strict=True):
+        _check_length(norm, sizes, f"{where}, a norm of heads")
+    if isinstance(block.mlp, GatedMlp):
+        _check_mlp(block.mlp, hidden, where)
+        return
+    _check_mixture(block.mlp)
+    _check_matrices([block.mlp.router.logits], hidden, (len(block.mlp.experts),), f"{where}, the router")
+    for mlp in [*block.mlp.experts, *([block.mlp.shared] if block.mlp.shared else [])]:
+        _check_mlp(mlp, hidden, where)
+
+
+def _check_mlp(mlp: GatedMlp, hidden: int, where: str) -> None:
+    width = sum(rows(matrix) for matrix in mlp.gate_up) // 2
+    _check_matrices(mlp.gate_up, hidden, (width, width), f"{where}, gate and up")
+    _check_matrices(mlp.down, width, (hidden,), f"{where}, down")
+
+
+def _check_matrices(projection: Projection, k: int, sizes: tuple[int, ...], where: str) -> None:
+    """In one piece, or one piece a size."""
+    found = tuple(rows(matrix) for matrix in projection)
+    columns = {matrix.weight.shape[1] if isinstance(matrix, Dense) else matrix.prepared.k for matrix in projection}
+    if found not in (sizes, (sum(sizes),)) or columns != {k}:
+        raise Unsupported(
+            f"{where}: weights of {found} rows and {sorted(columns)} columns; the config says {sizes} and {k}"
+        )
+
+
+def _check_length(vector: Array | None, sizes: tuple[int, ...], where: str) -> None:
+    if vector is not None and (len(vector.shape) != 1 or vector.shape[0] not in sizes):
+        raise Unsupported(f"{where} has shape {tuple(vector.shape)}; the config says {sizes[0]}")
+
+
+def rows(matrix: Matrix) -> int:
+    if isinstance(matrix, Dense):
+        return matrix.weight.shape[0]
+    if not isinstance(matrix.prepared, CpuWeight):
+        raise Unsupported("the fused decoder needs the native cpu kernels, which this model does not run on")
+    return matrix.prepared.n
+
+
+def _check_mixture(mixture: Mixture) -> None:
+    routing, experts = mixture.router.routing, len(mixture.experts)
+    comparable = routing.top_groups * (experts // routing.groups)
+    if experts % routing.groups or routing.groups > native.MAX_EXPERT_GROUPS:
+        raise Unsupported(
+            f"the fused decoder takes experts in up to {native.MAX_EXPERT_GROUPS} groups of one size; this model has "
+            f"{experts} in {routing.groups}"
+        )
+    if not 0 < routing.top_k <= comparable or len(mixture.router.logits.weight) != experts:
+        raise Unsupported(
+            f"the fused decoder takes 1 expert a token up to all; this model chooses {routing.top_k} of {comparable}, "
+            f"and scores {len(mixture.router.logits.weight)} of {experts}"
+        )

@@ -1,0 +1,169 @@
+"""A checkpoint opened without torch against the same one opened with `transformers`: bit for bit the same."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from architectures.registry import fused_families
+from engine.at_hand import StackRunner
+from engine.whole import ModuleRunner
+from qlinear.backends.cpu import native
+from run_awq import load
+from tests.quantized import quantized, save_float
+from tests.tiny import VARIANTS, VOCAB
+
+pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
+
+FUSED = [(kind, options) for kind, options in VARIANTS if kind in fused_families()]
+PROMPT, NEW = "w5 w17 w80 w23 w99", 20
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("at_hand")
+    return quantized(save_float(folder / "llama"), folder / "w4")
+
+
+def whole(directory, monkeypatch):
+    """Opened the long way."""
+    with monkeypatch.context() as patch:
+        patch.setattr("checkpoints.at_hand.open_at_hand", lambda directory: 1 / 0)
+        model = load(directory, flash_attention=True)
+    assert isinstance(model.runner, ModuleRunner)
+    return model
+
+
+def logits_of(model, length=40):
+    return model.logits(torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize(("kind", "options"), FUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_family_that_is_fused(kind, options, tmp_path, monkeypatch):
+    changes = dict(w_bit=3, symmetric=True) if len(str(options)) % 2 else dict(lm_head=True, lm_head_group_size=32)
+    directory = quantized(save_float(tmp_path / "float", kind, **options), tmp_path / "quantized", **changes)
+    model = load(directory)
+    assert isinstance(model.runner, StackRunner)
+    long = whole(directory, monkeypatch)
+    assert torch.equal(logits_of(model), logits_of(long))
+    if not kind.startswith("qwen2"):  # whose words are none to the tokenizer that transformers makes of these
+        how = dict(max_new_tokens=NEW, temperature=0.8, seed=3)
+        assert model.generate([PROMPT], **how) == long.generate([PROMPT], **how)
+    assert model.end_tokens == long.end_tokens and model.max_positions == long.max_positions
+    assert model.vocabulary == long.vocabulary == model.runner.outputs == long.runner.outputs
+
+
+def test_neither_torch_nor_transformers_is_loaded(llama):
+    code = (
+        f"import sys, run_awq; model = run_awq.load({str(llama)!r})\n"
+        f"print(model.generate([{PROMPT!r}], max_new_tokens=4)[0])\n"
+        "print(sorted({'torch', 'transformers', 'safetensors.torch'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer, loaded = done.stdout.splitlines()
+    assert loaded == "[]" and answer == load(llama, flash_attention=False).generate([PROMPT], max_new_tokens=4)[0]
+
+
+def test_on_modules_where_it_is_asked_for(llama):
+    assert isinstance(load(llama, flash_attention=False).runner, ModuleRunner)
+
+
+def copied(source, folder):
+    return shutil.copytree(source, folder / "copy")
+
+
+def change(directory, file, **fields):
+    path = directory / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def drop(directory, file, name):
+    path = directory / file
+    fields = json.loads(path.read_text())
+    del fields[name]
+    path.write_text(json.dumps(fields))
+
+
+# What is not plain, and opened the long way for it; of some, that says what is wrong.
+NOT_PLAIN = {
+    "a class of tokenizers": lambda at: change(at, "tokenizer_config.json", tokenizer_class="GPT2Tokenizer"),
+    "a token before every text": lambda at: change(at, "tokenizer_config.json", add_bos_token=True),
+    "a special token of no vocabulary": lambda at: change(at, "tokenizer_config.json", sep_token="<sep>"),
+    "what writing a text takes": lambda at: change(at, "generation_config.json", no_repeat_ngram_size=2),
+    "a config that does not say": lambda at: drop(at, "config.json", "num_key_value_heads"),
+    "a rotation nobody knows": lambda at: change(
+        at, "config.json", rope_parameters={"rope_type": "proportional", "rope_theta": 1e4}
+    ),
+    "a config that says otherwise": lambda at: change(at, "config.json", num_key_value_heads=4),
+    "biases of which there are none": lambda at: change(at, "config.json", attention_bias=True),
+    "a head beside one of its own": lambda at: change(at, "config.json", tie_word_embeddings=True),
+    "another family": lambda at: change(at, "config.json", model_type="opt"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_what_is_not_plain_takes_the_long_way(kind, llama, tmp_path):
+    directory = copied(llama, tmp_path)
+    NOT_PLAIN[kind](directory)
+    try:
+        model = load(directory)
+    except Exception as error:  # which says what is wrong
+        assert type(error).__module__ == "qlinear.errors" and "\n" not in str(error)
+    else:
+        assert isinstance(model.runner, ModuleRunner)
+
+
+def test_other_scales_than_finite_ones(llama, tmp_path):
+    directory = copied(llama, tmp_path)
+    tensors = load_file(directory / "model.safetensors")
+    for name in ("model.layers.1.self_attn.o_proj.weight_scale", "model.norm.weight", "model.embed_tokens.weight"):
+        damaged = tensors[name].clone()
+        damaged.view(-1)[-1] = float("nan")
+        save_file(tensors | {name: damaged}, directory / "model.safetensors")
+        with pytest.raises(Exception, match=f"{name} holds a value that is not finite"):
+            load(directory)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_floats_of_other_widths_are_cast(dtype, llama, tmp_path, monkeypatch):
+    directory = copied(llama, tmp_path)
+    tensors = load_file(directory / "model.safetensors")
+    floats = {name: t.to(dtype) for name, t in tensors.items() if t.is_floating_point()}
+    save_file(tensors | floats, directory / "model.safetensors")
+    model = load(directory)
+    assert isinstance(model.runner, StackRunner)
+    assert torch.equal(logits_of(model), logits_of(whole(directory, monkeypatch)))
+
+
+def test_a_longer_text_than_its_table_is_good_for(tmp_path):
+    """The stack serves the first, the modules the second."""
+    rope = dict(rope_type="dynamic", factor=2.0)
+    float_model = save_float(tmp_path / "float", "llama", max_position_embeddings=32, rope_parameters=rope)
+    notes = []
+    model = load(quantized(float_model, tmp_path / "quantized"), progress=notes.append)
+    assert isinstance(model.runner, StackRunner) and model.decoder(32).max_tokens == 32 and not notes
+    assert type(model.decoder(33)).__name__ == "ModuleDecoder"
+    assert "dynamic rotation changes beyond 32 tokens" in notes[0].text
+
+
+def test_a_penalty_is_that_of_transformers(llama, tmp_path, monkeypatch):
+    directory = copied(llama, tmp_path)
+    change(directory, "generation_config.json", repetition_penalty=1.7, do_sample=True, temperature=0.6)
+    model, notes = load(directory), []
+    long = whole(directory, monkeypatch)
+    assert isinstance(model.runner, StackRunner) and model.rules.notes == long.rules.notes != ()
+    text = np.array([5, 9, 5, 77, 100])
+    logits = np.random.default_rng(0).normal(size=VOCAB).astype(np.float32)
+    found, expected = (one.rules.for_text(5, 9)(text, logits) for one in (model, long))
+    assert np.array_equal(found, expected) and not np.array_equal(found, logits) and not notes
+    assert model.generate([PROMPT], max_new_tokens=NEW) == long.generate([PROMPT], max_new_tokens=NEW)
+
+
+def test_the_module_is_opened_when_it_is_asked_for(llama):
+    model = load(llama)
+    assert model.module.config.model_type == "llama" and model.module is model.module
