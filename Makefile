@@ -6,7 +6,7 @@ RUN := $(BIN)/python run_awq.py
 PIP := $(BIN)/pip install -q -c constraints.txt
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-.PHONY: help demo test fuzz bench sanitize lint clean
+.PHONY: help demo test fuzz bench interop sanitize lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,9 @@ fuzz: $(VENV)/tested ## damage every file that is read, stop quantizing at any m
 bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch and llama.cpp, and the machine's limits
 	$(PIP) -e '.[bench]'
 	$(BIN)/python -m benchmarks.cpu --json build/cpu.json --plot build/cpu-kernels $(BENCH)
+
+interop: $(VENV)/installed ## open checkpoints with other programs, each in its environment, and write docs/interop.md
+	$(BIN)/python -m benchmarks.interop $(INTEROP)
 
 sanitize: $(VENV)/installed ## run kernels and decoder under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(PIP) setuptools

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from checkpoints.at_hand import Opened
+    from checkpoints.export import Exported
     from checkpoints.quantized import QuantizedModel
     from engine.model import About, Model
     from engine.runner import Runner
     from qlinear.backends.registry import Npu, Target
     from quantization.quantize import Result
 
-__all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "load", "quantize"]
+__all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "export", "load", "quantize"]
 
 
 def quantize(
@@ -54,6 +55,29 @@ def quantize(
         raise OptionError(f"`recipe` has to be a Recipe, not {type(recipe).__name__}")
     place = Place(output and _path("output", output), overwrite, resume)
     return run(_path("model_name", model_name), recipe, place, trust_remote_code, progress)
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    format: str,
+    *,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    progress: Watcher = silent,
+) -> "Exported":
+    """Write a quantized checkpoint, of any format that `load` takes, in the format of other programs.
+
+    format: "awq" (AutoAWQ, 4 bits), "gptq", "compressed-tensors", or "gguf" for a file that llama.cpp runs ("gguf-f16"
+    with its embedding in half precision). The codes stay; scales and floats become float16
+    where the format has them so, and what is returned says what that lost. Raises `AwqError`.
+    """
+    from pathlib import Path
+
+    from checkpoints.export import export as run
+
+    place = Path(_path("output", output))
+    return run(Path(_path("checkpoint", checkpoint)), place, format, overwrite, trust_remote_code, progress)
 
 
 def load(
@@ -97,16 +121,11 @@ def _load_quantized(
     directory: str, target: str, npu: "Npu", flash_attention: bool | None, trust_remote_code: bool, progress: Watcher
 ) -> "Model":
     """Onto the cpu without torch where the checkpoint is a plain one and its family known, else the long way."""
-    from pathlib import Path
-
-    from checkpoints.recipes import asks_for_flash_attention, read_recipe
     from engine.model import Model
 
-    if flash_attention is None:
-        flash_attention = asks_for_flash_attention(read_recipe(Path(directory)))
     runner = tokenizer = None
-    if target == "cpu" and flash_attention:
-        runner, tokenizer, about = _at_hand(directory, trust_remote_code)
+    if target == "cpu" and flash_attention is not False:
+        runner, tokenizer, about = _at_hand(directory, flash_attention, trust_remote_code)
     if runner is None:
         runner, tokenizer, about = _whole(directory, target, npu, flash_attention, trust_remote_code)
     for note in about.notes:
@@ -114,7 +133,7 @@ def _load_quantized(
     return Model(about, runner, tokenizer, progress)
 
 
-def _at_hand(directory: str, trust_remote_code: bool) -> tuple:
+def _at_hand(directory: str, flash_attention: bool | None, trust_remote_code: bool) -> tuple:
     """Runner, tokenizer and what is known; Nones where that is not the way."""
     from pathlib import Path
 
@@ -130,7 +149,7 @@ def _at_hand(directory: str, trust_remote_code: bool) -> tuple:
         return _whole(directory, "cpu", Npu(), True, trust_remote_code)[0]
 
     try:
-        opened = open_at_hand(Path(directory))
+        opened = open_at_hand(Path(directory), flash_attention)
         runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole)
         opened.parts.check_all_used()
     except Exception:  # whatever makes it not a plain one: the long way knows what to say
@@ -138,7 +157,7 @@ def _at_hand(directory: str, trust_remote_code: bool) -> tuple:
     return runner, opened.tokenizer, _about(directory, f"cpu/{native.select_isa()}", opened)
 
 
-def _whole(directory: str, target: str, npu: "Npu", flash_attention: bool, trust_remote_code: bool) -> tuple:
+def _whole(directory: str, target: str, npu: "Npu", flash_attention: bool | None, trust_remote_code: bool) -> tuple:
     from pathlib import Path
 
     from checkpoints.quantized import open_quantized
@@ -164,7 +183,7 @@ def _about(directory: str, code: str, opened: "Opened | QuantizedModel", note: s
         checkpoint=str(directory),
         fingerprint=opened.recipe.get("fingerprint"),
         origin=opened.recipe.get("options", {}).get("model_name"),
-        notes=(note,) if note else (),
+        notes=((note,) if note else ()) + opened.notes,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from architectures.gguf import Gguf
 from architectures.traits import Fused
 
 if TYPE_CHECKING:
@@ -58,10 +59,6 @@ class Edge:
     when: Callable[["Config"], bool] = _always
 
 
-# (stored name, stored tensor, config) -> the module's tensor.
-GgufTensor = Callable[[str, "Tensor", "Config"], "Tensor"]
-
-
 @dataclass(frozen=True)
 class Family:
     """One row of what is known.
@@ -69,8 +66,7 @@ class Family:
     blocks: where in the model the list of decoder blocks is.
     unclipped: linears whose loss passes through the product of q and k; clipping them does not pay.
     fused: None where no decoder runs the stack as a whole.
-    gguf: how a tensor of a GGUF file of the architecture of this name becomes the module's; None where such a header
-    does not say everything that the transformers configuration needs to compute the same function.
+    gguf: how llama.cpp holds such a model; None where it does not, or where it is not known.
     """
 
     model_type: str
@@ -78,7 +74,7 @@ class Family:
     edges: tuple[Edge, ...] = ()
     unclipped: tuple[str, ...] = ()
     fused: Fused | None = None
-    gguf: GgufTensor | None = None
+    gguf: Gguf | None = None
 
     def of(self, config: "Config") -> "Family":
         """With only the edges that a model of this config has."""

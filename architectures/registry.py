@@ -26,8 +26,14 @@ def find_family(config: "Config") -> Family | None:
     return family and family.of(config)
 
 
-def gguf_families() -> dict[str, Family]:
+def gguf_readers() -> dict[str, Family]:
     """The families whose GGUF files are read, by the name of their architecture there."""
+    held = [family for family in all_families().values() if family.gguf is not None]
+    return {family.gguf.architecture: family for family in held if family.gguf.reads}
+
+
+def gguf_writers() -> dict[str, Family]:
+    """The families that llama.cpp runs as transformers does, by model type."""
     return {name: family for name, family in all_families().items() if family.gguf is not None}
 
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from awq_cli import tables
-from awq_cli.spelling import as_options
+from awq_cli.spelling import as_options, printable
 from awq_cli.tasks.chat import Opened, Told, Words
 from awq_cli.tasks.decode import Answering, Piece, Response
 from engine.conversation import Turn
@@ -76,7 +76,7 @@ class Console:
         tables.show(self.out, result)
 
     def _note(self, note: Note) -> None:
-        self.err.print(f"note: {as_options(note.text)}", markup=False, soft_wrap=True)
+        self.err.print(f"note: {printable(as_options(note.text))}", markup=False, soft_wrap=True)
 
     def _step(self, step: Step) -> None:
         self._progress.show(step)

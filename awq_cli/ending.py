@@ -1,5 +1,6 @@
 """How the program ends: with one line, whatever ended it, and the exit status that other tools would give."""
 
+import errno
 import os
 import signal
 import sys
@@ -10,10 +11,11 @@ from contextlib import contextmanager
 
 import click
 
-from awq_cli.spelling import as_options
+from awq_cli.spelling import as_options, printable
 from qlinear.errors import AwqError, is_out_of_memory
 
 USER, FAULT = 2, 1
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Terminated(BaseException):
@@ -41,6 +43,8 @@ def one_line() -> Iterator[None]:
         _to_nowhere(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            _end(f"error: cannot write: {os.strerror(error.errno)}; make room, or write elsewhere", USER)
         if is_out_of_memory(error):
             _end(f"error: there is not enough memory ({_named(error)}); give more of it, or ask for less", USER)
         _end(f"error: a fault of this program: {_named(error)}; {_recorded()}", FAULT)
@@ -67,7 +71,11 @@ def _heeded_signals() -> Iterator[None]:
 def _end(message: str, status: int) -> None:
     """One line, whatever is in it: click lists choices on lines of their own, a file's name may hold anything."""
     try:
-        click.echo(" ".join(line.strip() for line in message.splitlines()), err=True)
+        sys.stdout.flush()
+    except OSError:  # it is what there is no room for
+        _to_nowhere(sys.stdout)
+    try:
+        click.echo(printable(" ".join(line.strip() for line in message.splitlines())), err=True)
     except BrokenPipeError:
         _to_nowhere(sys.stderr)
     sys.exit(status)

@@ -2,34 +2,27 @@
 
 import csv
 import io
-import json
-import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from qlinear.errors import OptionError
-from qlinear.files import is_written_through, write_text_whole
+from qlinear.files import json_text, why_not_writable, write_text_whole
 
 
 def check_writable(option: str, path: str | None) -> None:
     """Before hours of work: whether a result can be written where `option` asks for it."""
     if path is None:
         return
-    folder = Path(path).resolve().parent
-    if Path(path).is_dir():
-        raise OptionError(f"{option} {path} is a directory; name a file")
-    if not folder.is_dir():
-        raise OptionError(f"{option} {path}: there is no directory {folder}")
-    if not os.access(path if is_written_through(Path(path)) else folder, os.W_OK):
-        raise OptionError(f"{option} {path} cannot be written: no permission")
+    reason = why_not_writable(Path(path))
+    if reason is not None:
+        raise OptionError(f"{option} {path} cannot be written: {reason}")
 
 
 def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:
     """The whole result as JSON, a benchmark's rows as CSV; each complete or not there. Raises `OptionError`."""
     if json_file is not None:
-        _write("--json", json_file, json.dumps(_finite(asdict(result)), indent=2, allow_nan=False) + "\n")
+        _write("--json", json_file, json_text(asdict(result)) + "\n")
     if csv_file is not None:
         table = io.StringIO(newline="")
         writer = csv.writer(table)
@@ -46,15 +39,6 @@ def _write(option: str, path: str, text: str) -> None:
         raise
     except OSError as error:
         raise OptionError(f"{option} {path} cannot be written: {error.strerror}") from error
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for every number that is none, or beyond all: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

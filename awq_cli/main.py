@@ -23,6 +23,7 @@ MODULES = {
     "benchmark_long": "awq_cli.tasks.benchmark",
     "perplexity": "awq_cli.tasks.perplexity",
     "evaluate": "awq_cli.tasks.evaluate",
+    "export": "awq_cli.tasks.export",
 }
 
 # Of addresses: torch and transformers are loaded in 0.9 GB of them.
@@ -52,6 +53,7 @@ def command(call: click.Context, **values) -> None:
     run_awq.py --task benchmark --w_bit 4  time it
     run_awq.py --task perplexity --dataset text.txt
     run_awq.py --task evaluate --w_bit 4   compare it with the float model
+    run_awq.py --task export --w_bit 4 --format awq
     """
     _check_memory()
     _set_environment()

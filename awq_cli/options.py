@@ -2,13 +2,14 @@
 
 import click
 
+from checkpoints.formats.names import FORMATS
 from qlinear.backends.registry import TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
 from quantization.recipe import Awq, Recipe
 
-TASKS = ("quantize", "decode", "chat", "benchmark", "benchmark_long", "perplexity", "evaluate")
+TASKS = ("quantize", "decode", "chat", "benchmark", "benchmark_long", "perplexity", "evaluate", "export")
 
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
@@ -60,9 +61,8 @@ lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head
 lm_head_group_size = click.option(
     "--lm_head_group_size",
     type=click.Choice(GROUP_SIZES),
-    default=DEFAULTS.lm_head_group_size,
-    show_default=True,
-    help="Group size of the head; needs --lm_head.",
+    help="Group size of the head; needs --lm_head.  [default: that of the other layers, the only one that transformers "
+    "reads with compressed-tensors 0.19 and later]",
 )
 calib_data = click.option(
     "--calib_data",
@@ -200,6 +200,13 @@ float_model = click.option(
 )
 output = click.option("--output", type=click.Path(), help="Where to save the checkpoint.")
 checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
+format_ = click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    help="Write the checkpoint for other programs too: AutoAWQ's format, GPTQ's, compressed-tensors with one group "
+    "size, or a GGUF file for llama.cpp, its embedding in 8 bits, float16 or bfloat16.  [needed by --task export]",
+)
+push = click.option("--push", metavar="ORG/NAME", help="Upload what was exported to this repository of the hub.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
 resume = click.option(
     "--resume", is_flag=True, help="Go on where a run with these options was stopped, to the same checkpoint."
@@ -226,7 +233,7 @@ GROUPS = {
         context, max_new_tokens, stop, temperature, top_k, top_p,
     ),
     "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
-    "Output": (output, overwrite, json_file, csv_file, quiet, version),
+    "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
 }  # fmt: skip
 
 

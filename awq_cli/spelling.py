@@ -19,3 +19,8 @@ def as_options(text: str) -> str:
         return option if value is None else f"{option} {value}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, text)
+
+
+def printable(text: str) -> str:
+    """What a terminal shows and does not obey: a message may name what a file holds."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

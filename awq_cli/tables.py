@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from checkpoints.formats.names import GGUF_FLOATS
+
 
 def show(out: Terminal, result: Any) -> None:
     SHOW[result.task](out, result)
@@ -79,6 +81,9 @@ def _show_quantize(out: Terminal, result: Any) -> None:
         out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
     out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
     out.print(f"  {_command()} {_next(result)}", markup=False, soft_wrap=True)
+    if result.exported:
+        made = result.exported
+        out.print(f"and as {made.format} in [bold]{_plain(made.checkpoint)}[/bold]", soft_wrap=True)
 
 
 def _command() -> str:
@@ -204,6 +209,27 @@ def _show_evaluate(out: Terminal, result: Any) -> None:
     out.print(f"{result.seconds:.1f} s")
 
 
+OPENS = "README.md says what opens it"
+
+
+def _show_export(out: Terminal, result: Any) -> None:
+    scales = result.scales
+    rounded = f"scales changed by {scales.mean:.1e} on average, {scales.largest:.1e} at most"
+    if scales.largest == 0:
+        rounded = "its scales as they were"
+    out.print(
+        f"{_plain(result.source)}: {result.w_bit} bits in groups of {result.group_size} as {result.format}, "
+        f"{_size(result.bytes)}, {rounded}, {result.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    if result.kept:
+        out.print(f"written as floats: {', '.join(result.kept)}", soft_wrap=True)
+    opens = "llama-cli -m and what else is made of llama.cpp open it" if result.format in GGUF_FLOATS else OPENS
+    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; {opens}", soft_wrap=True)
+    if result.pushed:
+        out.print(f"pushed to {_plain(result.pushed)}", soft_wrap=True)
+
+
 SHOW: dict[str, Callable[[Terminal, Any], None]] = {
     "quantize": _show_quantize,
     "decode": _show_decode,
@@ -212,4 +238,5 @@ SHOW: dict[str, Callable[[Terminal, Any], None]] = {
     "benchmark_long": _show_benchmark,
     "perplexity": _show_perplexity,
     "evaluate": _show_evaluate,
+    "export": _show_export,
 }

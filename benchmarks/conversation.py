@@ -109,8 +109,8 @@ def _takes_terminal() -> None:
 
 def main() -> None:
     shown = session([sys.executable, *RUN], TURNS)
-    where = f"{os.cpu_count()} cores ({processor()}), load average {os.getloadavg()[0]:.0f}."
-    made = f"```\n$ python {' '.join(RUN)}\n{shown.rstrip()}\n```\n\n{where}"
+    machine = f"{os.cpu_count()} cores ({processor()}), load average {os.getloadavg()[0]:.0f}."
+    made = f"```\n$ python {' '.join(RUN)}\n{shown.rstrip()}\n```\n\n{machine}"
     page = DOCS / "chat.md"
     keep(page, between(page.read_text(encoding="utf-8"), BEGIN, END, made), "python -m benchmarks.conversation")
 

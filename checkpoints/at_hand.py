@@ -13,7 +13,7 @@ from typing import Any
 
 from checkpoints.mapped import map_directory
 from checkpoints.plain_tokenizer import PlainTokenizer
-from checkpoints.recipes import read_recipe
+from checkpoints.recipes import asked_for_flash, read_recipe
 from checkpoints.stored_parts import StoredParts
 from qlinear.backends.stack import Unsupported
 from qlinear.sizes import BITS
@@ -41,13 +41,18 @@ class Opened:
     tokenizer: PlainTokenizer
     model_bytes: int
     recipe: dict
+    notes: tuple[str, ...] = ()
 
 
-def open_at_hand(directory: Path) -> Opened:
-    """Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one."""
+def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened:
+    """flash_attention: None: as was asked for when the checkpoint was made.
+
+    Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one."""
     config, recipe = _read_object(directory / "config.json"), read_recipe(directory)
     if config.get("auto_map"):
         raise Unsupported("it has code of its own")
+    if flash_attention is None and not asked_for_flash(recipe):
+        raise Unsupported("it runs on its modules by default")
     bits, symmetric = _read_section(config.pop("quantization_config", None))
     described = SimpleNamespace(**config)
     tensors, stored_bytes = map_directory(directory)

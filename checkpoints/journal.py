@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qlinear.errors import CheckpointError, is_out_of_memory, one_line
+from qlinear.files import json_text
 
 NAME = "journal.json"
 
@@ -102,7 +103,10 @@ class Journal:
         right = (
             type(self.number) is int
             and isinstance(self.fingerprint, dict)
-            and all(type(mark) in plain and str(mark).isprintable() for mark in self.fingerprint.values())
+            and all(
+                type(mark) in plain and len(str(mark)) < 300 and str(mark).isprintable()
+                for mark in self.fingerprint.values()
+            )
             and len(str(self.fingerprint)) < 10_000
             and isinstance(self.record, dict)
             and bool(self.record)
@@ -226,7 +230,7 @@ class Journal:
 
 def sealed(content: dict) -> str:
     """The text of a journal: what it says, and a digest of it."""
-    return json.dumps({"sha256": _digest(content), "journal": content})
+    return json_text({"sha256": _digest(content), "journal": content}, indent=None)
 
 
 def _opened(text: str) -> dict:
@@ -239,7 +243,7 @@ def _opened(text: str) -> dict:
 
 
 def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(content, indent=None, sort_keys=True).encode()).hexdigest()
 
 
 def _crc(path: Path) -> int:

@@ -30,7 +30,7 @@ def match(
     except ModelError as error:
         raise ModelError(f"{label}: {error}") from error
     for name, place in places.left.items():
-        if not _may_be_left(model, place):
+        if not may_be_left(model, place):
             raise ModelError(f"{label}: the weights hold {name}, for which the configured model has no place")
     stored = {}
     for name, found in places.of.items():
@@ -75,7 +75,7 @@ def _check_tied(label: str, source: TensorSource, holders: list[Place]) -> None:
                 raise ModelError(f"{label}: {first} and {second} differ but the configuration ties them")
 
 
-def _may_be_left(model: nn.Module, name: str) -> bool:
+def may_be_left(model: nn.Module, name: str) -> bool:
     """Whether a stored tensor is a leftover that transformers too passes over: a buffer that is computed now."""
     known = model._keys_to_ignore_on_load_unexpected or ()
     computed = {buffer for buffer, _ in model.named_buffers()}

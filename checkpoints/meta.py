@@ -54,6 +54,13 @@ def set_generation_config(model: nn.Module, directory: Path) -> None:
             )
 
 
+def settle(config) -> None:
+    """Whoever runs a model asks for what it gives beside its logits, and in which shape: its files have no say."""
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        part.return_dict = True
+        part.output_attentions = part.output_hidden_states = False
+
+
 def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:
     """The model with its stored tensors on meta; buffers that no file holds (rotary frequencies) are computed.
 
@@ -61,6 +68,7 @@ def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn
     """
     from accelerate import init_empty_weights
 
+    settle(config)
     with init_empty_weights(include_buffers=False):
         model = _build(config, dtype, trust_remote_code)
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it

@@ -198,6 +198,10 @@ class ModelSource:
     def names_in(self, model: nn.Module) -> None:
         return None
 
+    def name_in_files(self, name: str) -> str:
+        """What a tensor that is stored as it is is called there."""
+        return self._places[name].names[0]
+
 
 def _of_experts_that_work(owner: nn.Module, collected: dict[str, list[str]]) -> dict[str, list[str]]:
     """Without the tensors of experts that do nothing, the last ones, where their module says that it has such."""

@@ -108,6 +108,10 @@ class PretrainedModel:
         """What readers of such models call a tensor of this name."""
         return self._own.get(name, name)
 
+    def stored_as(self, name: str) -> str | None:
+        """Under which name the files hold a tensor of the model as it is; None where they hold it in another way."""
+        return self._stored[name].same if name in self._stored else None
+
     def linear_in_files(self, name: str) -> str:
         """What readers of such models call a linear of this name: as it is called where it came from."""
         weight = self._own.get(f"{name}.weight", "")
@@ -207,7 +211,11 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
 
 
 def _open_gguf(path: Path, name: str) -> PretrainedModel:
-    source = GgufSource(path)
+    return open_gguf_source(GgufSource(path), name)
+
+
+def open_gguf_source(source: GgufSource, name: str) -> PretrainedModel:
+    """Of a `.gguf` file that is open."""
     return _open(source, name, source.config, source.tokenizer, trust_remote_code=False)
 
 

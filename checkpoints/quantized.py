@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from architectures.experts import Origin
 from architectures.registry import find_family
-from checkpoints.formats import compressed_tensors
-from checkpoints.formats.compressed_tensors import Quantization, StoredLinear
+from checkpoints.formats.readers import Layout, open_layout
+from checkpoints.formats.stored import BIAS, Rounding, StoredLinear, check_finite
+from checkpoints.matching import may_be_left
 from checkpoints.meta import (
     build_empty,
     check_depth,
@@ -23,7 +24,8 @@ from checkpoints.meta import (
     set_generation_config,
 )
 from checkpoints.places import ModelSource
-from checkpoints.recipes import asks_for_flash_attention, read_recipe
+from checkpoints.quantized_gguf import GgufCheckpoint, is_gguf
+from checkpoints.recipes import asked_for_flash, read_recipe
 from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
@@ -33,13 +35,17 @@ from qlinear.replace import replace_linears
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """module: its quantized layers on their backend; model_bytes: all tensors as stored; recipe: {} if unknown."""
+    """module: its quantized layers on their backend; model_bytes: all tensors as stored; recipe: {} if unknown.
+
+    notes: what the user should know of the weights.
+    """
 
     module: nn.Module
     tokenizer: Any
     flash_attention: bool
     model_bytes: int
     recipe: dict
+    notes: tuple[str, ...] = ()
 
 
 def open_quantized(
@@ -47,20 +53,32 @@ def open_quantized(
 ) -> QuantizedModel:
     """Load a checkpoint onto a backend. Raises `CheckpointError` or `ModelError` in one line.
 
-    flash_attention: join the linears that read one input; None: as was asked for when the checkpoint was made, and
-    where nothing was, yes.
+    directory: or a `.gguf` file; flash_attention: join the linears that read one input; None: as was asked for when the
+    checkpoint was made, and where nothing was, yes.
     """
-    config = _read_config(directory)
-    quantization = compressed_tensors.read_section(config.pop("quantization_config", None), directory)
-    model, source = _model_and_source(directory, trust_remote_code)
+    if is_gguf(directory):
+        return _open_gguf(directory, backend, flash_attention is not False)
+    layout, model, source = open_stored(directory, trust_remote_code)
     recipe = read_recipe(directory)
-    flash = asks_for_flash_attention(recipe) if flash_attention is None else flash_attention
+    flash = asked_for_flash(recipe) if flash_attention is None else flash_attention
     groups = joined_groups(model, backend.joins_gate_up) if flash else []
-    with _named(directory):
-        load_weights(model, source, quantization, backend, groups)
+    with named(directory):
+        load_weights(model, source, layout, backend, groups)
     model.to(backend.device)
     stored_bytes = sum(file.stat().st_size for file in source.files)
-    return QuantizedModel(model, read_tokenizer(directory, trust_remote_code), flash, stored_bytes, recipe)
+    tokenizer = read_tokenizer(directory, trust_remote_code)
+    return QuantizedModel(model, tokenizer, flash, stored_bytes, recipe, layout.notes())
+
+
+def _open_gguf(path: Path, backend: Backend, flash: bool) -> QuantizedModel:
+    file = GgufCheckpoint(path)
+    groups = joined_groups(file.model, backend.joins_gate_up) if flash else []
+    for names in _together(file.model, dict.fromkeys(file.names), groups):
+        replace_linears(file.model, {name: file.read_linear(name) for name in names}, backend)
+    file.read_others()
+    file.model.to(backend.device)
+    stored_bytes = sum(each.stat().st_size for each in file.files)
+    return QuantizedModel(file.model, file.tokenizer, flash, stored_bytes, {}, file.notes())
 
 
 def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:
@@ -68,22 +86,28 @@ def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:
 
     Raises what `open_quantized` does.
     """
-    quantization = compressed_tensors.read_section(_read_config(directory).pop("quantization_config", None), directory)
-    model, source = _model_and_source(directory, trust_remote_code)
-    with _named(directory):
-        check_tensors(model, source, quantization)
+    layout, model, source = open_stored(directory, trust_remote_code)
+    with named(directory):
+        check_tensors(model, source, layout)
 
 
-def _model_and_source(directory: Path, trust_remote_code: bool) -> tuple[nn.Module, TensorSource]:
-    """The model on meta, and its tensors by the names it has for them."""
+def open_stored(
+    directory: Path, trust_remote_code: bool, rounding: Rounding | None = None
+) -> tuple[Layout, nn.Module, ModelSource]:
+    """How a checkpoint's weights lie in its files, its model on meta, and its tensors by the names it has for them.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
+    layout = open_layout(_read_config(directory).get("quantization_config"), directory, rounding)
     stored = open_directory(directory)
     model, origins = _empty_model(directory, len(stored.shapes), trust_remote_code)
     with one_line_errors(f"{directory}: the weights are not arranged as this kind of model has them"):
-        return model, ModelSource(stored, model, origins, compressed_tensors.WEIGHT_PARTS)
+        return layout, model, ModelSource(stored, model, origins, layout.parts)
 
 
 @contextmanager
-def _named(directory: Path) -> Iterator[None]:
+def named(directory: Path) -> Iterator[None]:
+    """Say of which checkpoint an error is."""
     try:
         yield
     except CheckpointError as error:
@@ -133,7 +157,7 @@ def joined_groups(model: nn.Module, gate_up: bool) -> list[tuple[str, ...]]:
 def load_weights(
     model: nn.Module,
     source: TensorSource,
-    quantization: Quantization,
+    layout: Layout,
     backend: Backend,
     groups: Iterable[tuple[str, ...]],
 ) -> None:
@@ -142,23 +166,23 @@ def load_weights(
     groups: names of the linears to be joined. A layer's stored weight is mapped while the backend lays it out, and no
     longer: what is held at any time is the model so far and one layer, or one group.
     """
-    found = check_tensors(model, source, quantization)
+    found = check_tensors(model, source, layout)
     # First, as the largest of them is copied while nothing else is held.
     _read_others(model, source, found)
     for names in _together(model, found, groups):
         with ExitStack() as lent:
-            weights = {name: compressed_tensors.read_linear(name, found[name], source, lent) for name in names}
+            weights = {name: layout.read(name, found[name], source, lent) for name in names}
             replace_linears(model, weights, backend)
             del weights  # before the files are unmapped
 
 
-def check_tensors(model: nn.Module, source: TensorSource, quantization: Quantization) -> dict[str, StoredLinear]:
+def check_tensors(model: nn.Module, source: TensorSource, layout: Layout) -> dict[str, StoredLinear]:
     """The quantized linears by name; every tensor of the model is stored in its shape. Raises `CheckpointError`."""
     # A dict for its order: the same damage is told in the same words every time.
-    quantized = dict.fromkeys(compressed_tensors.quantized_names(source.shapes))
+    quantized = dict.fromkeys(layout.quantized_names(source.shapes))
     if not quantized:
         raise CheckpointError("the checkpoint holds no quantized layer")
-    found = {name: compressed_tensors.check_linear(model, name, source.shapes, quantization) for name in quantized}
+    found = {name: layout.check(model, name, source.shapes) for name in quantized}
     ties = {}
     for name, tensor in _others(model, found).items():
         ties.setdefault(id(tensor), []).append(name)
@@ -166,7 +190,19 @@ def check_tensors(model: nn.Module, source: TensorSource, quantization: Quantiza
         if shape is not None and shape != tuple(tensor.shape):
             raise CheckpointError(f"{name} is {shape} on disk, {tuple(tensor.shape)} by the config")
     _refuse_missing([names[0] for names in ties.values() if not any(name in source.shapes for name in names)])
+    _refuse_leftover(model, source, layout, found)
     return found
+
+
+def _refuse_leftover(model: nn.Module, source: TensorSource, layout: Layout, found: dict[str, StoredLinear]) -> None:
+    """What is stored and has no place would have meant something to whoever wrote it."""
+    parts = {f"{name}.{part}" for name in found for part in (*layout.parts, BIAS)}
+    known = parts | model.state_dict(keep_vars=True).keys()
+    left = [name for name in source.shapes if name not in known and not may_be_left(model, name)]
+    if left:
+        raise CheckpointError(
+            f"the checkpoint holds {left[0]}, for which the model of its config has no place ({len(left)} such)"
+        )
 
 
 def _refuse_missing(names: list[str]) -> None:
@@ -197,7 +233,7 @@ def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> Non
         if name in source.shapes:
             with source.borrow(name) as stored:
                 value = _of_type(name, stored.clone(), tensor.dtype)
-            compressed_tensors.check_finite(name, value)
+            check_finite(name, value)
             put(places[tensor], tensor, value)
     _refuse_missing([name for name, tensor in _others(model, quantized).items() if tensor.is_meta])
 

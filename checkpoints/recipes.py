@@ -6,8 +6,8 @@ from pathlib import Path
 RECIPE = "awq_recipe.json"
 # What of a recipe is read again.
 KINDS = {
-    "fingerprint": str, "files_fingerprint": str, "options": dict, "versions": dict, "files": list,
-    "tokenizer_proof": str,
+    "fingerprint": str, "files_fingerprint": str, "options": dict, "versions": dict, "flash_attention": bool,
+    "files": list, "tokenizer_proof": str,
 }  # fmt: skip
 
 
@@ -22,6 +22,6 @@ def read_recipe(directory: Path) -> dict:
     return {name: value for name, value in recipe.items() if isinstance(value, KINDS.get(name, object))}
 
 
-def asks_for_flash_attention(recipe: dict) -> bool:
+def asked_for_flash(recipe: dict) -> bool:
     """What `flash_attention` was set to when the checkpoint was made; True where it was left to its default."""
     return recipe.get("options", {}).get("flash_attention") is not False

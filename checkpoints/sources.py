@@ -58,9 +58,10 @@ def one_line_errors(what: str):
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a float tensor holds neither infinity nor NaN: one vectorized pass."""
-    return tensor.numel() == 0 or all(
-        end.isfinite() for end in torch.aminmax(tensor)
-    )  # a NaN anywhere makes both ends NaN
+    if tensor.dtype not in FLOATS:  # of eight bits, which few operations know
+        tensor = tensor.float()
+    ends = torch.aminmax(tensor) if tensor.numel() else ()
+    return all(end.isfinite() for end in ends)  # a NaN anywhere makes both ends NaN
 
 
 def read_json(path: Path) -> dict:

@@ -1,7 +1,6 @@
 """Write a quantized checkpoint: step by step into a hidden directory, whole into its place when complete."""
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from checkpoints import older
 from checkpoints.beside import Beside
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
@@ -21,6 +21,7 @@ from checkpoints.plain_tokenizer import proof
 from checkpoints.quantized import read_tokenizer
 from checkpoints.recipes import RECIPE
 from qlinear.errors import AwqError, CheckpointError, one_line
+from qlinear.files import json_text
 
 # The least a shard holds, unless it is the last.
 SHARD_BYTES = 2**30
@@ -28,13 +29,18 @@ SHARD_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint holds that is no weight, as transformers has it. beside: the float model's other files."""
+    """What a checkpoint holds that is no weight, as transformers has it.
+
+    beside: the float model's other files; dtype: of the floats; card: the text of README.md.
+    """
 
     config: Any
     generation_config: Any
     tokenizer: Any
     beside: Beside | None = None
     trust_remote_code: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    card: str | None = None
 
     def save(self, directory: Path) -> None:
         """Raises `OSError`, and `CheckpointError` for whatever else the libraries make of it."""
@@ -44,6 +50,9 @@ class Description:
                 # Not save_pretrained: it refuses what many a model on the hub has, a temperature without do_sample.
                 self.generation_config.to_json_file(directory / "generation_config.json")
             self.tokenizer.save_pretrained(directory)
+            older.rewrite(directory)
+            if self.card is not None:
+                (directory / "README.md").write_text(self.card, encoding="utf-8")
             if self.beside is not None:
                 self.beside.copy(directory)
         except OSError:
@@ -211,7 +220,7 @@ class CheckpointWriter:
             self.journal.write(self.journal.record)
         config = copy.deepcopy(description.config)
         config.quantization_config = quantization
-        config.dtype = torch.bfloat16
+        config.dtype = description.dtype
         with self._one_line_errors():
             self._finished.mkdir()
             replace(description, config=config).save(self._finished)
@@ -219,7 +228,7 @@ class CheckpointWriter:
             index = ["model.safetensors.index.json"] * (len(shards) > 1)
             files = {str(path.relative_to(self._finished)) for path in self._finished.rglob("*") if path.is_file()}
             recipe = {**recipe, "tokenizer_proof": proof(self._finished, description.tokenizer)}
-            content = json.dumps({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}, indent=2) + "\n"
+            content = json_text({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}) + "\n"
             (self._finished / RECIPE).write_text(content, encoding="utf-8")
             self._name_shards()
             check(self._finished)
@@ -234,7 +243,7 @@ class CheckpointWriter:
             }
             content = {"metadata": {"total_size": sum(size for _, size in files)}, "weight_map": weight_map}
             index = self._finished / "model.safetensors.index.json"
-            index.write_text(json.dumps(content, indent=2), encoding="utf-8")
+            index.write_text(json_text(content), encoding="utf-8")
         for (file, _), name in zip(files, names, strict=True):
             # The permissions of a file written the usual way: safetensors lets only the owner read.
             shutil.copymode(self._finished / RECIPE, self.partial / file)

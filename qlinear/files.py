@@ -1,10 +1,15 @@
 """Small files that are whole or not there. Part of the ground floor, which every room may import."""
 
+import json
+import math
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from qlinear.errors import one_line
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -36,3 +41,38 @@ def write_text_whole(path: Path, text: str) -> None:
 def is_written_through(path: Path) -> bool:
     """Whether `path` is a link, a pipe or a terminal (/dev/stdout is one): no file may be put in its place."""
     return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def why_not_writable(path: Path, makes_folder: bool = False) -> str | None:
+    """Why no file can be written at `path`, in words, as far as can be told before; None where it can.
+
+    makes_folder: whether the folder is made if there is none.
+    """
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)
+        real = path.resolve() if path.is_symlink() else path.absolute()  # it is written through a link
+        if real.is_dir():
+            return "that is a directory"
+        folder = next(folder for folder in real.parents if folder.exists())
+        if not folder.is_dir():
+            return f"{folder} is no directory"
+        if folder != real.parent and (path.is_symlink() or not makes_folder):
+            return f"there is no directory {real.parent}"
+        special = real.exists() and not real.is_file()
+        return None if os.access(real if special else folder, os.W_OK) else f"no writing in {folder}"
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        return getattr(error, "strerror", None) or one_line(error)
+
+
+def json_text(value: Any, indent: int | None = 2, sort_keys: bool = False) -> str:
+    """The JSON of a value, with null for every number that is none, or beyond all: the format has no word for them."""
+    return json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

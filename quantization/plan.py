@@ -59,7 +59,7 @@ class Job:
     @property
     def head_grid(self) -> Grid:
         """Of the output head, if it is quantized."""
-        return replace(self.grid, group_size=self.recipe.lm_head_group_size)
+        return replace(self.grid, group_size=self.recipe.lm_head_group_size or self.plan.group_size)
 
 
 def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
@@ -171,11 +171,11 @@ def _group_size(
     for name, in_features in widths.items():
         check_divides(in_features, group_size, name)
     if recipe.lm_head:
-        _check_head(model, recipe, head)
+        _check_head(model, head, recipe.lm_head_group_size or group_size)
     return group_size
 
 
-def _check_head(model: nn.Module, recipe: Recipe, head: str) -> None:
+def _check_head(model: nn.Module, head: str, group_size: int) -> None:
     if not head or not isinstance(model.get_output_embeddings(), nn.Linear):
         raise ModelError("`lm_head`: the model has no output head that is a linear layer; leave it out")
-    check_divides(model.get_output_embeddings().in_features, recipe.lm_head_group_size, head)
+    check_divides(model.get_output_embeddings().in_features, group_size, head)

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from checkpoints.beside import find_beside
+from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.formats.compressed_tensors import quantization_section
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
@@ -197,7 +198,7 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
-    head = (job.plan.head, recipe.lm_head_group_size) if recipe.lm_head else None
+    head = (job.plan.head, job.head_grid.group_size) if recipe.lm_head else None
     if head is not None:
         source.config.tie_word_embeddings = False
     kept = [
@@ -214,4 +215,8 @@ def _finish(job: Job, work: Work, result: Result, description: Description, opti
         "versions": versions(),
     }
     trusted = description.trust_remote_code
-    work.writer.finish(description, section, made, lambda folder: check_quantized(folder, trusted))
+    origin = read_origin(options["model_name"], source.directory)
+    label = work.writer.directory.resolve().name
+    card = card_text(origin, "compressed-tensors", label, facts_of(made), losses_of(made))
+    described = replace(description, card=card)
+    work.writer.finish(described, section, made, lambda folder: check_quantized(folder, trusted))

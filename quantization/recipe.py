@@ -38,10 +38,10 @@ class Recipe:
     divides every layer; symmetric: the same zero point for every group, for loaders that know no other; awq: "auto",
     "load", "run" or "none" (see `Awq`); scales: the MIT-Han-Lab result file to load or to write, None: one in
     $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales are searched; lm_head:
-    whether the output head is quantized too, in groups of lm_head_group_size; calib_data: "builtin", "self", "pileval",
-    "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are drawn by seed; bos: whether the
-    token for the beginning of a text stands before it, once, None: as the tokenizer has it; flash_attention: the
-    checkpoint's default for running it, None: on, as without a checkpoint.
+    whether the output head is quantized too, in groups of lm_head_group_size, None: as large as the others; calib_data:
+    "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are
+    drawn by seed; bos: whether the token for the beginning of a text stands before it, once, None: as the tokenizer has
+    it; flash_attention: the checkpoint's default for running it, None: the engine's own.
     """
 
     w_bit: int = 4
@@ -51,7 +51,7 @@ class Recipe:
     scales: str | None = None
     solver: str | None = None
     lm_head: bool = False
-    lm_head_group_size: int = 32
+    lm_head_group_size: int | None = None
     calib_data: str = "builtin"
     n_samples: int = 64
     seqlen: int = 512
@@ -63,7 +63,7 @@ class Recipe:
         _check("w_bit", self.w_bit, BITS)
         _check("group_size", self.group_size, (None, *GROUP_SIZES))
         _check("symmetric", self.symmetric, (False, True))
-        _check("lm_head_group_size", self.lm_head_group_size, GROUP_SIZES)
+        _check("lm_head_group_size", self.lm_head_group_size, (None, *GROUP_SIZES))
         _check("awq", self.awq, [awq.value for awq in Awq])
         _check("solver", self.solver, (None, *METHODS))
         _check("lm_head", self.lm_head, (False, True))

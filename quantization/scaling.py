@@ -2,7 +2,6 @@
 
 import os
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures.family import Edge
-from qlinear.errors import OptionError, one_line
+from qlinear.errors import OptionError
+from qlinear.files import why_not_writable
 from qlinear.progress import Note
 from qlinear.solvers.rtn import rtn
 from quantization.paths import scales_path
@@ -223,17 +223,6 @@ def _fits(file: zoo.ScaleFile, job: Job) -> bool:
 
 def _check_writable(path: Path) -> None:
     """Before hours of search: whether its scales can be kept. Raises `OptionError`."""
-    try:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(path)
-        real = path.resolve() if path.is_symlink() else path.absolute()  # it is written through a link
-        folder = next(folder for folder in real.parents if folder.exists())
-        if real.is_dir():
-            raise OptionError(f"scales cannot be saved in {path}: that is a directory; name a file with `scales`")
-        special = real.exists() and not real.is_file()
-        made = folder.is_dir() and (folder == real.parent or not path.is_symlink())
-        if not made or not os.access(real if special else folder, os.W_OK):
-            raise OptionError(f"scales cannot be saved in {path}: no writing in {folder}; give another `scales`")
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise OptionError(f"scales cannot be saved in {path}: {reason}; give another `scales`") from error
+    reason = why_not_writable(path, makes_folder=True)
+    if reason is not None:
+        raise OptionError(f"scales cannot be saved in {path}: {reason}; give another `scales`")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.modules import first_position
 from engine.text import beginning, begins_with_bos, check_rows
 from qlinear.errors import OptionError
 from qlinear.progress import Note
@@ -123,8 +124,9 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
     Raises `CalibrationError` where there is no text, `OptionError` where samples are longer than the context.
     """
     recipe = job.recipe
-    context = getattr(job.source.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and recipe.seqlen > context:
+    known = getattr(job.source.config.get_text_config(), "max_position_embeddings", None)
+    context = recipe.seqlen if known is None else known - first_position(job.source.model)
+    if recipe.seqlen > context:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
     tokens, text = _tokens(job, kept)
     check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))

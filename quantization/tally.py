@@ -1,5 +1,6 @@
 """What has become of a model: the count that a run keeps, puts on record, and tells in the end."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
@@ -94,5 +95,10 @@ class Tally:
     @classmethod
     def from_json(cls, content: dict) -> "Tally":
         layers = [LinearLosses(**{**layer, "fed": layer["fed"] and Fed(**layer["fed"])}) for layer in content["layers"]]
-        blocks = {name: BlockErrors(**errors) for name, errors in content["blocks"].items()}
+        blocks = {name: BlockErrors(**_numbers(errors)) for name, errors in content["blocks"].items()}
         return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})
+
+
+def _numbers(errors: dict) -> dict:
+    """JSON has no word for what is no number."""
+    return {name: math.nan if error is None else error for name, error in errors.items()}

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from checkpoints.formats.compressed_tensors import BIAS, linear_tensors
+from checkpoints.formats.compressed_tensors import linear_tensors
+from checkpoints.formats.stored import BIAS
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.meta import stored_tensors
 from checkpoints.writer import CheckpointWriter

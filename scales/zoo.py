@@ -6,6 +6,7 @@ carry a third entry, `"meta"`, which readers of the format pass over: it tells f
 calibration the file was made.
 """
 
+import math
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +94,9 @@ def _is_plain(tensor: object) -> bool:
 
 def _is_note(value: object) -> bool:
     """Whether it is something that a recipe can say of the calibration text: it goes into JSON after the last block."""
-    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 1000)
+    if isinstance(value, str):
+        return len(value) < 1000 and value.isprintable()
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _name(value: object) -> str:
@@ -191,20 +194,21 @@ def _check_clip_shape(layer: str, limits: Tensor, n: int, k: int, group_size: in
 def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
     """Raise `ScalesError` if the file says, in its entry or its name, that it was made for other options.
 
+    One that does not say for which kind of grid was made for asymmetric ones, as llm-awq makes them all.
     `expected` holds `w_bit`, `group_size`, `symmetric` and, for files written here, `fingerprint` of the float model.
     """
-    said = dict(file.meta)
+    said = {"symmetric": False} | file.meta
     named = re.search(r"-w(\d+)-g(\d+)", path.name)
     if named:
         said.setdefault("w_bit", int(named.group(1)))
         said.setdefault("group_size", int(named.group(2)))
     words = {
-        "w_bit": "{} bits",
-        "group_size": "group size {}",
-        "symmetric": "`symmetric={}`",
-        "fingerprint": "the model of fingerprint {:.12}",
+        "w_bit": "{} bits".format,
+        "group_size": "group size {}".format,
+        "symmetric": lambda is_so: "symmetric grids" if is_so else "asymmetric grids",
+        "fingerprint": "the model of fingerprint {:.12}".format,
     }
     for key, phrase in words.items():
         if key in said and said[key] != expected[key]:
-            made, wanted = phrase.format(said[key]), phrase.format(expected[key])
+            made, wanted = phrase(said[key]), phrase(expected[key])
             raise ScalesError(f"scales file {path} was made for {made}, not for {wanted}")

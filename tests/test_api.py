@@ -12,7 +12,7 @@ import pytest
 from tests.quantized import save_float
 
 ROOT = Path(__file__).parent.parent
-NAMES = ["Awq", "AwqError", "Note", "Recipe", "Step", "__version__", "load", "quantize"]
+NAMES = ["Awq", "AwqError", "Note", "Recipe", "Step", "__version__", "export", "load", "quantize"]
 
 # What every program below begins with. `reference` computes in float64 from the logits, one window after the other.
 BEGINNING = """

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from architectures.families.llama import LLAMA, UP_TO_DOWN, V_TO_O
 from architectures.family import GATE_UP, QKV, Edge, Kind
+from architectures.gguf import Gguf
 from architectures.traits import Fused
 
 ONE_PLUS = Kind(offset=1.0)
@@ -18,7 +19,7 @@ GEMMA = replace(
         UP_TO_DOWN,
     ),
     fused=Fused(norm_offset=1.0, scaled_embedding=True),
-    gguf=None,
+    gguf=Gguf("gemma", norm_offset=1.0, activation=("hidden_act", "gelu_pytorch_tanh"), own_head=False, reads=False),
 )
 
 FAMILIES = (GEMMA,)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from architectures.families.gemma import GEMMA, ONE_PLUS
 from architectures.families.llama import UP_TO_DOWN, V_TO_O
 from architectures.family import GATE_UP, QKV, Edge
+from architectures.gguf import Gguf
 from architectures.traits import Fused, of_layer_type, of_query_scalar
 
 # post_attention_layernorm stands behind the attention here, on its way to the residual: it feeds no linear.
@@ -30,6 +31,16 @@ GEMMA2 = replace(
         activation="hidden_activation",
         window=of_layer_type,
         attention_cap="attn_logit_softcapping",
+    ),
+    gguf=Gguf(
+        "gemma2",
+        norm_offset=1.0,
+        activation=("hidden_activation", "gelu_pytorch_tanh"),
+        own_head=False,
+        window_period=2,
+        wide_layers=46,
+        ropes=(),
+        reads=False,
     ),
 )
 

@@ -8,7 +8,17 @@ GEMMA3_TEXT = replace(
     GEMMA2,
     model_type="gemma3_text",
     fused=replace(GEMMA2.fused, attention_cap=None, head_norms=True, rotary_per_layer_type=True),
+    gguf=replace(
+        GEMMA2.gguf,
+        architecture="gemma3",
+        own_head=True,
+        window_period=6,
+        wide_layers=62,
+        ropes=("linear",),
+        swa_rope=True,
+        reads=True,
+    ),
 )
-GEMMA3 = replace(GEMMA3_TEXT, model_type="gemma3", blocks="model.language_model.layers", fused=None)
+GEMMA3 = replace(GEMMA3_TEXT, model_type="gemma3", blocks="model.language_model.layers", fused=None, gguf=None)
 
 FAMILIES = (GEMMA3_TEXT, GEMMA3)

@@ -1,6 +1,7 @@
 """Phi 3: a Llama with q, k and v in one linear, gate and up in another."""
 
 from architectures.family import Edge, Family
+from architectures.gguf import Gguf
 from architectures.heads import STACKED_UP, STACKED_VALUE
 from architectures.traits import Fused, of_config
 
@@ -14,6 +15,7 @@ PHI3 = Family(
     ),
     unclipped=("self_attn.qkv_proj",),
     fused=Fused(partial_rotation=True, window=of_config, qkv=("qkv_proj",), gate_up=("gate_up_proj",)),
+    gguf=Gguf("phi3", own_head_dim=False, partial_rotary=True, ropes=("longrope",), reads=False),
 )
 
 FAMILIES = (PHI3,)

@@ -3,6 +3,14 @@
 from dataclasses import replace
 
 from architectures.families.qwen2 import QWEN2
+from architectures.gguf import Gguf
 from architectures.traits import Fused, of_layer_type
 
-FAMILIES = (replace(QWEN2, model_type="qwen3", fused=Fused(window=of_layer_type, head_norms=True)),)
+FAMILIES = (
+    replace(
+        QWEN2,
+        model_type="qwen3",
+        fused=Fused(window=of_layer_type, head_norms=True),
+        gguf=Gguf("qwen3", biases=("q_proj", "k_proj", "v_proj")),
+    ),
+)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import stdev
 
-from torch import Tensor
+import numpy as np
 
 from awq_cli.questions import harness
 from awq_cli.questions.files import TEXT
@@ -138,20 +138,20 @@ def _open_reference(request: Request, model: Model, watch: Watcher) -> Model | N
         raise OptionError(
             f"{about.checkpoint} does not say which float model it was made from; give --float_model NAME, or none"
         )
-    target = model.backend.float_target or request.target
+    target = model.runner.float_target or request.target
     reference = open_model(request.of_float(name, target, model.flash_attention), watch)
     if reference.about.fingerprint != about.fingerprint:
         watch(Note(f"{name} is not the float model that {about.checkpoint} was made from, or has changed since"))
     return reference
 
 
-def _windows(request: Request, model: Model, text: Text) -> Tensor:
+def _windows(request: Request, model: Model, text: Text) -> np.ndarray:
     """`(windows, window)` token ids."""
     model.check_fits(request.window, "windows of --window")
     return cut_windows(model.encode(text.text, request.bos), request.window, request.n_windows, text.name)
 
 
-def _perplexity(pair: Pair, windows: Tensor, watch: Watcher) -> list[Score]:
+def _perplexity(pair: Pair, windows: np.ndarray, watch: Watcher) -> list[Score]:
     """Both models read each window, and nothing of one window is kept for the next but sums."""
     if pair.reference is None:
         decoder = pair.model.decoder(windows.shape[1])
@@ -161,7 +161,7 @@ def _perplexity(pair: Pair, windows: Tensor, watch: Watcher) -> list[Score]:
     return _compared(pair.model, pair.reference, windows, watch)
 
 
-def _compared(model: Model, reference: Model, windows: Tensor, watch: Watcher) -> list[Score]:
+def _compared(model: Model, reference: Model, windows: np.ndarray, watch: Watcher) -> list[Score]:
     _check_same_vocabulary(model, reference)
     decoder, beside = (one.decoder(windows.shape[1]) for one in (model, reference))
     found = [compare(decoder, beside, window) for window in steps(windows, len(windows), "windows", watch)]
@@ -177,7 +177,7 @@ def _compared(model: Model, reference: Model, windows: Tensor, watch: Watcher) -
 
 
 def _check_same_vocabulary(model: Model, reference: Model) -> None:
-    ours, floats = (one.module.get_output_embeddings().out_features for one in (model, reference))
+    ours, floats = (one.runner.outputs for one in (model, reference))
     if ours != floats:
         raise OptionError(
             f"{reference.about.name} has a vocabulary of {floats}, {model.about.name} of {ours}; give another "

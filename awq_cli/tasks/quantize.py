@@ -1,9 +1,13 @@
-"""Make a 3- or 4-bit checkpoint of a float model."""
+"""Make a 3- or 4-bit checkpoint of a float model, and the same in another program's format if one is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from awq_cli.tasks.export import exported
+from checkpoints.export import Exported
+from qlinear.errors import OptionError
 from qlinear.progress import Watcher
-from quantization.quantize import Place, Result, quantize
+from quantization import quantize as quantization
+from quantization.quantize import Place, quantize
 from quantization.recipe import Recipe
 
 
@@ -12,8 +16,26 @@ class Request:
     model_name: str
     recipe: Recipe
     place: Place
+    format: str | None
     trust_remote_code: bool
 
 
+@dataclass(frozen=True)
+class Result(quantization.Result):
+    """exported: the same weights in the format that was asked for."""
+
+    exported: Exported | None = None
+
+
 def run(request: Request, watch: Watcher) -> Result:
-    return quantize(request.model_name, request.recipe, request.place, request.trust_remote_code, watch)
+    if request.format == "awq" and request.recipe.w_bit != 4:
+        raise OptionError(
+            f"`format=awq` has 4 bits only; `format=gptq` and `format=compressed-tensors` have {request.recipe.w_bit}"
+        )
+    trusted = request.trust_remote_code
+    made = Result(**vars(quantize(request.model_name, request.recipe, request.place, trusted, watch)))
+    if request.format is None:
+        return made
+    return replace(
+        made, exported=exported(made.checkpoint, request.format, None, request.place.overwrite, trusted, watch)
+    )

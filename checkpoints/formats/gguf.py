@@ -13,13 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from architectures.registry import gguf_families
+from architectures.registry import gguf_readers
+from checkpoints.formats.gguf_blocks import from_blocks
+from checkpoints.formats.stored import Rounding
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
+from qlinear.grid import GridWeight
+
+if TYPE_CHECKING:
+    import numpy
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -54,7 +61,7 @@ class GgufSource:
         self._refuse_a_part()
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
         self.architecture = self.metadata.get("general.architecture")
-        families = gguf_families()
+        families = gguf_readers()
         if self.architecture not in families:
             raise ModelError(
                 f"{path} holds architecture {self.architecture!r}; GGUF files are read for "
@@ -62,7 +69,7 @@ class GgufSource:
             )
         if self.metadata.get(f"{self.architecture}.rope.scaling.type", "none") != "none":
             raise ModelError(f"{path} scales its rotary positions; give the model's safetensors directory")
-        self._to_module = families[self.architecture].gguf
+        self.family = families[self.architecture]
         self.config = self._read_config()
 
     def _refuse_a_part(self) -> None:
@@ -92,8 +99,24 @@ class GgufSource:
         if head_dim is not None:
             values["head_dim"] = head_dim
         values["tie_word_embeddings"] = "output.weight" not in self.shapes
+        for field, tensor in (("attention_bias", "attn_q"), ("mlp_bias", "ffn_up")):
+            if f"blk.0.{tensor}.bias" in self.shapes:
+                values[field] = True
         with one_line_errors(f"{self.path} describes no {self.architecture} model"):
-            return AutoConfig.for_model(self.architecture, **values)
+            if self.family.gguf.wide_layers is not None:
+                values |= self._read_scores_and_bases(values)
+            return AutoConfig.for_model(self.family.model_type, **values)
+
+    def _read_scores_and_bases(self, values: dict) -> dict:
+        """What llama.cpp takes for granted of Gemma: how scores are scaled, and the base of layers with windows."""
+        wide = values.get("num_hidden_layers") == self.family.gguf.wide_layers
+        scalar = values["hidden_size"] // values["num_attention_heads"] if wide else values["head_dim"]
+        bases = {
+            "full_attention": values.pop("rope_theta", 1e6),
+            "sliding_attention": self.metadata.get(f"{self.architecture}.rope.freq_base_swa", 1e4),
+        }
+        rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+        return {"query_pre_attn_scalar": scalar, "rope_parameters": rope}
 
     def tokenizer(self):
         from transformers import PreTrainedTokenizerFast
@@ -113,19 +136,37 @@ class GgufSource:
                 places[stored] = place
         return places
 
-    @contextmanager
-    def borrow(self, name: str) -> Iterator[Tensor]:
+    def kind(self, name: str) -> str:
+        """What ggml calls the block format of a tensor: F16, Q4_0, Q6_K and others."""
         import gguf
+
+        return gguf.GGMLQuantizationType(self._entries[name].kind).name
+
+    def _bytes(self, name: str) -> "numpy.ndarray":
+        """A tensor as it is stored, row by row: `(..., bytes of a row)` uint8."""
         import numpy
 
         entry = self._entries[name]
+        # A plain read, not a map: the pages of the file then never count as this process's memory.
+        data = numpy.fromfile(self.path, dtype=numpy.uint8, count=entry.size, offset=entry.start)
+        return data.reshape(*entry.shape[:-1], -1)
+
+    def grid(self, name: str, rounding: Rounding) -> GridWeight:
+        """A weight in blocks of Q4_0 or Q4_1 as it lies on the grid. Raises `CheckpointError` where it lies on none."""
+        stored = torch.from_numpy(self._bytes(name))
+        weight = from_blocks(stored, self.kind(name), self.shapes[name], f"{self.path}: {name}", rounding)
+        parts = (weight.codes, weight.zeros, weight.scales)
+        return GridWeight(*(self.family.gguf.to_module(name, part, self.config) for part in parts), weight.bits)
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[Tensor]:
+        import gguf
+
+        entry = self._entries[name]
         with one_line_errors(f"{self.path} cannot be read at {name}"):
-            kind = gguf.GGMLQuantizationType(entry.kind)
-            # A plain read, not a map: the pages of the file then never count as this process's memory.
-            data = numpy.fromfile(self.path, dtype=numpy.uint8, count=entry.size, offset=entry.start)
-            values = gguf.dequantize(data.reshape(*entry.shape[:-1], -1), kind)
+            values = gguf.dequantize(self._bytes(name), gguf.GGMLQuantizationType(entry.kind))
             stored = torch.from_numpy(values.reshape(entry.shape))
-        yield self._to_module(name, stored, self.config)
+        yield self.family.gguf.to_module(name, stored, self.config)
 
 
 def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:

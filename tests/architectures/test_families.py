@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from architectures import families
 from architectures.family import Family
 from architectures.linears import block_linears
-from architectures.registry import all_families, find_family, fused_families, gguf_families
+from architectures.registry import all_families, find_family, fused_families, gguf_readers, gguf_writers
 from tests.tiny import LAYERS, MIXTURE_TYPES, MODEL_TYPES, VARIANTS, tiny_model
 
 FILES = sorted(path.stem for path in Path(families.__path__[0]).glob("*.py") if path.stem != "__init__")
@@ -118,8 +118,8 @@ def test_every_family_that_awq_scales_has_a_tiny_model():
 def test_which_families_are_fused_and_which_are_read_from_gguf():
     fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite", *LLAMAS}
     assert set(fused_families()) == fused | set(MIXTURE_TYPES)
-    assert set(gguf_families()) == {"llama", "qwen2", "qwen3"}
-    for found in (fused_families(), gguf_families()):
+    assert set(gguf_readers()) == {"gemma3", "llama", "qwen2", "qwen3"}
+    for found in (fused_families(), gguf_writers()):
         assert all(all_families()[name] is family for name, family in found.items())
 
 

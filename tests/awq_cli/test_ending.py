@@ -93,6 +93,27 @@ def test_a_full_disk_is_one_line(run, model, rounded, text_file):
     assert Path("/dev/full").is_char_device() and not (run.folder / "made").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device on this system")
+def test_an_output_without_room_is_one_line(tmp_path, model):
+    """Nothing is lost that was written elsewhere."""
+    quantize = ("--task", "quantize", "--model_name", model, "--awq", "none", "--output", "q", "--json", "result.json")
+    with open("/dev/full", "w") as full:
+        process = start(tmp_path, *quantize, stdout=full)
+    said = process.stderr.read().splitlines()
+    assert process.wait(timeout=60) == 2
+    assert said[-1] == "error: cannot write: No space left on device; make room, or write elsewhere"
+    assert all(line.startswith("note: ") for line in said[:-1])
+    assert json.loads((tmp_path / "result.json").read_text())["task"] == "quantize"
+    assert (tmp_path / "q" / "config.json").is_file()
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(run, model, text_file, tmp_path):
+    torch.save({"scale": [], "clip": [], "meta": {"fingerprint": "a\x1b[31m\nb"}}, tmp_path / "s.pt")
+    quantize = ("--task", "quantize", "--model_name", model, "--awq", "load", "--scales", tmp_path / "s.pt")
+    error = run(*quantize).error
+    assert "was made for the model of fingerprint a\\x1b[31m b, not for" in error
+
+
 def test_a_text_without_end_is_not_read(run, model, rounded, monkeypatch):
     monkeypatch.setattr("quantization.texts.files.MOST_BYTES", 10**6)
     endless = ("/dev/zero has more than 0.001 GB of text, which is not read; give a part of it",)

@@ -59,9 +59,10 @@ MALFORMED = [
     (["--task", "quantize", "--n_samples", "0"], "Invalid value for '--n_samples': 0 is not in the range x>=1."),
     (["--task", "quantize", "--seed", "-1"], "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295."),
     (["--task", "decode", "--json", "no/such/result.json"],
-     "--json no/such/result.json: there is no directory {}/no/such"),
-    (["--task", "decode", "--json", "."], "--json . is a directory; name a file"),
-    (["--task", "benchmark", "--csv", "/"], "--csv / is a directory; name a file"),
+     "--json no/such/result.json cannot be written: there is no directory {}/no/such"),
+    (["--task", "decode", "--json", "."], "--json . cannot be written: that is a directory"),
+    (["--task", "decode", "--json", "x" * 300], f"--json {'x' * 300} cannot be written: File name too long"),
+    (["--task", "benchmark", "--csv", "/"], "--csv / cannot be written: that is a directory"),
     (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq-gptq; "
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
     (["--task", "decode", "--checkpoint", "nowhere"],
@@ -173,7 +174,7 @@ def test_scales_that_could_not_be_saved_are_not_searched(run, model, text_file):
     quantize = ("--task", "quantize", "--model_name", model, "--calib_data", text_file, *CALIBRATION)
     path = run.folder / "cache" / "tiny-w4-g64.pt"
     assert run(*quantize).error == (
-        f"scales cannot be saved in {path}: no writing in {run.folder}/cache; give another --scales"
+        f"scales cannot be saved in {path}: {run.folder}/cache is no directory; give another --scales"
     )
     assert run.left() == ["cache"]
 

@@ -9,14 +9,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from checkpoints.formats.compressed_tensors import (
-    check_finite,
+    Scheme,
     check_linear,
     linear_tensors,
     quantization_section,
-    quantized_names,
     read_linear,
     read_section,
 )
+from checkpoints.formats.readers import open_layout
+from checkpoints.formats.stored import check_finite
 from checkpoints.sources import SafetensorsShards
 from qlinear.errors import CheckpointError
 from qlinear.grid import Grid, GridWeight
@@ -51,12 +52,13 @@ def test_a_linear_that_is_written_is_read_back(tmp_path, bits, group_size, has_b
     bias = torch.randn(N, generator=torch.Generator().manual_seed(1)) if has_bias else None
     source = stored(linear_tensors(grid, bias, False), tmp_path / "m.safetensors")
     quantization = read_section(quantization_section(Grid(bits, group_size), None, []), tmp_path)
-    assert quantization.bits == bits and quantization.group_sizes == {group_size}
-    assert quantized_names(source.shapes) == ["part.linear"]
+    assert quantization.schemes == (Scheme(bits, group_size, False),)
+    layout = open_layout(quantization_section(Grid(bits, group_size), None, []), tmp_path)
+    assert layout.quantized_names(source.shapes) == ["part.linear"]
     found = check_linear(model_with(3 * group_size, has_bias), "part.linear", source.shapes, quantization)
     assert (found.shape, found.bits, found.has_bias) == ((N, 3 * group_size), bits, has_bias)
     with ExitStack() as lent:
-        read = read_linear("part.linear", found, source, lent)
+        read = read_linear("part.linear", found, source, lent, quantization)
         again = read.weight.unpack()
         assert again.bits == bits and again.group_size == group_size
         for part in ("codes", "zeros", "scales"):
@@ -124,7 +126,7 @@ def test_the_section_is_what_the_library_writes(bits, group_size, head, symmetri
 @pytest.mark.parametrize("head", HEADS)
 def test_a_section_that_is_written_is_read_back(tmp_path, head):
     found = read_section(quantization_section(Grid(3, 64), head, KEPT), tmp_path)
-    assert found.bits == 3 and found.group_sizes == {64} | ({head[1]} if head else set()) and not found.symmetric
+    assert set(found.schemes) == {Scheme(3, 64, False)} | ({Scheme(3, head[1], False)} if head else set())
 
 
 def test_sections_of_other_programs(tmp_path):
@@ -134,10 +136,7 @@ def test_sections_of_other_programs(tmp_path):
     weights |= {"actorder": "weight", "block_structure": None, "scale_dtype": None}
     section["config_groups"]["group_0"] |= {"input_activations": None, "output_activations": None}
     section |= {"kv_cache_scheme": None, "sparsity_config": {}, "version": "0.18.0"}
-    assert read_section(section, tmp_path).group_sizes == {128}
-    weights["actorder"] = "group"
-    with pytest.raises(CheckpointError, match="permutes channels between groups"):
-        read_section(section, tmp_path)
+    assert read_section(section, tmp_path).schemes == (Scheme(4, 128, False),)
 
 
 @pytest.mark.parametrize(("part", "rows"), [("weight_packed", N - 1), ("weight_zero_point", 1), ("weight_scale", 1)])

@@ -122,7 +122,7 @@ def test_a_file_cut_anywhere(part, written):
     (b"GGUF", "is cut off or damaged"),
     (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "is GGUF version 1; versions 2 and 3"),
     (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "is GGUF version 50331648"),
-    (struct.pack("<4sIQQ", b"GGUF", 3, 0, 0), "holds architecture None; GGUF files are read for llama, qwen2, qwen3"),
+    (struct.pack("<4sIQQ", b"GGUF", 3, 0, 0), "holds architecture None; GGUF files are read for gemma3, llama, qwen2,"),
     (struct.pack("<4sIQQ", b"GGUF", 3, 2**62, 0), "is cut off or damaged"),
     (struct.pack("<4sIQQ", b"GGUF", 3, 0, 2**62), "is cut off or damaged"),
     (struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 2**63) + bytes(99), "is cut off or damaged"),

@@ -29,11 +29,12 @@ def refusal(directory: Path) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(quant_method="gptq"), "is of quant_method 'gptq', not compressed-tensors"),
+        (dict(quant_method="bitnet"), "says quant_method 'bitnet'; what is read here are compressed-tensors"),
         (dict(transform_config={"config_groups": {"R1": {}}}), "has a transform_config, which"),
         (dict(kv_cache_scheme={"num_bits": 8}), "has a kv_cache_scheme, which"),
         (dict(sparsity_config={"format": "sparse-24-bitmask"}), "has a sparsity_config, which"),
         (dict(sparsity_config=["2:4"]), "has a sparsity_config, which"),
+        (dict(rotation="hadamard"), "says 'rotation' of the weights, which this program does not know"),
     ],
 )
 def test_what_changes_the_weights_meaning_is_refused(checkpoint, changes, words):
@@ -45,6 +46,13 @@ def test_weights_of_another_type_and_groups_of_another_format(checkpoint):
     edit_scheme(checkpoint, type="float")
     assert "says weights of type 'float'; this program runs int" in refusal(checkpoint)
     edit_scheme(checkpoint, type="int")
+    for change, words in (
+        (dict(dynamic=True), "says weights that are quantized as they run (dynamic)"),
+        (dict(dynamic=False, rotation=[1]), "says 'rotation' of the weights"),
+    ):
+        edit_scheme(checkpoint, **change)
+        assert words in refusal(checkpoint)
+    edit_scheme(checkpoint, rotation=None)
     section = edit_config(checkpoint)["quantization_config"]
     section["config_groups"]["group_0"]["format"] = "nvfp4-pack-quantized"
     edit_config(checkpoint, quantization_config=section)
@@ -73,6 +81,24 @@ def test_what_means_nothing_is_no_obstacle(checkpoint):
 def test_numbers_of_another_kind_are_refused(checkpoint, name, dtype):
     edit_tensors(checkpoint, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
     assert f"{name} is stored as {dtype}, not as floats" in refusal(checkpoint)
+
+
+def test_packed_weights_of_another_kind_are_refused(checkpoint):
+    name = f"{PROJECTION}.weight_packed"
+    for dtype in (torch.float8_e4m3fn, torch.float16, torch.int64):
+        edit_tensors(checkpoint, lambda tensors, dtype=dtype: tensors.update({name: tensors[name].to(dtype)}))
+        assert f"{PROJECTION}: packed weights have to be int32, not {dtype}" in refusal(checkpoint)
+        edit_tensors(checkpoint, lambda tensors: tensors.update({name: tensors[name].to(torch.int32)}))
+
+
+def test_what_a_model_gives_beside_its_logits_is_not_for_its_files_to_say(checkpoint):
+    """A configuration may ask for tuples, attention weights or hidden states; whoever runs the model knows nothing."""
+    tokens = torch.tensor([[3, 4, 5, 6]])
+    with torch.inference_mode():
+        before = open_quantized(checkpoint, BACKEND).module(tokens).logits
+        edit_config(checkpoint, return_dict=False, output_attentions=True, output_hidden_states=True)
+        found = open_quantized(checkpoint, BACKEND).module(tokens)
+    assert torch.equal(found.logits, before) and found.attentions is None and found.hidden_states is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints.formats.compressed_tensors import check_linear, linear_tensors, read_linear, read_section
+from checkpoints.formats.compressed_tensors import Scheme, check_linear, linear_tensors, read_linear, read_section
 from qlinear.errors import CheckpointError
 from qlinear.grid import Grid, GridWeight
 from qlinear.sizes import BITS, GROUP_SIZES
@@ -64,12 +64,12 @@ def read_back(tensors: dict[str, torch.Tensor], bits: int, group_size: int, fold
         config_groups={"all": scheme(bits, group_size)}, format="pack-quantized", quantization_status="compressed"
     )
     found = read_section(section.model_dump(mode="json"), folder)
-    assert found.symmetric and found.bits == bits
+    assert found.schemes == (Scheme(bits, group_size, True),)
     source = stored(tensors, folder / "m.safetensors")
     rows, columns = tensors["weight_shape"].tolist()
     linear = check_linear(model_with(columns, bias=False, rows=rows), "part.linear", source.shapes, found)
     with ExitStack() as lent:
-        return read_linear("part.linear", linear, source, lent).weight.unpack()
+        return read_linear("part.linear", linear, source, lent, found).weight.unpack()
 
 
 @pytest.mark.parametrize(("rows", "groups", "group_size"), SHAPES)
@@ -93,7 +93,7 @@ def test_symmetric_is_what_nothing_said_means(tmp_path):
     assert library.QuantizationArgs().symmetric is True
     del weights["symmetric"]
     section = {"format": "pack-quantized", "config_groups": {"all": {"weights": weights}}}
-    assert read_section(section, tmp_path).symmetric is True
+    assert read_section(section, tmp_path).schemes == (Scheme(4, 32, True),)
 
 
 def test_a_zero_point_that_a_symmetric_checkpoint_should_not_have(tmp_path):

@@ -1,7 +1,7 @@
 """`python -m tests.fuzz`: for as long as one likes, every reader in turn, and quantizing stopped at any moment.
 
 What a reader ends in that is neither taken nor refused in one line is kept as a case in tests/fuzz/cases, which the
-suite runs ever after. The table at the end is that of docs/reliability.md.
+suite runs ever after. Results are kept; `--docs` puts them into docs/reliability.md, also those of earlier runs.
 """
 
 import argparse
@@ -10,14 +10,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz.readers import READERS
+from tests.fuzz.record import Result, remember, results, write_page
 from tests.fuzz.run import Tally, quiet, run
-from tests.fuzz.stops import STOPS, prepared, stopped
+from tests.fuzz.stops import STOPS, Stage, mounts, prepared, stopped
 
 CASES = Path(__file__).parent / "cases"
 BATCH = 50
+TOLD = "fuzz: "  # what a worker tells, among what libraries print
 
 
 def fuzz(name: str, seconds: float, first: int) -> Tally:
@@ -27,8 +30,8 @@ def fuzz(name: str, seconds: float, first: int) -> Tally:
         while time.monotonic() < end:
             command = [sys.executable, "-m", "tests.fuzz", "--worker", name, folder, str(seed), str(seed + BATCH)]
             done = subprocess.run(command, capture_output=True, text=True)
-            for line in done.stdout.splitlines():
-                number, kind = line.split(maxsplit=1)
+            told = (line.removeprefix(TOLD) for line in done.stdout.splitlines() if line.startswith(TOLD))
+            for number, kind in map(str.split, told):
                 whole.counts[kind] += 1
                 seed = int(number) + 1
                 if kind == "fault":
@@ -52,7 +55,7 @@ def work(name: str, folder: Path, first: int, last: int) -> None:
         for fault in tally.faults.values():
             print(fault, file=sys.stderr)
             (folder / f"fault {seed}").write_bytes((folder / "last").read_bytes())
-        print(seed, *tally.counts, flush=True)
+        print(f"\n{TOLD}{seed}", *tally.counts, flush=True)
 
 
 def _keep(name: str, seed: int, folder: Path) -> None:
@@ -63,38 +66,59 @@ def _keep(name: str, seed: int, folder: Path) -> None:
     print(f"{name}: seed {seed} is neither taken nor refused; kept in {case}", flush=True)
 
 
-def row(name: str, counts: Counter) -> str:
-    others = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()) if kind != "fault")
-    return f"| {name} | {sum(counts.values()):,} | {others} | {counts['fault']} |"
+def stop(stage: Stage, kind: str, seeds: range) -> Counter:
+    """Quantizing stopped once a seed; what must not be is told and counted."""
+    ends: Counter = Counter()
+    for seed in seeds:
+        try:
+            ends[stopped(stage, kind, seed)] += 1
+        except (AssertionError, subprocess.TimeoutExpired) as fault:
+            ends["fault"] += 1
+            print(f"{kind}: seed {seed}: {fault}", flush=True)
+    return ends
+
+
+def rounds(chosen: argparse.Namespace, stage: Stage | None) -> Iterator[Result]:
+    """Each reader and each way to be stopped that was asked for, one after the other."""
+    for name in (*READERS, *STOPS):
+        if chosen.names and name not in chosen.names:
+            continue
+        began = time.monotonic()
+        if name in READERS:
+            ends = fuzz(name, chosen.seconds, chosen.seed).counts
+        elif stage and (name != "disk full" or mounts()):
+            ends = stop(stage, name, range(chosen.seed, chosen.seed + chosen.stops))
+        else:
+            continue
+        yield Result.now(name, ends, time.monotonic() - began, chosen.seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("readers", nargs="*", help=f"of {', '.join((*READERS, *STOPS))}; all if none is named")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join((*READERS, *STOPS))}; all if none is named")
     parser.add_argument("--seconds", type=float, default=60, help="for each reader")
     parser.add_argument("--stops", type=int, default=50, help="moments at which quantizing is stopped, of each kind")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the first; the clock's if none is given")
+    parser.add_argument("--record", type=Path, default=Path("build/fuzz.json"), help="where results are kept")
+    parser.add_argument("--docs", action="store_true", help="write what the record has into docs/reliability.md")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
         name, folder, first, last = chosen.worker
         return work(name, Path(folder), int(first), int(last))
-    print(f"seeds from {chosen.seed}", flush=True)
-    rows = []
-    for name in READERS:
-        if name in chosen.readers or not chosen.readers:
-            rows.append(row(name, fuzz(name, chosen.seconds, chosen.seed).counts))
-            print(rows[-1], flush=True)
+    if unknown := set(chosen.names) - {*READERS, *STOPS}:
+        parser.error(f"no reader and no way to be stopped: {', '.join(sorted(unknown))}")
+    faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        wanted = [kind for kind in STOPS if kind in chosen.readers or not chosen.readers]
         quiet()
-        stage = prepared(Path(folder)) if wanted and chosen.stops else None
-        for kind in wanted if stage else ():
-            seeds = range(chosen.seed, chosen.seed + chosen.stops)
-            rows.append(row(kind, Counter(stopped(stage, kind, seed) for seed in seeds)))
-            print(rows[-1], flush=True)
-    if any(not each.endswith("| 0 |") for each in rows):
-        raise SystemExit(1)
+        stops = chosen.stops and (not chosen.names or set(chosen.names) & set(STOPS))
+        for result in rounds(chosen, prepared(Path(folder)) if stops else None):
+            print(result, flush=True)
+            remember(chosen.record, result)
+            faults += result.ends.get("fault", 0)
+    if chosen.docs:
+        write_page(results(chosen.record))
+    raise SystemExit(faults > 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Quantizing stopped at a moment drawn by a seed: killed, its files no longer growing, or out of memory.
+"""Quantizing stopped at a moment drawn by a seed: killed, its files no longer growing, its disk full, or out of memory.
 
 Whatever stops it, it says so in one line, and the same again, with `--resume` where anything was kept, makes the same
 bytes as a run that nobody disturbs.
@@ -11,42 +11,66 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz.readers import _float_model
 
-STOPS = ("kill", "disk", "memory")
+STOPS = ("kill", "disk full", "file size", "memory")
 ROOT = Path(__file__).parents[2]
 # Nothing takes that long; what hangs is a fault.
 LIMIT_S = 120
+BEGINS = "libraries are loaded"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A folder with a model, what quantizing it makes, and how many seconds that takes."""
+    """A folder with a model, what quantizing it makes, and how many seconds that takes once libraries are loaded."""
 
     folder: Path
     expected: dict[str, bytes]
     seconds: float
 
 
-def started(folder: Path, output: str, resume: bool, limit: tuple[str, int] = ("none", 0)) -> subprocess.Popen:
-    """Start the command in a process of its own; limit: of what there is to be how much (see `_limit`)."""
+def started(folder: Path, place: str, resume: bool, limit: tuple[str, int] = ("none", 0)) -> subprocess.Popen:
+    """Start the command in a process of its own, which makes `q` in `folder / place`.
+
+    limit: of what there is to be how much (see `_limit` and `_on_a_small_disk`).
+    """
     text = ["--calib_data", "m.txt", "--n_samples", "8", "--seqlen", "16", "--group_size", "32"]
-    options = ["--task", "quantize", "--model_name", "m", "--output", output, *text, *["--resume"] * resume]
+    options = ["--task", "quantize", "--model_name", "m", "--output", f"{place}/q", *text, *["--resume"] * resume]
     environment = {
-        **os.environ, "AWQ_CACHE": str(folder / f"cache-{output}"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"
+        **os.environ, "AWQ_CACHE": str(folder / place / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.fuzz.stops", limit[0], str(limit[1]), *options]
-    with open(folder / f"{output}.out", "wb") as out, open(folder / f"{output}.err", "wb") as error:
+    if limit[0] == "disk full":
+        command = _on_a_small_disk(limit[1], place, command)
+    (folder / place).mkdir(exist_ok=True)
+    with open(folder / f"{place}.out", "wb") as out, open(folder / f"{place}.err", "wb") as error:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=error)
 
 
+def _on_a_small_disk(size: int, place: str, command: list[str]) -> list[str]:
+    """A command with a file system of `size` bytes at `place`, of which only it knows, and whose files stay there."""
+    script = """
+        mount -t tmpfs -o "size=$1" none "$2" && mkdir "$2/cache" || exit 99
+        there=$2; shift 2; "$@"; code=$?
+        cp -a "$there" "$there.kept" && umount "$there" && cp -a "$there.kept/." "$there" || exit 99
+        rm -r "$there.kept"
+        exit $code
+    """
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(size), place, *command]
+
+
+def mounts() -> bool:
+    """Whether a file system may be mounted for one process."""
+    asked = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(asked, capture_output=True).returncode == 0
+
+
 def _limit(kind: str, most: int) -> None:
-    """disk: bytes a file may have; memory: bytes beyond what the libraries take."""
-    if kind == "disk":
+    """file size: bytes a file may have; memory: bytes beyond what the libraries take."""
+    if kind == "file size":
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     if kind == "memory":
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -64,7 +88,14 @@ def _command(kind: str, most: str, *options: str) -> None:
     journal.WORTH = 0
     sys.argv = ["run_awq.py", *options]
     _limit(kind, int(most))
+    print(BEGINS, flush=True)
     main()
+
+
+def _wait_for_the_beginning(folder: Path, place: str, process: subprocess.Popen) -> None:
+    """Until libraries are loaded, or it ended."""
+    while BEGINS not in (folder / f"{place}.out").read_text(errors="replace") and process.poll() is None:
+        time.sleep(0.01)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -74,44 +105,45 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def prepared(folder: Path) -> Stage:
     _float_model(folder, num_hidden_layers=4)
+    process = started(folder, "whole", False)
+    _wait_for_the_beginning(folder, "whole", process)
     began = time.monotonic()
-    assert started(folder, "whole", False).wait() == 0, (folder / "whole.err").read_text()
-    return Stage(folder, contents(folder / "whole"), time.monotonic() - began)
+    assert process.wait() == 0, (folder / "whole.err").read_text()
+    return Stage(folder, contents(folder / "whole" / "q"), time.monotonic() - began)
 
 
-def _drawn(kind: str, rng: random.Random) -> tuple[str, int]:
-    ranges = {"disk": (2.5, 5), "memory": (5, 8.3)}
+def _drawn(kind: str, rng: random.Random, size: int) -> tuple[str, int]:
+    """size: of what is made, in bytes."""
+    if kind == "disk full":
+        return kind, max(4096, int(size * rng.uniform(0.2, 2.5)))
+    ranges = {"file size": (2.5, 5), "memory": (5, 8.3)}
     return (kind, int(10 ** rng.uniform(*ranges[kind]))) if kind in ranges else ("none", 0)
 
 
 def stopped(stage: Stage, kind: str, seed: int) -> str:
     """Stop a run and make it whole; in a word, what became of it. Raises `AssertionError` for what must not be."""
-    rng, output = random.Random(f"{kind} {seed}"), f"{kind}-{seed}"
-    process = started(stage.folder, output, False, _drawn(kind, rng))
+    rng, place = random.Random(f"{kind} {seed}"), f"{kind} {seed}"
+    process = started(stage.folder, place, False, _drawn(kind, rng, sum(map(len, stage.expected.values()))))
     if kind == "kill":
+        _wait_for_the_beginning(stage.folder, place, process)
         time.sleep(rng.uniform(0, stage.seconds))
         process.kill()
     code = process.wait(LIMIT_S)
-    lines = (stage.folder / f"{output}.err").read_text(errors="replace").splitlines()
-    made = stage.folder / output
+    lines = (stage.folder / f"{place}.err").read_text(errors="replace").splitlines()
+    made = stage.folder / place / "q"
     if code == 0:
         assert contents(made) == stage.expected, "another checkpoint"
         return "was done"
     assert code == (-signal.SIGKILL if kind == "kill" else 2), (code, lines[-20:])
     assert kind == "kill" or (lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)), lines
     assert kind == "kill" or all(line.startswith("note: ") for line in lines[:-1]), lines
-    kept = (stage.folder / f".{output}.partial" / "journal.json").exists()
+    kept = (made.with_name(".q.partial") / "journal.json").exists()
     if not made.exists():
-        code = started(stage.folder, output, kept).wait(LIMIT_S)
-        assert code == 0, (stage.folder / f"{output}.err").read_text()
+        code = started(stage.folder, place, kept).wait(LIMIT_S)
+        assert code == 0, (stage.folder / f"{place}.err").read_text()
     assert contents(made) == stage.expected, "another checkpoint"
-    assert not (stage.folder / f".{output}.partial").exists() or kind == "kill"
+    assert not (made.with_name(".q.partial")).exists() or kind == "kill"
     return "gone on with" if kept else "begun again"
-
-
-def stop_often(folder: Path, kind: str, seeds: range, stage: Stage | None = None) -> Counter:
-    stage = stage or prepared(folder)
-    return Counter(stopped(stage, kind, seed) for seed in seeds)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Small files that are whole or not there, and what must not be put aside for them: links, pipes, devices."""
 
+import json
+import math
 import os
 import threading
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
-from qlinear.files import is_written_through, write_text_whole, write_whole
+from qlinear.files import is_written_through, json_text, why_not_writable, write_text_whole, write_whole
 
 
 def half_written(file: BinaryIO) -> None:
@@ -144,3 +146,32 @@ def test_text_goes_out_as_it_is(tmp_path):
     path = tmp_path / "text.csv"
     write_text_whole(path, "Grüße\r\n世界\n")
     assert path.read_bytes() == "Grüße\r\n世界\n".encode()
+
+
+def test_json_has_null_for_what_is_no_number():
+    """At any depth, in tuples too; a strict reader takes it."""
+    said = {"b": [1.5, math.nan, (math.inf, {"c": -math.inf})], "a": "x"}
+    assert json_text(said, indent=None) == '{"b": [1.5, null, [null, {"c": null}]], "a": "x"}'
+    assert json_text(said, indent=None, sort_keys=True).startswith('{"a": "x", "b"')
+    assert json.loads(json_text(said)) == {"b": [1.5, None, [None, {"c": None}]], "a": "x"}
+
+
+def test_why_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path / "none" / "r")
+    for name, reason in {
+        "r": None,
+        "file": None,
+        ".": "that is a directory",
+        "none/r": f"there is no directory {tmp_path}/none",
+        "link": f"there is no directory {tmp_path}/none",
+        "file/r": f"{tmp_path}/file is no directory",
+        "loop": "Too many levels of symbolic links",
+        "n" * 300: "File name too long",
+        "a\0b": "embedded null byte",
+    }.items():
+        assert why_not_writable(tmp_path / name) == reason
+    assert why_not_writable(tmp_path / "none" / "r", makes_folder=True) is None
+    assert why_not_writable(tmp_path / "file" / "r", makes_folder=True) == f"{tmp_path}/file is no directory"
+    assert why_not_writable(tmp_path / "link", makes_folder=True) == f"there is no directory {tmp_path}/none"

@@ -183,11 +183,11 @@ def test_scales_that_could_not_be_saved(source, tmp_path, monkeypatch):
     link.symlink_to(tmp_path / "nowhere" / "found.pt")
     loop.symlink_to(loop)
     for path, words in (
-        (tmp_path, "that is a directory; name a file with `scales`"),
-        (link, f"no writing in {tmp_path}; give another `scales`"),
+        (tmp_path, "that is a directory; give another `scales`"),
+        (link, f"there is no directory {tmp_path}/nowhere; give another `scales`"),
         (loop, "Too many levels of symbolic links"),
         (tmp_path / ("x" * 300), "File name too long"),
-        (tmp_path / "tiny.txt" / "found.pt", f"no writing in {tmp_path}/tiny.txt; give another `scales`"),
+        (tmp_path / "tiny.txt" / "found.pt", f"{tmp_path}/tiny.txt is no directory; give another `scales`"),
         (tmp_path / "a\0b", "embedded null byte"),
     ):
         error = refused(source, monkeypatch, awq="run", scales=str(path))

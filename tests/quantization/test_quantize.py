@@ -1,14 +1,16 @@
 """Quantizing from Python: what it tells whoever watches, what it returns, and where the checkpoint goes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.models.tiny import Row, save_tiny
 from checkpoints import journal
-from qlinear.errors import AwqError
+from qlinear.errors import AwqError, OptionError
 from qlinear.progress import Note, Step, steps
 from run_awq import Recipe, quantize
 from tests.quantized import calibration_text, recipe, save_float, word_tokenizer
@@ -151,6 +153,17 @@ def test_what_does_not_fit_the_model_is_told_and_nothing_is_written(source, tmp_
         quantize(str(source), str(tmp_path / "out" / "q"), recipe(source, **changes))
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value) and "--" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_positions_that_begin_behind_the_padding_leave_a_shorter_context(tmp_path):
+    """RoBERTa's rows up to that of the padding's id are no positions."""
+    text = save_tiny(Row("roberta"), tmp_path / "m")
+    config = AutoConfig.from_pretrained(tmp_path / "m")
+    most = config.max_position_embeddings - config.pad_token_id - 1
+    how = Recipe(group_size=32, awq="none", solver="gptq", calib_data=str(text), n_samples=1)
+    with pytest.raises(OptionError, match=f"`seqlen={most + 1}` is more than the model's context of {most} tokens"):
+        quantize(str(tmp_path / "m"), str(tmp_path / "q"), replace(how, seqlen=most + 1))
+    quantize(str(tmp_path / "m"), str(tmp_path / "q"), replace(how, seqlen=most))
 
 
 def test_steps_are_told_before_the_first_and_after_each():

@@ -18,8 +18,8 @@ SIZES = "32, 64, 128, 256"
 def test_the_defaults_are_those_of_the_command():
     assert Recipe().to_json() == {
         "w_bit": 4, "group_size": None, "symmetric": False, "awq": "auto", "scales": None, "solver": None,
-        "lm_head": False, "lm_head_group_size": 32, "calib_data": "builtin", "n_samples": 64, "seqlen": 512, "seed": 42,
-        "bos": None, "flash_attention": None,
+        "lm_head": False, "lm_head_group_size": None, "calib_data": "builtin", "n_samples": 64, "seqlen": 512,
+        "seed": 42, "bos": None, "flash_attention": None,
     }  # fmt: skip
     assert Recipe().awq is Awq.AUTO
 
@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_command():
         ("group_size", (None, 32, 64, 128, 256)),
         ("awq", ("auto", "load", "run", "none")),
         ("solver", (None, "rtn", "hqq", "gptq", "learned")),
-        ("lm_head_group_size", (32, 64, 128, 256)),
+        ("lm_head_group_size", (None, 32, 64, 128, 256)),
         ("n_samples", (1, 10**6)),
         ("seqlen", (8, 10**6)),
         ("seed", (0, 2**32 - 1)),
@@ -58,7 +58,7 @@ AWQ_WORDS, SOLVER_WORDS = "is not one of auto, load, run, none", "is not one of 
     [
         ("w_bit", (2, 5, 0, -4, 4.0, True, "4", None, [4]), BITS_WORDS),
         ("group_size", (0, 16, 512, -1, 64.0, True, "64", (64,)), SIZE_WORDS),
-        ("lm_head_group_size", (0, 48, 32.0, False, "32", None), SIZE_WORDS),
+        ("lm_head_group_size", (0, 48, 32.0, False, "32"), SIZE_WORDS),
         ("awq", ("yes", "", "RUN", None, True, 1), AWQ_WORDS),
         ("solver", ("awq", "", "RTN", False, 0), SOLVER_WORDS),
         ("n_samples", (0, -1, 4.0, True, "4", None), "has to be a whole number from 1 up"),

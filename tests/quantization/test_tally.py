@@ -1,10 +1,12 @@
 """The count that a run keeps: what it comes to, and that it survives the journal it is put on record in."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
+from qlinear.files import json_text
 from quantization.tally import LinearLosses, Tally
 from quantization.unit import BlockErrors, Fed
 
@@ -32,6 +34,15 @@ def test_it_comes_back_from_json():
     tally = filled()
     assert Tally.from_json(json.loads(json.dumps(tally.to_json()))) == tally
     assert Tally.from_json(json.loads(json.dumps(Tally().to_json()))) == Tally()
+
+
+def test_what_is_no_number_comes_back_as_none():
+    """A block whose output is beyond all numbers is on record as null, and is no damage to the progress."""
+    tally = filled()
+    tally.blocks["model.layers.1"] = BlockErrors(math.inf, math.nan)
+    again = Tally.from_json(json.loads(json_text(tally.to_json())))
+    errors = again.blocks.pop("model.layers.1")
+    assert math.isnan(errors.before) and math.isnan(errors.after) and again == filled()
 
 
 def test_what_goes_on_is_not_what_is_on_record():

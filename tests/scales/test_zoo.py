@@ -1,5 +1,6 @@
 """Scales files: what is written comes back, and what is foreign, damaged or malicious is refused and runs nothing."""
 
+import math
 import pickle
 from pathlib import Path
 
@@ -116,6 +117,10 @@ ONES = torch.ones(4)
         {"scale": [], "clip": [], "meta": 7},
         {"scale": [], "clip": [], "meta": {"calibration": "builtin"}},
         {"scale": [], "clip": [], "meta": {"w_bit": ONES}},
+        {"scale": [], "clip": [], "meta": {"calibration": {"source": math.nan}}},
+        {"scale": [], "clip": [], "meta": {"calibration": {"seed": math.inf}}},
+        {"scale": [], "clip": [], "meta": {"calibration": {"source": "a\nb"}}},
+        {"scale": [], "clip": [], "meta": {"calibration": {"source": "\x1b[31m"}}},
         {"weight": ONES},
     ],
     ids=repr,
@@ -138,13 +143,22 @@ WANTED = {"w_bit": 4, "group_size": 128, "symmetric": False, "fingerprint": "ab"
         ("m.pt", {"w_bit": 3}, "for 3 bits, not for 4 bits"),
         ("m-w4-g128.pt", {"w_bit": 3}, "for 3 bits, not for 4 bits"),
         ("m.pt", {"group_size": 32}, "for group size 32, not for group size 128"),
-        ("m.pt", {"symmetric": True}, "for `symmetric=True`, not for `symmetric=False`"),
+        ("m.pt", {"symmetric": True}, "for symmetric grids, not for asymmetric grids"),
         ("m.pt", {"fingerprint": "cd"}, "for the model of fingerprint cd, not for the model of fingerprint ab"),
     ],
 )
 def test_files_made_for_other_options(name, meta, message):
     with pytest.raises(ScalesError, match=f"{name} was made {message}"):
         zoo.check_made_for(Path(name), ScaleFile(meta=meta), WANTED)
+
+
+def test_a_file_that_does_not_say_its_grid_is_for_asymmetric_ones():
+    """As all of the zoo are, whose makers knew no other."""
+    wanted = {**WANTED, "symmetric": True}
+    zoo.check_made_for(Path("m.pt"), ScaleFile(meta=wanted), wanted)
+    for meta in ({}, {"w_bit": 4, "fingerprint": "ab"}):
+        with pytest.raises(ScalesError, match="m.pt was made for asymmetric grids, not for symmetric grids"):
+            zoo.check_made_for(Path("m.pt"), ScaleFile(meta=meta), wanted)
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m-w4-g128.pt", "llama-2-7b-chat-w4-g128-awq.pt"])

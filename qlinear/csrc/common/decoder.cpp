@@ -2,11 +2,13 @@
 
 #include <stdlib.h>
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "decoder_step.h"
 #include "ops.h"
+#include "pace.h"
 
 namespace awq {
 namespace {
@@ -115,6 +117,7 @@ struct awq_decoder {
   std::vector<awq_block> blocks;
   awq::Buffers buffers;
   std::vector<awq::Phase> phases;
+  awq::Pace pace;
 };
 
 awq_decoder* awq_decoder_create(const awq_model* model) { return new awq_decoder(*model); }
@@ -126,10 +129,14 @@ int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_di
 
 void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
                       float* logits) {
+  using Clock = std::chrono::steady_clock;
   const awq::Call call{tokens, count, position, rows, logits};
-  awq::run_together(decoder->phases, [&](awq::Member member) {
+  const int64_t threads = decoder->pace.threads(awq::num_threads());
+  const Clock::time_point begin = Clock::now();
+  awq::run_together(decoder->phases, threads, [&](awq::Member member) {
     awq::Step(decoder->model, decoder->buffers, call, member).run();
   });
+  if (count == 1) decoder->pace.took(std::chrono::duration<double>(Clock::now() - begin).count());
 }
 
 void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out) {

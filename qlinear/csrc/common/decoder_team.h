@@ -87,9 +87,9 @@ int64_t units_of_parts(int64_t parts, Units&& units) {
   return sum;
 }
 
-// Have every thread run program(member), which goes through `phases` phases at most.
+// Have `threads` threads run program(member), which goes through `phases` phases at most.
 template <class Program>
-void run_together(std::vector<Phase>& phases, Program&& program) {
+void run_together(std::vector<Phase>& phases, int64_t threads, Program&& program) {
   for (Phase& phase : phases) {
     phase.next.store(0, std::memory_order_relaxed);
     phase.done.store(0, std::memory_order_relaxed);
@@ -99,9 +99,9 @@ void run_together(std::vector<Phase>& phases, Program&& program) {
     Program& program;
     int64_t threads;
     std::atomic<bool> finished;
-  } job{phases, program, num_threads(), {false}};
+  } job{phases, program, threads, {false}};
   for_range(
-      job.threads, 1,
+      threads, 1,
       [](int64_t, int64_t, void* context) {
         Job& j = *static_cast<Job*>(context);
         if (j.finished.load(std::memory_order_relaxed)) return;  // the others did not wait for this one

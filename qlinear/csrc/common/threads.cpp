@@ -10,7 +10,8 @@
 namespace awq {
 namespace {
 
-// Threads for hosts without a pool; they sleep between jobs. The caller is one of the `count`.
+// Threads for hosts without a pool; they sleep between jobs. The caller is one of the `count`. A job is over when nobody
+// who has begun is at it any more: a thread that wakes too late has no part in it, and nobody waits for that.
 class Pool {
  public:
   explicit Pool(int64_t count) {
@@ -35,12 +36,13 @@ class Pool {
       std::lock_guard<std::mutex> lock(mutex_);
       body_ = body;
       context_ = context;
-      running_ = workers_.size();
+      open_ = true;
       ++job_;
     }
     wake_.notify_all();
     body(context);
     std::unique_lock<std::mutex> lock(mutex_);
+    open_ = false;
     done_.wait(lock, [this] { return running_ == 0; });
   }
 
@@ -49,9 +51,10 @@ class Pool {
     uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-      wake_.wait(lock, [&] { return stopping_ || job_ != seen; });
+      wake_.wait(lock, [&] { return stopping_ || (open_ && job_ != seen); });
       if (stopping_) return;
       seen = job_;
+      ++running_;
       lock.unlock();
       body_(context_);
       lock.lock();
@@ -66,7 +69,7 @@ class Pool {
   void* context_ = nullptr;
   size_t running_ = 0;
   uint64_t job_ = 0;
-  bool stopping_ = false;
+  bool open_ = false, stopping_ = false;
 };
 
 struct Host {
@@ -108,7 +111,7 @@ int64_t num_threads() {
 }
 
 void for_range(int64_t units, int64_t grain, awq_range body, void* context) {
-  const int64_t threads = num_threads();
+  const int64_t threads = std::min(num_threads(), (units + grain - 1) / grain);
   if (units <= grain || threads == 1) {
     if (units > 0) body(0, units, context);
     return;

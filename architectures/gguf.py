@@ -1,0 +1,85 @@
+"""How llama.cpp holds a family of models: facts of its converter (`conversion/*.py`) and graphs (`src/models/*.cpp`).
+
+One object serves both ways: what is added to a tensor on its way into a file is taken off again on the way out.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig as Config
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """architecture: the name in the header.
+
+    interleaved: its rotation pairs neighbours, so rows of q and k are interleaved; norm_offset: what is added to the
+    weights of norms; biases: linears of a block for which it reads one, by their last name; activation: of the MLP,
+    and the field of the config that names it.
+    own_head: whether it reads an output head that is not the embedding; own_head_dim: whether heads may be of another
+    width than `hidden_size / num_attention_heads`; partial_rotary: whether a part of a head may stay unrotated.
+    window_period: every such layer sees all positions, the others a window (None: it has no windows); unrotated_period:
+    every such layer does not rotate; wide_layers: the depth at which it scales scores by `hidden_size /
+    num_attention_heads` and not by the width of a head.
+    ropes: the scalings of rotary positions that it computes as transformers does; swa_rope: whether layers with windows
+    have a base of their own.
+    reads: whether files of this architecture are opened as this family.
+    """
+
+    architecture: str
+    interleaved: bool = False
+    norm_offset: float = 0.0
+    biases: tuple[str, ...] = ()
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    own_head: bool = True
+    own_head_dim: bool = True
+    partial_rotary: bool = False
+    window_period: int | None = None
+    unrotated_period: int | None = None
+    wide_layers: int | None = None
+    ropes: tuple[str, ...] = ("linear", "yarn")
+    swa_rope: bool = False
+    reads: bool = True
+
+    def interleaved_heads(self, stem: str, config: "Config") -> int | None:
+        """Into how many heads the rows of this tensor are cut and interleaved; None: they are as transformers has them.
+
+        stem: the name in the file, its block and its last part left out or not.
+        """
+        if not self.interleaved:
+            return None
+        if ".attn_q." in stem:
+            return config.num_attention_heads
+        return config.num_key_value_heads if ".attn_k." in stem else None
+
+    def to_module(self, name: str, stored: "Tensor", config: "Config") -> "Tensor":
+        """The module's tensor of the one that a file calls `name`."""
+        heads = self.interleaved_heads(name, config)
+        if heads is not None:
+            return undo_rotary_interleave(stored, heads)
+        return stored - self.norm_offset if self._is_norm(name) else stored
+
+    def to_file(self, name: str, tensor: "Tensor", config: "Config") -> "Tensor":
+        """The tensor that a file calls `name`, of the module's; of codes, zeros and scales, too, row by row."""
+        heads = self.interleaved_heads(name, config)
+        if heads is not None:
+            return rotary_interleave(tensor, heads)
+        return tensor.float() + self.norm_offset if self._is_norm(name) else tensor
+
+    def _is_norm(self, name: str) -> bool:
+        return self.norm_offset != 0 and name.endswith("_norm.weight")
+
+
+def rotary_interleave(tensor: "Tensor", heads: int) -> "Tensor":
+    """Rows `(heads, 2, half)` to `(heads, half, 2)`: the two halves that a rotation pairs become neighbours.
+
+    `LlamaModel.permute` of llama.cpp's converter; transformers' modules keep the halves apart.
+    """
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(tensor.shape)
+
+
+def undo_rotary_interleave(stored: "Tensor", heads: int) -> "Tensor":
+    """Rows `(heads, half, 2)` back to `(heads, 2, half)`."""
+    return stored.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(stored.shape)

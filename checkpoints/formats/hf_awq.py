@@ -1,0 +1,163 @@
+"""The `awq` formats of Hugging Face's libraries: AutoAWQ's GEMM and GEMV arrangements, 4 bits, zero points stored.
+
+Of a linear (N, K) in groups of g, GEMM (https://github.com/casper-hansen/AutoAWQ, `WQLinear_GEMM`) stores
+`qweight` int32 `(K, N / 8)` and `qzeros` int32 `(K / g, N / 8)`, in whose word c the i-th nibble from below is of
+column `8 c + ORDER[i]`, and `scales` float16 `(K / g, N)`. GEMV (`WQLinear_GEMV`) stores `qweight` `(N, K / 8)`,
+`qzeros` `(N, P)` and `scales` `(N, 8 P)` in plain order, its groups padded to P words. In both
+`w = (q - zero) * scale`, and a bias `(N,)` is float16.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.formats.stored import (
+    BIAS,
+    Rounding,
+    StoredLinear,
+    Tensors,
+    check_group_size,
+    check_shapes,
+    linear_of,
+    runs_in,
+)
+from checkpoints.sources import TensorSource
+from qlinear.errors import CheckpointError
+from qlinear.grid import GridWeight
+from qlinear.packing import PackedWeight, unpack
+from qlinear.replace import LinearWeight
+
+BITS = 4
+WORDS, ZEROS, SCALES = "qweight", "qzeros", "scales"
+WEIGHT_PARTS = (WORDS, ZEROS, SCALES)
+PER_WORD = 8
+# Columns of a word's nibbles, from the lowest.
+ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+GEMM, GEMV = "gemm", "gemv"
+
+
+# ---- writing
+
+
+def linear_tensors(weight: GridWeight, bias: Tensor | None) -> dict[str, Tensor]:
+    """What a GEMM checkpoint holds of a 4-bit linear, by the last part of the name.
+
+    weight: its scales in float16; bias: `(N,)` of any float dtype, or None.
+    """
+    tensors = {
+        WORDS: _interleave(weight.codes.t().contiguous()),
+        ZEROS: _interleave(weight.zeros.t().contiguous()),
+        SCALES: weight.scales.t().contiguous(),
+    }
+    return tensors if bias is None else tensors | {BIAS: bias.to(torch.float16)}
+
+
+def quantization_section(group_size: int, kept: list[str]) -> dict:
+    """The `quantization_config` of `config.json`; kept: names of linears left in float16."""
+    return {
+        "quant_method": "awq",
+        "bits": BITS,
+        "group_size": group_size,
+        "zero_point": True,
+        "version": GEMM,
+        "modules_to_not_convert": kept,
+    }
+
+
+def _interleave(values: Tensor) -> Tensor:
+    """`(R, C)` uint8 below 16 as `(R, C / 8)` int32 words in ORDER."""
+    rows, columns = values.shape
+    octets = values.view(rows, columns // PER_WORD, PER_WORD)[..., ORDER]
+    return (octets[..., 0::2] | octets[..., 1::2] << 4).contiguous().view(rows, -1).view(torch.int32)
+
+
+def _straighten(words: Tensor) -> Tensor:
+    """`(R, C / 8)` int32 words in ORDER as `(R, C)` uint8."""
+    rows, count = words.shape
+    stored = words.contiguous().view(torch.uint8).view(rows, count, PER_WORD // 2)
+    values = torch.empty(rows, count, PER_WORD, dtype=torch.uint8)
+    for nibble, column in enumerate(ORDER):
+        values[..., column] = stored[..., nibble // 2] >> 4 * (nibble % 2) & 15
+    return values.view(rows, count * PER_WORD)
+
+
+# ---- reading
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What a checkpoint's config says of its weights. group_size: None for whole rows; version: GEMM or GEMV."""
+
+    group_size: int | None
+    version: str
+    rounding: Rounding
+
+
+def read_section(section: Any, directory: Path, rounding: Rounding | None = None) -> Quantization:
+    """Check a config's `quantization_config` against what this program runs; raises `CheckpointError`.
+
+    rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
+    """
+    where = f"{directory}/config.json"
+    bits = section.get("bits", section.get("w_bit", BITS))
+    if type(bits) is not int or bits != BITS:
+        raise CheckpointError(f"{where} says {bits!r} bits of awq; the format has {BITS}")
+    group_size = section.get("group_size", section.get("q_group_size", 128))
+    if type(group_size) is not int or group_size == 0 or group_size < -1:
+        raise CheckpointError(f"{where} says group size {group_size!r}; it has to be a whole number, or -1 for rows")
+    version = section.get("version", section.get("format", GEMM))
+    version = version.lower() if isinstance(version, str) else version
+    if version not in (GEMM, GEMV):
+        raise CheckpointError(f"{where} says version {version!r} of awq; what is read here are {GEMM} and {GEMV}")
+    if section.get("zero_point", True) is not True:
+        raise CheckpointError(f"{where} says zero_point {section['zero_point']!r}; awq without zero points is not read")
+    return Quantization(None if group_size == -1 else group_size, version, rounding or Rounding())
+
+
+def check_linear(
+    model: nn.Module, name: str, stored: dict[str, tuple[int, ...]], quantization: Quantization
+) -> StoredLinear:
+    """Check the shapes of a linear's tensors against each other and the model. Raises `CheckpointError`."""
+    n, k, takes_bias = linear_of(model, name)
+    group_size = quantization.group_size or k
+    check_group_size(name, group_size)
+    along, what = (n, "out_features") if quantization.version == GEMM else (k, "in_features")
+    if k % group_size or along % PER_WORD:
+        raise CheckpointError(f"{name} is {n}x{k}: {what} have to come in eights, and in_features in {group_size}s")
+    groups, has_bias = k // group_size, f"{name}.{BIAS}" in stored
+    if quantization.version == GEMM:
+        expected = {WORDS: (k, n // PER_WORD), ZEROS: (groups, n // PER_WORD), SCALES: (groups, n)}
+    else:
+        padded = _padded_words(k, group_size)
+        expected = {WORDS: (n, k // PER_WORD), ZEROS: (n, padded), SCALES: (n, PER_WORD * padded)}
+    expected[BIAS] = (n,) if takes_bias or has_bias else None
+    check_shapes(name, stored, expected, f"awq {quantization.version}, group size {group_size}")
+    return StoredLinear((n, k), BITS, groups, False, has_bias, takes_bias)
+
+
+def _padded_words(k: int, group_size: int) -> int:
+    """Words of zero points a row in GEMV: for its kernel, whole multiples of 1, 2 or 4 (`calculate_zeros_width`)."""
+    multiple = 1 if group_size >= 128 else {64: 2, 32: 4}.get(group_size, 1)
+    words = -(-(k // group_size) // PER_WORD)
+    return -(-words // multiple) * multiple
+
+
+def read_linear(
+    name: str, found: StoredLinear, source: TensorSource, lent: ExitStack, quantization: Quantization
+) -> LinearWeight:
+    """The linear's weight, on the grid that runs here."""
+    tensors = Tensors(name, source, lent)
+    words, zeros, scales = tensors.words(WORDS), tensors.words(ZEROS), tensors.floats(SCALES)
+    if quantization.version == GEMM:
+        codes, zeros, scales = _straighten(words).t(), _straighten(zeros).t(), scales.t()
+    else:
+        codes = unpack(words, BITS, found.shape[1])
+        zeros, scales = unpack(zeros, BITS, found.groups), scales[:, : found.groups]
+    repeat = found.group_size // runs_in(found.group_size)
+    scales = quantization.rounding(f"{name}.{SCALES}", scales)
+    grid = GridWeight(codes.contiguous(), zeros.repeat_interleave(repeat, 1), scales.repeat_interleave(repeat, 1), BITS)
+    return LinearWeight(PackedWeight.pack(grid), tensors.bias(found))

@@ -1,0 +1,72 @@
+"""A quantized checkpoint as a `.gguf` file."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from checkpoints import quantized
+from checkpoints.formats.gguf_write import Content, Written, write_gguf
+from checkpoints.formats.readers import Layout
+from checkpoints.formats.stored import Rounding, check_finite
+from checkpoints.quantized_gguf import is_gguf
+from checkpoints.sources import TensorSource
+from qlinear.errors import CheckpointError
+from qlinear.grid import GridWeight
+from qlinear.progress import Note, Watcher, silent
+
+
+class _Stored:
+    """The tensors of a checkpoint by the model's names: `checkpoints.formats.gguf_write.Weights`."""
+
+    def __init__(self, layout: Layout, model: nn.Module, source: TensorSource):
+        self.model, self._layout, self._source = model, layout, source
+        self._found = quantized.check_tensors(model, source, layout)
+        self.bits = {name: linear.bits for name, linear in self._found.items()}
+        self.symmetric = {name: linear.symmetric for name, linear in self._found.items()}
+        self._names: dict[Tensor, list[str]] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            self._names.setdefault(tensor, []).append(name)
+
+    def grid(self, linear: str) -> GridWeight:
+        with ExitStack() as lent:
+            return self._layout.read(linear, self._found[linear], self._source, lent).weight.unpack()
+
+    def tensor(self, name: str) -> Tensor:
+        """A tied one by whichever of its names it is stored."""
+        tied = self._names[self.model.state_dict(keep_vars=True)[name]]
+        stored = next(other for other in tied if other in self._source.shapes)
+        with self._source.borrow(stored) as tensor:
+            value = tensor.clone()
+        check_finite(name, value)
+        return value
+
+
+def export_gguf(
+    directory: Path,
+    output: Path,
+    floats: str = "q8_0",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    watch: Watcher = silent,
+) -> Written:
+    """Write a checkpoint as a file that llama.cpp runs. floats: q8_0, f16 or bf16, for matrices that are not quantized.
+
+    watch: is told what differs from the checkpoint. Raises `CheckpointError` or `ModelError` in one line, before
+    anything is written where it can be known by then.
+    """
+    if is_gguf(directory):
+        raise CheckpointError(f"{directory} is GGUF already; what is exported is a checkpoint's directory")
+    layout, model, source = quantized.open_stored(directory, trust_remote_code, Rounding(None))
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    with quantized.named(directory):
+        content = Content(
+            name=directory.resolve().name,
+            weights=_Stored(layout, model, source),
+            tokenizer=quantized.read_tokenizer(directory, trust_remote_code),
+            ends=[ends] if isinstance(ends, int) else list(ends or []),
+        )
+        written = write_gguf(output, content, floats, overwrite, watch)
+    for note in written.notes:
+        watch(Note(note))
+    return written

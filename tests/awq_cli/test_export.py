@@ -1,0 +1,40 @@
+"""--task export, and --format beside quantizing: what is shown, written and refused."""
+
+import json
+
+from checkpoints.formats.names import FORMATS
+from checkpoints.formats.writers import WRITERS
+
+
+def test_every_format_has_its_writer():
+    assert tuple(WRITERS) == FORMATS
+
+
+def test_a_checkpoint_is_exported_and_runs(run, rounded):
+    outcome = run("--task", "export", "--checkpoint", rounded, "--format", "awq", "--output", "awq")
+    assert outcome.code == 0 and "4 bits in groups of 64 as awq" in outcome.out and "saved in awq" in outcome.out
+    prompt = ("--task", "decode", "--prompt", "the value of", "--checkpoint")
+    texts = [run.result(*prompt, folder)["responses"][0] for folder in (rounded, "awq")]
+    assert texts[0]["response"] == texts[1]["response"]
+
+
+def test_beside_quantizing(run, model):
+    made = run.result(
+        "--task", "quantize", "--model_name", model, "--awq", "none", "--output", "made", "--format", "gptq"
+    )
+    assert made["exported"]["format"] == "gptq" and made["exported"]["checkpoint"] == "made-gptq"
+    section = json.loads((run.folder / "made-gptq" / "config.json").read_text())["quantization_config"]
+    assert section["quant_method"] == "gptq"
+    again = ("--task", "export", "--checkpoint", "made-gptq", "--format", "compressed-tensors")
+    assert run.result(*again)["checkpoint"] == "made-gptq-compressed-tensors"
+    assert "exists already; give --overwrite" in run(*again).error
+
+
+def test_what_cannot_be_exported(run, model, rounded):
+    export = ("--task", "export", "--checkpoint", rounded)
+    assert run(*export).error == "--format is missing: name the format to export to"
+    assert "--push nobody is no name of a repository" in run(*export, "--format", "awq", "--push", "nobody").error
+    assert "--format means nothing for --task decode" in run("--task", "decode", "--format", "awq").error
+    three = ("--task", "quantize", "--model_name", model, "--w_bit", "3", "--format", "awq", "--output", "never")
+    assert run(*three).error == ("--format awq has 4 bits only; --format gptq and --format compressed-tensors have 3")
+    assert run.left() == []

@@ -1,0 +1,48 @@
+"""The table of who opens what: how an answer is read, compared and shown."""
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.interop import trying
+from benchmarks.interop.checkpoints import COUNT, EXPORTS, RECIPES, Reference
+from benchmarks.interop.openers import OPENERS, Opener
+from benchmarks.interop.page import markdown, verdict
+from benchmarks.interop.trying import Tried, agreement, answer, attempt, last_line
+
+REFERENCE = Reference("w5 w9", [5, 9], list(range(COUNT)), 0.5)
+
+
+def test_every_row_has_what_it_opens_and_a_script():
+    known = RECIPES.keys() | EXPORTS.keys()
+    for opener in OPENERS:
+        assert set(opener.opens) <= known and (trying.SCRIPTS / f"{opener.script}.py").is_file()
+
+
+def test_tokens_are_compared_until_one_differs():
+    assert agreement([1, 2, 3], [1, 2, 3]) == 3 and agreement([1, 2, 3], [1, 7, 3]) == 1 and agreement([1], []) == 0
+    assert answer('noise\n{"tokens": [1]}\n{"other": 1}\n7\n')["tokens"] == [1] and answer("noise") is None
+    assert last_line("Traceback\n  x\nValueError: no\n\n") == "ValueError: no" and last_line("") == "no word"
+
+
+def test_a_script_that_answers_and_one_that_fails(tmp_path, monkeypatch):
+    said = {"tokens": [*range(COUNT - 1), 99], "ids": [5, 9], "versions": {"reader": "1.0"}}
+    (tmp_path / "good.py").write_text(f"print('loading')\nprint({json.dumps(said)!r})")
+    (tmp_path / "bad.py").write_text("raise ValueError('no such format | at all')")
+    monkeypatch.setattr(trying, "SCRIPTS", tmp_path)
+    rows = []
+    for script in ("good", "bad"):
+        opener = Opener(script, (), script, ("w4",))
+        rows.append(attempt(opener, Path(sys.executable), "w4", tmp_path / "w4", REFERENCE, "2026-01-02"))
+    assert rows[0].opened and rows[0].same == COUNT - 1 and rows[0].ids and rows[0].margin == 0.5
+    assert not rows[1].opened and rows[1].said == "ValueError: no such format | at all"
+    assert markdown(rows).splitlines()[2:] == [
+        f"| good (reader 1.0) | `w4` | opens, the first {COUNT - 1} of {COUNT} tokens are the same | 2026-01-02 |",
+        "| bad | `w4` | fails: ValueError: no such format / at all | 2026-01-02 |",
+    ]
+
+
+def test_what_a_row_says():
+    row = Tried("x", "w4", "2026-01-02", True, COUNT, True)
+    assert verdict(row) == "same tokens"
+    assert verdict(Tried("x", "w4", "2026-01-02", True, 3, False)).startswith("opens, its tokenizer gives")
