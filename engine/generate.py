@@ -39,7 +39,6 @@ def generate(
     A token is timed up to its choice; what is done with it in between is nobody's.
     """
     text = np.concatenate([prompt, np.zeros(max_new_tokens, np.int64)])
-    known = 0
     for length in range(len(prompt), len(text)):
         start = time.perf_counter()
         logits = read_last(decoder, text[:length], known)
