@@ -56,7 +56,7 @@ def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> tuple[Tens
     And whether the token for the beginning of a text stood before it. Raises `CalibrationError` if the text holds less
     than one block.
     """
-    ids = encode_whole(tokenizer, text.text, recipe.bos)
+    ids = torch.from_numpy(encode_whole(tokenizer, text.text, recipe.bos))
     seqlen = recipe.seqlen
     available = len(ids) // seqlen
     if available == 0:

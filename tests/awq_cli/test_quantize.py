@@ -248,18 +248,8 @@ def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp
 def test_flash_attention_is_the_checkpoints_default(run, model):
     """Where it was set as the checkpoint was made; on, where nothing was said, here as there."""
     run.result(*quantize(model, "--awq", "none", "--no_flash_attention"))
-    decode = (
-        "--task",
-        "decode",
-        "--model_name",
-        model,
-        "--awq",
-        "none",
-        "--prompt",
-        "the value",
-        "--max_new_tokens",
-        2,
-    )
+    decode = ("--task", "decode", "--model_name", model, "--awq", "none", "--prompt", "the value")
+    decode += ("--max_new_tokens", 2)
     assert run.result(*decode)["flash_attention"] is False
     assert run.result(*decode, "--flash_attention")["flash_attention"] is True
     for given, default in (((), True), (("--flash_attention",), True), (("--no_flash_attention",), False)):
