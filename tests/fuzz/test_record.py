@@ -17,4 +17,4 @@ def test_the_table_counts_what_held():
     lines = markdown([KILL, GGUF]).splitlines()
     assert "| gguf | 1,206 | 3 | 1,200 | 2 | 1,205 | 160 |" in lines
     assert "| kill | 50 | 1 | 30 | 19 | 0 | 50 | 500 |" in lines
-    assert lines[-1] == "Run for 11 minutes on 2026-01-02 at `abc`. First seeds: kill 7, gguf 7."
+    assert lines[-1] == "Run for 11 minutes on 2026-01-02 at `abc`. Seeds from 7."
