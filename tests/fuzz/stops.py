@@ -146,12 +146,13 @@ def stopped(stage: Stage, kind: str, seed: int) -> str:
     assert kind in KILLS or (lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)), lines
     assert kind in KILLS or all(line.startswith("note: ") for line in lines[:-1]), lines
     kept = (made.with_name(".q.partial") / "journal.json").exists()
-    if not made.exists():
+    complete = made.exists()
+    if not complete:
         code = started(stage.folder, place, kept).wait(LIMIT_S)
         assert code == 0, (stage.folder / f"{place}.err").read_text()
     assert contents(made) == stage.expected, "another checkpoint"
     assert not (made.with_name(".q.partial")).exists() or kind in KILLS
-    return "gone on with" if kept else "begun again"
+    return "was done" if complete else "gone on with" if kept else "begun again"
 
 
 if __name__ == "__main__":
