@@ -11,6 +11,7 @@ import pytest
 
 from checkpoints import writer
 from qlinear.errors import ModelError
+from quantization import learned
 from tests.awq_cli.conftest import CALIBRATION
 from tests.awq_cli.resume.stopping import N_BLOCKS, left, quantize
 
@@ -49,6 +50,8 @@ def test_a_resumed_run_makes_the_same_bytes(run, deep, text_file, stop, monkeypa
     """Stopped by an error in the second block, by an interrupt in the third, and after the last."""
     shard_bytes, kind = case
     monkeypatch.setattr(writer, "SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(learned, "STEPS", 6)  # however many there are, and however good what comes of them
+    monkeypatch.setattr(learned, "CHECK_STEPS", 3)
     options = (*kind, *(("--calib_data", text_file, *CALIBRATION) if reads_text(kind) else ()))
     scales = ("--scales", "whole-scales/found.pt") if "run" in kind else ()
     whole = run.result(*quantize(deep, "whole", *options, *scales))
