@@ -58,7 +58,7 @@ def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, f
     for layer in made["layers"]:
         assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "loss_solver", "ratio", "fed"}
         if layer["name"] == "lm_head":
-            assert layer["group_size"] == 32 and (layer["loss_rtn"], layer["loss_awq"], layer["ratio"]) == (None,) * 3
+            assert layer["group_size"] == 64 and (layer["loss_rtn"], layer["loss_awq"], layer["ratio"]) == (None,) * 3
         else:
             assert layer["group_size"] == 64 and 0 < layer["loss_rtn"] < 0.2 and 0 < layer["loss_awq"] < 0.2
         assert 0 < layer["loss_solver"] < 0.2
