@@ -172,9 +172,9 @@ def assert_sizes(made: dict, folder, bits: int, head: bool) -> None:
     block = 64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3  # q and o, k and v, gate up and down
     embedding = 512 * 64
     assert size["float_bytes"] == 2 * (2 * (block + 2 * 64) + 64 + 2 * embedding)
-    # Codes, then a bf16 scale and a packed zero point for each group of 64 (32 in the head), then two int64 of shape.
+    # Codes, then a bf16 scale and a packed zero point for each group of 64, then two int64 of shape.
     stored = 2 * block * (bits + (16 + bits) / 64) + (2 * LINEARS_A_BLOCK + head) * 128
-    stored += head * embedding * (bits + (16 + bits) / 32)
+    stored += head * embedding * (bits + (16 + bits) / 64)
     assert size["bits_per_weight"] == pytest.approx(stored / (2 * block + head * embedding), rel=1e-3)
 
 
