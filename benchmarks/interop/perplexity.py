@@ -22,8 +22,9 @@ from benchmarks.table import Table
 @click.option("--formats", default="gguf,gguf-f16", show_default=True, help="Names of formats, with commas.")
 @click.option("--window", type=click.IntRange(2), default=2048, show_default=True)
 @click.option("--n_windows", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of llama.cpp.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/interop"), show_default=True)
-def main(checkpoint: Path, text: Path, formats: str, window: int, n_windows: int, folder: Path) -> None:
+def main(checkpoint: Path, text: Path, formats: str, window: int, n_windows: int, threads: int, folder: Path) -> None:
     from engine.scoring import cut_windows, negative_log_likelihood, perplexity
     from run_awq import load
 
@@ -34,7 +35,8 @@ def main(checkpoint: Path, text: Path, formats: str, window: int, n_windows: int
     ours = perplexity(sum(negative_log_likelihood(decoder, each) for each in windows), windows)
     cells = [[f"here ({model.about.code})", f"{ours:.4f}", ""]]
     for format in formats.split(","):
-        total = sum(in_llama_cpp(python, exported(checkpoint, format, folder), windows.tolist(), folder))
+        file = exported(checkpoint, format, folder)
+        total = sum(in_llama_cpp([python, SCRIPTS / "llama_cpp_nll.py", file], windows.tolist(), threads, folder))
         theirs = perplexity(total, windows)
         cells.append([f"llama.cpp, {format}", f"{theirs:.4f}", f"{theirs / ours - 1:+.2%}"])
     click.echo(Table("perplexity", ["", "perplexity", "to ours"], cells, texts=1).markdown())
@@ -48,11 +50,11 @@ def exported(checkpoint: Path, format: str, folder: Path) -> Path:
     return place
 
 
-def in_llama_cpp(python: Path, file: Path, windows: list[list[int]], folder: Path) -> list[float]:
+def in_llama_cpp(command: list, windows: list[list[int]], threads: int, folder: Path) -> list[float]:
     """Nats of each window."""
     listed = folder / "windows.json"
     listed.write_text(json.dumps(windows), encoding="utf-8")
-    done = subprocess.run([python, SCRIPTS / "llama_cpp_nll.py", file, listed], capture_output=True, text=True)
+    done = subprocess.run([*command, listed, str(threads)], capture_output=True, text=True)
     found = answer(done.stdout)
     if found is None:
         raise click.ClickException(f"llama.cpp: {last_line(done.stderr)}")
