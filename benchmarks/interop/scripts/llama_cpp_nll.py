@@ -1,4 +1,4 @@
-"""Run in an environment with llama-cpp-python: FILE WINDOWS THREADS -> how unlikely each window is, as JSON on the last line.
+"""Run in an environment with llama-cpp-python: FILE WINDOWS THREADS -> how unlikely each window is, as JSON on a line.
 
 WINDOWS: a JSON file with lists of tokens; of each list all but the first are predicted. In nats, summed.
 """
