@@ -12,6 +12,7 @@ from awq_cli import tables
 from awq_cli.spelling import as_options, printable
 from awq_cli.tasks.chat import Opened, Told, Words
 from awq_cli.tasks.decode import Answering, Piece, Response
+from awq_cli.tasks.serve import Serving
 from engine.conversation import Turn
 from engine.stopping import Ended
 from qlinear.progress import Note, Step
@@ -54,6 +55,7 @@ class Console:
             Words: self._words,
             Turn: self._turn,
             Told: self._told,
+            Serving: self._serving,
         }
 
     def __enter__(self) -> "Console":
@@ -121,6 +123,15 @@ class Console:
 
     def _told(self, told: Told) -> None:
         self.out.print(told.text, markup=False)
+
+    def _serving(self, serving: Serving) -> None:
+        at_once = "one answer at a time" if serving.slots == 1 else f"{serving.slots} answers at once"
+        self.out.print(
+            f"{serving.model} on {serving.backend}, {at_once}, context {serving.context}: {serving.address}/v1",
+            markup=False,
+            soft_wrap=True,
+        )
+        self.out.file.flush()
 
     def _write(self, text: str) -> None:
         """At once, and as it is: no markup, no wrapping; but a model has nothing to say to a terminal's controls."""

@@ -9,7 +9,7 @@ from qlinear.version import __version__
 from quantization.methods import METHODS
 from quantization.recipe import Awq, Recipe
 
-TASKS = ("quantize", "decode", "chat", "benchmark", "benchmark_long", "perplexity", "evaluate", "export")
+TASKS = ("quantize", "decode", "chat", "serve", "benchmark", "benchmark_long", "perplexity", "evaluate", "export")
 
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
@@ -152,8 +152,24 @@ stop = click.option(
 context = click.option(
     "--context",
     type=click.IntRange(32),
-    help="Tokens of a conversation that the model sees; the oldest turns leave.  [default: the model's own, 8192 at "
-    "most]",
+    help="Tokens of a conversation that the model sees; in chat the oldest turns leave, served ones have no more."
+    "  [default: the model's own, 8192 at most]",
+)
+host = click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to answer at; 0.0.0.0 for all of this machine's."
+)
+port = click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to answer at; 0 for any."
+)
+api_key = click.option(
+    "--api_key", metavar="KEY", help="What clients have to show.  [default: $RUN_AWQ_API_KEY, else nothing]"
+)
+slots = click.option(
+    "--slots",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Answers to write at once, each with a cache for --context tokens.",
 )
 max_new_tokens = click.option(
     "--max_new_tokens",
@@ -232,6 +248,7 @@ GROUPS = {
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,
         context, max_new_tokens, stop, temperature, top_k, top_p,
     ),
+    "Serving": (host, port, api_key, slots),
     "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
     "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
 }  # fmt: skip

@@ -144,6 +144,11 @@ def _show_chat(out: Terminal, result: Any) -> None:
         out.print(f"{answers}, {written} tokens, on {result.backend}", markup=False)
 
 
+def _show_serve(out: Terminal, result: Any) -> None:
+    answers = sum(result.ended.values())
+    out.print(f"{answers} answers, {result.written} tokens written", markup=False)
+
+
 def _show_benchmark(out: Terminal, result: Any) -> None:
     _heading(out, result)
     if result.latency_model is not None:
@@ -234,6 +239,7 @@ SHOW: dict[str, Callable[[Terminal, Any], None]] = {
     "quantize": _show_quantize,
     "decode": _show_decode,
     "chat": _show_chat,
+    "serve": _show_serve,
     "benchmark": _show_benchmark,
     "benchmark_long": _show_benchmark,
     "perplexity": _show_perplexity,

@@ -10,7 +10,7 @@ from engine.runner import Runner, ids
 from engine.stack import Parts, describe
 from qlinear.backends.cpu.decoder import CpuDecoder
 from qlinear.backends.cpu.limits import check
-from qlinear.backends.stack import Stack, Unsupported
+from qlinear.backends.stack import Stack, StackDecoder, Unsupported
 
 
 class StackRunner:
@@ -56,6 +56,14 @@ class StackRunner:
             except Unsupported:  # of longer texts, say
                 pass
         return self._as_whole().decoder(max_tokens, rewinds, note)
+
+    def slots(self, max_tokens: int, slots: int, note: Callable[[str], None]) -> StackDecoder:
+        if self._whole is None:
+            try:
+                return CpuDecoder(self.describe(max_tokens), max_tokens, CHUNK, slots)
+            except Unsupported:
+                pass
+        return self._as_whole().slots(max_tokens, slots, note)
 
     def _as_whole(self) -> Runner:
         if self._whole is None:

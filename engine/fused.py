@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.decoder import check_finite, check_text
-from qlinear.backends.stack import StackDecoder
+from qlinear.backends.stack import Reading, StackDecoder
 
 # Tokens of a prompt read at a time: bounds the memory for their activations. A multiple of the 12 rows of the widest
 # matmul kernel.
@@ -31,7 +31,7 @@ class FusedDecoder:
             wanted = min(len(part), max(0, len(part) - unwanted))
             unwanted -= len(part)
             out = self._buffer(wanted)
-            self.stack.read(part, start, out)
+            self.stack.read([Reading(part, start, wanted)], out)
             self._held = start + len(part)
             if wanted:
                 yield check_finite(out)

@@ -14,6 +14,7 @@ from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
 from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
+from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
 
@@ -102,6 +103,10 @@ class Model:
         a model that is no causal one.
         """
         return self.runner.decoder(max_tokens, rewinds, self._note)
+
+    def slots(self, max_tokens: int, slots: int) -> StackDecoder:
+        """A new decoder for as many texts of up to `max_tokens` at once, or, as its `slots` then says, for one."""
+        return self.runner.slots(max_tokens, slots, self._note)
 
     def _note(self, text: str) -> None:
         self._watch(Note(text))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.decoder import Decoder
 from engine.rules import Rules
+from qlinear.backends.stack import StackDecoder
 
 if TYPE_CHECKING:
     from qlinear.backends.base import Meter
@@ -31,6 +32,10 @@ class Runner(Protocol):
         """A new decoder for texts of up to `max_tokens`; rewinds: whether many of them are going to begin alike;
         note: told what the user should know. Raises `ModelError` for a model that is no causal one.
         """
+        ...
+
+    def slots(self, max_tokens: int, slots: int, note: Callable[[str], None]) -> StackDecoder:
+        """One for as many texts of up to `max_tokens` at once; of a model that is not run as a whole stack, for one."""
         ...
 
 

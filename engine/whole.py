@@ -7,12 +7,13 @@ from torch import nn
 from engine.decoder import Decoder
 from engine.fused import CHUNK, FusedDecoder
 from engine.modules import ModuleDecoder, check_causal, first_position
+from engine.one_text import OneText
 from engine.parts import ModuleParts
 from engine.rules import ModuleRules
 from engine.runner import ids
 from engine.stack import describe
 from qlinear.backends.base import Backend, Meter
-from qlinear.backends.stack import Unsupported
+from qlinear.backends.stack import StackDecoder, Unsupported
 from qlinear.errors import TargetError
 
 
@@ -73,7 +74,24 @@ class ModuleRunner:
             if fused is not None:
                 return fused
             note(f"`flash_attention` runs the model's own modules: {reason}")
+        return self._modules(max_tokens, self.flash_attention and not rewinds)
+
+    def slots(self, max_tokens: int, slots: int, note: Callable[[str], None]) -> StackDecoder:
+        reason = "`flash_attention` is off"
+        if self.meter is not None:
+            reason = f"{self._backend.name} counts what each layer would do"
+        elif self.flash_attention:
+            try:
+                stack = describe(self.module.config, ModuleParts(self.module), max_tokens)
+                return self._backend.decoder(stack, max_tokens, CHUNK, slots)
+            except (Unsupported, TargetError) as unsupported:
+                reason = str(unsupported)
+        if slots > 1:
+            note(f"one text is written at a time: {reason}")
+        return OneText(self.decoder(max_tokens, True, note), CHUNK)
+
+    def _modules(self, max_tokens: int, static_cache: bool) -> ModuleDecoder:
         if not self._causal:
             check_causal(self.module)
             self._causal = True
-        return ModuleDecoder(self.module, max_tokens, static_cache=self.flash_attention and not rewinds)
+        return ModuleDecoder(self.module, max_tokens, static_cache=static_cache)

@@ -51,8 +51,9 @@ class Backend(ABC):
         Exact products of bfloat16 activations, accumulated in float32; any leading shape, empty ones included.
         """
 
-    def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
-        """A whole stack at once, with a cache of `max_tokens` positions, reading at most `chunk` tokens in one call.
+    def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
+        """A whole stack at once, with a cache of `max_tokens` positions for each of as many texts as there are slots,
+        reading at most `chunk` tokens in one call.
 
         Raises `Unsupported` with the reason where there is none for this stack.
         """

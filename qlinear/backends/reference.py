@@ -46,5 +46,5 @@ class ReferenceBackend(Backend):
             y[..., part] = F.linear(inputs, of_part.dequantize(), None if bias is None else bias[part])
         return y
 
-    def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
+    def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
         raise Unsupported("the fused decoder needs the native cpu kernels, which this model does not run on")

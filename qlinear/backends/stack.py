@@ -4,6 +4,7 @@ Nothing here needs torch. An `Array` is one of numpy's, in which bfloat16 lies a
 torch's, on whatever device the backend runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -148,16 +149,37 @@ class Stack:
     interleaved: bool
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Tokens `(count,)` int64 of one text, which stand at `position` and on; its past is what was read before that.
+
+    rows: after how many of them, the last, logits are wanted, which may be none; slot: of the text.
+    """
+
+    tokens: np.ndarray
+    position: int
+    rows: int
+    slot: int = 0
+
+
 class StackDecoder(Protocol):
-    """A stack ready to read, with its key/value cache. nbytes: of the cache."""
+    """A stack ready to read, with its key/value cache, which has slots for as many texts.
+
+    max_tokens: of a text; chunk: tokens that are read at a time; nbytes: of the cache.
+    """
 
     max_tokens: int
     vocabulary: int
     chunk: int
+    slots: int
     nbytes: int
 
-    def read(self, tokens: np.ndarray, position: int, out: np.ndarray) -> None:
-        """Read tokens `(count,)` int64 at `position` and on; what was read before `position` is their past.
+    def read(self, readings: Sequence[Reading], out: np.ndarray) -> None:
+        """Read some tokens of each of several texts, in slots that differ, `chunk` in all at most.
 
-        out: float32 `(rows, vocabulary)`, filled with the logits after the last `rows` tokens, which may be none.
+        out: float32 `(rows of all, vocabulary)`, filled with the logits that are asked for, text by text.
         """
+        ...
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Have one slot hold what another does, of its first `count` positions."""

@@ -8,6 +8,7 @@ import torch
 
 from engine.fused import CHUNK
 from qlinear.backends.cpu.backend import CpuBackend
+from qlinear.backends.stack import Reading
 from tests.engine.test_fused import distance, float_logits, fused, fused_decoder, quantized, stepped, tokens_of
 from tests.reading import generate, ids, parts, read_all
 from tests.tiny import VOCAB, in_bfloat16, tiny_model
@@ -88,24 +89,25 @@ def test_same_bits_wherever_the_process_may_run(threads):
 def test_the_stack_reads_nothing_that_it_has_no_room_for():
     """Whoever calls it: native code would."""
     stack = fused(quantized("llama")[0], 64, chunk=16).stack
-    logits = np.empty((2, VOCAB), np.float32)
-    stack.read(ids(tokens_of(16)), 48, logits)
+    logits, room = np.empty((2, VOCAB), np.float32), "there are 1 slots of 64 positions"
+    shape = rf"float32 \(2, {VOCAB}\) in one piece are asked for"
+    stack.read([Reading(ids(tokens_of(16)), 48, 2)], logits)
     for tokens, position, out, message in (
-        (ids(tokens_of(17)), 0, logits, "17 tokens at position 0: there is room for 16 at a time and 64 in all"),
-        (ids(tokens_of(0)), 0, logits[:0], "0 tokens at position 0: there is room"),
-        (ids(tokens_of(16)), 49, logits, "16 tokens at position 49: there is room"),
-        (ids(tokens_of(4)), -1, logits, "4 tokens at position -1: there is room"),
-        (ids(tokens_of(1)), 0, logits, r"logits \(2, 128\) of 1 tokens and a vocabulary of 128"),
-        (ids(tokens_of(4)), 0, np.empty((2, VOCAB - 1), np.float32), r"logits \(2, 127\) of 4 tokens"),
-        (ids(tokens_of(4)), 0, np.empty((2, VOCAB), np.float16), "tokens have to be int64, logits float32"),
-        (ids(tokens_of(4)), 0, np.empty((VOCAB, 2), np.float32).T, "both in one piece"),
-        (ids(tokens_of(4)).astype(np.int32), 0, logits, "tokens have to be int64"),
-        (ids(tokens_of(8))[::2], 0, logits, "both in one piece"),
+        (ids(tokens_of(17)), 0, logits, "17 tokens of 1 texts: 16 at a time"),
+        (ids(tokens_of(0)), 0, logits, "0 tokens of 1 texts: 16 at a time"),
+        (ids(tokens_of(16)), 49, logits, f"16 tokens at position 49 of slot 0: {room}"),
+        (ids(tokens_of(4)), -1, logits, f"4 tokens at position -1 of slot 0: {room}"),
+        (ids(tokens_of(1)), 0, logits, "2 rows of 1 tokens are asked for"),
+        (ids(tokens_of(4)), 0, np.empty((2, VOCAB - 1), np.float32), rf"logits \(2, 127\): {shape}"),
+        (ids(tokens_of(4)), 0, np.empty((2, VOCAB), np.float16), rf"logits \(2, 128\): {shape}"),
+        (ids(tokens_of(4)), 0, np.empty((VOCAB, 2), np.float32).T, rf"logits \(2, 128\): {shape}"),
+        (ids(tokens_of(4)).astype(np.int32), 0, logits, "tokens have to be int64, in one piece"),
+        (ids(tokens_of(8))[::2], 0, logits, "tokens have to be int64, in one piece"),
         (ids([1, VOCAB]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
         (ids([-1, 1]), 0, logits, rf"token ids have to be in \[0, {VOCAB}\)"),
     ):
-        with pytest.raises(ValueError, match=f"^{message}" if "piece" not in message else message):
-            stack.read(tokens, position, out)
+        with pytest.raises(ValueError, match=f"^{message}"):
+            stack.read([Reading(tokens, position, 2)], out)
 
 
 def test_an_embedding_of_another_size_than_the_head():

@@ -1,6 +1,7 @@
 // The decoder under AddressSanitizer and UndefinedBehaviorSanitizer: a tiny random model of odd sizes on every
-// instruction set, in buffers of exactly the promised length. What is read token by token, in chunks and at once has
-// to agree, and so have the instruction sets; the arithmetic itself is checked against float32 models by test_fused.py.
+// instruction set, in buffers of exactly the promised length. What is read token by token, in chunks, at once and beside
+// another text has to have the same bits, and the instruction sets have to agree; the arithmetic itself is checked
+// against float32 models by test_fused.py.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,7 @@ namespace {
 
 // Odd in every way the interface allows: N no multiple of a tile, heads padded, chunks no multiple of anything. The
 // positions are a multiple of a cache step, so that the cache is used to its last value.
-constexpr int64_t HIDDEN = 96, INTERMEDIATE = 160, LAYERS = 2, TOKENS = 384, CHUNK = 37;
+constexpr int64_t HIDDEN = 96, INTERMEDIATE = 160, LAYERS = 2, TOKENS = 384, CHUNK = 37, SLOTS = 2;
 
 // The second block's experts; none: it is a gated MLP like the first.
 struct Routed {
@@ -70,7 +71,7 @@ class Random {
       else block.mlp = mlp(INTERMEDIATE, false);
       block.cosines = cosines_.data();
       block.sines = sines_.data();
-      const size_t elements = size_t(awq_cache_elements(TOKENS, s.kv_heads, s.head_dim));
+      const size_t elements = size_t(SLOTS * awq_cache_elements(TOKENS, s.kv_heads, s.head_dim));
       halves_.emplace_back(elements);
       block.keys = halves_.back().data();
       halves_.emplace_back(elements);
@@ -81,7 +82,7 @@ class Random {
     const awq_matrix head = s.dense_head ? dense(s.vocabulary, HIDDEN) : packed(s.vocabulary, HIDDEN);
     const float attention_cap = s.every_norm ? 20.0f : 0.0f, logit_cap = s.every_norm ? 30.0f : 0.0f;
     model_ = {blocks_.data(), bf16(s.vocabulary * HIDDEN, 1.0f), norm(HIDDEN), {{head}, 1}, LAYERS, s.vocabulary,
-              HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, CHUNK, 1e-5f, 1.5f,
+              HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
               1.0f / sqrtf(float(s.head_dim)), attention_cap, logit_cap,
               s.every_norm ? AWQ_GELU_TANH : AWQ_SILU, s.dense_head};
   }
@@ -160,9 +161,28 @@ std::vector<float> read(const awq_model& model, const std::vector<int64_t>& text
     count = at < prompt ? (prompt - at < chunk ? prompt - at : chunk) : 1;
     const std::vector<int64_t> tokens(text.begin() + at, text.begin() + at + count);
     std::vector<float> part(size_t(count * model.vocabulary));
-    awq_decoder_read(decoder, tokens.data(), count, at, 0, nullptr);  // no logits wanted; then the same tokens again
-    awq_decoder_read(decoder, tokens.data(), count, at, count, part.data());
+    const awq_reading silent = {tokens.data(), 0, at, count, 0}, spoken = {tokens.data(), 0, at, count, count};
+    awq_decoder_read(decoder, &silent, 1, nullptr);  // no logits wanted; then the same tokens again
+    awq_decoder_read(decoder, &spoken, 1, part.data());
     logits.insert(logits.end(), part.begin(), part.end());
+  }
+  awq_decoder_free(decoder);
+  return logits;
+}
+
+// The same of a text in the last slot, read in chunks of at most 13 while the first slot reads it token by token.
+std::vector<float> read_together(const awq_model& model, const std::vector<int64_t>& text) {
+  awq_decoder* decoder = awq_decoder_create(&model);
+  std::vector<float> logits;
+  for (int64_t at = 0, first = 0; at < TOKENS; ++first) {
+    const int64_t count = std::min(int64_t(1) + first % 13, TOKENS - at);
+    const std::vector<int64_t> single(text.begin() + first, text.begin() + first + 1);
+    const std::vector<int64_t> tokens(text.begin() + at, text.begin() + at + count);
+    const awq_reading readings[] = {{single.data(), 0, first, 1, 0}, {tokens.data(), SLOTS - 1, at, count, count}};
+    std::vector<float> part(size_t(count * model.vocabulary));
+    awq_decoder_read(decoder, readings, 2, part.data());
+    logits.insert(logits.end(), part.begin(), part.end());
+    at += count;
   }
   awq_decoder_free(decoder);
   return logits;
@@ -211,12 +231,14 @@ int main() {
         awq_set_threads(nullptr, nullptr, threads);
         const std::vector<float> whole = read(random.model(), text, TOKENS, CHUNK);
         if (first.empty()) first = whole;
-        for (const double off : {distance(whole, first, odd), distance(read(random.model(), text, 40, 13), whole, odd),
-                                 distance(read(random.model(), text, 0, 1), whole, odd)}) {
-          if (!(off < TOLERANCE))
-            printf("%s, %d heads of %d: off by %g\n", isa, int(shape.heads), int(shape.head_dim), off);
-          ++(off < TOLERANCE ? passed : failed);
-        }
+        const double off = distance(whole, first, odd);
+        const bool same = read(random.model(), text, 40, 13) == whole && read(random.model(), text, 0, 1) == whole &&
+                          read_together(random.model(), text) == whole;
+        const bool good = off < TOLERANCE && same;
+        if (!good)
+          printf("%s, %d heads of %d: off by %g, %s bits\n", isa, int(shape.heads), int(shape.head_dim), off,
+                 same ? "the same" : "other");
+        ++(good ? passed : failed);
       }
     }
   }

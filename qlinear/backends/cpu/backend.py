@@ -39,10 +39,10 @@ class CpuBackend(Backend):
         laid = pack(parts, None, self._arena)
         return CpuWeight(torch.from_numpy(laid.packed), bias, laid.n, laid.k, laid.bits, laid.group_size)
 
-    def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
+    def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
         from qlinear.backends.cpu.decoder import CpuDecoder
 
-        return CpuDecoder(stack, max_tokens, chunk)
+        return CpuDecoder(stack, max_tokens, chunk, slots)
 
     def matmul(self, x: Tensor, prepared: CpuWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, bfloat16 or float32; inference only, no gradient.

@@ -2,6 +2,7 @@
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -19,54 +20,78 @@ from qlinear.backends.stack import (
     Mixture,
     Norms,
     Projection,
+    Reading,
     Stack,
     StackBlock,
     Unsupported,
 )
 
+TILE, CACHE_STEP = 16, 128  # positions that a cache keeps together, and that it is padded to (csrc/common/ops.h)
+
 
 class CpuDecoder:
     """`qlinear.backends.stack.StackDecoder`; not for use from two threads at once. Weights are read in place."""
 
-    def __init__(self, stack: Stack, max_tokens: int, chunk: int):
+    def __init__(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1):
         """Raises `Unsupported` for a stack beyond the limits of csrc, `TargetError` where memory is not to be had."""
         check(stack)
         self._library = native.decoder_library()
         self._kept: list = []  # what the description points into
         self._head_dim = stack.head_dim
-        self._cache = self._make_cache(stack, max_tokens)
-        description = self._describe(stack, max_tokens, chunk)
+        self.max_tokens, self.vocabulary, self.chunk, self.slots = max_tokens, stack.vocabulary, chunk, slots
+        self._cache = self._make_cache(stack)
+        description = self._describe(stack)
         self._handle = self._library.awq_decoder_create(ctypes.byref(description))
         weakref.finalize(self, self._library.awq_decoder_free, self._handle)
-        self.max_tokens, self.vocabulary, self.chunk = max_tokens, stack.vocabulary, chunk
         self.nbytes = self._cache.nbytes
 
-    def read(self, tokens: np.ndarray, position: int, out: np.ndarray) -> None:
+    def read(self, readings: Sequence[Reading], out: np.ndarray) -> None:
         """Raises `ValueError` for what there is no room for: native code looks at nothing."""
-        self._check_call(tokens, position, out)
-        addresses = tokens.ctypes.data, out.ctypes.data
-        self._library.awq_decoder_read(self._handle, addresses[0], len(tokens), position, len(out), addresses[1])
+        self._check_call(readings, out)
+        described = (native.Reading * len(readings))(
+            *((one.tokens.ctypes.data, one.slot, one.position, len(one.tokens), one.rows) for one in readings)
+        )
+        self._library.awq_decoder_read(self._handle, described, len(readings), out.ctypes.data)
 
-    def _check_call(self, tokens: np.ndarray, position: int, out: np.ndarray) -> None:
-        count, rows = len(tokens), len(out)
-        if not 0 < count <= self.chunk or position < 0 or position + count > self.max_tokens:
-            room = f"{self.chunk} at a time and {self.max_tokens} in all"
-            raise ValueError(f"{count} tokens at position {position}: there is room for {room}")
-        if rows > count or out.shape[1:] != (self.vocabulary,):
-            raise ValueError(f"logits {tuple(out.shape)} of {count} tokens and a vocabulary of {self.vocabulary}")
-        plain = tokens.ndim == 1 and all(array.flags.c_contiguous for array in (tokens, out))
-        if not plain or (tokens.dtype, out.dtype) != (np.int64, np.float32):
-            raise ValueError("tokens have to be int64, logits float32, both in one piece")
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Raises `ValueError` for what is no slot, or more than one holds."""
+        if not {source, target} <= set(range(self.slots)) or not 0 <= count <= self.max_tokens:
+            raise ValueError(f"{count} positions from slot {source} to {target}: there are {self.slots} slots")
+        heads = self._cache.reshape(*self._cache.shape[:4], -1, self._tile_elements)
+        tiles = -(-count // TILE)
+        heads[:, :, target, :, :tiles] = heads[:, :, source, :, :tiles]
+
+    def _check_call(self, readings: Sequence[Reading], out: np.ndarray) -> None:
+        count, rows = sum(len(one.tokens) for one in readings), sum(one.rows for one in readings)
+        if not 0 < count <= self.chunk or len({one.slot for one in readings}) < len(readings):
+            raise ValueError(f"{count} tokens of {len(readings)} texts: {self.chunk} at a time, in slots that differ")
+        for one in readings:
+            self._check_reading(one)
+        if out.shape != (rows, self.vocabulary) or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"logits {out.shape}: float32 ({rows}, {self.vocabulary}) in one piece are asked for")
+
+    def _check_reading(self, one: Reading) -> None:
+        tokens, end = one.tokens, one.position + len(one.tokens)
+        if tokens.ndim != 1 or tokens.dtype != np.int64 or not tokens.flags.c_contiguous:
+            raise ValueError("tokens have to be int64, in one piece")
+        if not 0 <= one.position < end <= self.max_tokens or not 0 <= one.slot < self.slots:
+            room = f"{self.slots} slots of {self.max_tokens} positions"
+            raise ValueError(f"{len(tokens)} tokens at position {one.position} of slot {one.slot}: there are {room}")
+        if not 0 <= one.rows <= len(tokens):
+            raise ValueError(f"{one.rows} rows of {len(tokens)} tokens are asked for")
         if tokens.min() < 0 or tokens.max() >= self.vocabulary:
             raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
 
-    def _make_cache(self, stack: Stack, max_tokens: int) -> np.ndarray:
-        """Keys and values: `(layers, 2, elements)` bfloat16, on pages of its own, which come as they are written to."""
-        elements = self._library.awq_cache_elements(max_tokens, stack.kv_heads, stack.head_dim)
-        shape = len(stack.blocks), 2, elements
+    def _make_cache(self, stack: Stack) -> np.ndarray:
+        """Keys and values: `(layers, 2, slots, kv_heads, elements)` bfloat16, on pages of its own, which come as they
+        are written to.
+        """
+        of_slot = self._library.awq_cache_elements(self.max_tokens, stack.kv_heads, stack.head_dim)
+        self._tile_elements = self._library.awq_cache_elements(TILE, 1, stack.head_dim) * TILE // CACHE_STEP
+        shape = len(stack.blocks), 2, self.slots, stack.kv_heads, of_slot // stack.kv_heads
         return huge_pages(2 * prod(shape)).view(np.uint16)[: prod(shape)].reshape(shape)
 
-    def _describe(self, stack: Stack, max_tokens: int, chunk: int) -> native.Model:
+    def _describe(self, stack: Stack) -> native.Model:
         blocks = (native.Block * len(stack.blocks))(
             *(self._block(block, keys_values) for block, keys_values in zip(stack.blocks, self._cache, strict=True))
         )
@@ -80,8 +105,9 @@ class CpuDecoder:
             head=self._projection(stack.head),
             layers=len(stack.blocks),
             rotary_dim=2 * stack.blocks[0].cosines.shape[1],
-            max_tokens=max_tokens,
-            chunk=chunk,
+            max_tokens=self.max_tokens,
+            slots=self.slots,
+            chunk=self.chunk,
             activation=native.ACTIVATIONS[stack.activation],
             interleaved=stack.interleaved,
             **{name: getattr(stack, name) for name in same},

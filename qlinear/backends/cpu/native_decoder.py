@@ -75,10 +75,16 @@ class Model(ctypes.Structure):
         ("final_norm", _POINTER),
         ("head", Projection),
         *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "heads", "kv_heads")),
-        *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "chunk")),
+        *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "slots", "chunk")),
         *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
         *((name, _INT32) for name in ("activation", "interleaved")),
     ]
+
+
+class Reading(ctypes.Structure):
+    """struct awq_reading"""
+
+    _fields_ = [("tokens", _POINTER), *((name, _INT64) for name in ("slot", "position", "count", "rows"))]
 
 
 class RopeJob(ctypes.Structure):
@@ -125,7 +131,7 @@ _SIGNATURES = {
     "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
     "awq_decoder_free": (None, [_POINTER]),
     "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
-    "awq_decoder_read": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER]),
+    "awq_decoder_read": (None, [_POINTER, ctypes.POINTER(Reading), _INT64, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
     "awq_rope": (None, [ctypes.POINTER(RopeJob), _POINTER, _POINTER]),
     "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),

@@ -19,7 +19,7 @@ from qlinear.backends.cuda.structs import (
     UnpackJob,
 )
 from qlinear.backends.cuda.weight import CudaWeight, packed_bytes, tile_codes, tile_records, tiles
-from qlinear.backends.stack import Stack, StackDecoder
+from qlinear.backends.stack import Stack, StackDecoder, Unsupported
 from qlinear.packing import JoinedWeight, PackedWeight
 
 AT_ONCE = 32  # rows of activations that the kernels take
@@ -63,7 +63,9 @@ class CudaBackend(Backend):
         )  # fmt: skip
         self.launcher.launch(f"awq_pack_{bits}", job, unit_grid(tiles(n), k))
 
-    def decoder(self, stack: Stack, max_tokens: int, chunk: int) -> StackDecoder:
+    def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
+        if slots > 1:
+            raise Unsupported("the fused decoder on cuda reads one text at a time")
         from qlinear.backends.cuda.decoder import CudaDecoder
 
         return CudaDecoder(self, self.launcher, stack, max_tokens, chunk)

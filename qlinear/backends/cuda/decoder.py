@@ -1,6 +1,6 @@
 """A stack on the GPU: a token is one list of launches, replayed as a graph; prompts go through torch in chunks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from qlinear.backends.cuda.launch import Launcher
 from qlinear.backends.cuda.prefill import Prefill
 from qlinear.backends.cuda.step import ACTIVATIONS, Step
 from qlinear.backends.cuda.structs import MOST_FEATURES, MOST_HIDDEN
-from qlinear.backends.stack import Mixture, Stack, Unsupported
+from qlinear.backends.stack import Mixture, Reading, Stack, Unsupported
 
 
 class CudaDecoder:
@@ -22,7 +22,7 @@ class CudaDecoder:
     def __init__(self, backend: Backend, launcher: Launcher, stack: Stack, max_tokens: int, chunk: int):
         """Raises `Unsupported` for a stack that the kernels do not take."""
         check(stack)
-        self.max_tokens, self.vocabulary, self.chunk = max_tokens, stack.vocabulary, chunk
+        self.max_tokens, self.vocabulary, self.chunk, self.slots = max_tokens, stack.vocabulary, chunk, 1
         self._device = backend.device
         shape = len(stack.blocks), 2, stack.kv_heads, max_tokens, stack.head_dim
         cache = torch.zeros(shape, dtype=torch.bfloat16, device=self._device)
@@ -32,7 +32,9 @@ class CudaDecoder:
         self._prefill = Prefill(backend, stack, cache)
         self._run: Callable[[], None] | None = None
 
-    def read(self, tokens: np.ndarray, position: int, out: np.ndarray) -> None:
+    def read(self, readings: Sequence[Reading], out: np.ndarray) -> None:
+        (reading,) = readings
+        tokens, position = reading.tokens, reading.position
         given = torch.from_numpy(out)
         if len(tokens) > 1:
             self._prefill.read(torch.from_numpy(tokens).to(self._device), position, given)
@@ -45,6 +47,9 @@ class CudaDecoder:
             given.copy_(self.step.logits)
         else:
             self._launcher.finish()  # before what was given is written over
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Of one slot there is nothing to copy."""
 
 
 def check(stack: Stack) -> None:

@@ -149,7 +149,8 @@ void attend(const awq_attention_job& job) {
   }
   memset(job.out, 0, size_t(job.rows * job.width) * sizeof *job.out);
 
-  for (int64_t first = job.begin / TILES * TILES; first < job.end; first += CACHE_STEP) {
+  // Steps begin at the same positions whatever the rows beside a row see: it has the same bits in any company.
+  for (int64_t first = job.begin / CACHE_STEP * CACHE_STEP; first < job.end; first += CACHE_STEP) {
     const int64_t left = (job.end - first + TILES - 1) / TILES * TILES;
     const int64_t positions = left < CACHE_STEP ? left : CACHE_STEP;
     score_rows<Pairs>(job, job.keys + first * job.width, positions, scores);

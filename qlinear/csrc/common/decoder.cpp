@@ -110,14 +110,17 @@ Buffers::~Buffers() { free(memory); }
 struct awq_decoder {
   explicit awq_decoder(const awq_model& given)
       : model(given), blocks(given.blocks, given.blocks + given.layers), buffers(given),
-        phases(size_t(awq::Step::phases(given))) {
+        phases(size_t(awq::Step::phases(given))), places(size_t(given.chunk)), asked(size_t(given.chunk)),
+        paces(size_t(given.slots)) {
     model.blocks = blocks.data();
   }
   awq_model model;
   std::vector<awq_block> blocks;
   awq::Buffers buffers;
   std::vector<awq::Phase> phases;
-  awq::Pace pace;
+  std::vector<awq::Place> places;
+  std::vector<int64_t> asked;
+  std::vector<awq::Pace> paces;  // of calls that read a token of each of 1, 2, 3, ... texts
 };
 
 awq_decoder* awq_decoder_create(const awq_model* model) { return new awq_decoder(*model); }
@@ -127,16 +130,24 @@ int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_di
   return kv_heads * awq::padded_positions(max_tokens) * awq::padded_head(head_dim);
 }
 
-void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position, int64_t rows,
-                      float* logits) {
+void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t texts, float* logits) {
   using Clock = std::chrono::steady_clock;
-  const awq::Call call{tokens, count, position, rows, logits};
-  const int64_t threads = decoder->pace.threads(awq::num_threads());
+  int64_t count = 0, rows = 0;
+  for (int64_t text = 0; text < texts; ++text) {
+    const awq_reading& r = readings[text];
+    for (int64_t i = 0; i < r.count; ++i) {
+      if (i >= r.count - r.rows) decoder->asked[size_t(rows++)] = count;
+      decoder->places[size_t(count++)] = {r.tokens[i], r.position + i, r.slot};
+    }
+  }
+  const awq::Call call{readings, texts, count, rows, decoder->places.data(), decoder->asked.data(), logits};
+  awq::Pace& pace = decoder->paces[count == texts ? size_t(texts - 1) : 0];
+  const int64_t threads = pace.threads(awq::num_threads());
   const Clock::time_point begin = Clock::now();
   awq::run_together(decoder->phases, threads, [&](awq::Member member) {
     awq::Step(decoder->model, decoder->buffers, call, member).run();
   });
-  if (count == 1) decoder->pace.took(std::chrono::duration<double>(Clock::now() - begin).count());
+  if (count == texts) pace.took(std::chrono::duration<double>(Clock::now() - begin).count());
 }
 
 void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out) {

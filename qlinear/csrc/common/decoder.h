@@ -1,8 +1,10 @@
-// A whole decoder stack as one call: tokens in, logits out, with keys and values kept in a static cache.
+// A whole decoder stack as one call: tokens in, logits out, with keys and values kept in a static cache,
+// which has slots for as many texts at once.
 //
 // What a model's blocks are made of is described by data; memory is the caller's and has to outlive the decoder.
 // Activations between operations are bf16, as in the model's own modules; the residual stream, norms, rotations,
-// softmax, every sum and the logits are fp32. Results have the same bits at any number of threads.
+// softmax, every sum and the logits are fp32. Results have the same bits at any number of threads; what comes after a
+// token has the same bits however its text is cut into calls, and whatever other texts are read beside it.
 #pragma once
 
 #include "kernels.h"
@@ -65,7 +67,7 @@ typedef struct awq_block {
   const awq_mixture* mixture;  // instead of the MLP, or null
   const float* cosines;  // (max_tokens, rotary_dim / 2): the angle of features i and i + rotary_dim / 2
   const float* sines;
-  uint16_t* keys;    // awq_cache_elements() bf16 values each, zero before the first call
+  uint16_t* keys;    // (slots, awq_cache_elements()) bf16 values each, zero before the first call
   uint16_t* values;
   int64_t window;  // positions that a query sees, itself included; 0: all
 } awq_block;
@@ -78,7 +80,8 @@ typedef struct awq_model {
   const float* final_norm;    // (hidden)
   awq_projection head;        // (vocabulary, hidden)
   int64_t layers, vocabulary, hidden, heads, kv_heads, head_dim, rotary_dim;
-  int64_t max_tokens;  // positions in the cache
+  int64_t max_tokens;  // positions of a slot in the cache
+  int64_t slots;
   int64_t chunk;       // tokens that a call reads at most
   float epsilon;
   float embedding_scale;
@@ -100,11 +103,16 @@ AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
 // bf16 values in one block's keys (and as many in its values) for `max_tokens` positions.
 AWQ_EXPORT int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_dim);
 
-// Read tokens (count) that stand at `position` and on; what the cache holds before `position` is their past.
-// The last `rows` of them are given to the head: logits (rows, vocabulary). 1 <= count <= chunk, 0 <= rows <= count;
-// with no rows `logits` may be null.
-AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const int64_t* tokens, int64_t count, int64_t position,
-                                 int64_t rows, float* logits);
+// Tokens (count) of one text, which stand at `position` and on; what its slot of the cache holds before `position` is
+// their past. The last `rows` of them are given to the head. 1 <= count, 0 <= rows <= count.
+typedef struct awq_reading {
+  const int64_t* tokens;
+  int64_t slot, position, count, rows;
+} awq_reading;
+
+// Read of each of `texts` texts some tokens, `chunk` in all at most; no two texts are in one slot. logits (the sum of
+// their rows, vocabulary), text by text; where there are no rows it may be null.
+AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t texts, float* logits);
 
 // Single operations of the decoder, as the instruction set in use computes them: for tests.
 

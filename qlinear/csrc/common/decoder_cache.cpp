@@ -19,7 +19,7 @@ void store_value(const uint16_t* value, int64_t head_dim, int64_t position, int6
 }  // namespace
 
 void Step::rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out) {
-  const int64_t angle = (call_.position + token) * (model_.rotary_dim / 2);
+  const int64_t angle = call_.places[token].position * (model_.rotary_dim / 2);
   ops_.rope({norm, block.cosines + angle, block.sines + angle, model_.epsilon, model_.head_dim, model_.rotary_dim,
              model_.interleaved},
             in, out);
@@ -43,12 +43,13 @@ void Step::write_kv(const awq_block& block) {
     uint16_t key[MAX_HEAD];
     const int64_t head_dim = model_.head_dim;
     for (int64_t token = begin; token < end; ++token) {
+      const Place& at = call_.places[token];
       const uint16_t* k = buffers_.qkv + token * qkv_width() + model_.heads * head_dim;
       const uint16_t* v = k + model_.kv_heads * head_dim;
       for (int64_t h = 0; h < model_.kv_heads; ++h) {
         rope(block, block.k_norm, token, k + h * head_dim, key);
-        store_key(key, head_dim, call_.position + token, width(), block.keys + cache_of_head(h));
-        store_value(v + h * head_dim, head_dim, call_.position + token, width(), block.values + cache_of_head(h));
+        store_key(key, head_dim, at.position, width(), cache_of(block.keys, at.slot, h));
+        store_value(v + h * head_dim, head_dim, at.position, width(), cache_of(block.values, at.slot, h));
       }
     }
   });
@@ -62,15 +63,26 @@ void Step::load_queries(const awq_block& block, int64_t kv_head, int64_t token, 
       rope(block, block.q_norm, t, buffers_.qkv + t * qkv_width() + (kv_head * group() + g) * model_.head_dim, q);
 }
 
-// A unit is one key/value head and, of a prompt, some tokens; of a single token, some positions of its past.
+// A unit is one key/value head and some tokens of one text; where a single token is all there is, some positions of its
+// past.
 Input Step::attend(const awq_block& block) {
   const Input input(block.o, buffers_.x, buffers_.laid_out, call_.count);
   if (call_.count > 1) {
-    const int64_t tokens = ATTENTION_ROWS / group(), parts = (call_.count + tokens - 1) / tokens;
-    member_.share(model_.kv_heads * parts, 1, [&](int64_t unit, int64_t) { attend_rows(block, unit, tokens); });
+    const int64_t most = ATTENTION_ROWS / group();  // tokens of a unit
+    const auto units = [&](int64_t text) {
+      return model_.kv_heads * ((call_.readings[text].count + most - 1) / most);
+    };
+    member_.share(units_of_parts(call_.texts, units), 1, [&](int64_t begin, int64_t end) {
+      for_parts(call_.texts, units, begin, end, [&](int64_t text, int64_t unit, int64_t) {
+        int64_t before = unit / model_.kv_heads * most;
+        const int64_t left = call_.readings[text].count - before;
+        for (int64_t i = 0; i < text; ++i) before += call_.readings[i].count;
+        attend_rows(block, before, left < most ? left : most, unit % model_.kv_heads);
+      });
+    });
     member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) { input.ready(unit); });
   } else {
-    const int64_t splits = call_.position / SPLIT + 1;
+    const int64_t splits = call_.places[0].position / SPLIT + 1;
     member_.share(model_.kv_heads * splits, 1, [&](int64_t unit, int64_t) { attend_split(block, unit, splits); });
     member_.share(1, 1, [&](int64_t, int64_t) {
       merge_splits(splits, input.row(0));
@@ -80,47 +92,62 @@ Input Step::attend(const awq_block& block) {
   return input;
 }
 
-void Step::attend_rows(const awq_block& block, int64_t unit, int64_t tokens) {
+// Split by split, as a single token is, since each weighs what it sees by its own largest score.
+void Step::attend_rows(const awq_block& block, int64_t token, int64_t count, int64_t kv_head) {
   alignas(64) uint16_t q[ATTENTION_ROWS * MAX_HEAD];
-  alignas(64) float out[ATTENTION_ROWS * MAX_HEAD];
-  float maxima[ATTENTION_ROWS], sums[ATTENTION_ROWS];
-  const int64_t kv_head = unit % model_.kv_heads, token = unit / model_.kv_heads * tokens;
-  const int64_t count = call_.count - token < tokens ? call_.count - token : tokens;
+  alignas(64) float out[ATTENTION_ROWS * MAX_HEAD], merged[ATTENTION_ROWS * MAX_HEAD];
+  float maxima[ATTENTION_ROWS], sums[ATTENTION_ROWS], tops[ATTENTION_ROWS], totals[ATTENTION_ROWS];
+  const int64_t rows = count * group(), head_dim = model_.head_dim;
   load_queries(block, kv_head, token, count, q);
+  memset(merged, 0, size_t(rows * width()) * sizeof *merged);
+  for (int64_t row = 0; row < rows; ++row) {
+    tops[row] = NO_SCORE;
+    totals[row] = 0.0f;
+  }
 
-  const int64_t first = call_.position + token, oldest = first - block.window + 1;
-  ops_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), count * group(),
-               group(), first, block.window, block.window != 0 && oldest > 0 ? oldest : 0, first + count, width(),
-               model_.attention_scale, model_.attention_cap, maxima, sums, out});
-  const int64_t head_dim = model_.head_dim;
-  for (int64_t row = 0; row < count * group(); ++row) {
+  const Place& at = call_.places[token];
+  const int64_t end = at.position + count, oldest = at.position - block.window + 1;
+  const int64_t seen = block.window != 0 && oldest > 0 ? oldest : 0;
+  for (int64_t begin = seen / SPLIT * SPLIT; begin < end; begin += SPLIT) {
+    ops_.attend({q, cache_of(block.keys, at.slot, kv_head), cache_of(block.values, at.slot, kv_head), rows, group(),
+                 at.position, block.window, seen > begin ? seen : begin, begin + SPLIT < end ? begin + SPLIT : end,
+                 width(), model_.attention_scale, model_.attention_cap, maxima, sums, out});
+    for (int64_t row = 0; row < rows; ++row)
+      ops_.merge({out + row * width(), maxima[row], sums[row], width(), merged + row * width(), tops + row,
+                  totals + row});
+  }
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t head = kv_head * group() + row % group();
     uint16_t* to = buffers_.x + ((token + row / group()) * model_.heads + head) * head_dim;
-    ops_.scale(out + row * width(), 1.0f / sums[row], head_dim, to);
+    ops_.scale(merged + row * width(), 1.0f / totals[row], head_dim, to);
   }
 }
 
 void Step::attend_split(const awq_block& block, int64_t unit, int64_t splits) {
   alignas(64) uint16_t q[ATTENTION_ROWS * MAX_HEAD];
-  const int64_t kv_head = unit / splits, begin = unit % splits * SPLIT, end = call_.position + 1;
+  const Place& at = call_.places[0];
+  const int64_t kv_head = unit / splits, begin = unit % splits * SPLIT, end = at.position + 1;
   load_queries(block, kv_head, 0, 1, q);
 
   const int64_t oldest = end - block.window, first_row = unit * group();
   const int64_t seen = block.window != 0 && oldest > begin ? oldest : begin;
   const int64_t last = begin + SPLIT < end ? begin + SPLIT : end;
-  ops_.attend({q, block.keys + cache_of_head(kv_head), block.values + cache_of_head(kv_head), group(), group(),
-               call_.position, block.window, seen < last ? seen : last, last, width(), model_.attention_scale,
+  ops_.attend({q, cache_of(block.keys, at.slot, kv_head), cache_of(block.values, at.slot, kv_head), group(), group(),
+               at.position, block.window, seen < last ? seen : last, last, width(), model_.attention_scale,
                model_.attention_cap, buffers_.split_maxima + first_row, buffers_.split_sums + first_row,
                buffers_.split_out + first_row * width()});
 }
 
-// Splits have maxima of their own: they are brought to the largest and added up.
 void Step::merge_splits(int64_t splits, uint16_t* out) {
   for (int64_t head = 0; head < model_.heads; ++head) {
-    const int64_t first = head / group() * splits * group() + head % group();
-    ops_.merge({buffers_.split_out + first * width(), buffers_.split_maxima + first, buffers_.split_sums + first,
-                splits, group(), width(), model_.head_dim},
-               out + head * model_.head_dim);
+    alignas(64) float merged[MAX_HEAD] = {};
+    float top = NO_SCORE, total = 0.0f;
+    for (int64_t split = 0; split < splits; ++split) {
+      const int64_t row = (head / group() * splits + split) * group() + head % group();
+      ops_.merge({buffers_.split_out + row * width(), buffers_.split_maxima[row], buffers_.split_sums[row], width(),
+                  merged, &top, &total});
+    }
+    ops_.scale(merged, 1.0f / total, model_.head_dim, out + head * model_.head_dim);
   }
 }
 

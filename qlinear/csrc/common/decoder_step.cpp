@@ -26,7 +26,7 @@ void Step::run() {
 void Step::embed() {
   member_.share(call_.count, member_.even(call_.count), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      ops_.embed(model_.embedding + call_.tokens[i] * model_.hidden, model_.embedding_scale, model_.hidden,
+      ops_.embed(model_.embedding + call_.places[i].token * model_.hidden, model_.embedding_scale, model_.hidden,
                  buffers_.residual + i * model_.hidden);
   });
 }
@@ -67,7 +67,7 @@ Input Step::gate(const awq_projection& next) {
   return input;
 }
 
-// The last rows through the final norm and the head, some at a time.
+// The rows asked for through the final norm and the head, some at a time.
 void Step::write_logits(const uint16_t* delta, const float* after) {
   const int64_t hidden = model_.hidden;
   for (int64_t first = 0; first < call_.rows; first += HEAD_ROWS) {
@@ -75,7 +75,7 @@ void Step::write_logits(const uint16_t* delta, const float* after) {
     const Input input(model_.head, buffers_.x, buffers_.laid_out, rows);
     member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) {
       for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
-        const int64_t token = call_.count - call_.rows + first + row;
+        const int64_t token = call_.asked[first + row];
         float* residual = buffers_.residual + token * hidden;
         ops_.add(delta + token * hidden, after, model_.epsilon, hidden, residual);
         ops_.norm(residual, model_.final_norm, model_.epsilon, hidden, input.row(row));

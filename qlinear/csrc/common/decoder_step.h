@@ -5,7 +5,7 @@
 
 namespace awq {
 
-constexpr int64_t SPLIT = 256;     // positions of one split of a single token's attention
+constexpr int64_t SPLIT = 256;     // positions whose attention is computed apart, and then merged
 constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole blocks of every instruction set
 
 inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
@@ -68,9 +68,17 @@ struct Buffers {
   void* memory;
 };
 
+// Where a token stands.
+struct Place {
+  int64_t token, position, slot;
+};
+
+// The tokens of all texts, one after the other.
 struct Call {
-  const int64_t* tokens;
-  int64_t count, position, rows;
+  const awq_reading* readings;
+  int64_t texts, count, rows;  // count: tokens of all texts; rows: of logits
+  const Place* places;         // (count)
+  const int64_t* asked;        // (rows): which tokens they come after
   float* logits;
 };
 
@@ -90,7 +98,7 @@ class Step {
   void norm_heads(const awq_block& block);
   void write_kv(const awq_block& block);
   Input attend(const awq_block& block);
-  void attend_rows(const awq_block& block, int64_t unit, int64_t tokens);
+  void attend_rows(const awq_block& block, int64_t first_token, int64_t count, int64_t kv_head);
   void attend_split(const awq_block& block, int64_t unit, int64_t splits);
   void merge_splits(int64_t splits, uint16_t* out);
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
@@ -106,11 +114,13 @@ class Step {
   Input input_of(const Visit& visit, awq_projection awq_mlp::*next) const;
   void write_logits(const uint16_t* delta, const float* after);
   void rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
+  uint16_t* cache_of(uint16_t* cache, int64_t slot, int64_t kv_head) const {
+    return cache + (slot * model_.kv_heads + kv_head) * padded_positions(model_.max_tokens) * width();
+  }
 
   int64_t group() const { return model_.heads / model_.kv_heads; }
   int64_t width() const { return padded_head(model_.head_dim); }
   int64_t qkv_width() const { return (model_.heads + 2 * model_.kv_heads) * model_.head_dim; }
-  int64_t cache_of_head(int64_t kv_head) const { return kv_head * padded_positions(model_.max_tokens) * width(); }
 
   const awq_model& model_;
   const Buffers& buffers_;

@@ -60,12 +60,14 @@ constexpr int64_t DENSE_UNIT = 32;      // outputs of a unit of work in a dense 
 constexpr float NO_SCORE = -1e30f;      // the largest of no scores
 constexpr int64_t MAX_EXPERT_GROUPS = 64;
 
-// One query head's attention, computed in splits: the splits are `step` rows apart in each array.
+// A query head's attention over one more split of positions, and that over those before it.
 struct MergeJob {
-  const float* out;     // (splits, step, width)
-  const float* maxima;  // (splits, step)
-  const float* sums;    // (splits, step)
-  int64_t splits, step, width, head_dim;
+  const float* out;    // (width), maximum, sum: of the split, as in awq_attention_job
+  float maximum, sum;
+  int64_t width;
+  float* merged;       // (width), top, total: the same of all splits before, and then of this one too
+  float* top;
+  float* total;
 };
 
 // Outputs [begin, end) of x (rows, k) @ matrix.T + bias.
@@ -90,8 +92,8 @@ struct Ops {
   // out (n) = activation(gate) * up
   void (*gate)(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
   void (*attend)(const awq_attention_job& job);
-  // out (head_dim): the splits brought to the largest of their maxima, added up and divided by the sum of their sums
-  void (*merge)(const MergeJob& job, uint16_t* out);
+  // both brought to the larger maximum, and added up
+  void (*merge)(const MergeJob& job);
   // out (n) = x (n) * factor
   void (*scale)(const float* x, float factor, int64_t n, uint16_t* out);
   // y: rows `stride` elements apart

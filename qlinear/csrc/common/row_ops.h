@@ -104,20 +104,13 @@ void scale(const float* x, float factor, int64_t n, Bf16* out) {
   for (int64_t i = 0; i < n; i += LANES) store(load(x + i, n - i) * factor, out + i, n - i);
 }
 
-void merge(const MergeJob& job, Bf16* out) {
-  float top = NO_SCORE, sum = 0.0f, sums[MAX_HEAD] = {};
-  for (int64_t i = 0; i < job.splits; ++i) {
-    const float maximum = job.maxima[i * job.step];
-    top = maximum > top ? maximum : top;
-  }
-  for (int64_t i = 0; i < job.splits; ++i) {
-    const float weight = exponential(splat(job.maxima[i * job.step] - top))[0];
-    const float* split = job.out + i * job.step * job.width;
-    sum += weight * job.sums[i * job.step];
-    for (int64_t d = 0; d < job.width; d += LANES)
-      store(load(sums + d, LANES) + load(split + d, LANES) * weight, sums + d, LANES);
-  }
-  scale(sums, 1.0f / sum, job.head_dim, out);
+void merge(const MergeJob& job) {
+  const float top = job.maximum > *job.top ? job.maximum : *job.top;
+  const float kept = exponential(splat(*job.top - top))[0], weight = exponential(splat(job.maximum - top))[0];
+  *job.top = top;
+  *job.total = *job.total * kept + job.sum * weight;
+  for (int64_t d = 0; d < job.width; d += LANES)
+    store(load(job.merged + d, LANES) * kept + load(job.out + d, LANES) * weight, job.merged + d, LANES);
 }
 
 void use_row_ops(Ops& ops) {

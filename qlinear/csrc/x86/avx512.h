@@ -25,9 +25,9 @@ struct Avx512Base {
   }
 };
 
-// The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with its codes at
-// place(P), other bits whatever.
-template <int BITS, int PLACES>
+// The codes of 16 rows, a vector at a time: field<P>(chunk), in order of P, gives pair P with its codes at place(P),
+// other bits whatever. Sets::is_first(P, FIELDS): whether P is the first that is asked for of its vector.
+template <int BITS, int PLACES, class Sets>
 struct Avx512Codes : Places<BITS, PLACES> {
   using At = Places<BITS, PLACES>;
   __m512i lanes;  // the vector that holds the current pairs
@@ -36,7 +36,7 @@ struct Avx512Codes : Places<BITS, PLACES> {
   template <int P>
   AWQ_INLINE __m512i field(const uint8_t* chunk) {
     if constexpr (P == At::IN_FIELDS) return spare;
-    if constexpr (P % At::FIELDS == 0) load<P / At::FIELDS>(chunk);
+    if constexpr (Sets::is_first(P, At::FIELDS)) load<P / At::FIELDS>(chunk);
     return At::shift(P) == 0 ? lanes : _mm512_srli_epi32(lanes, At::shift(P));
   }
 

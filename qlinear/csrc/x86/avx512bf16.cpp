@@ -20,7 +20,7 @@ struct Avx512Bf16 : Avx512Float {
   // vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above it.
   template <int BITS, int MOST>
   struct Unpacker : EvenSets<MOST> {
-    using Codes = Avx512Codes<BITS, 1>;
+    using Codes = Avx512Codes<BITS, 1, EvenSets<MOST>>;
     __m512i values;
 
     Unpacker() {

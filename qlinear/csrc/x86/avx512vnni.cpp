@@ -33,7 +33,7 @@ struct Avx512Vnni : Avx512Base {
   // A code is masked where it stands, and inverting its sign bit makes it 0 to 2^BITS - 1: one vpternlogd.
   template <int BITS, int MOST>
   struct Unpacker : PlaceSets<BITS, MOST> {
-    using Codes = Avx512Codes<BITS, PlaceSets<BITS, MOST>::PLACES>;
+    using Codes = Avx512Codes<BITS, PlaceSets<BITS, MOST>::PLACES, PlaceSets<BITS, MOST>>;
     static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm512_srai_epi32(acc, Unpacker::height(set)); }
 
     template <int P>

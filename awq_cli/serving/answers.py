@@ -1,0 +1,136 @@
+"""Answers in the shapes of OpenAI's API: at once, or as chunks of a stream."""
+
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from awq_cli.serving.hearing import Likely, Piece, Told
+from engine.stopping import Ended
+
+FINISHES = {Ended.END: "stop", Ended.STOP: "stop", Ended.LENGTH: "length", Ended.CONTEXT: "length"}
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+    def as_json(self) -> dict[str, int]:
+        total = self.prompt_tokens + self.completion_tokens
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "total_tokens": total}
+
+
+class Shape(Protocol):
+    """How one kind of answer looks. first: what a stream begins with, or None."""
+
+    def whole(self, pieces: list[Piece], finish: str, usage: Usage) -> dict[str, Any]: ...
+
+    def first(self) -> dict[str, Any] | None: ...
+
+    def chunk(self, piece: Piece) -> dict[str, Any]: ...
+
+    def last(self, finish: str) -> dict[str, Any]: ...
+
+    def usage(self, usage: Usage) -> dict[str, Any]: ...
+
+
+@dataclass
+class _Answer:
+    """prefix, kind, kind_of_chunk: of its id and of what it calls itself."""
+
+    model: str
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+    prefix = kind = kind_of_chunk = ""
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.prefix}-{secrets.token_hex(12)}"
+
+    def _made(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        about = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**about, "choices": choices, **more}
+
+    def usage(self, usage: Usage) -> dict[str, Any]:
+        return self._made(self.kind_of_chunk, [], usage=usage.as_json())
+
+
+class Chat(_Answer):
+    prefix, kind, kind_of_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def whole(self, pieces: list[Piece], finish: str, usage: Usage) -> dict[str, Any]:
+        message = {"role": "assistant", "content": _text(pieces), "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": _of_chat(pieces), "finish_reason": finish}
+        return self._made(self.kind, [choice], usage=usage.as_json())
+
+    def first(self) -> dict[str, Any]:
+        return self._delta({"role": "assistant", "content": ""})
+
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        return self._delta({"content": piece.text}, _of_chat([piece]))
+
+    def last(self, finish: str) -> dict[str, Any]:
+        return self._delta({}, finish=finish)
+
+    def _delta(self, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._made(self.kind_of_chunk, [choice])
+
+
+class Completion(_Answer):
+    prefix, kind, kind_of_chunk = "cmpl", "text_completion", "text_completion"
+    length = 0  # characters of the stream so far
+
+    def whole(self, pieces: list[Piece], finish: str, usage: Usage) -> dict[str, Any]:
+        return self._made(self.kind, [self._choice(pieces, finish)], usage=usage.as_json())
+
+    def first(self) -> None:
+        return None
+
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        return self._made(self.kind, [self._choice([piece], None)])
+
+    def last(self, finish: str) -> dict[str, Any]:
+        return self._made(self.kind, [self._choice([], finish)])
+
+    def _choice(self, pieces: list[Piece], finish: str | None) -> dict[str, Any]:
+        logprobs = _of_completion(pieces, self.length)
+        self.length += len(_text(pieces))
+        return {"index": 0, "text": _text(pieces), "logprobs": logprobs, "finish_reason": finish}
+
+
+def _text(pieces: Iterable[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def _all_told(pieces: list[Piece]) -> list[Told]:
+    return [told for piece in pieces for told in piece.told]
+
+
+def _of_chat(pieces: list[Piece]) -> dict[str, Any] | None:
+    told = _all_told(pieces)
+    if not told:
+        return None
+    content = [{**_likely(one.chosen), "top_logprobs": [_likely(top) for top in one.top]} for one in told]
+    return {"content": content, "refusal": None}
+
+
+def _likely(one: Likely) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.logprob, "bytes": one.bytes}
+
+
+def _of_completion(pieces: list[Piece], length: int) -> dict[str, Any] | None:
+    """text_offset: where in the answer a token's piece begins."""
+    told, offsets = _all_told(pieces), []
+    if not told:
+        return None
+    for piece in pieces:
+        offsets += [length] * len(piece.told)
+        length += len(piece.text)
+    return {
+        "tokens": [one.chosen.token for one in told],
+        "token_logprobs": [one.chosen.logprob for one in told],
+        "top_logprobs": [{top.token: top.logprob for top in one.top} for one in told],
+        "text_offset": offsets,
+    }

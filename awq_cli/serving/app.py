@@ -1,0 +1,240 @@
+"""OpenAI's API over a batch: what each address answers."""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from awq_cli.serving.answers import FINISHES, Chat, Completion, Shape, Usage
+from awq_cli.serving.asks import Ask, read_chat, read_completion, read_object
+from awq_cli.serving.counting import Meters
+from awq_cli.serving.hearing import Hearing, Piece
+from awq_cli.serving.refusals import GONE, Refusal, refusal_of
+from engine.batching import Batch, Closed
+from engine.model import Model
+from engine.stopping import Ended
+
+MOST_BODY = 4 << 20  # bytes
+BODY_SECONDS = 30.0  # that a client may take to send one
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Read = Callable[[dict[str, Any], Model, int], Ask]
+
+
+@dataclass(frozen=True)
+class Served:
+    """name: of the model, as clients see it; key: what they have to show, or None."""
+
+    model: Model
+    batch: Batch
+    meters: Meters
+    name: str
+    key: str | None
+
+    @property
+    def context(self) -> int:
+        return self.batch.decoder.max_tokens
+
+
+def make_app(served: Served) -> Starlette:
+    api = _Api(served)
+    routes = [
+        Route("/v1/chat/completions", api.answered(api.chat), methods=["POST"]),
+        Route("/v1/completions", api.answered(api.completion), methods=["POST"]),
+        Route("/v1/models", api.answered(api.models)),
+        Route("/v1/models/{name:path}", api.answered(api.one_model)),
+        Route("/health", api.answered(api.health)),
+        Route("/metrics", api.answered(api.metrics)),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse_http})
+
+
+class _Api:
+    def __init__(self, served: Served):
+        self._served = served
+        self._started = int(time.time())
+        self._encoding = asyncio.Lock()  # templates and tokenizers take one text at a time
+
+    def answered(self, endpoint: Endpoint) -> Endpoint:
+        """An endpoint that answers whatever happens in it, and is counted."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_key(request)
+                response = await endpoint(request)
+            except ClientDisconnect:
+                response = Response(status_code=GONE)
+            except Exception as error:  # whatever it is, a client is to get an answer, and no traceback
+                response = _refusing(refusal_of(error))
+            self._served.meters.requests.labels(request.scope["route"].path, response.status_code).inc()
+            return response
+
+        return answer
+
+    def _check_key(self, request: Request) -> None:
+        key = self._served.key
+        if key is None or not request.url.path.startswith("/v1/"):
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+            raise Refusal(
+                401, "Incorrect API key provided; give the one that the server was started with", code="invalid_api_key"
+            )
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._served.meters.text(), media_type="text/plain; version=0.0.4")
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self._served.name, "object": "model", "created": self._started, "owned_by": "run_awq"}
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._check_name(request.path_params["name"])
+        return JSONResponse(self._card())
+
+    def _check_name(self, name: Any) -> None:
+        if name != self._served.name:
+            raise Refusal(
+                404, f"The model {name!r} does not exist; this is {self._served.name!r}", "model", "model_not_found"
+            )
+
+    async def chat(self, request: Request) -> Response:
+        return await self._answer(request, read_chat, Chat(self._served.name))
+
+    async def completion(self, request: Request) -> Response:
+        return await self._answer(request, read_completion, Completion(self._served.name))
+
+    async def _answer(self, request: Request, read: Read, shape: Shape) -> Response:
+        served, begun = self._served, time.perf_counter()
+        given = read_object(await _body(request))
+        self._check_name(given.get("model"))
+        async with self._encoding:
+            ask = await asyncio.to_thread(read, given, served.model, served.context)
+        hearing = Hearing(served.model, ask)
+        writing = _Writing(served, hearing, ask, begun)
+        if ask.stream:
+            headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            return StreamingResponse(_events(writing, shape), media_type="text/event-stream", headers=headers)
+        return await _unless_gone(request, _whole(writing, shape))
+
+
+class _Writing:
+    """An answer that is written from here on, and cancelled where nobody wants it any more."""
+
+    def __init__(self, served: Served, hearing: Hearing, ask: Ask, begun: float):
+        """Raises as `Batch.add` does."""
+        self._meters, self._hearing, self._begun, self._ask = served.meters, hearing, begun, ask
+        self._text = hearing.begin(served.batch, served.model)
+        self.with_usage = ask.with_usage
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        first = True
+        try:
+            async for piece in self._hearing.pieces():
+                if first:
+                    self._meters.first_token.observe(time.perf_counter() - self._begun)
+                first = False
+                yield piece
+            if self._hearing.how is Ended.INTERRUPTED:
+                raise Closed("the server ends")
+            self._meters.whole.observe(time.perf_counter() - self._begun)
+        finally:
+            self._text.cancel()
+
+    @property
+    def finish(self) -> str:
+        return FINISHES[self._hearing.how]
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self._ask.prompt), self._hearing.tokens)
+
+
+async def _whole(writing: _Writing, shape: Shape) -> Response:
+    async with aclosing(writing.pieces()) as pieces:
+        found = [piece async for piece in pieces]
+    return JSONResponse(shape.whole(found, writing.finish, writing.usage))
+
+
+async def _events(writing: _Writing, shape: Shape) -> AsyncIterator[bytes]:
+    """Server-sent events; what goes wrong after the first has been sent is the last of them."""
+    async with aclosing(writing.pieces()) as pieces:
+        try:
+            if (first := shape.first()) is not None:
+                yield _event(first)
+            async for piece in pieces:
+                yield _event(shape.chunk(piece))
+        except Exception as error:  # the status has been sent: an event is all that is left to say it with
+            yield _event(refusal_of(error).body())
+            return
+    yield _event(shape.last(writing.finish))
+    if writing.with_usage:
+        yield _event(shape.usage(writing.usage))
+    yield b"data: [DONE]\n\n"
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
+    """The answer, which is given up when the client goes."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+
+    answering, going = asyncio.ensure_future(answer), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((answering, going), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        for task in (answering, going):
+            task.cancel()
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_BODY:
+                    raise Refusal(413, f"the body has more than {MOST_BODY} bytes", code="body_too_large")
+    except TimeoutError as error:
+        raise Refusal(
+            408, f"the body took more than {BODY_SECONDS:.0f} seconds to come", code="body_too_slow"
+        ) from error
+    return bytes(body)
+
+
+def _refusing(refusal: Refusal) -> Response:
+    headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 413: {"connection": "close"}}
+    return JSONResponse(refusal.body(), refusal.status, headers=headers.get(refusal.status))
+
+
+async def _refuse_http(request: Request, error: HTTPException) -> Response:
+    """There is no such address, or not for this method."""
+    path = f"{request.method} {request.url.path}"
+    return JSONResponse(
+        Refusal(error.status_code, f"{path}: {error.detail}", code="unknown_url").body(),
+        error.status_code,
+        error.headers,
+    )

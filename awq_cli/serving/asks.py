@@ -1,0 +1,212 @@
+"""Requests of OpenAI's API, read and checked field by field."""
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from awq_cli.serving.refusals import Refusal
+from engine.generate import greedy
+from engine.model import Model
+from engine.sampling import sampler
+from engine.text import check_unicode
+
+# Fields that ask for what is not done here, and what they are when they ask for nothing.
+NOT_DONE: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1), "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
+    "functions": (None, []), "tool_choice": (None, "none", "auto"), "function_call": (None, "none", "auto"),
+    "logit_bias": (None, {}), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "audio": (None,),
+    "modalities": (None, ["text"]), "response_format": (None, {"type": "text"}), "reasoning_effort": (None, "none"),
+    "prediction": (None,), "web_search_options": (None,),
+}  # fmt: skip
+# Fields that change nothing in an answer.
+ASIDE = {
+    "model", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
+    "prompt_cache_key", "verbosity",
+}  # fmt: skip
+SHARED = {"stream", "stream_options", "stop", "max_tokens", "temperature", "top_p", "seed", "logprobs"}
+OF_CHAT = {"messages", "max_completion_tokens", "top_logprobs"}
+OF_COMPLETIONS = {"prompt"}
+COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
+MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is to be written, and how it is to be told.
+
+    prompt: ids `(length,)`; top: how many likely tokens are told of beside each one; None: nor is its own probability.
+    """
+
+    prompt: np.ndarray
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    choose: Callable[[np.ndarray], int]
+    stream: bool
+    with_usage: bool
+    top: int | None
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"the body is not JSON: {error}", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise Refusal(400, "the body has to be a JSON object", code="invalid_json")
+    return value
+
+
+def read_chat(given: dict[str, Any], model: Model, context: int) -> Ask:
+    """Of /v1/chat/completions. Raises `Refusal`, or `OptionError` for messages that the template does not take."""
+    _check_fields(given, OF_CHAT)
+    wanted = _flag(given, "logprobs")
+    top = _whole(given, "top_logprobs", 0, MOST_TOP)
+    if top is not None and not wanted:
+        raise _wrong("top_logprobs", "needs logprobs to be true")
+    prompt = model.encode_chat(_messages(given))
+    most = _whole(given, "max_completion_tokens", 1, None) or _whole(given, "max_tokens", 1, None)
+    return _ask(given, prompt, _room(prompt, most, context), (top or 0) if wanted else None)
+
+
+def read_completion(given: dict[str, Any], model: Model, context: int) -> Ask:
+    """Of /v1/completions, with one prompt: a text or tokens. Raises as `read_chat` does."""
+    _check_fields(given, OF_COMPLETIONS)
+    top = _whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
+    prompt = _prompt(given.get("prompt"), model)
+    most = _whole(given, "max_tokens", 1, None)
+    left = max(1, min(COMPLETION_TOKENS, context - len(prompt)))
+    return _ask(given, prompt, _room(prompt, most, context) if most else _room(prompt, left, context), top)
+
+
+def _ask(given: dict[str, Any], prompt: np.ndarray, most: int, top: int | None) -> Ask:
+    options = given.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _wrong("stream_options", "has to be an object")
+    stream = _flag(given, "stream")
+    if options is not None and not stream:
+        raise _wrong("stream_options", "needs stream to be true")
+    return Ask(prompt, most, _stop(given), _choice(given), stream, _flag(options or {}, "include_usage"), top)
+
+
+def _check_fields(given: dict[str, Any], own: set[str]) -> None:
+    for name, value in given.items():
+        if name in NOT_DONE:
+            if value not in NOT_DONE[name]:
+                raise Refusal(400, f"{name} is not supported here; leave it out", name, "unsupported_parameter")
+        elif name not in SHARED | ASIDE | own:
+            raise Refusal(400, f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
+
+
+def _room(prompt: np.ndarray, most: int | None, context: int) -> int:
+    """Tokens to write: as many as are asked for, or as there is room for."""
+    length = len(prompt)
+    if length >= context or length + (most or 0) > context:
+        asked = f" and {most} to be written" if most else ""
+        raise Refusal(
+            400,
+            f"This server's maximum context length is {context} tokens; {length} in the prompt{asked} are more than it "
+            f"has room for",
+            "messages",
+            "context_length_exceeded",
+        )
+    return most or context - length
+
+
+def _choice(given: dict[str, Any]) -> Callable[[np.ndarray], int]:
+    """As OpenAI has it, tokens are drawn at a temperature of 1 where nothing is said; at 0 the likeliest are taken."""
+    temperature, top_p = _number(given, "temperature", 0, 2), _number(given, "top_p", 0, 1)
+    seed = _whole(given, "seed", -(2**63), 2**63 - 1)
+    if temperature == 0:
+        return greedy
+    return sampler(
+        1.0 if temperature is None else temperature,
+        top_p=None if top_p in (None, 1) else max(top_p, 1e-9),  # of 0, the likeliest token is left
+        seed=secrets.randbits(63) if seed is None else seed % 2**64,
+    )
+
+
+def _messages(given: dict[str, Any]) -> list[dict[str, str]]:
+    messages = given.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "has to be a list of one message or more")
+    read = []
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in ROLES:
+            raise _wrong(where, f"has to have a role, one of {', '.join(ROLES)}")
+        read.append({"role": ROLES[role], "content": _content(message.get("content"), f"{where}.content")})
+    return read
+
+
+def _content(content: Any, where: str) -> str:
+    """A text, or parts of one."""
+    if isinstance(content, list):
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        if not all(isinstance(part, str) for part in parts):
+            raise _wrong(where, "has a part that is no text; this model reads nothing else")
+        content = "".join(parts)
+    if not isinstance(content, str):
+        raise _wrong(where, "has to be a text")
+    check_unicode(content, where)
+    return content
+
+
+def _prompt(prompt: Any, model: Model) -> np.ndarray:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return model.encode_prompt(prompt, chat=False)
+    if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
+        raise _wrong("prompt", "has to be one text, or one list of token ids")
+    if not 0 <= min(prompt) <= max(prompt) < model.vocabulary:
+        raise _wrong("prompt", f"has a token that is not in [0, {model.vocabulary})")
+    return np.array(prompt, np.int64)
+
+
+def _stop(given: dict[str, Any]) -> tuple[str, ...]:
+    stop = given.get("stop")
+    texts = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(texts, list) or len(texts) > MOST_STOPS or not all(isinstance(one, str) and one for one in texts):
+        raise _wrong("stop", f"has to be a text or up to {MOST_STOPS} texts, none of them empty")
+    return tuple(texts)
+
+
+def _flag(given: dict[str, Any], name: str) -> bool:
+    value = given.get(name)
+    if value not in (None, True, False) or isinstance(value, int) and not isinstance(value, bool):
+        raise _wrong(name, "has to be true or false")
+    return bool(value)
+
+
+def _whole(given: dict[str, Any], name: str, least: int, most: int | None) -> int | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or value < least or (most is not None and value > most):
+        raise _wrong(name, f"has to be a whole number, {_range(least, most)}")
+    return value
+
+
+def _number(given: dict[str, Any], name: str, least: float, most: float) -> float | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise _wrong(name, f"has to be a number, {_range(least, most)}")
+    return value
+
+
+def _range(least: float, most: float | None) -> str:
+    return f"{least} at least" if most is None else f"{least} to {most}"
+
+
+def _wrong(name: str, what: str) -> Refusal:
+    return Refusal(400, f"{name} {what}", name, "invalid_value")

@@ -1,0 +1,110 @@
+"""One answer on its way from the thread that writes it to the loop that sends it."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from awq_cli.serving.asks import Ask
+from engine.batching import Asked, Batch
+from engine.model import Model
+from engine.stopping import Ended, StopTexts
+from engine.text import TextStream
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token's text, its bytes if they are whole characters, and the natural logarithm of its probability."""
+
+    token: str
+    bytes: list[int] | None
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Told:
+    """A token, and the likeliest at its place."""
+
+    chosen: Likely
+    top: list[Likely]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more of an answer: whole characters, and what was asked to be told of its tokens."""
+
+    text: str
+    told: list[Told]
+
+
+class Hearing:
+    """`engine.batching.Listener`; what it hears is read as `pieces`, in the loop that it was made in.
+
+    tokens: written so far; how, error: once it has ended.
+    """
+
+    def __init__(self, model: Model, ask: Ask):
+        self._tokenizer, self._ask, self._end_tokens = model.tokenizer, ask, model.end_tokens
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+        self._pieces, self._stop = TextStream(model.tokenizer), StopTexts(ask.stop)
+        self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
+        self.tokens = 0
+        self.how: Ended | None = None
+        self.error: Exception | None = None
+
+    def begin(self, batch: Batch, model: Model) -> Any:
+        """Have it written; what is given may be cancelled. Raises as `Batch.add` does."""
+        ask = self._ask
+        adjust = model.rules.for_text(len(ask.prompt), ask.max_new_tokens)
+        return batch.add(Asked(ask.prompt, ask.max_new_tokens, self._end_tokens, ask.choose, adjust), self)
+
+    def wrote(self, token: int, logits: np.ndarray) -> bool:
+        self.tokens += 1
+        told = [] if self._ask.top is None or token in self._end_tokens else [self._tell(token, logits)]
+        self._give(Piece(self._stop.add(self._pieces.add(token)), told))
+        return not self._stop.found
+
+    def ended(self, how: Ended, error: Exception | None) -> None:
+        if not self._stop.found:
+            self._give(Piece(self._stop.add(self._pieces.end()) + self._stop.end(), []))
+        self.how, self.error = Ended.STOP if self._stop.found and error is None else how, error
+        self._send([*self._held, None])
+
+    async def pieces(self) -> Any:
+        """Pieces as they come; raises what ended the answer, if something did."""
+        while (piece := await self._queue.get()) is not None:
+            yield piece
+        if self.error is not None:
+            raise self.error
+
+    def _give(self, piece: Piece) -> None:
+        if not piece.text and not piece.told:
+            return
+        if self._ask.stream:
+            self._send([piece])
+        else:
+            self._held.append(piece)
+
+    def _send(self, pieces: list[Piece | None]) -> None:
+        def put() -> None:
+            for piece in pieces:
+                self._queue.put_nowait(piece)
+
+        try:
+            self._loop.call_soon_threadsafe(put)
+        except RuntimeError:  # the loop has ended, and with it whoever might have read
+            return
+
+    def _tell(self, token: int, logits: np.ndarray) -> Told:
+        most = logits.max()
+        scores = logits - (most + np.log(np.exp(logits - most, dtype=np.float64).sum()))
+        count = self._ask.top or 0
+        top = np.argpartition(-logits, count)[:count] if count else np.empty(0, np.int64)
+        likeliest = sorted(map(int, top), key=lambda one: (-logits[one], one))
+        return Told(self._likely(token, scores), [self._likely(one, scores) for one in likeliest])
+
+    def _likely(self, token: int, scores: np.ndarray) -> Likely:
+        text = self._tokenizer.decode([token], skip_special_tokens=False)
+        whole = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode("utf-8"))
+        return Likely(text, whole, float(scores[token]))

@@ -1,0 +1,188 @@
+"""Answer over HTTP, as OpenAI's API does, several conversations at once."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from awq_cli.running import ModelRequest, ModelResult, described, open_model
+from engine.batching import Batch
+from qlinear.errors import OptionError, TargetError
+from qlinear.progress import Note, Watcher
+
+MOST_CONTEXT = 8192  # where nothing is said, as in a conversation
+WAITING = 16  # requests that may wait, for each slot
+GRACE = 5.0  # seconds that answers have to end in, once the server is asked to
+API_KEY = "RUN_AWQ_API_KEY"
+
+
+@dataclass(frozen=True)
+class Request(ModelRequest):
+    host: str
+    port: int
+    api_key: str | None
+    slots: int
+    context: int | None
+
+
+@dataclass(frozen=True)
+class Result(ModelResult):
+    """address: where it was; written: tokens; ended: answers by how they did; failed: those that an error ended."""
+
+    address: str
+    slots: int
+    context: int
+    written: int
+    ended: dict[str, int]
+    failed: int
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Told of once requests are answered."""
+
+    address: str
+    model: str
+    backend: str
+    slots: int
+    context: int
+
+
+def run(request: Request, watch: Watcher) -> Result:
+    _check_libraries()
+    key = request.api_key if request.api_key is not None else os.environ.get(API_KEY) or None
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
+        raise OptionError("`api_key` has to be some printable characters of ASCII")
+    listening = _listen(request.host, request.port)
+    with listening:
+        model = open_model(request, watch)
+        context = _context(request, model)
+        batch = Batch(model.slots(context, request.slots), most_waiting=WAITING * request.slots)
+        try:
+            return _serve(request, watch, _Opened(model, batch, listening, key))
+        finally:
+            batch.close()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    model: Any
+    batch: Batch
+    listening: socket.socket
+    key: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the model, as clients see it: its checkpoint's folder, or its own."""
+        return Path(self.model.about.checkpoint or self.model.about.name).name
+
+
+def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
+    from awq_cli.serving.app import Served, make_app
+    from awq_cli.serving.counting import Meters
+
+    model, batch = opened.model, opened.batch
+    notes = model.rules.notes
+    app = make_app(Served(model, batch, Meters(batch), opened.name, opened.key))
+    context, slots = batch.decoder.max_tokens, batch.decoder.slots
+    if opened.key is None and not _is_of_this_machine(request.host):
+        watch(Note(f"`host={request.host}`: whoever reaches this machine may ask; `api_key` shuts them out"))
+    address = _address(opened.listening)  # which is closed in the end
+    watch(Serving(address, opened.name, model.about.code, slots, context))
+    _run_until_told(app, opened)
+    counts = batch.counts
+    return Result(
+        **described("serve", request, model, notes),
+        address=address,
+        slots=slots,
+        context=context,
+        written=counts.written,
+        ended={how.value: count for how, count in counts.ended.items()},
+        failed=counts.failed,
+    )
+
+
+def _run_until_told(app: Any, opened: _Opened) -> None:
+    """Until SIGINT or SIGTERM: answers may then end within `GRACE`; another one ends it at once."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self.told)
+            yield
+
+        def told(self) -> None:
+            if self.should_exit:
+                self.force_exit = True
+            self.should_exit = True
+            grace = 0.0 if self.force_exit else GRACE
+            threading.Thread(target=opened.batch.close, args=(grace,), daemon=True).start()
+
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(GRACE) + 2,
+    )
+    Server(config).run(sockets=[opened.listening])
+
+
+def _context(request: Request, model: Any) -> int:
+    if request.context is None:
+        return min(MOST_CONTEXT, model.max_positions or MOST_CONTEXT)
+    model.check_fits(request.context, "conversations of `context`")
+    return request.context
+
+
+def _check_libraries() -> None:
+    try:
+        import prometheus_client  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise TargetError(
+            f"`task=serve` needs {error.name}; install what it needs: pip install 'run-awq[serve]'"
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises `OptionError` where somebody else listens, or there is no such address."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OptionError(f"`host={host}` is no address of this machine: {error.strerror}") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise OptionError(f"`port={port}` of {host} cannot be had: {error.strerror}; give another `port`") from error
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_of_this_machine(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,77 @@
+"""The server under load: what several texts at once are worth, and whether it stands what clients do.
+
+\b
+    python -m benchmarks.serving throughput --checkpoint DIR
+    python -m benchmarks.serving soak --checkpoint DIR --minutes 10
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.machine import processor
+from benchmarks.serving.server import serving
+from benchmarks.serving.soak import soak
+from benchmarks.serving.soak import table as soak_table
+from benchmarks.serving.throughput import batch_times, measure, served_times, table
+from engine.batching import Batch
+from qlinear.backends.cpu import native
+from run_awq import load
+
+checkpoint_option = click.option(
+    "--checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Of the cpu."
+)
+json_option = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write what was found to a file."
+)
+
+
+@click.group(help=__doc__)
+def command() -> None: ...
+
+
+@command.command()
+@checkpoint_option
+@click.option("--streams", default="1,4,8", show_default=True, help="Texts at once; multiples are of the first.")
+@click.option("--tokens", default=128, show_default=True, help="To write in each.")
+@click.option("--rounds", default=7, show_default=True)
+@json_option
+def throughput(checkpoint: Path, streams: str, tokens: int, rounds: int, json_file: Path | None) -> None:
+    """Tokens a second of several texts at once, as a multiple of what one alone has."""
+    counts = tuple(int(count) for count in streams.split(","))
+    model = load(checkpoint)
+    batch = Batch(model.slots(2 * tokens + 64, max(counts)), most_waiting=max(counts))
+    rows = measure("batch", counts, rounds, lambda count, seed: batch_times(batch, count, tokens, seed))
+    batch.close()
+    with serving(checkpoint, "--slots", max(counts), "--context", 2 * tokens + 64) as server:
+        rows += measure("over HTTP", counts, rounds, lambda count, seed: served_times(server, count, tokens, seed))
+    title = (
+        f"{checkpoint.name}, {model.about.code}, {native.threads()} threads of {processor()}; median of {rounds} rounds"
+    )
+    Console().print(table(rows, title).rich())
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+
+
+@command.command("soak")
+@checkpoint_option
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@json_option
+def soak_command(checkpoint: Path, minutes: float, seed: int, json_file: Path | None) -> None:
+    """Clients that go away, send what is no request or ask for too much; ends with status 1 if anything went wrong."""
+    with serving(checkpoint, "--slots", 4) as server:
+        tally = soak(server, minutes, seed)
+    Console().print(soak_table(tally).rich())
+    for wrong in tally.wrong[:20]:
+        click.echo(f"wrong: {wrong}", err=True)
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(tally), indent=2))
+    sys.exit(bool(tally.wrong))
+
+
+command()
