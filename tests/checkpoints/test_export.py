@@ -181,7 +181,9 @@ def test_a_place_that_is_taken_and_a_format_that_is_none(four, tmp_path):
         export(four, tmp_path / "a", "gptq")
     export(four, tmp_path / "a", "gptq", overwrite=True)
     assert section(tmp_path / "a")["quant_method"] == "gptq"
-    with pytest.raises(OptionError, match="^`format=exl2` is not one of compressed-tensors, awq, gptq$"):
+    with pytest.raises(
+        OptionError, match="^`format=exl2` is not one of compressed-tensors, awq, gptq, gguf, gguf-f16, gguf-bf16$"
+    ):
         export(four, tmp_path / "b", "exl2")
 
 
