@@ -24,7 +24,8 @@ from engine.batching import Batch, Closed
 from engine.model import Model
 from engine.stopping import Ended
 
-MOST_BODY = 4 << 20  # bytes
+# Bytes of a body: some, and for each token of the context more than tokens have on average, however they are escaped.
+BODY_AT_LEAST, BODY_PER_TOKEN = 64 << 10, 64
 BODY_SECONDS = 30.0  # that a client may take to send one
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,6 +45,10 @@ class Served:
     @property
     def context(self) -> int:
         return self.batch.decoder.max_tokens
+
+    @property
+    def most_body(self) -> int:
+        return BODY_AT_LEAST + BODY_PER_TOKEN * self.context
 
 
 def make_app(served: Served) -> Starlette:
@@ -121,7 +126,7 @@ class _Api:
 
     async def _answer(self, request: Request, read: Read, shape: Shape) -> Response:
         served, begun = self._served, time.perf_counter()
-        given = read_object(await _body(request))
+        given = read_object(await _body(request, served.most_body))
         self._check_name(given.get("model"))
         async with self._encoding:
             ask = await asyncio.to_thread(read, given, served.model, served.context)
@@ -210,14 +215,14 @@ async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Respons
             task.cancel()
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most: int) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 body += part
-                if len(body) > MOST_BODY:
-                    raise Refusal(413, f"the body has more than {MOST_BODY} bytes", code="body_too_large")
+                if len(body) > most:
+                    raise Refusal(413, f"the body has more than {most} bytes", code="body_too_large")
     except TimeoutError as error:
         raise Refusal(
             408, f"the body took more than {BODY_SECONDS:.0f} seconds to come", code="body_too_slow"

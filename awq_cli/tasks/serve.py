@@ -1,6 +1,7 @@
 """Answer over HTTP, as OpenAI's API does, several conversations at once."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -127,6 +128,7 @@ def _run_until_told(app: Any, opened: _Opened) -> None:
             grace = 0.0 if self.force_exit else GRACE
             threading.Thread(target=opened.batch.close, args=(grace,), daemon=True).start()
 
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it warns of clients that are not there any more
     config = uvicorn.Config(
         app,
         loop="asyncio",

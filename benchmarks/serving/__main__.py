@@ -70,7 +70,7 @@ def soak_command(checkpoint: Path, minutes: float, seed: int, json_file: Path | 
     for wrong in tally.wrong[:20]:
         click.echo(f"wrong: {wrong}", err=True)
     if json_file is not None:
-        json_file.write_text(json.dumps(asdict(tally), indent=2))
+        json_file.write_text(json.dumps(vars(tally), indent=2))
     sys.exit(bool(tally.wrong))
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,6 +20,7 @@ from tokenizers.trainers import WordLevelTrainer
 from transformers import PreTrainedTokenizerFast
 
 from awq_cli.main import main
+from tests.awq_cli.served import Server
 from tests.tiny import tiny_model
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command has it: before anything is multiplied
@@ -26,6 +28,10 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command has it: befor
 VOCABULARY, CONTEXT = 512, 600
 # What every run on the CPU says where the package was installed without a compiler: true, but of the machine.
 SLOW = "note: running in plain torch, many times slower: "
+TEMPLATE = (
+    "{% for m in messages %}{{ bos_token }} {{ m.role }} {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }} assistant{% endif %}"
+)
 # As many samples as a search needs to have something to compare.
 CALIBRATION = ("--n_samples", "4", "--seqlen", "32")
 
@@ -139,3 +145,21 @@ def rounded(model, tmp_path_factory) -> Path:
     command = Command(tmp_path_factory.mktemp("rounded"))
     command.result("--task", "quantize", "--model_name", model, "--awq", "none", "--output", "made")
     return command.folder / "made"
+
+
+@pytest.fixture(scope="session")
+def served_checkpoint(rounded, tmp_path_factory):
+    """With a chat template, and a penalty for what was said before, so that answers have some variety."""
+    folder = tmp_path_factory.mktemp("served") / "served"
+    shutil.copytree(rounded, folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.5}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(served_checkpoint):
+    with Server(served_checkpoint) as running:
+        yield running

@@ -1,0 +1,57 @@
+"""What the benchmarks of serving count, and the soak itself for some seconds."""
+
+import pytest
+
+from benchmarks.serving.server import serving
+from benchmarks.serving.soak import soak
+from benchmarks.serving.soak import table as soak_table
+from benchmarks.serving.throughput import Row, batch_times, measure, rate, table
+from engine.batching import Batch
+from qlinear.backends.cpu import native
+from run_awq import load
+from tests.quantized import quantized, save_float
+
+pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving")
+    return quantized(save_float(folder / "tiny", max_position_embeddings=1024), folder / "w4")
+
+
+def test_a_rate_is_of_the_time_in_which_all_are_written():
+    first, second = [0.0, 1.0, 2.0, 3.0, 4.0], [2.0, 2.5, 3.0, 3.5, 9.0]
+    assert rate([first]) == 1
+    assert rate([first, second]) == (2 + 3) / 2
+
+
+def test_rounds_take_turns_and_compare_within_themselves():
+    calls = []
+
+    def run(count, number):
+        calls.append((count, number))
+        return [[0.0, number / count] for _ in range(count)]
+
+    one, four = measure("made up", (1, 4), 2, run)
+    assert calls == [(4, 0), (1, 1), (4, 1), (1, 2), (4, 2)]
+    assert (one.rates, one.ratios) == ([1, 0.5], [1, 1])
+    assert (four.rates, four.ratios) == ([16, 8], [16, 16])
+    shown = table([one, four, Row("made up", 4, [3], [2.6])], "title")
+    assert [row[1:] for row in shown.rows[1:]] == [
+        ["4", "12.0", "16.00", "16.00 to 16.00", "2.5"], ["4", "3.0", "2.60", "2.60 to 2.60", "2.5"]
+    ]  # fmt: skip
+
+
+def test_tokens_are_counted_in_a_batch(checkpoint):
+    batch = Batch(load(checkpoint).slots(200, 3), 3)
+    times = batch_times(batch, 3, 40, seed=1)
+    batch.close()
+    assert [len(one) for one in times] == [40] * 3 and all(one == sorted(one) for one in times)
+
+
+def test_some_seconds_of_clients_that_mean_no_good(checkpoint):
+    with serving(checkpoint, "--slots", 2) as server:
+        tally = soak(server, minutes=0.08, seed=1)
+    assert tally.wrong == [] and sum(tally.kinds.values()) > 8 and len(tally.resident) > 1
+    assert soak_table(tally).rows[-5] == ["wrong", "0"]
