@@ -43,16 +43,13 @@ class Gguf:
     swa_rope: bool = False
     reads: bool = True
 
-    def interleaved_heads(self, stem: str, config: "Config") -> int | None:
-        """Into how many heads the rows of this tensor are cut and interleaved; None: they are as transformers has them.
-
-        stem: the name in the file, its block and its last part left out or not.
-        """
+    def interleaved_heads(self, name: str, config: "Config") -> int | None:
+        """Of how many heads the rows of the tensor that a file calls `name` are interleaved; None: of none."""
         if not self.interleaved:
             return None
-        if ".attn_q." in stem:
+        if ".attn_q." in name:
             return config.num_attention_heads
-        return config.num_key_value_heads if ".attn_k." in stem else None
+        return config.num_key_value_heads if ".attn_k." in name else None
 
     def to_module(self, name: str, stored: "Tensor", config: "Config") -> "Tensor":
         """The module's tensor of the one that a file calls `name`."""

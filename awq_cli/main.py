@@ -120,7 +120,8 @@ def _set_environment() -> None:
     """Before the libraries are loaded that read it.
 
     What goes wrong is said once, by us: not by a library's warning before it. And Intel's library, which torch
-    multiplies with, makes the same sums at any number of threads, at no cost in time.
+    multiplies with, makes the same sums at any number of threads, at no cost in time. And threads that wait for each
+    other let go of their cores: on a machine with other work to do, those that spin wait for one that is not there.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -130,6 +131,7 @@ def _set_environment() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main() -> None:

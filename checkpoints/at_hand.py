@@ -14,7 +14,7 @@ from typing import Any
 from checkpoints.mapped import map_directory
 from checkpoints.plain_tokenizer import PlainTokenizer
 from checkpoints.recipes import asked_for_flash, read_recipe
-from checkpoints.stored_parts import StoredParts
+from checkpoints.stored_parts import PlainScheme, StoredParts
 from qlinear.backends.stack import Unsupported
 from qlinear.sizes import BITS
 
@@ -33,10 +33,12 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Opened:
-    """config: the fields of config.json; generation: of generation_config.json; model_bytes: of the weight files."""
+    """config: the fields of config.json; generation: of generation_config.json, None where there is none;
+    model_bytes: of the weight files.
+    """
 
     config: SimpleNamespace
-    generation: Mapping[str, Any]
+    generation: Mapping[str, Any] | None
     parts: StoredParts
     tokenizer: PlainTokenizer
     model_bytes: int
@@ -47,20 +49,21 @@ class Opened:
 def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened:
     """flash_attention: None: as was asked for when the checkpoint was made.
 
-    Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one."""
+    Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one.
+    """
     config, recipe = _read_object(directory / "config.json"), read_recipe(directory)
     if config.get("auto_map"):
         raise Unsupported("it has code of its own")
     if flash_attention is None and not asked_for_flash(recipe):
         raise Unsupported("it runs on its modules by default")
-    bits, symmetric = _read_section(config.pop("quantization_config", None))
+    scheme = _read_section(config.pop("quantization_config", None))
     described = SimpleNamespace(**config)
     tensors, stored_bytes = map_directory(directory)
     generation = directory / "generation_config.json"
     return Opened(
         described,
-        _read_object(generation) if generation.is_file() else {},
-        StoredParts(tensors, described, bits, symmetric),
+        _read_object(generation) if generation.is_file() else None,
+        StoredParts(tensors, described, scheme),
         PlainTokenizer(directory, recipe.get("tokenizer_proof")),
         stored_bytes,
         recipe,
@@ -74,22 +77,22 @@ def _read_object(path: Path) -> dict:
     return value
 
 
-def _read_section(section: Any) -> tuple[int, bool]:
-    """Bits and whether symmetric, of a section as this program writes it."""
+def _read_section(section: Any) -> PlainScheme:
+    """Of a section as this program writes it."""
     groups = section["config_groups"].values()
     _check_plain({name: value for name, value in section.items() if name not in ("config_groups", "ignore")}, _SECTION)
-    weights = []
+    weights, sizes = [], set()
     for group in groups:
         _check_plain({name: value for name, value in group.items() if name not in ("targets", "weights")}, _GROUP)
         weights.append(dict(group["weights"]))
     found = {(one.pop("num_bits"), one.pop("symmetric")) for one in weights}
     for one in weights:
-        one.pop("group_size")
+        sizes.add(one.pop("group_size"))
         _check_plain(one, _WEIGHTS)
     ((bits, symmetric),) = found
     if bits not in BITS or type(bits) is not int or type(symmetric) is not bool:
         raise Unsupported(f"{bits} bits")
-    return bits, symmetric
+    return PlainScheme(bits, symmetric, frozenset(sizes))
 
 
 _GROUP = {"input_activations": (None,), "output_activations": (None,), "format": (None, "pack-quantized")}

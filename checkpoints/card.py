@@ -13,17 +13,17 @@ SIZE = "bits a weight, embeddings included"
 # Who opens which format, as docs/interop.md shows it: (program, how).
 READERS = {
     "compressed-tensors": (
-        ("run-awq", "run_awq.py --task decode --checkpoint {directory} --chat"),
+        ("run_awq", 'load("{directory}")'),
         ("transformers with compressed-tensors", 'AutoModelForCausalLM.from_pretrained("{directory}")'),
         ("vLLM (4 bits)", "vllm serve {directory}"),
     ),
     "awq": (
-        ("run-awq", "run_awq.py --task decode --checkpoint {directory} --chat"),
-        ("mlx-lm", "mlx_lm.generate --model {directory} --prompt TEXT"),
+        ("run_awq", 'load("{directory}")'),
+        ("mlx-lm", 'mlx_lm.load("{directory}")'),
         ("vLLM", "vllm serve {directory}"),
     ),
     "gptq": (
-        ("run-awq", "run_awq.py --task decode --checkpoint {directory} --chat"),
+        ("run_awq", 'load("{directory}")'),
         ("GPTQModel", 'GPTQModel.load("{directory}")'),
         ("vLLM (symmetric only)", "vllm serve {directory}"),
     ),

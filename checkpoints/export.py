@@ -143,7 +143,7 @@ class _Work:
         linears = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
         kept = [name for name in linears if name not in self.fitting]
         symmetric = lowest == highest == middle(bits)
-        return Body(bits, common_group_size(self.fitting.values()), symmetric, lowest > 0, kept, self.head)
+        return Body(bits, common_group_size(self.fitting.values()), symmetric, kept, self.head)
 
     def tensors(self, body: Body, watch: Watcher) -> Iterator[tuple[str, Tensor]]:
         """Everything that the checkpoint is going to hold, under the names that the one before has for it."""

@@ -6,8 +6,8 @@ from pathlib import Path
 RECIPE = "awq_recipe.json"
 # What of a recipe is read again.
 KINDS = {
-    "fingerprint": str, "files_fingerprint": str, "options": dict, "versions": dict, "flash_attention": bool,
-    "files": list, "tokenizer_proof": str,
+    "fingerprint": str, "files_fingerprint": str, "options": dict, "versions": dict, "files": list,
+    "tokenizer_proof": str,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The weights of a checkpoint as `engine.stack.describe` asks for them: mapped, and laid out for the cpu's kernels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,24 @@ _BIASES = {
 _ASIDE = ("weight_shape", "weight_zero_point", "weight_scale", "rotary_emb.inv_freq")
 
 
+@dataclass(frozen=True)
+class PlainScheme:
+    """How a checkpoint's linears are quantized: all alike, but in groups of one of the sizes."""
+
+    bits: int
+    symmetric: bool
+    group_sizes: frozenset[int]
+
+
 class StoredParts:
     """`engine.stack.Parts` over a checkpoint in the compressed-tensors format; what was laid out once is kept.
 
     Whatever is not as this program writes it raises `Unsupported`: the long way knows more, and says what is wrong.
     """
 
-    def __init__(self, tensors: dict[str, Stored], config: Any, bits: int, symmetric: bool):
+    def __init__(self, tensors: dict[str, Stored], config: Any, scheme: PlainScheme):
         self._tensors, self._config = tensors, config
-        self._bits, self._symmetric = bits, symmetric
+        self._scheme = scheme
         self._arena = Arena()
         self._made: dict[tuple[str, ...], Any] = {}
         self._used: set[str] = set()
@@ -116,12 +126,13 @@ class StoredParts:
         words, scales = self._array(f"{name}.weight_packed"), self._bfloat16(f"{name}.weight_scale")
         if scales.ndim != 2 or words.dtype != np.int32:
             raise Unsupported(f"{name} is not stored as this program does")
-        (n, groups), bits = scales.shape, self._bits
+        (n, groups), bits = scales.shape, self._scheme.bits
         k = words.shape[-1] * 32 // bits
         group_size = k // groups if groups else 0
-        zeros = middle_zeros(bits, n, groups) if self._symmetric else self._array(f"{name}.weight_zero_point")
+        zeros = middle_zeros(bits, n, groups) if self._scheme.symmetric else self._array(f"{name}.weight_zero_point")
         shapes = words.shape == (n, k * bits // 32) and zeros.shape == (-(-n * bits // 32), groups)
-        if not shapes or group_size not in GROUP_SIZES or k % group_size or zeros.dtype != np.int32:
+        sizes = self._scheme.group_sizes.intersection(GROUP_SIZES)
+        if not shapes or group_size not in sizes or k % group_size or zeros.dtype != np.int32:
             raise Unsupported(f"{name} is not stored as this program does")
         return StoredWeight(words, zeros, scales, n, k, bits)
 

@@ -9,8 +9,8 @@ from engine.rules import PlainRules, Rules
 from engine.runner import Runner, ids
 from engine.stack import Parts, describe
 from qlinear.backends.cpu.decoder import CpuDecoder
-from qlinear.backends.cpu.limits import check
-from qlinear.backends.stack import Stack, StackDecoder, Unsupported
+from qlinear.backends.cpu.limits import check, rows
+from qlinear.backends.stack import GatedMlp, Stack, StackDecoder, Unsupported
 
 
 class StackRunner:
@@ -24,18 +24,22 @@ class StackRunner:
     float_target = None
     flash_attention = True
 
-    def __init__(self, config: Any, generation: Mapping[str, Any], parts: Parts, open_whole: Callable[[], Runner]):
+    def __init__(
+        self, config: Any, generation: Mapping[str, Any] | None, parts: Parts, open_whole: Callable[[], Runner]
+    ):
         """Lays all weights out. Raises `Unsupported` for a model that is not known well enough."""
         self._config, self._parts, self._open_whole = config, parts, open_whole
         self._whole: Runner | None = None
-        self._rules = PlainRules(generation)
+        self._rules = PlainRules(generation or {})
         self.vocabulary = self.outputs = config.vocab_size
         self.max_positions = config.max_position_embeddings
-        given = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+        given = getattr(config, "eos_token_id", None) if generation is None else generation.get("eos_token_id")
         self.end_tokens = ids(given)
         if not all(type(token) is int for token in self.end_tokens):
             raise Unsupported("its eos_token_id is no token's number")
-        check(self.describe(1))
+        stack = self.describe(1)
+        check(stack)
+        _check_sizes(stack, config)
 
     @property
     def module(self) -> Any:
@@ -69,3 +73,12 @@ class StackRunner:
         if self._whole is None:
             self._whole = self._open_whole()
         return self._whole
+
+
+def _check_sizes(stack: Stack, config: Any) -> None:
+    """Raise `Unsupported` for weights that fit each other and not the config: they are another model's."""
+    inner = {sum(map(rows, block.mlp.gate_up)) // 2 for block in stack.blocks if isinstance(block.mlp, GatedMlp)}
+    if stack.vocabulary != config.vocab_size:
+        raise Unsupported("the config and the weights do not agree on the vocabulary")
+    if inner and inner != {config.intermediate_size}:
+        raise Unsupported("the config and the weights do not agree on the size of the MLP")

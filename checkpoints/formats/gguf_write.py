@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from architectures.gguf import Gguf
 from architectures.registry import gguf_writers
+from checkpoints.formats.gguf import read_header
 from checkpoints.formats.gguf_blocks import BLOCK, BLOCK_BYTES, kind_for, to_blocks
 from checkpoints.formats.gguf_header import write_header, write_rope
 from checkpoints.formats.gguf_vocab import Vocabulary, read_vocabulary
@@ -117,8 +118,6 @@ def _folder(output: Path) -> Path:
 
 
 def _check_place(output: Path, overwrite: bool) -> None:
-    from checkpoints.formats.gguf import read_header
-
     if output.suffix.lower() != ".gguf":
         raise CheckpointError(f"`output` {str(output)!r} has to end in .gguf")
     if not _folder(output).is_dir():

@@ -4,7 +4,7 @@ Of a linear (N, K) in groups of g, GEMM (https://github.com/casper-hansen/AutoAW
 `qweight` int32 `(K, N / 8)` and `qzeros` int32 `(K / g, N / 8)`, in whose word c the i-th nibble from below is of
 column `8 c + ORDER[i]`, and `scales` float16 `(K / g, N)`. GEMV (`WQLinear_GEMV`) stores `qweight` `(N, K / 8)`,
 `qzeros` `(N, P)` and `scales` `(N, 8 P)` in plain order, its groups padded to P words. In both
-`w = (q - zero) * scale`, and a bias `(N,)` is float16.
+`w = (q - zero) * scale`, and a bias `(N,)` is float16. `gemv_fast.py` has the third arrangement.
 """
 
 from contextlib import ExitStack
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkpoints.formats import gemv_fast
 from checkpoints.formats.stored import (
     BIAS,
     Rounding,
@@ -37,7 +38,7 @@ WEIGHT_PARTS = (WORDS, ZEROS, SCALES)
 PER_WORD = 8
 # Columns of a word's nibbles, from the lowest.
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-GEMM, GEMV = "gemm", "gemv"
+GEMM, GEMV, GEMV_FAST = VERSIONS = "gemm", "gemv", "gemv_fast"
 
 
 # ---- writing
@@ -90,7 +91,7 @@ def _straighten(words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What a checkpoint's config says of its weights. group_size: None for whole rows; version: GEMM or GEMV."""
+    """What a checkpoint's config says of its weights. group_size: None for whole rows; version: in VERSIONS."""
 
     group_size: int | None
     version: str
@@ -111,8 +112,8 @@ def read_section(section: Any, directory: Path, rounding: Rounding | None = None
         raise CheckpointError(f"{where} says group size {group_size!r}; it has to be a whole number, or -1 for rows")
     version = section.get("version", section.get("format", GEMM))
     version = version.lower() if isinstance(version, str) else version
-    if version not in (GEMM, GEMV):
-        raise CheckpointError(f"{where} says version {version!r} of awq; what is read here are {GEMM} and {GEMV}")
+    if version not in VERSIONS:
+        raise CheckpointError(f"{where} says version {version!r} of awq; what is read here are {', '.join(VERSIONS)}")
     if section.get("zero_point", True) is not True:
         raise CheckpointError(f"{where} says zero_point {section['zero_point']!r}; awq without zero points is not read")
     return Quantization(None if group_size == -1 else group_size, version, rounding or Rounding())
@@ -125,15 +126,17 @@ def check_linear(
     n, k, takes_bias = linear_of(model, name)
     group_size = quantization.group_size or k
     check_group_size(name, group_size)
-    along, what = (n, "out_features") if quantization.version == GEMM else (k, "in_features")
-    if k % group_size or along % PER_WORD:
-        raise CheckpointError(f"{name} is {n}x{k}: {what} have to come in eights, and in_features in {group_size}s")
+    if k % group_size or n % PER_WORD or k % (gemv_fast.COLUMNS if quantization.version == GEMV_FAST else PER_WORD):
+        raise CheckpointError(f"{name} is {n}x{k}: out_features have to come in eights, in_features in {group_size}s")
     groups, has_bias = k // group_size, f"{name}.{BIAS}" in stored
     if quantization.version == GEMM:
         expected = {WORDS: (k, n // PER_WORD), ZEROS: (groups, n // PER_WORD), SCALES: (groups, n)}
-    else:
+    elif quantization.version == GEMV:
         padded = _padded_words(k, group_size)
         expected = {WORDS: (n, k // PER_WORD), ZEROS: (n, padded), SCALES: (n, PER_WORD * padded)}
+    else:
+        floats = (PER_WORD * _padded_words(k, group_size), n)
+        expected = {WORDS: (n // gemv_fast.ROWS, k), ZEROS: floats, SCALES: floats}
     expected[BIAS] = (n,) if takes_bias or has_bias else None
     check_shapes(name, stored, expected, f"awq {quantization.version}, group size {group_size}")
     return StoredLinear((n, k), BITS, groups, False, has_bias, takes_bias)
@@ -151,12 +154,20 @@ def read_linear(
 ) -> LinearWeight:
     """The linear's weight, on the grid that runs here."""
     tensors = Tensors(name, source, lent)
-    words, zeros, scales = tensors.words(WORDS), tensors.words(ZEROS), tensors.floats(SCALES)
+    scales = tensors.floats(SCALES)
     if quantization.version == GEMM:
-        codes, zeros, scales = _straighten(words).t(), _straighten(zeros).t(), scales.t()
+        codes, zeros = _straighten(tensors.words(WORDS)).t(), _straighten(tensors.words(ZEROS)).t()
+        scales = scales.t()
+    elif quantization.version == GEMV:
+        codes, zeros = (
+            unpack(tensors.words(WORDS), BITS, found.shape[1]),
+            unpack(tensors.words(ZEROS), BITS, found.groups),
+        )
+        scales = scales[:, : found.groups]
     else:
-        codes = unpack(words, BITS, found.shape[1])
-        zeros, scales = unpack(zeros, BITS, found.groups), scales[:, : found.groups]
+        scales = scales[: found.groups].t()
+        zeros = gemv_fast.zero_points(f"{name}.{ZEROS}", tensors.floats(ZEROS)[: found.groups].t(), scales)
+        codes = gemv_fast.unpack_codes(tensors.words(WORDS, torch.int16))
     repeat = found.group_size // runs_in(found.group_size)
     scales = quantization.rounding(f"{name}.{SCALES}", scales)
     grid = GridWeight(codes.contiguous(), zeros.repeat_interleave(repeat, 1), scales.repeat_interleave(repeat, 1), BITS)

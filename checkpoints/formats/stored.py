@@ -108,11 +108,12 @@ class Tensors:
         check_finite(f"{self.name}.{part}", tensor)
         return tensor
 
-    def words(self, part: str) -> Tensor:
-        """Raises `CheckpointError` for what is not int32."""
+    def words(self, part: str, dtype: torch.dtype = torch.int32) -> Tensor:
+        """Raises `CheckpointError` for what is not of that type."""
         tensor = self._borrow(part)
-        if tensor.dtype != torch.int32:
-            raise CheckpointError(f"{self.name}.{part}: packed weights have to be int32, not {tensor.dtype}")
+        if tensor.dtype != dtype:
+            wanted = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{self.name}.{part}: packed weights have to be {wanted}, not {tensor.dtype}")
         return tensor
 
     def integers(self, part: str) -> Tensor:

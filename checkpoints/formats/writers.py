@@ -17,14 +17,13 @@ from qlinear.grid import Grid, GridWeight
 class Body:
     """The linears that are written quantized: what all of them share.
 
-    group_size: the smallest of them, into which the others are cut, their scales repeated; whole: whether no zero point
-    is 0; kept: names of all other linears; head: of the output head, wherever it is.
+    group_size: the smallest of them, into which the others are cut, their scales repeated; kept: names of all other
+    linears; head: of the output head, wherever it is.
     """
 
     bits: int
     group_size: int
     symmetric: bool
-    whole: bool
     kept: list[str]
     head: str | None
 
@@ -71,7 +70,8 @@ class AwqWriter:
 
 @dataclass(frozen=True)
 class GptqWriter:
-    """GPTQ's first version, which all of its readers know, where it has a place for every zero point."""
+    """GPTQ's first version, which all of its readers know, for symmetric weights; the second for others, of which
+    GPTQModel believes the first only where it has written it."""
 
     name: str = "gptq"
     dtype: torch.dtype | None = field(default=torch.float16)
@@ -89,7 +89,7 @@ class GptqWriter:
 
     @staticmethod
     def _version(body: Body) -> str:
-        return gptq.V1 if body.whole else gptq.V2
+        return gptq.V1 if body.symmetric else gptq.V2
 
 
 @dataclass(frozen=True)

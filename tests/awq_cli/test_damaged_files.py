@@ -133,7 +133,7 @@ def test_scales_for_other_options(run, model, make_model, scales_file, tmp_path)
     made = f"scales file {scales_file} was made for"
     assert quantize_error(run, model, *load, "--w_bit", "3") == f"{made} 4 bits, not for 3 bits"
     assert quantize_error(run, model, *load, "--group_size", "32") == f"{made} group size 64, not for group size 32"
-    assert quantize_error(run, model, *load, "--symmetric") == f"{made} --symmetric False, not for --symmetric True"
+    assert quantize_error(run, model, *load, "--symmetric") == f"{made} asymmetric grids, not for symmetric grids"
     other = make_model(tmp_path / "other", rms_norm_eps=1e-4)
     assert quantize_error(run, other, *load).startswith(f"{made} the model of fingerprint ")
     missing = "no scales file lost.pt; make one with --awq run, or go without: --awq none"

@@ -140,9 +140,9 @@ def test_perplexity_divergence_and_agreement(run, model, rounded, tokenizer, dat
     perplexity, of_float = math.exp(mean(expected["nll"])), math.exp(mean(expected["float"]))
     score = scores["perplexity", "perplexity"]
     assert score["value"] == pytest.approx(perplexity, rel=0.01)
-    assert score["float_value"] == pytest.approx(of_float, rel=1e-5)
+    assert score["float_value"] == pytest.approx(of_float, rel=2e-3)  # bfloat16 in the order of the fused stack
     assert score["stderr"] == pytest.approx(perplexity * errors["nll"], rel=0.1)
-    assert score["float_stderr"] == pytest.approx(of_float * errors["float"], rel=1e-3)
+    assert score["float_stderr"] == pytest.approx(of_float * errors["float"], rel=0.02)
     for metric, name, tolerance in (
         ("kl_divergence", "divergence", 0.03 * mean(expected["divergence"])),
         ("top1_agreement", "agreement", 0.02),

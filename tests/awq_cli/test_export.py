@@ -2,12 +2,12 @@
 
 import json
 
-from checkpoints.formats.names import FORMATS
+from checkpoints.formats.names import FORMATS, GGUF_FLOATS
 from checkpoints.formats.writers import WRITERS
 
 
 def test_every_format_has_its_writer():
-    assert tuple(WRITERS) == FORMATS
+    assert (*WRITERS, *GGUF_FLOATS) == FORMATS
 
 
 def test_a_checkpoint_is_exported_and_runs(run, rounded):
@@ -34,6 +34,7 @@ def test_what_cannot_be_exported(run, model, rounded):
     export = ("--task", "export", "--checkpoint", rounded)
     assert run(*export).error == "--format is missing: name the format to export to"
     assert "--push nobody is no name of a repository" in run(*export, "--format", "awq", "--push", "nobody").error
+    assert "upload a GGUF file with: hf upload" in run(*export, "--format", "gguf", "--push", "org/name").error
     assert "--format means nothing for --task decode" in run("--task", "decode", "--format", "awq").error
     three = ("--task", "quantize", "--model_name", model, "--w_bit", "3", "--format", "awq", "--output", "never")
     assert run(*three).error == ("--format awq has 4 bits only; --format gptq and --format compressed-tensors have 3")

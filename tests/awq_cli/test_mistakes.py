@@ -49,10 +49,10 @@ def test_an_option_that_means_nothing_is_refused(run, task, options, message):
 
 
 MALFORMED = [
-    ([], "Missing option '--task'. Choose from: quantize, decode, chat, benchmark, benchmark_long, perplexity, "
-     "evaluate"),
+    ([], "Missing option '--task'. Choose from: quantize, decode, chat, serve, benchmark, "
+     "benchmark_long, perplexity, evaluate, export"),
     (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'chat', "
-     "'benchmark', 'benchmark_long', 'perplexity', 'evaluate'."),
+     "'serve', 'benchmark', 'benchmark_long', 'perplexity', 'evaluate', 'export'."),
     (["--task", "quantize", "--w_bit", "5"], "Invalid value for '--w_bit': '5' is not one of '3', '4'."),
     (["--task", "quantize", "--group_size", "96"],
      "Invalid value for '--group_size': '96' is not one of '32', '64', '128', '256'."),

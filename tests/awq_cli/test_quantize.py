@@ -58,7 +58,7 @@ def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, f
     for layer in made["layers"]:
         assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "loss_solver", "ratio", "fed"}
         if layer["name"] == "lm_head":
-            assert layer["group_size"] == 32 and (layer["loss_rtn"], layer["loss_awq"], layer["ratio"]) == (None,) * 3
+            assert layer["group_size"] == 64 and (layer["loss_rtn"], layer["loss_awq"], layer["ratio"]) == (None,) * 3
         else:
             assert layer["group_size"] == 64 and 0 < layer["loss_rtn"] < 0.2 and 0 < layer["loss_awq"] < 0.2
         assert 0 < layer["loss_solver"] < 0.2
@@ -172,9 +172,9 @@ def assert_sizes(made: dict, folder, bits: int, head: bool) -> None:
     block = 64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3  # q and o, k and v, gate up and down
     embedding = 512 * 64
     assert size["float_bytes"] == 2 * (2 * (block + 2 * 64) + 64 + 2 * embedding)
-    # Codes, then a bf16 scale and a packed zero point for each group of 64 (32 in the head), then two int64 of shape.
+    # Codes, then a bf16 scale and a packed zero point for each group of 64, then two int64 of shape.
     stored = 2 * block * (bits + (16 + bits) / 64) + (2 * LINEARS_A_BLOCK + head) * 128
-    stored += head * embedding * (bits + (16 + bits) / 32)
+    stored += head * embedding * (bits + (16 + bits) / 64)
     assert size["bits_per_weight"] == pytest.approx(stored / (2 * block + head * embedding), rel=1e-3)
 
 

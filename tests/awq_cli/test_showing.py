@@ -129,7 +129,7 @@ def test_options_may_be_spelled_with_dashes(run, model):
 def test_help_has_headings_in_the_order_of_work(run):
     out = run("--help").out
     headings = re.findall(r"^([A-Z]\w+):$", out, flags=re.MULTILINE)
-    assert headings == ["Model", "Quantizing", "Running", "Evaluating", "Output", "Help"]
+    assert headings == ["Model", "Quantizing", "Running", "Serving", "Evaluating", "Output", "Help"]
     section = dict(zip(headings, re.split(r"^[A-Z]\w+:$", out, flags=re.MULTILINE)[1:], strict=True))
     assert "--solver [rtn|hqq|gptq|learned]" in section["Quantizing"] and "--prompt TEXT" in section["Running"]
     assert "--overwrite" in section["Output"] and "--tasks NAMES" in section["Evaluating"]

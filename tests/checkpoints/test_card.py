@@ -27,7 +27,7 @@ def test_what_the_hub_reads(tmp_path):
     text = path.read_text()
     assert "| bits a weight, embeddings included | 6.78 |" in text and "| calibration text | text.txt |" in text
     assert "1.00e-03 (geometric mean of 2 linears), 1.00e-02 at most" in text and "somebody" not in text
-    assert "| mlx-lm | `mlx_lm.generate --model model-w4 --prompt TEXT` |" in text
+    assert '| mlx-lm | `mlx_lm.load("model-w4")` |' in text
 
 
 def test_a_path_of_this_machine_is_nobodys_business():

@@ -23,6 +23,7 @@ V2 = GPTQ | {"checkpoint_format": "gptq_v2"}
 PACKED = [
     ("autoawq_gemm", AWQ),
     ("autoawq_gemv", AWQ | {"version": "GEMV"}),
+    ("autoawq_gemv_fast", AWQ | {"version": "gemv_fast"}),
     ("gptqmodel_v2_4bit", V2),
     ("gptqmodel_v2_3bit", V2 | {"bits": 3}),
     ("gptqmodel_v1_4bit", V1),
@@ -49,8 +50,7 @@ def test_codes_zero_points_and_scales_are_those_that_were_packed(tmp_path, name,
     tensors, codes, zeros = packed(name)
     made, bias, layout = read(tensors, section, tmp_path, "bias" in tensors)
     assert torch.equal(made.codes, codes) and torch.equal(made.zeros, zeros)
-    scales = tensors["scales"] if name == "autoawq_gemv" else tensors["scales"].t()
-    scales = scales[:, : K // GROUP]
+    scales = (tensors["scales"] if name == "autoawq_gemv" else tensors["scales"].t())[:, : K // GROUP]
     assert made.scales.dtype == torch.bfloat16 and torch.equal(made.scales, scales.to(torch.bfloat16))
     assert bias is None or torch.equal(bias, tensors["bias"])
     (note,) = layout.notes()
@@ -68,6 +68,21 @@ def test_a_zero_point_of_zero_in_the_first_version(tmp_path):
     assert (zeros == 0).any()
     with pytest.raises(CheckpointError, match=r"qzeros holds 15, which .* zero points of 0 or of 16; ask .* gptq_v2$"):
         read(tensors, GPTQ, tmp_path)
+
+
+def test_zero_points_that_are_stored_as_products(tmp_path):
+    """Whole numbers times scales, within what float16 rounds; what is none of that is damage."""
+    tensors, _, _ = packed("autoawq_gemv_fast")
+    section = AWQ | {"version": "gemv_fast"}
+    tensors["qzeros"][1, 3] -= tensors["scales"][1, 3] / 4
+    with pytest.raises(CheckpointError, match="qzeros holds what are no scales times whole numbers of 0 to 15"):
+        read(tensors, section, tmp_path)
+    tensors["qzeros"][1, 3] = -16 * tensors["scales"][1, 3]
+    with pytest.raises(CheckpointError, match="whole numbers of 0 to 15; it is damaged"):
+        read(tensors, section, tmp_path)
+    tensors, _, _ = packed("autoawq_gemv_fast")
+    with pytest.raises(CheckpointError, match="qweight: packed weights have to be int16, not torch.int32"):
+        read(tensors | {"qweight": tensors["qweight"].int()}, section, tmp_path)
 
 
 def test_zero_points_of_the_first_version_are_one_more(tmp_path):
@@ -96,7 +111,7 @@ def test_inputs_that_are_said_to_be_sorted_and_are_not(tmp_path):
     assert torch.equal(made.codes, codes)
 
 
-@pytest.mark.parametrize(("name", "section"), [PACKED[0], PACKED[2]])
+@pytest.mark.parametrize(("name", "section"), [PACKED[0], ("gptqmodel_v2_4bit", V2)])
 def test_groups_that_the_kernels_lack_run_with_scales_repeated(tmp_path, name, section):
     """Whole rows: one stored group of 128 is what a group size of -1 says."""
     tensors, codes, _ = packed(name)
@@ -133,10 +148,10 @@ def test_a_bias_of_zeros_where_the_model_has_none_is_dropped(tmp_path):
         (AWQ | {"bits": 4.0}, "says 4.0 bits"),
         (AWQ | {"group_size": 0}, "says group size 0"),
         (AWQ | {"group_size": "64"}, "says group size '64'"),
-        (AWQ | {"group_size": 10**12}, r"is 32x128: out_features have to come in eights, and in_features in 10+s"),
+        (AWQ | {"group_size": 10**12}, r"is 32x128: out_features have to come in eights, in_features in 10+s"),
         (AWQ | {"group_size": 48}, "is in groups of 48; what runs here are multiples of 32"),
         (AWQ | {"group_size": 32}, r"qzeros is \(2, 4\) on disk, \(4, 4\) by the config \(awq gemm, group size 32\)"),
-        (AWQ | {"version": "marlin"}, "says version 'marlin' of awq; what is read here are gemm and gemv"),
+        (AWQ | {"version": "marlin"}, "says version 'marlin' of awq; what is read here are gemm, gemv, gemv_fast"),
         (AWQ | {"version": 3}, "says version 3 of awq"),
         (AWQ | {"version": "gemv"}, r"qweight is \(128, 4\) on disk, \(32, 16\) by"),
         (AWQ | {"zero_point": False}, "says zero_point False; awq without zero points is not read"),

@@ -10,10 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from checkpoints.formats.gguf_write import WRITER, WRITER_KEY
+from checkpoints.formats.names import place_of
 from checkpoints.gguf_export import export_gguf
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_tensors, open_stored
 from qlinear.errors import AwqError
+from qlinear.progress import Note
+from run_awq import export
 from tests.checkpoints.pieces import byte_level, sentence_pieces
 from tests.quantized import quantized, save_float
 from tests.tiny import VOCAB, tiny_tokens
@@ -252,3 +255,26 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("checkpoints.place.shutil.disk_usage", lambda folder: usage(9, 8, 1000))
     refused(made, tmp_path / "m.gguf", "GB of disk and 1e-06 GB are free")
+
+
+def test_the_api_says_what_was_lost(tmp_path):
+    """Q8_0 loses up to half a step of a block's largest; scales of this program lose nothing in half precision."""
+    made, said = checkpoint(tmp_path, recipe=dict(w_bit=3, group_size=64)), []
+    result = export(made, tmp_path / "m.gguf", "gguf", progress=said.append)
+    assert (result.format, result.w_bit, result.group_size, result.symmetric) == ("gguf", 3, 64, False)
+    assert result.bytes == (tmp_path / "m.gguf").stat().st_size and result.checkpoint == str(tmp_path / "m.gguf")
+    assert result.scales.largest == 0 and 0.001 < result.floats.rms < 0.01
+    assert any(isinstance(each, Note) and "stored as Q4_0" in each.text for each in said)
+    half = export(made, tmp_path / "h.gguf", "gguf-f16")
+    assert half.floats.rms < 2**-11 and half.bytes > result.bytes
+    refused_source = tmp_path / "m.gguf"
+    with pytest.raises(AwqError, match="is GGUF already"):
+        export(refused_source, tmp_path / "x.gguf", "gguf")
+
+
+def test_where_an_export_goes():
+    assert [place_of("m-w4", format) for format in ("awq", "gguf", "gguf-f16")] == [
+        "m-w4-awq",
+        "m-w4.gguf",
+        "m-w4-f16.gguf",
+    ]

@@ -87,7 +87,7 @@ def test_packed_weights_of_another_kind_are_refused(checkpoint):
     name = f"{PROJECTION}.weight_packed"
     for dtype in (torch.float8_e4m3fn, torch.float16, torch.int64):
         edit_tensors(checkpoint, lambda tensors, dtype=dtype: tensors.update({name: tensors[name].to(dtype)}))
-        assert f"{PROJECTION}: packed weights have to be int32, not {dtype}" in refusal(checkpoint)
+        assert f"{name}: packed weights have to be int32, not {dtype}" in refusal(checkpoint)
         edit_tensors(checkpoint, lambda tensors: tensors.update({name: tensors[name].to(torch.int32)}))
 
 

@@ -47,7 +47,7 @@ def open_both(directory: Path):
     theirs, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"] and not info["unexpected_keys"], info
     assert theirs.dtype == torch.bfloat16
-    return open_quantized(directory, BACKEND), theirs.eval()
+    return open_quantized(directory, BACKEND, flash_attention=False), theirs.eval()
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def test_bits_per_weight_on_disk(tmp_path, w_bit, limit):
 def test_a_checkpoint_stands_alone(tmp_path):
     directory = quantized(save_float(tmp_path / "float"), tmp_path / "q", lm_head=True)
     assert {path.name for path in directory.iterdir()} == {
-        "awq_recipe.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "README.md", "awq_recipe.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
     assert AutoTokenizer.from_pretrained(directory)("w7 w3 </s>")["input_ids"] == [7, 3, 2]

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.docs import DOCS, between
 from benchmarks.table import Table
 from tests.fuzz.readers import READERS
+from tests.fuzz.stops import STOPS
 
 PAGE = DOCS / "reliability.md"
 BEGIN, END = "<!-- begin: python -m tests.fuzz --docs -->", "<!-- end -->"
@@ -57,8 +58,10 @@ def write_page(found: list[Result]) -> None:
 
 
 def markdown(found: list[Result]) -> str:
+    order = [*READERS, *STOPS]
+    found = sorted(found, key=lambda each: order.index(each.name))
     readers = [each for each in found if each.name in READERS]
-    stops = [each for each in found if each.name not in READERS]
+    stops = [each for each in found if each.name in STOPS]
     tables = (_table("reader", "inputs", READ, readers), _table("stopped by", "stops", STOPPED, stops))
     return "\n\n".join((*(table.markdown() for table in tables if table.rows), _said(found)))
 
@@ -79,10 +82,12 @@ def _said(found: list[Result]) -> str:
     runs: dict[tuple[str, str], list[Result]] = {}
     for each in found:
         runs.setdefault((each.day, each.commit), []).append(each)
-    seeds = ", ".join(f"{each.name} {each.first_seed}" for each in found)
+    firsts = Counter(each.first_seed for each in found)
+    usual = max(firsts, key=firsts.get)
+    others = "".join(f", of {each.name} from {each.first_seed}" for each in found if each.first_seed != usual)
     said = [
         f"{sum(each.seconds for each in some) / 60:.0f} minutes on {day} at `{commit}`"
         + (f" ({', '.join(each.name for each in some)})" if len(runs) > 1 else "")
         for (day, commit), some in runs.items()
     ]
-    return f"Run for {'; '.join(said)}. First seeds: {seeds}."
+    return f"Run for {'; '.join(said)}. Seeds from {usual}{others}."

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz.readers import _float_model
 
-STOPS = ("kill", "disk full", "file size", "memory")
+STOPS = ("kill", "late kill", "disk full", "file size", "memory")
+KILLS = STOPS[:2]  # at any moment; at any after a first block is kept
 ROOT = Path(__file__).parents[2]
 # Nothing takes that long; what hangs is a fault.
 LIMIT_S = 120
@@ -94,7 +96,11 @@ def _command(kind: str, most: str, *options: str) -> None:
 
 def _wait_for_the_beginning(folder: Path, place: str, process: subprocess.Popen) -> None:
     """Until libraries are loaded, or it ended."""
-    while BEGINS not in (folder / f"{place}.out").read_text(errors="replace") and process.poll() is None:
+    _wait_for(lambda: BEGINS in (folder / f"{place}.out").read_text(errors="replace"), process)
+
+
+def _wait_for(holds: Callable[[], bool], process: subprocess.Popen) -> None:
+    while not holds() and process.poll() is None:
         time.sleep(0.01)
 
 
@@ -124,8 +130,10 @@ def stopped(stage: Stage, kind: str, seed: int) -> str:
     """Stop a run and make it whole; in a word, what became of it. Raises `AssertionError` for what must not be."""
     rng, place = random.Random(f"{kind} {seed}"), f"{kind} {seed}"
     process = started(stage.folder, place, False, _drawn(kind, rng, sum(map(len, stage.expected.values()))))
-    if kind == "kill":
+    if kind in KILLS:
         _wait_for_the_beginning(stage.folder, place, process)
+        if kind == "late kill":
+            _wait_for((stage.folder / place / ".q.partial" / "journal.json").exists, process)
         time.sleep(rng.uniform(0, stage.seconds))
         process.kill()
     code = process.wait(LIMIT_S)
@@ -134,16 +142,17 @@ def stopped(stage: Stage, kind: str, seed: int) -> str:
     if code == 0:
         assert contents(made) == stage.expected, "another checkpoint"
         return "was done"
-    assert code == (-signal.SIGKILL if kind == "kill" else 2), (code, lines[-20:])
-    assert kind == "kill" or (lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)), lines
-    assert kind == "kill" or all(line.startswith("note: ") for line in lines[:-1]), lines
+    assert code == (-signal.SIGKILL if kind in KILLS else 2), (code, lines[-20:])
+    assert kind in KILLS or (lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)), lines
+    assert kind in KILLS or all(line.startswith("note: ") for line in lines[:-1]), lines
     kept = (made.with_name(".q.partial") / "journal.json").exists()
-    if not made.exists():
+    complete = made.exists()
+    if not complete:
         code = started(stage.folder, place, kept).wait(LIMIT_S)
         assert code == 0, (stage.folder / f"{place}.err").read_text()
     assert contents(made) == stage.expected, "another checkpoint"
-    assert not (made.with_name(".q.partial")).exists() or kind == "kill"
-    return "gone on with" if kept else "begun again"
+    assert not (made.with_name(".q.partial")).exists() or kind in KILLS
+    return "was done" if complete else "gone on with" if kept else "begun again"
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ def test_weights_lie_one_after_the_other_and_apart(best):
 
 def test_memory_is_new_and_whole_huge_pages():
     size = 3 * HUGE_PAGE + 1
-    huge_pages(size).fill_(7)  # and let go
+    huge_pages(size).fill(7)  # and let go
     memory = huge_pages(size)
-    assert memory.numel() == 4 * HUGE_PAGE and memory.data_ptr() % HUGE_PAGE == 0
+    assert memory.size == 4 * HUGE_PAGE and memory.ctypes.data % HUGE_PAGE == 0
     assert not memory.any()
 
 

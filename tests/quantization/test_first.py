@@ -210,5 +210,5 @@ def test_the_rehearsal_leaves_nothing(source, tmp_path, monkeypatch):
     files = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert seen == [files]
     assert sorted(path.name for path in (tmp_path / "q").iterdir()) == sorted(
-        [*files, "awq_recipe.json", "model.safetensors"]
+        [*files, "README.md", "awq_recipe.json", "model.safetensors"]
     )

@@ -102,7 +102,7 @@ def test_the_head_does_not_count_unless_it_is_quantized():
     model.lm_head = nn.Linear(48, 8)
     assert plan(model).group_size == 64
     assert refused(GridError, model, lm_head=True) == (
-        "group size 32 does not divide lm_head (in_features 48); none of (32, 64, 128, 256) does"
+        "group size 64 does not divide lm_head (in_features 48); none of (32, 64, 128, 256) does"
     )
 
 

@@ -1,4 +1,4 @@
-"""Run in an environment with llama-cpp-python: FILE WINDOWS -> how unlikely each window is, as JSON on the last line.
+"""Run in an environment with llama-cpp-python: FILE WINDOWS THREADS -> how unlikely each window is, as JSON on a line.
 
 WINDOWS: a JSON file with lists of tokens; of each list all but the first are predicted. In nats, summed.
 """
@@ -11,9 +11,10 @@ import llama_cpp
 import numpy
 
 
-def main(file: str, windows: list[list[int]]) -> None:
+def main(file: str, windows: list[list[int]], threads: int) -> None:
     context = max(map(len, windows))
-    model = llama_cpp.Llama(file, n_ctx=context, n_batch=512, n_threads=2, logits_all=True, verbose=False)
+    counts = dict(n_threads=threads, n_threads_batch=threads)
+    model = llama_cpp.Llama(file, n_ctx=context, n_batch=512, logits_all=True, verbose=False, **counts)
     sums = []
     for window in windows:
         model.reset()
@@ -28,4 +29,4 @@ def main(file: str, windows: list[list[int]]) -> None:
 
 if __name__ == "__main__":
     with open(sys.argv[2], encoding="utf-8") as opened:
-        main(sys.argv[1], json.load(opened))
+        main(sys.argv[1], json.load(opened), int(sys.argv[3]))
