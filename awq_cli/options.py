@@ -167,15 +167,9 @@ host = click.option(
 port = click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to answer at; 0 for any."
 )
-api_key = click.option(
-    "--api_key", metavar="KEY", help="What clients have to show.  [default: $RUN_AWQ_API_KEY, else nothing]"
-)
+api_key = click.option("--api_key", metavar="KEY", help="What clients have to show.  [default: $RUN_AWQ_API_KEY]")
 slots = click.option(
-    "--slots",
-    type=click.IntRange(1, 64),
-    default=4,
-    show_default=True,
-    help="Answers to write at once, each with a cache for --context tokens.",
+    "--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers to write at once."
 )
 max_new_tokens = click.option(
     "--max_new_tokens",
