@@ -17,7 +17,7 @@ from benchmarks.machine import processor
 from benchmarks.serving.server import serving
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
-from benchmarks.serving.throughput import batch_times, measure, served_times, table
+from benchmarks.serving.throughput import batch_times, measure, served_times, step_rates, table
 from engine.batching import Batch
 from qlinear.backends.cpu import native
 from run_awq import load
@@ -44,14 +44,16 @@ def throughput(checkpoint: Path, streams: str, tokens: int, rounds: int, json_fi
     """Tokens a second of several texts at once, as a multiple of what one alone has."""
     counts = tuple(int(count) for count in streams.split(","))
     model = load(checkpoint)
+    threads = native.threads()
+    native.set_threads(1)
+    rows = step_rates(model.slots(128, max(counts)), counts, rounds)
+    native.set_threads(threads)
     batch = Batch(model.slots(2 * tokens + 64, max(counts)), most_waiting=max(counts))
-    rows = measure("batch", counts, rounds, lambda count, seed: batch_times(batch, count, tokens, seed))
+    rows += measure("batch", counts, rounds, lambda count, seed: batch_times(batch, count, tokens, seed))
     batch.close()
     with serving(checkpoint, "--slots", max(counts), "--context", 2 * tokens + 64) as server:
         rows += measure("over HTTP", counts, rounds, lambda count, seed: served_times(server, count, tokens, seed))
-    title = (
-        f"{checkpoint.name}, {model.about.code}, {native.threads()} threads of {processor()}; median of {rounds} rounds"
-    )
+    title = f"{checkpoint.name}, {model.about.code}, {threads} threads of {processor()}; median of {rounds} rounds"
     Console().print(table(rows, title).rich())
     if json_file is not None:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2))

@@ -14,8 +14,10 @@ from benchmarks.serving.server import Server
 from benchmarks.table import Table
 from engine.batching import Asked, Batch
 from engine.stopping import Ended
+from qlinear.backends.stack import Reading, StackDecoder
 
 PROMPT_TOKENS = 16
+PAST, STEPS = 64, 12  # of a step whose CPU time is taken: tokens before it, and steps of a round
 # Of several texts together, as a multiple of what one has.
 BARS = {4: 2.5, 8: 3.5}
 
@@ -43,6 +45,30 @@ class _Counting:
 
     def ended(self, how: Ended, error: Exception | None) -> None:
         self.done.set()
+
+
+def step_rates(stack: StackDecoder, counts: tuple[int, ...], rounds: int) -> list[Row]:
+    """Tokens a second of a core's own time, of the quickest of some steps: what else the machine does counts little.
+
+    For one thread, which is the caller.
+    """
+    random, nothing = np.random.default_rng(0), np.empty((0, stack.vocabulary), np.float32)
+    for slot in range(max(counts)):
+        stack.read([Reading(random.integers(100, stack.vocabulary, PAST), 0, 0, slot)], nothing)
+
+    def step(count: int) -> float:
+        out = np.empty((count, stack.vocabulary), np.float32)
+        readings = [Reading(np.array([100 + slot]), PAST, 1, slot) for slot in range(count)]
+        begin = time.thread_time()
+        stack.read(readings, out)
+        return time.thread_time() - begin
+
+    rates = {count: [] for count in counts}
+    for _ in range(rounds):
+        turns = [[step(count) for count in counts] for _ in range(STEPS)]
+        for count, seconds in zip(counts, map(min, zip(*turns, strict=True)), strict=True):
+            rates[count].append(count / seconds)
+    return _compared("CPU time", rates)
 
 
 def batch_times(batch: Batch, streams: int, tokens: int, seed: int) -> list[list[float]]:
@@ -85,10 +111,12 @@ def measure(how: str, counts: tuple[int, ...], rounds: int, run: Callable[[int, 
     for number in range(1, rounds + 1):
         for count in counts:
             rates[count].append(rate(run(count, number)))
-    alone = rates[counts[0]]
-    return [
-        Row(how, count, rates[count], [a / b for a, b in zip(rates[count], alone, strict=True)]) for count in counts
-    ]
+    return _compared(how, rates)
+
+
+def _compared(how: str, rates: dict[int, list[float]]) -> list[Row]:
+    alone = next(iter(rates.values()))
+    return [Row(how, count, some, [a / b for a, b in zip(some, alone, strict=True)]) for count, some in rates.items()]
 
 
 def table(rows: list[Row], title: str) -> Table:

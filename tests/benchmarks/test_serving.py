@@ -5,7 +5,7 @@ import pytest
 from benchmarks.serving.server import serving
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
-from benchmarks.serving.throughput import Row, batch_times, measure, rate, table
+from benchmarks.serving.throughput import Row, batch_times, measure, rate, step_rates, table
 from engine.batching import Batch
 from qlinear.backends.cpu import native
 from run_awq import load
@@ -48,6 +48,12 @@ def test_tokens_are_counted_in_a_batch(checkpoint):
     times = batch_times(batch, 3, 40, seed=1)
     batch.close()
     assert [len(one) for one in times] == [40] * 3 and all(one == sorted(one) for one in times)
+
+
+def test_steps_are_timed(checkpoint):
+    one, three = step_rates(load(checkpoint).slots(128, 3), (1, 3), 2)
+    assert (one.streams, three.streams, one.ratios) == (1, 3, [1, 1]) and len(three.rates) == 2
+    assert three.ratios == [a / b for a, b in zip(three.rates, one.rates, strict=True)] and min(three.rates) > 0
 
 
 def test_some_seconds_of_clients_that_mean_no_good(checkpoint):

@@ -36,20 +36,26 @@ AWQ_INLINE void dense_block(const awq_matrix& matrix, const Bf16* x, int64_t col
   }
 }
 
-template <class Pairs, int ROWS, class Out>
-void dense_rows(const DenseJob& job, int64_t row, Out* y, int64_t stride) {
-  const Bf16* x = job.x + row * job.matrix.weight.k;
-  y += row * stride;
-  int64_t column = job.begin;
-  for (; column + 4 <= job.end; column += 4) dense_block<Pairs, ROWS, 4>(job.matrix, x, column, y, stride);
-  for (; column < job.end; ++column) dense_block<Pairs, ROWS, 1>(job.matrix, x, column, y, stride);
+// Some columns for rows [row, last): what the columns weigh is in L1 after the first of them.
+template <class Pairs, int COLUMNS, class Out>
+void dense_columns(const DenseJob& job, int64_t column, int64_t row, int64_t last, Out* y, int64_t stride) {
+  const int64_t k = job.matrix.weight.k;
+  for (; row + 4 <= last; row += 4)
+    dense_block<Pairs, 4, COLUMNS>(job.matrix, job.x + row * k, column, y + row * stride, stride);
+  for (; row < last; ++row)
+    dense_block<Pairs, 1, COLUMNS>(job.matrix, job.x + row * k, column, y + row * stride, stride);
 }
 
+// A panel of rows at a time, which stays in L2 while the weights stream past it.
 template <class Pairs, class Out>
 void dense(const DenseJob& job, Out* y, int64_t stride) {
-  int64_t row = 0;
-  for (; row + 4 <= job.rows; row += 4) dense_rows<Pairs, 4>(job, row, y, stride);
-  for (; row < job.rows; ++row) dense_rows<Pairs, 1>(job, row, y, stride);
+  constexpr int64_t PANEL = 48;
+  for (int64_t row = 0; row < job.rows; row += PANEL) {
+    const int64_t last = row + PANEL < job.rows ? row + PANEL : job.rows;
+    int64_t column = job.begin;
+    for (; column + 4 <= job.end; column += 4) dense_columns<Pairs, 4>(job, column, row, last, y, stride);
+    for (; column < job.end; ++column) dense_columns<Pairs, 1>(job, column, row, last, y, stride);
+  }
 }
 
 }  // namespace
