@@ -14,13 +14,7 @@ TASKS = ("quantize", "decode", "chat", "serve", "benchmark", "benchmark_long", "
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
 
-task = click.option(
-    "--task",
-    type=click.Choice(TASKS),
-    required=True,
-    metavar="NAME",
-    help=f"What to do: {', '.join(TASKS[:-1])} or {TASKS[-1]}.",
-)
+task = click.option("--task", type=click.Choice(TASKS), required=True, metavar="NAME", help=", ".join(TASKS) + ".")
 
 model_name = click.option(
     "--model_name",

@@ -9,7 +9,7 @@ from engine.rules import PlainRules, Rules
 from engine.runner import Runner, ids
 from engine.stack import Parts, describe
 from qlinear.backends.cpu.decoder import CpuDecoder
-from qlinear.backends.cpu.limits import check, rows
+from qlinear.backends.cpu.limits import rows
 from qlinear.backends.stack import GatedMlp, Stack, StackDecoder, Unsupported
 
 
@@ -33,13 +33,15 @@ class StackRunner:
         self._rules = PlainRules(generation or {})
         self.vocabulary = self.outputs = config.vocab_size
         self.max_positions = config.max_position_embeddings
+        if type(self.max_positions) is not int:
+            raise Unsupported("its max_position_embeddings is no number")
         given = getattr(config, "eos_token_id", None) if generation is None else generation.get("eos_token_id")
         self.end_tokens = ids(given)
         if not all(type(token) is int for token in self.end_tokens):
             raise Unsupported("its eos_token_id is no token's number")
         stack = self.describe(1)
-        check(stack)
         _check_sizes(stack, config)
+        CpuDecoder(stack, 1, 1)  # raises where a number is none
 
     @property
     def module(self) -> Any:

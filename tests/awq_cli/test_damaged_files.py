@@ -191,7 +191,7 @@ WEIGHTS = ("quantization_config", "config_groups", "group_0", "weights")
         ("num_bits", 5, "/config.json says 5 bits; this program runs (3, 4)"),
         ("num_bits", 4.0, "/config.json says 4.0 bits; this program runs (3, 4)"),
         ("num_bits", 3, "weight_packed is (64, 16) on disk, (64, 12) by the config (3 bits, group size 64)"),
-        ("group_size", 2**40, "/config.json says group size 1099511627776; it has to be in (32, 64, 128, 256)"),
+        ("group_size", 2**40, "scales (64, 2) do not make groups of [1099511627776] over 128 inputs"),
         ("group_size", 32, "scales (64, 2) do not make groups of [32] over 128 inputs"),
     ],
 )

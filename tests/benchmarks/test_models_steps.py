@@ -15,6 +15,7 @@ from engine.model import Model
 from engine.modules import ModuleDecoder
 from qlinear.errors import ModelError
 from run_awq import quantize
+from tests.reading import read
 
 ROW = Row("mistral")  # with a window of 16
 CHECKS = [
@@ -87,7 +88,7 @@ def test_what_counts_from_the_padding_is_told_so(tmp_path):
 
 def test_float32_is_the_product_without_rounding(checkpoint):
     model, tokens = open_reference(checkpoint, torch.float32).model, random_tokens(40, seed=2)
-    (found,) = ModuleDecoder(open_exact(checkpoint), 40, static_cache=False).read(tokens)
+    found = read(ModuleDecoder(open_exact(checkpoint), 40, static_cache=False), tokens)
     assert (found - whole_logits(model, tokens)).abs().max() < 1e-5
 
 

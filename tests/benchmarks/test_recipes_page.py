@@ -1,11 +1,11 @@
 """The cells of docs/results.md, by hand, and the command that makes it."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks.recipes import __main__ as command
@@ -53,12 +53,13 @@ def test_the_standard_error_of_a_mean():
 
 
 @pytest.mark.parametrize("tied, size", [(True, 10_000), (False, 10_000 - 2 * 40)])
-def test_an_embedding_that_is_not_the_head_is_no_part_of_the_size(tied, size):
-    module = SimpleNamespace(
-        config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(tie_word_embeddings=tied)),
-        get_input_embeddings=lambda: SimpleNamespace(weight=torch.zeros(4, 10, dtype=torch.bfloat16)),
-    )
-    assert speed._size_bytes(SimpleNamespace(about=SimpleNamespace(model_bytes=10_000), module=module)) == size
+def test_an_embedding_that_is_not_the_head_is_no_part_of_the_size(tied, size, tmp_path):
+    config = dict(vocab_size=4, hidden_size=10, tie_word_embeddings=tied)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    module = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(to_dict=lambda: config)))
+    for checkpoint in (None, str(tmp_path)):
+        about = SimpleNamespace(model_bytes=10_000, checkpoint=checkpoint)
+        assert speed._size_bytes(SimpleNamespace(about=about, module=module)) == size
 
 
 @pytest.mark.parametrize("arguments", [[], ["--model_name", "a", "--checkpoint", "b"]])

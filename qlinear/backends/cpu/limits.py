@@ -17,6 +17,9 @@ from qlinear.backends.stack import (
 
 def check(stack: Stack) -> None:
     """Raise `Unsupported` for a stack beyond the limits of csrc, or whose parts do not fit each other."""
+    for name in ("vocabulary", "hidden", "heads", "kv_heads", "head_dim"):
+        if type(getattr(stack, name)) is not int or getattr(stack, name) < 1:
+            raise Unsupported(f"the fused decoder takes a {name} that is a number above 0, not {getattr(stack, name)}")
     sharing = stack.heads // stack.kv_heads
     if stack.activation not in native.ACTIVATIONS:
         raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
