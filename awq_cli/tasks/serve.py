@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +95,8 @@ def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
     if opened.key is None and not _is_of_this_machine(request.host):
         watch(Note(f"`host={request.host}`: whoever reaches this machine may ask; `api_key` shuts them out"))
     address = _address(opened.listening)  # which is closed in the end
-    watch(Serving(address, opened.name, model.about.code, slots, context))
-    _run_until_told(app, opened)
+    serving = Serving(address, opened.name, model.about.code, slots, context)
+    _run_until_told(app, opened, lambda: watch(serving))
     counts = batch.counts
     return Result(
         **described("serve", request, model, notes),
@@ -109,8 +109,11 @@ def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
     )
 
 
-def _run_until_told(app: Any, opened: _Opened) -> None:
-    """Until SIGINT or SIGTERM: answers may then end within `GRACE`; another one ends it at once."""
+def _run_until_told(app: Any, opened: _Opened, begun: Callable[[], None]) -> None:
+    """Until SIGINT or SIGTERM: answers may then end within `GRACE`; another one ends it at once.
+
+    begun: called once requests are answered, and signals heeded.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -120,6 +123,10 @@ def _run_until_told(app: Any, opened: _Opened) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.told)
             yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            begun()
 
         def told(self) -> None:
             if self.should_exit:

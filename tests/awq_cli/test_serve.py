@@ -219,6 +219,11 @@ def test_an_end_lets_answers_end(slow, number):
     assert code == 0 and out.endswith("1 answers, 40 tokens written\n") and err == ""
 
 
+def test_an_end_as_soon_as_it_has_begun(checkpoint):
+    with Server(checkpoint) as server:
+        assert server.end() == (0, "0 answers, 0 tokens written\n", "")
+
+
 def test_an_end_cuts_what_takes_too_long(slow):
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(slow.post, "chat/completions", {"messages": USER, "max_tokens": 590, "temperature": 0})
