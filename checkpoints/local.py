@@ -4,7 +4,6 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from qlinear.errors import ModelError
@@ -18,6 +17,8 @@ _DESCRIBING = ("config.json", "*.safetensors", "*.safetensors.index.json", "pyto
 
 def embedded_file(name: str) -> Path:
     """The embedded model's file, found in its package's record: importing it would need an inference runtime."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
     package, file = EMBEDDED[name]
     try:
         recorded = distribution(package).files or ()

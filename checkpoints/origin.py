@@ -1,7 +1,6 @@
 """Which float model a checkpoint was made of, as far as its recipe says: two models may have one name."""
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from checkpoints.local import files_fingerprint
@@ -33,6 +32,8 @@ class Origin:
     @property
     def is_comparable(self) -> bool:
         """Whether a fingerprint made today would be the same: what a configuration says is its library's too."""
+        from importlib.metadata import version
+
         return self.fingerprint is not None and self.transformers == version("transformers")
 
     def is_named(self, name: str) -> bool:

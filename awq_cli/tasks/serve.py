@@ -1,6 +1,5 @@
 """Answer over HTTP, as OpenAI's API does, several conversations at once."""
 
-import asyncio
 import logging
 import os
 import signal
@@ -114,6 +113,8 @@ def _run_until_told(app: Any, opened: _Opened, begun: Callable[[], None]) -> Non
 
     begun: called once requests are answered, and signals heeded.
     """
+    import asyncio  # late, as uvicorn: other tasks would wait for it
+
     import uvicorn
 
     class Server(uvicorn.Server):
