@@ -76,15 +76,14 @@ def quantization_section(grid: Grid, head: tuple[str, int] | None, kept: list[st
     grid: of the linears; head: name and group size of the output head if it is quantized; kept: names of linears left
     in bfloat16. `dequantize` lets transformers turn the weights to bfloat16 as it loads them: its other way, keeping
     them packed until the first forward, expects unpacked zero points and refuses every asymmetric checkpoint. Readers
-    with kernels of their own (vLLM) pass over it. The observer and the zero points' dtype are what the
-    compressed-tensors library writes; they say nothing of the weights.
+    with kernels of their own (vLLM) pass over it. The observer is what the compressed-tensors library writes; it says
+    nothing of the weights. A zero point's dtype is left to the library: its version 0.12 refuses to be told.
     """
 
     def scheme(targets: list[str], size: int) -> dict:
         weights = {
             "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "strategy": "group", "group_size": size,
             "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {},
-            "zp_dtype": None if grid.symmetric else "torch.int8",
         }  # fmt: skip
         return {"targets": targets, "weights": weights}
 
