@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[3]
 def contents(folder: Path) -> dict[str, bytes | dict]:
     """All files of a checkpoint; of its recipe and card what does not depend on the clock and where it lies."""
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
-    found["README.md"] = found["README.md"].replace(folder.name.encode(), b"NAME")
+    for before in (b"\n# ", b'"', b"serve "):  # which the name stands behind
+        found["README.md"] = found["README.md"].replace(before + folder.name.encode(), before + b"NAME")
     recipe = json.loads(found["awq_recipe.json"])
     for changing in ("seconds", "peak_rss_bytes", "checkpoint", "scales"):
         recipe.pop(changing)
