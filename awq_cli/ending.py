@@ -18,10 +18,14 @@ USER, FAULT = 2, 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Terminated(BaseException):
-    """A signal asked the program to end; like an interrupt, it passes through whatever tidies up on its way."""
+class Terminated(SystemExit):
+    """A signal asked the program to end; like an interrupt, it passes through whatever tidies up on its way.
+
+    A loop of asyncio swallows what is raised in one of its callbacks, but for an interrupt and an exit.
+    """
 
     def __init__(self, number: int):
+        super().__init__(128 + number)
         self.number = number
 
 

@@ -3,6 +3,7 @@
 import re
 import signal
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
@@ -84,9 +85,12 @@ class _Typed:
 
     def __enter__(self) -> "_Typed":
         self._before = signal.signal(signal.SIGINT, self._interrupt)
+        self._settings = termios.tcgetattr(sys.stdin)
         return self
 
     def __exit__(self, *_) -> None:
+        """However it ends: a signal may come while the library is about to change the terminal's settings."""
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._settings)
         signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, *_) -> None:
