@@ -12,7 +12,7 @@ docs/python.md has more.
 import os
 from typing import TYPE_CHECKING
 
-from qlinear.errors import AwqError, OptionError
+from qlinear.errors import AwqError, OptionError, is_out_of_memory
 from qlinear.progress import Note, Step, Watcher, silent
 from qlinear.version import __version__
 from quantization.recipe import Awq, Recipe
@@ -152,7 +152,9 @@ def _at_hand(directory: str, flash_attention: bool | None, trust_remote_code: bo
         opened = open_at_hand(Path(directory), flash_attention)
         runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole)
         opened.parts.check_all_used()
-    except Exception:  # whatever makes it not a plain one: the long way knows what to say
+    except Exception as error:  # whatever makes it not a plain one: the long way knows what to say
+        if is_out_of_memory(error):  # and takes more
+            raise
         return None, None, None
     return runner, opened.tokenizer, _about(directory, f"cpu/{native.select_isa()}", opened)
 
