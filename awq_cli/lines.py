@@ -12,6 +12,7 @@ from awq_cli.spelling import as_options
 from qlinear.errors import AwqError, OptionError
 
 PROMPT, MORE = "> ", "  "
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -104,7 +105,8 @@ class _Typed:
         leaving = False
         while True:
             try:
-                typed = self._session.prompt(PROMPT)
+                with self._signals_as_keys() as begun:
+                    typed = self._session.prompt(PROMPT, pre_run=begun)
             except EOFError:
                 return None
             except KeyboardInterrupt:
@@ -118,6 +120,34 @@ class _Typed:
             if typed.strip():
                 return re.sub(r"\r\n?", "\n", typed)
             leaving = False
+
+    @contextmanager
+    def _signals_as_keys(self) -> Iterator[Callable[[], None]]:
+        """Let a signal end the prompt as a key does, and have its say then; yields what to call once it has begun.
+
+        What is raised wherever the loop of the prompt is would leave tasks of it pending, which complain.
+        """
+        app, came = self._session.app, []
+        heeded = {number: signal.getsignal(number) for number in ENDING if callable(signal.getsignal(number))}
+
+        def leave() -> None:
+            if came and app.is_running and not app.is_done:
+                app.exit(exception=EOFError)
+
+        def note(number: int, _) -> None:
+            came.append(number)
+            if app.loop is not None:
+                app.loop.call_soon_threadsafe(leave)
+
+        for number in heeded:
+            signal.signal(number, note)
+        try:
+            yield leave
+        finally:
+            for number, handler in heeded.items():
+                signal.signal(number, handler)
+            if came:
+                heeded[came[0]](came[0], None)
 
     def refused(self, error: AwqError) -> None:
         self._tell(as_options(str(error)))
