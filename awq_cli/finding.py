@@ -19,7 +19,8 @@ def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) ->
     """The checkpoint that `quantize` makes of the same options; raises `CheckpointError` naming those that exist.
 
     A checkpoint made with `--flash_attention` differs only in its default, so either kind serves; the one made with
-    the same flag is preferred. A solver of None stands for those that `quantize` takes by itself, the better one first.
+    the same flag is preferred. A solver of None stands for those that `quantize` takes by itself, the better one first;
+    so does a distilled one come before one that is not.
     One that was made of another model of the same name is passed over.
     """
     there = [path for path in _candidates(model_name, recipe) if (path / "config.json").is_file()]
@@ -42,9 +43,10 @@ def _candidates(model_name: str, recipe: Recipe) -> Iterator[Path]:
     sizes = (recipe.group_size,) if recipe.group_size else DEFAULT_GROUP_SIZES
     for size in sizes:
         for solver in (recipe.solver,) if recipe.solver else _default_solvers(recipe):
-            for flash in (True, False) if recipe.flash_attention else (False, True):
-                named = replace(recipe, group_size=size, solver=solver, flash_attention=flash)
-                yield MODELS / checkpoint_name(model, named)
+            for distill in (1, 0):
+                for flash in (True, False) if recipe.flash_attention else (False, True):
+                    named = replace(recipe, group_size=size, solver=solver, distill=distill, flash_attention=flash)
+                    yield MODELS / checkpoint_name(model, named)
 
 
 def _other_model(path: Path, model_name: str, fingerprint: str | None) -> str:

@@ -21,7 +21,7 @@ def _reads_no_text(values, awq: str) -> bool:
     """Whether nothing looks at calibration text."""
     solver = values["solver"] or DEFAULT_SOLVERS[Awq(awq)]
     reads = METHODS[solver].reads_text(awq != "none")
-    return _quantize(values) and values["awq"] == awq and not reads
+    return _quantize(values) and values["awq"] == awq and not reads and not values["distill"]
 
 
 def _evaluates(values, perplexity: bool) -> bool:

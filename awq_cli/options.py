@@ -57,6 +57,15 @@ solver = click.option(
     + ", ".join(f"{method.description} ({name})" for name, method in METHODS.items())
     + ".  [default: gptq; rtn with --awq load and --awq none]",
 )
+distill = click.option(
+    "--distill",
+    type=click.IntRange(0),
+    default=DEFAULTS.distill,
+    show_default=True,
+    metavar="STEPS",
+    help="Fit all scales to the float model's predictions in the end, in steps of 1024 tokens (60 do); takes about a "
+    "byte of memory a weight.",
+)
 lm_head = click.option("--lm_head", is_flag=True, help="Quantize the output head too, per group.")
 lm_head_group_size = click.option(
     "--lm_head_group_size",
@@ -235,8 +244,8 @@ version = click.version_option(__version__, message="run_awq %(version)s")
 GROUPS = {
     "Model": (task, model_name, trust_remote_code),
     "Quantizing": (
-        w_bit, group_size, symmetric, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
-        seed, bos, resume,
+        w_bit, group_size, symmetric, awq, scales, solver, distill, lm_head, lm_head_group_size, calib_data, n_samples,
+        seqlen, seed, bos, resume,
     ),
     "Running": (
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,

@@ -66,6 +66,12 @@ def _show_quantize(out: Terminal, result: Any) -> None:
             for when in ("before", "after")
         )
         out.print(f"error of a block's output {before:.2e}, learned {after:.2e} (geometric means)", soft_wrap=True)
+    if result.distilled:
+        fit = result.distilled
+        out.print(
+            f"divergence from the float model {fit.before:.4f} nats a token, distilled {fit.after:.4f}",
+            soft_wrap=True,
+        )
     size, seconds = result.size, result.seconds
     out.print(
         f"\n{result.model}: {_size(size.float_bytes)} in bfloat16 -> {_size(size.quantized_bytes)}, "

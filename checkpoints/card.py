@@ -113,6 +113,7 @@ def facts_of(recipe: dict) -> dict[str, Any]:
         "symmetric": recipe.get("symmetric"),
         "scales": recipe.get("awq"),
         "solver": recipe.get("solver"),
+        "distillation": f"of the scales, {asked['distill']} steps" if asked.get("distill") else None,
         "output head": f"quantized in groups of {head_size}" if recipe.get("lm_head") else None,
         "calibration text": calibration.get("source") and Path(str(calibration["source"])).name,
         "samples": calibration.get("n_samples"),
@@ -132,6 +133,12 @@ def losses_of(recipe: dict) -> list[str]:
         sentences.append(
             f"squared error of a linear's output, relative to the output: {geometric_mean(known):.2e} "
             f"(geometric mean of {len(known)} linears), {max(known):.2e} at most"
+        )
+    if isinstance(recipe.get("distilled"), dict):
+        before, after = (recipe["distilled"].get(when) for when in ("before", "after"))
+        sentences.append(
+            f"divergence of its predictions from the float model's on text held back, in nats a token: {before:.4f}, "
+            f"after distillation {after:.4f}"
         )
     return sentences
 

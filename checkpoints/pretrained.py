@@ -124,6 +124,10 @@ class PretrainedModel:
             tensor = tensor.to(torch.float32 if name in self._wide else torch.bfloat16)
         return self.name_in_files(name), tensor.t().contiguous() if name in self._turned else tensor
 
+    def from_files(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor that `as_in_files` gave for the model's `name`, as the model holds it."""
+        return tensor.t() if name in self._turned else tensor
+
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """Materialize everything and return the model."""
         self.materialize("", dtype)

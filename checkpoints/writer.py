@@ -3,7 +3,7 @@
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,6 +185,20 @@ class CheckpointWriter:
         """Write what was added, and put it on record with a snapshot of the run, if it is worth it or `in_any_case`."""
         self._flush()
         self.journal.keep(snapshot, in_any_case)
+
+    def stored(self) -> dict[str, Tensor]:
+        """All that was added so far, mapped: it takes memory as it is read."""
+        self._flush()
+        return {name: tensor for file, _ in self.journal.files for name, tensor in self.journal.load(file).items()}
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put others of the same shapes and dtypes in the place of those of these names, as of the next step."""
+        self._flush()
+        for index, (file, size) in enumerate(self.journal.files):
+            held = self.journal.load(file)
+            if tensors.keys() & held.keys():
+                new = {name: tensors.get(name, tensor).contiguous() for name, tensor in held.items()}
+                self.journal.files[index] = (self.journal.store(new), size)
 
     def _flush(self) -> None:
         if not self._pending:

@@ -50,7 +50,7 @@ def learn_block(task: BlockTask, start: Solution) -> Solution:
     best = start.grids
     with substituted(linears, [grid.dequantize() for grid in best.values()]), _gradients(linears):
         before = least = mean_error(task, held)
-        for step, batch in enumerate(draw_batches(learned, -(-TOKENS // task.inputs[0].shape[1])), 1):
+        for step, batch in enumerate(draw_batches(learned, -(-TOKENS // task.inputs[0].shape[1]), STEPS), 1):
             for linear, grid in zip(linears, grids, strict=True):
                 linear.weight.data = grid.dequantize()
             add_gradients(task, batch)
@@ -75,11 +75,11 @@ def split_samples(count: int) -> tuple[list[int], list[int]]:
     return sorted(set(range(count)) - set(kept)), kept
 
 
-def draw_batches(samples: Sequence[int], size: int) -> Iterator[list[int]]:
-    """STEPS times `size` of the samples: all of them in a new order, again and again."""
+def draw_batches(samples: Sequence[int], size: int, steps: int) -> Iterator[list[int]]:
+    """`steps` times `size` of the samples: all of them in a new order, again and again."""
     generator = torch.Generator().manual_seed(0)
     waiting: list[int] = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         while len(waiting) < size:
             waiting += [samples[index] for index in torch.randperm(len(samples), generator=generator)]
         yield waiting[:size]

@@ -15,7 +15,7 @@ def checkpoint_name(model: str, recipe: Recipe) -> str:
     """The directory of what a recipe makes of a model; recipe: settled, a group size of None stands for any (`*`)."""
     scaled, solver = recipe.awq is not Awq.NONE, recipe.solver
     method = {(True, "rtn"): ["awq"], (False, solver): [solver]}.get((scaled, solver), ["awq", solver])
-    parts = [model, *_of_grid(recipe), *method]
+    parts = [model, *_of_grid(recipe), *method] + ["distilled"] * bool(recipe.distill)
     return "-".join(parts + ["lm_head"] * recipe.lm_head + ["flash_attention"] * bool(recipe.flash_attention))
 
 

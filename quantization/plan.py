@@ -111,7 +111,7 @@ def examine_job(job: Job) -> Job:
 
 def _without_blocks(source: PretrainedModel, recipe: Recipe, head: str, reason: str) -> Plan:
     """Every linear by itself: all that can be done where the blocks are not to be found or run."""
-    if recipe.awq is not Awq.NONE or recipe.method.reads_text(False):
+    if recipe.awq is not Awq.NONE or recipe.method.reads_text(False) or recipe.distill:
         raise ModelError(f"{reason}; `awq=none` with `solver=rtn` rounds without running them")
     units, anatomies = _linears(source.model, head)
     return Plan(units, anatomies, False, _group_size(source.model, recipe, units, anatomies, head), head)

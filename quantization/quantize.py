@@ -17,6 +17,7 @@ from checkpoints.writer import CheckpointWriter, Description
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
+from quantization.distill import check_fits, open_lesson
 from quantization.kept import Kept, KindRecord, kinds_found
 from quantization.plan import Job, examine_job, make_job
 from quantization.recipe import Awq, Recipe
@@ -24,7 +25,7 @@ from quantization.resume import as_it_began, marks, refuse_another_run, text_mar
 from quantization.scaling import Scaling, open_scaling
 from quantization.streams import TOKENS, Sides, Streams, open_streams
 from quantization.tally import LinearLosses, Size, least_bytes
-from quantization.unit import BlockErrors
+from quantization.unit import BlockErrors, Distilled
 from quantization.work import Work
 
 
@@ -69,6 +70,7 @@ class Result:
     chat_template: bool
     layers: list[LinearLosses]
     blocks: dict[str, BlockErrors]
+    distilled: Distilled | None
     kinds: list[KindRecord]
     kept: list[Kept]
     kept_share: float
@@ -104,6 +106,7 @@ def quantize(
         if place.output is None:  # two models may have one name
             refuse_another_run(writer.journal, job, writer.directory)
         job = examine_job(job)
+        check_fits(job)
         recipe, plan = job.recipe, job.plan
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
@@ -113,6 +116,7 @@ def quantize(
                 work.quantize_unit(index)
             search = time.perf_counter() - work.began
             work.write_rest()
+            work.distill()
             work.scaling.save(work.text)
             forward = work.streams.forward_seconds if work.streams else 0.0
             seconds = Seconds(load, search, load + time.perf_counter() - work.began, forward)
@@ -136,7 +140,10 @@ def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
         job.watch(Note("starting over; what an earlier run left for `resume` goes when the first block is done"))
     scaling = open_scaling(replace(job, recipe=as_it_began(job.recipe, journal)))
     journal.identify(marks(job, scaling))
-    work = Work(job, scaling, _streams(job, scaling, writer), writer)
+    streams = _streams(job, scaling, writer)
+    lesson = open_lesson(job, streams) if job.recipe.distill else None
+    journal.identify({"distillation tokens of sha256": lesson and lesson.sha256})
+    work = Work(job, scaling, streams, writer, lesson)
     if resume:
         work.take_up(journal)
         job.watch(Note(f"going on after {work.tally.units} of {len(job.plan.units)} blocks"))
@@ -177,6 +184,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         bool(job.source.tokenizer.chat_template),
         work.tally.layers,
         work.tally.blocks,
+        work.tally.distilled,
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
         list(job.kept),
         job.kept_share,

@@ -37,7 +37,8 @@ class Recipe:
     w_bit: 3 or 4; group_size: weights that share a scale, 32, 64, 128 or 256; None: the largest of 128, 64, 32 that
     divides every layer; symmetric: the same zero point for every group, for loaders that know no other; awq: "auto",
     "load", "run" or "none" (see `Awq`); scales: the MIT-Han-Lab result file to load or to write, None: one in
-    $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales are searched; lm_head:
+    $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales are searched; distill:
+    steps, of 1024 tokens each, in which all scales are fitted to the float model's predictions in the end; lm_head:
     whether the output head is quantized too, in groups of lm_head_group_size, None: as large as the others; calib_data:
     "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are
     drawn by seed; bos: whether the token for the beginning of a text stands before it, once, None: as the tokenizer has
@@ -50,6 +51,7 @@ class Recipe:
     awq: Awq = Awq.AUTO
     scales: str | None = None
     solver: str | None = None
+    distill: int = 0
     lm_head: bool = False
     lm_head_group_size: int | None = None
     calib_data: str = "builtin"
@@ -69,7 +71,7 @@ class Recipe:
         _check("lm_head", self.lm_head, (False, True))
         _check("bos", self.bos, (None, False, True))
         _check("flash_attention", self.flash_attention, (None, False, True))
-        for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0)):
+        for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0), ("distill", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise OptionError(f"`{name}={value}` has to be a whole number from {least} up")

@@ -123,6 +123,17 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
 
     Raises `CalibrationError` where there is no text, `OptionError` where samples are longer than the context.
     """
+    tokens, meta = read_tokens(job, kept)
+    first, calls = first_inputs(job, tokens)
+    floats, rounded = (first if wanted else None for wanted in (sides.floats, sides.rounded))
+    return Streams(meta, job, tokens, calls, floats, rounded)
+
+
+def read_tokens(job: Job, kept: Tensor | None = None) -> tuple[Tensor, dict]:
+    """As many samples as the recipe asks for, or as there are, `(samples, seqlen)` int64, and what they were made of.
+
+    kept: those of an earlier run, to be taken up. Raises as `open_streams` does.
+    """
     recipe = job.recipe
     known = getattr(job.source.config.get_text_config(), "max_position_embeddings", None)
     context = recipe.seqlen if known is None else known - first_position(job.source.model)
@@ -130,16 +141,8 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
     tokens, text = _tokens(job, kept)
     check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))
-    meta = {
-        **text,
-        "n_samples": recipe.n_samples,
-        "samples_drawn": len(tokens),
-        "seqlen": recipe.seqlen,
-        "seed": recipe.seed,
-    }
-    first, calls = _first_inputs(job, tokens)
-    floats, rounded = (first if wanted else None for wanted in (sides.floats, sides.rounded))
-    return Streams(meta, job, tokens, calls, floats, rounded)
+    drawn = {"n_samples": recipe.n_samples, "samples_drawn": len(tokens), "seqlen": recipe.seqlen, "seed": recipe.seed}
+    return tokens, {**text, **drawn}
 
 
 def _tokens(job: Job, kept: Tensor | None) -> tuple[Tensor, dict]:
@@ -171,7 +174,7 @@ def _own_tokens(job: Job) -> Tensor:
     return tokens
 
 
-def _first_inputs(job: Job, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
+def first_inputs(job: Job, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
     """What the first block sees; the weights this takes are let go of again."""
     source, units = job.source, job.plan.units
     source.materialize(units[0], torch.float32)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from checkpoints.meta import stored_tensors
 from quantization.plan import Job
-from quantization.unit import BlockErrors, Fed
+from quantization.unit import BlockErrors, Distilled, Fed
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Tally:
     units: int = 0
     layers: list[LinearLosses] = field(default_factory=list)
     blocks: dict[str, BlockErrors] = field(default_factory=dict)
+    distilled: Distilled | None = None
     quantized_names: list[str] = field(default_factory=list)
     written: set[str] = field(default_factory=set)
     quantized_bytes: int = 0
@@ -90,13 +91,17 @@ class Tally:
     def to_json(self) -> dict:
         layers = [asdict(layer) for layer in self.layers]
         blocks = {name: asdict(errors) for name, errors in self.blocks.items()}
-        return {**vars(self), "layers": layers, "blocks": blocks, "written": sorted(self.written)}
+        distilled = self.distilled and asdict(self.distilled)
+        changed = {"layers": layers, "blocks": blocks, "distilled": distilled, "written": sorted(self.written)}
+        return {**vars(self), **changed}
 
     @classmethod
     def from_json(cls, content: dict) -> "Tally":
         layers = [LinearLosses(**{**layer, "fed": layer["fed"] and Fed(**layer["fed"])}) for layer in content["layers"]]
         blocks = {name: BlockErrors(**_numbers(errors)) for name, errors in content["blocks"].items()}
-        return cls(**{**content, "layers": layers, "blocks": blocks, "written": set(content["written"])})
+        distilled = content["distilled"] and Distilled(**content["distilled"])
+        changed = {"layers": layers, "blocks": blocks, "distilled": distilled, "written": set(content["written"])}
+        return cls(**{**content, **changed})
 
 
 def _numbers(errors: dict) -> dict:

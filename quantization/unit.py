@@ -71,6 +71,19 @@ class BlockErrors:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """What came of it. steps: taken; kept: the one after which the scales were as they are stored, 0: before the first;
+
+    before, after: divergence from the float model's predictions on the samples held back, in nats a token.
+    """
+
+    steps: int
+    kept: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Solution:
     """By local name of each linear: its weight on the grid, and the relative squared error of its output, if known.
 

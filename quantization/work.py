@@ -2,18 +2,19 @@
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
 
-from checkpoints.formats.compressed_tensors import linear_tensors
+from checkpoints.formats.compressed_tensors import SCALES, linear_tensors
 from checkpoints.formats.stored import BIAS
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.meta import stored_tensors
 from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
 from qlinear.process import check_room
+from quantization.distill import Distillation, Lesson, open_distillation, stored_floats, taught
 from quantization.plan import Job
 from quantization.precision import fast_float32
 from quantization.resume import check_tally
@@ -30,14 +31,24 @@ from scales.search import relative_loss
 class Work:
     """Turns modules into tensors of the checkpoint, keeps count, and puts each step on record.
 
-    streams: None where no text is read; began: when it began by `time.perf_counter`, as if what earlier runs did had
+    streams: None where no text is read; lesson: None where
+    nothing is distilled; began: when it began by `time.perf_counter`, as if what earlier runs did had
     been done right before.
     """
 
-    def __init__(self, job: Job, scaling: Scaling, streams: Streams | None, writer: CheckpointWriter):
-        self.job, self.scaling, self.streams, self.writer = job, scaling, streams, writer
+    def __init__(
+        self,
+        job: Job,
+        scaling: Scaling,
+        streams: Streams | None,
+        writer: CheckpointWriter,
+        lesson: Lesson | None = None,
+    ):
+        self.job, self.scaling, self.streams, self.writer, self.lesson = job, scaling, streams, writer, lesson
         self.dtype = torch.float32 if streams else scaling.dtype
         self.tally = Tally()
+        self._fit: Distillation | None = None
+        self._fitted_so_far: tuple[dict, dict[str, Tensor]] | None = None
         self.began = time.perf_counter()
 
     def take_up(self, journal: Journal) -> None:
@@ -47,22 +58,28 @@ class Work:
             self.tally = Tally.from_json(record["tally"])
             check_tally(self.tally, self.job, journal.stored())
             self.scaling.take_up(record["scaling"], kept)
+            state = journal.load_state()
             if self.streams is not None:
-                self.streams.take_up(journal.load_state(), _seconds(record["forward_seconds"]))
+                self.streams.take_up(state, _seconds(record["forward_seconds"]))
+            self._fitted_so_far = (record["fit"], state) if record["fit"] else None
             self.began = time.perf_counter() - _seconds(record["seconds"])
 
     @property
     def text(self) -> dict | None:
         """What text the scales were searched or the codes chosen on, as far as that is known."""
+        if self.streams is None and self.lesson is not None:
+            return self.lesson.meta
         return self.streams.meta if self.streams else self.scaling.text
 
     def _snapshot(self) -> Snapshot:
         found, kept = self.scaling.found()
         record = {"seconds": time.perf_counter() - self.began, "tally": self.tally.to_json(), "scaling": found}
+        record["fit"] = self._fit and asdict(self._fit.result)
+        state = self._fit.state() if self._fit else {}
         if self.streams is None:
-            return Snapshot(record, kept, {})
+            return Snapshot(record, kept, state)
         record["forward_seconds"] = self.streams.forward_seconds
-        return Snapshot(record, kept | {TOKENS: self.streams.tokens}, self.streams.state())
+        return Snapshot(record, kept | {TOKENS: self.streams.tokens}, state | self.streams.state())
 
     def _unit(self, index: int) -> Unit:
         name = self.job.plan.units[index]
@@ -139,6 +156,24 @@ class Work:
             self._add_float(name, source.model.get_submodule(name), recurse=False)
             source.release(name)
             self.writer.end_step(self._snapshot)
+        self.writer.end_step(self._snapshot, in_any_case=True)
+
+    def distill(self) -> None:
+        """Fit the scales of all that is written to the float model's predictions, where that is asked for."""
+        if self.lesson is None or self.tally.distilled:
+            return
+        stored = self.writer.stored()
+        self._fit = open_distillation(self.job, self.tally.quantized_names, stored)
+        if self._fitted_so_far:
+            with self.writer.journal.reading():
+                self._fit.take_up(*self._fitted_so_far)
+        with fast_float32():
+            student = taught(self.job, self.lesson)
+            with student.assembled(self._fit.linears, stored_floats(self.job, stored)):
+                self._fit.run(student, self.lesson, self.job.watch, lambda: self.writer.end_step(self._snapshot))
+        found = self._fit.found()
+        self.writer.replace({f"{self.job.source.linear_in_files(name)}.{SCALES}": found[name] for name in found})
+        self.tally.distilled, self._fit = self._fit.result, None
         self.writer.end_step(self._snapshot, in_any_case=True)
 
     def _quantize_head(self, name: str) -> None:

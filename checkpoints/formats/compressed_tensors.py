@@ -5,6 +5,7 @@ Of a linear `NAME`, a checkpoint holds `NAME.weight_packed`, `.weight_zero_point
 `quantization_config` in config.json has the rest.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,13 @@ def linear_tensors(weight: GridWeight, bias: Tensor | None, symmetric: bool) -> 
     whole = {WORDS: packed.words, ZEROS: packed.zeros, SCALES: packed.scales, SHAPE: shape}
     tensors = {part: whole[part] for part in weight_parts(symmetric)}
     return tensors if bias is None else tensors | {BIAS: bias.to(weight.scales.dtype)}
+
+
+def grid_weight(tensors: Mapping[str, Tensor], bits: int) -> GridWeight:
+    """The weight that `linear_tensors` was given, of what it gave."""
+    scales, shape = tensors[SCALES], tuple(tensors[SHAPE].tolist())
+    zeros = tensors[ZEROS] if ZEROS in tensors else middle_zeros(bits, *scales.shape)
+    return PackedWeight(tensors[WORDS], zeros, scales, shape, bits).unpack()
 
 
 def quantization_section(grid: Grid, head: tuple[str, int] | None, kept: list[str]) -> dict:

@@ -169,9 +169,9 @@ def test_samples_are_held_back_evenly(count):
 
 
 def test_batches_go_through_all_samples_before_any_comes_again():
-    batches = list(draw_batches([3, 5, 8, 9, 11], 2))
+    batches = list(draw_batches([3, 5, 8, 9, 11], 2, 100))
     assert len(batches) == learned.STEPS and all(len(batch) == 2 for batch in batches)
     drawn = [sample for batch in batches for sample in batch]
     rounds = [drawn[index : index + 5] for index in range(0, len(drawn) // 5 * 5, 5)]
     assert all(sorted(each) == [3, 5, 8, 9, 11] for each in rounds) and len({tuple(each) for each in rounds}) > 1
-    assert len(next(draw_batches([0, 1], 7))) == 7
+    assert len(next(draw_batches([0, 1], 7, 100))) == 7

@@ -1,0 +1,208 @@
+"""Distillation: the scales of all linears moved together, until the quantized model predicts what the float one does.
+
+Codes and zero points stand still. On samples of the calibration text, each seen once where there is enough of it, the
+Kullback-Leibler divergence of the model's predictions from the float model's is taken back through the whole model to
+every scale: the end-to-end phase of EfficientQAT (Chen et al., arXiv 2407.11062, section 3.3), with the float model for
+a teacher as in mlx-lm's DWQ. What is stored is of the same form and size as before.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from checkpoints.formats.compressed_tensors import grid_weight, weight_parts
+from checkpoints.formats.stored import BIAS
+from qlinear.errors import OptionError
+from qlinear.grid import GridWeight
+from qlinear.process import available_bytes
+from qlinear.progress import Watcher, silent, steps
+from quantization.fitted import FittedLinear, FittedScales
+from quantization.learned import BETAS, MOST_HELD, TINY, draw_batches, split_samples
+from quantization.plan import Job
+from quantization.precision import product_dtype
+from quantization.recipe import Recipe
+from quantization.streams import Streams, first_inputs, read_tokens
+from quantization.student import Student
+from quantization.texts.samples import SELF
+from quantization.unit import Distilled, full_name
+from scales.observe import run_block
+
+TOKENS = 1024  # a step looks at
+CHECK_STEPS = 20  # between two looks at the samples held back
+# The share of itself that the first step moves a 3-bit scale by; of 4 bits, whose places are twice as dense, half of
+# that. Evenly less towards the last.
+RATE = 0.003
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Text to learn from. tokens: `(samples, seqlen)` int64; meta: where it is from."""
+
+    tokens: Tensor
+    meta: dict
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest()[:16]
+
+
+def open_lesson(job: Job, streams: Streams | None) -> Lesson:
+    """As much text as the steps take and what is held back, or as much as there is. Raises as `open_streams` does.
+
+    streams: of what the model writes itself, its samples are taken again.
+    """
+    recipe = job.recipe
+    if streams is not None and recipe.calib_data == SELF:
+        tokens, meta = streams.tokens, streams.meta
+    else:
+        wanted = recipe.distill * _samples_a_step(recipe) + MOST_HELD
+        tokens, meta = read_tokens(replace(job, recipe=replace(recipe, n_samples=wanted), watch=silent))
+    return Lesson(tokens, meta)
+
+
+def _samples_a_step(recipe: Recipe) -> int:
+    return -(-TOKENS // recipe.seqlen)
+
+
+def taught(job: Job, lesson: Lesson) -> Student:
+    """A student beside what the float model's blocks, one at a time in memory, make of the text."""
+    source = job.source
+    first, calls = first_inputs(job, lesson.tokens)
+    hidden = first
+    for unit, call in zip(job.plan.units, calls, strict=True):
+        source.materialize(unit, torch.float32)
+        hidden = run_block(source.model.get_submodule(unit), hidden, call)
+        source.release(unit)
+    return Student(job, first, calls, hidden)
+
+
+def open_distillation(job: Job, names: Sequence[str], stored: Mapping[str, Tensor]) -> "Distillation":
+    """names: of the quantized linears; stored: what the checkpoint holds, by the names in its files."""
+    weights, biases = {}, {}
+    for name in names:
+        base = job.source.linear_in_files(name)
+        weights[name] = grid_weight(
+            {part: stored[f"{base}.{part}"] for part in weight_parts(job.recipe.symmetric)}, job.recipe.w_bit
+        )
+        if (bias := stored.get(f"{base}.{BIAS}")) is not None:
+            biases[name] = bias
+    return Distillation(job, weights, biases, product_dtype())
+
+
+def stored_floats(job: Job, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of the model the checkpoint holds unquantized, by the model's own names."""
+    files = {name: job.source.name_in_files(name) for name in job.source.model.state_dict()}
+    return {name: job.source.from_files(name, stored[file]) for name, file in files.items() if file in stored}
+
+
+class Distillation:
+    """The scales on their way. It can be put on record after any step, and goes on from there to the same bits.
+
+    weights: of every quantized linear, by full name; biases: `(N,)`, by the same names, of those that have one.
+    """
+
+    def __init__(self, job: Job, weights: Mapping[str, GridWeight], biases: Mapping[str, Tensor], dtype: torch.dtype):
+        """dtype: of the products."""
+        self._total = job.recipe.distill
+        self._size = _samples_a_step(job.recipe)
+        self._rate = RATE * 2 ** (3 - job.recipe.w_bit)
+        self._scales = FittedScales(list(weights.values()))
+        parts = zip(
+            weights.items(),
+            self._scales.parts(self._scales.logs),
+            self._scales.parts(self._scales.gradient),
+            strict=True,
+        )
+        self.linears = {
+            name: FittedLinear(weight, logs, gradient, biases.get(name), dtype)
+            for (name, weight), logs, gradient in parts
+        }
+        self._best = self._scales.logs.clone()
+        self._mean, self._square = (torch.zeros_like(self._best) for _ in range(2))
+        self.result = Distilled(0, 0, 0.0, 0.0)
+
+    def run(self, student: Student, lesson: Lesson, watch: Watcher, kept: Callable[[], None]) -> None:
+        """All steps that are left. student: with these linears in its place; kept: called after each step."""
+        learned, held = split_samples(len(lesson.tokens))
+        if self.result.steps == 0:
+            error = _mean_divergence(student, held)
+            self.result = replace(self.result, before=error, after=error)
+        batches = list(draw_batches(learned, self._size, self._total))[self.result.steps :]
+        for batch in steps(batches, len(batches), "steps", watch):
+            with torch.enable_grad():
+                for sample in batch:
+                    student.divergence(sample, 1 / len(batch))
+            self._move()
+            if self.result.steps % CHECK_STEPS == 0 or self.result.steps == self._total:
+                self._look(_mean_divergence(student, held))
+            kept()
+
+    def _move(self) -> None:
+        """A step of Adam (Kingma & Ba, arXiv 1412.6980) against the gradient, which is used up."""
+        done, gradient = self.result.steps, self._scales.gradient
+        self._mean.lerp_(gradient, 1 - BETAS[0])
+        self._square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        mean = self._mean / (1 - BETAS[0] ** (done + 1))
+        root = (self._square / (1 - BETAS[1] ** (done + 1))).sqrt_().add_(TINY)
+        self._scales.logs.addcdiv_(mean, root, value=-self._rate * (1 - done / self._total))
+        gradient.zero_()
+        self.result = replace(self.result, steps=done + 1)
+
+    def _look(self, error: float) -> None:
+        if error < self.result.after:
+            self._best.copy_(self._scales.logs)
+            self.result = replace(self.result, kept=self.result.steps, after=error)
+
+    def found(self) -> dict[str, Tensor]:
+        """The scales that came out best on the samples held back, bfloat16 `(N, groups)` by full name."""
+        best = [part.exp().to(torch.bfloat16) for part in self._scales.parts(self._best)]
+        return dict(zip(self.linears, best, strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """By names that `take_up` knows."""
+        return {f"distill.{name}": tensor for name, tensor in self._tensors().items()}
+
+    def take_up(self, result: dict, state: Mapping[str, Tensor]) -> None:
+        """Stand where an earlier run stood: its `result`, as JSON has it. Raises for what is none."""
+        self.result = Distilled(**result)
+        if not 0 < self.result.steps <= self._total:
+            raise ValueError(f"{self.result.steps} steps")
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[f"distill.{name}"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"logs": self._scales.logs, "best": self._best, "mean": self._mean, "square": self._square}
+
+
+@torch.no_grad()
+def _mean_divergence(student: Student, samples: list[int]) -> float:
+    return sum(student.divergence(sample) for sample in samples) / len(samples)
+
+
+def check_fits(job: Job) -> None:
+    """Raise `OptionError` where the quantized model and what it is fitted with has no room in memory."""
+    needed, there = bytes_needed(job), available_bytes()
+    if job.recipe.distill and there is not None and needed > there:
+        raise OptionError(
+            f"`distill={job.recipe.distill}` holds the quantized model in memory, about {needed / 1e9:.1f} GB with all "
+            f"that goes with it, and {there / 1e9:.1f} GB are free; leave it out"
+        )
+
+
+def bytes_needed(job: Job) -> int:
+    """About: a byte a code; scales, their gradient and what Adam remembers in float32; all else in float32; and what
+    the linears of all blocks keep of a sample for the way back.
+    """
+    total, kept = 0, 0
+    model, group_size = job.source.model, job.plan.group_size
+    units = zip(job.plan.units, job.plan.anatomies, strict=True)
+    for name in (full_name(unit, local) for unit, known in units for local in known.linears):
+        linear = model.get_submodule(name)
+        weights = linear.in_features * linear.out_features
+        total += weights + 20 * weights // group_size - 4 * weights
+        kept += 2 * linear.in_features + 6 * linear.out_features
+    floats = {id(tensor): tensor.numel() for tensor in model.parameters()}
+    return total + 4 * sum(floats.values()) + job.recipe.seqlen * kept
