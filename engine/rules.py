@@ -37,6 +37,13 @@ _ASIDE = ("bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "transfor
           "use_cache", "max_length", "max_new_tokens", "output_attentions", "output_hidden_states")  # fmt: skip
 
 
+def both(first: Adjust | None, then: Adjust | None) -> Adjust | None:
+    """One after the other, where there are two."""
+    if first is None or then is None:
+        return first or then
+    return lambda text, logits: then(text, first(text, logits))
+
+
 class Rules(Protocol):
     """Of one model. notes: what of its generation_config is not followed, in words."""
 

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from awq_cli.serving.answers import FINISHES, Chat, Completion, Shape, Usage
 from awq_cli.serving.asks import Ask, read_chat, read_completion, read_object
 from awq_cli.serving.counting import Meters
+from awq_cli.serving.forms import Forms
 from awq_cli.serving.hearing import Hearing, Piece
 from awq_cli.serving.refusals import GONE, Refusal, refusal_of
 from engine.batching import Batch, Closed
@@ -29,7 +30,7 @@ BODY_AT_LEAST, BODY_PER_TOKEN = 64 << 10, 64
 BODY_SECONDS = 30.0  # that a client may take to send one
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Read = Callable[[dict[str, Any], Model, int], Ask]
+Read = Callable[[dict[str, Any], Model, Forms, int], Ask]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def make_app(served: Served) -> Starlette:
 class _Api:
     def __init__(self, served: Served):
         self._served = served
+        self._forms = Forms(served.model)
         self._started = int(time.time())
         self._encoding = asyncio.Lock()  # templates and tokenizers take one text at a time
 
@@ -129,7 +131,7 @@ class _Api:
         given = read_object(await _body(request, served.most_body))
         self._check_name(given.get("model"))
         async with self._encoding:
-            ask = await asyncio.to_thread(read, given, served.model, served.context)
+            ask = await asyncio.to_thread(read, given, served.model, self._forms, served.context)
         hearing = Hearing(served.model, ask)
         writing = _Writing(served, hearing, ask, begun)
         if ask.stream:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from awq_cli.serving.forms import Forms
 from awq_cli.serving.refusals import Refusal
 from engine.generate import greedy
 from engine.model import Model
+from engine.rules import Adjust
 from engine.sampling import sampler
 from engine.text import check_unicode
 
@@ -19,7 +21,7 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "n": (None, 1), "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
     "functions": (None, []), "tool_choice": (None, "none", "auto"), "function_call": (None, "none", "auto"),
     "logit_bias": (None, {}), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "audio": (None,),
-    "modalities": (None, ["text"]), "response_format": (None, {"type": "text"}), "reasoning_effort": (None, "none"),
+    "modalities": (None, ["text"]), "reasoning_effort": (None, "none"),
     "prediction": (None,), "web_search_options": (None,),
 }  # fmt: skip
 # Fields that change nothing in an answer.
@@ -27,7 +29,9 @@ ASIDE = {
     "model", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
     "prompt_cache_key", "verbosity",
 }  # fmt: skip
-SHARED = {"stream", "stream_options", "stop", "max_tokens", "temperature", "top_p", "seed", "logprobs"}
+SHARED = {
+    "stream", "stream_options", "stop", "max_tokens", "temperature", "top_p", "seed", "logprobs", "response_format",
+}  # fmt: skip
 OF_CHAT = {"messages", "max_completion_tokens", "top_logprobs"}
 OF_COMPLETIONS = {"prompt"}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
@@ -39,7 +43,8 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 class Ask:
     """What is to be written, and how it is to be told.
 
-    prompt: ids `(length,)`; top: how many likely tokens are told of beside each one; None: nor is its own probability.
+    prompt: ids `(length,)`; top: how many likely tokens are told of beside each one; None: nor is its own probability;
+    form: what keeps the answer to the form that was asked for.
     """
 
     prompt: np.ndarray
@@ -49,6 +54,7 @@ class Ask:
     stream: bool
     with_usage: bool
     top: int | None
+    form: Adjust | None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -61,7 +67,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_chat(given: dict[str, Any], model: Model, context: int) -> Ask:
+def read_chat(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
     """Of /v1/chat/completions. Raises `Refusal`, or `OptionError` for messages that the template does not take."""
     _check_fields(given, OF_CHAT)
     wanted = _flag(given, "logprobs")
@@ -70,27 +76,29 @@ def read_chat(given: dict[str, Any], model: Model, context: int) -> Ask:
         raise _wrong("top_logprobs", "needs logprobs to be true")
     prompt = model.encode_chat(_messages(given))
     most = _whole(given, "max_completion_tokens", 1, None) or _whole(given, "max_tokens", 1, None)
-    return _ask(given, prompt, _room(prompt, most, context), (top or 0) if wanted else None)
+    form = forms.read(given.get("response_format"))
+    return _ask(given, prompt, _room(prompt, most, context), (top or 0) if wanted else None, form)
 
 
-def read_completion(given: dict[str, Any], model: Model, context: int) -> Ask:
+def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
     """Of /v1/completions, with one prompt: a text or tokens. Raises as `read_chat` does."""
     _check_fields(given, OF_COMPLETIONS)
     top = _whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
     prompt = _prompt(given.get("prompt"), model)
     most = _whole(given, "max_tokens", 1, None)
     left = max(1, min(COMPLETION_TOKENS, context - len(prompt)))
-    return _ask(given, prompt, _room(prompt, most, context) if most else _room(prompt, left, context), top)
+    form = forms.read(given.get("response_format"))
+    return _ask(given, prompt, _room(prompt, most or left, context), top, form)
 
 
-def _ask(given: dict[str, Any], prompt: np.ndarray, most: int, top: int | None) -> Ask:
+def _ask(given: dict[str, Any], prompt: np.ndarray, most: int, top: int | None, form: Adjust | None) -> Ask:
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise _wrong("stream_options", "has to be an object")
     stream = _flag(given, "stream")
     if options is not None and not stream:
         raise _wrong("stream_options", "needs stream to be true")
-    return Ask(prompt, most, _stop(given), _choice(given), stream, _flag(options or {}, "include_usage"), top)
+    return Ask(prompt, most, _stop(given), _choice(given), stream, _flag(options or {}, "include_usage"), top, form)
 
 
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from awq_cli.serving.asks import Ask
 from engine.batching import Asked, Batch
 from engine.model import Model
+from engine.rules import both
 from engine.stopping import Ended, StopTexts
 from engine.text import TextStream
 
@@ -56,7 +57,7 @@ class Hearing:
     def begin(self, batch: Batch, model: Model) -> Any:
         """Have it written; what is given may be cancelled. Raises as `Batch.add` does."""
         ask = self._ask
-        adjust = model.rules.for_text(len(ask.prompt), ask.max_new_tokens)
+        adjust = both(model.rules.for_text(len(ask.prompt), ask.max_new_tokens), ask.form)
         return batch.add(Asked(ask.prompt, ask.max_new_tokens, self._end_tokens, ask.choose, adjust), self)
 
     def wrote(self, token: int, logits: np.ndarray) -> bool:

@@ -3,14 +3,13 @@
 // An instruction set brings a `Simd` type with its vector types and operations:
 //   Vec, WIDTH            fp32 values of WIDTH tile rows
 //   Acc                   the same, while a group is summed: fp32 or int32
-//   VECTORS               accumulators side by side; VECTORS * WIDTH rows of the tile are one slice
+//   vectors(rows)         accumulators side by side; they times WIDTH rows of the tile are one slice
 //   ACCUMULATORS          how many may be live at once
 //   Pair                  two columns of weights, unpacked
 //   Input, Sum            of one activation row: a column pair; what is kept of a group besides
 //   Unpacker<BITS, MOST>  .pair<P>(codes, chunk): pair P of a chunk, for WIDTH rows; called in order of P
 //     Codes               what is kept from one pair of a chunk to the next
-//     SETS, PASSES        sums that pairs are spread over, at most MOST at a time, in so many passes over the codes
-//     set(P)              which of all SETS * PASSES pair P is added to
+//     SETS, set(P)        sums that pairs are spread over, at most MOST, and which of them pair P is added to
 //     weigh(acc, s)       the sum of set s in units of set 0
 //   multiply_add          acc + pair . input
 //   load_zero<BITS>       zero points, relative to codes as the unpacker gives them
@@ -51,18 +50,11 @@ struct Places {
   static constexpr int shift(int pair) { return (pair % FIELDS - place(pair)) * BITS; }
 };
 
-// Sets that weigh the same, for sums of fp32: always as many, since the order of a sum is its bits. Where there are not
-// accumulators for all of them, the codes, which are in L1 by then, are passed over for some sets after the others.
-template <int MOST>
+// Sets that weigh the same, for sums of fp32: always as many, since the order of a sum is its bits.
+template <int ALL>
 struct EvenSets {
-  static constexpr int ALL = 4, SETS = MOST >= ALL ? ALL : MOST >= 2 ? 2 : 1, PASSES = ALL / SETS;
-  static constexpr int set(int pair) { return pair % ALL; }
-  // Whether, of the pairs of one pass, this one is the first of its vector.
-  static constexpr bool is_first(int pair, int fields) {
-    for (int other = pair / fields * fields; other < pair; ++other)
-      if (set(other) / SETS == set(pair) / SETS) return false;
-    return true;
-  }
+  static constexpr int SETS = ALL;
+  static constexpr int set(int pair) { return pair % SETS; }
   template <class Acc>
   static AWQ_INLINE Acc weigh(Acc acc, int) { return acc; }
 };
@@ -70,54 +62,38 @@ struct EvenSets {
 template <int N> struct Index { static constexpr int value = N; };
 template <int... N> struct Sequence {};
 using ChunkPairs = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
-template <int PASSES> struct PassesOf;
-template <> struct PassesOf<1> { using Type = Sequence<0>; };
-template <> struct PassesOf<2> { using Type = Sequence<0, 1>; };
-template <> struct PassesOf<4> { using Type = Sequence<0, 1, 2, 3>; };
-
 template <class Body, int... P>
 AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
   (body(Index<P>{}), ...);
 }
 
 // Sums of one group for one slice of the tile.
-template <class Simd, int ROWS>
-using Sums = typename Simd::Acc[ROWS][Simd::VECTORS];
+template <class Simd, int SETS, int ROWS>
+using Sums = typename Simd::Acc[SETS][ROWS][Simd::vectors(ROWS)];
 
 // Few rows leave too few independent sums to hide the latency of a multiply-add: pairs are spread over several sets.
 template <class Simd, int BITS, int ROWS>
-using UnpackerFor = typename Simd::template Unpacker<BITS, Simd::ACCUMULATORS / (ROWS * Simd::VECTORS)>;
+using UnpackerFor = typename Simd::template Unpacker<BITS, Simd::ACCUMULATORS / (ROWS * Simd::vectors(ROWS))>;
 
-// y += scale * (total - zero * sum), once a group
-template <class Simd, int BITS, int ROWS>
+// y += scale * (acc - zero * sum), once a group
+template <class Simd, int BITS, int ROWS, class Unpacker>
 AWQ_INLINE void add_group(const uint8_t* record, int slice, const typename Simd::Sum* sums,
-                          const Sums<Simd, ROWS>& total, float* y) {
+                          const Sums<Simd, Unpacker::SETS, ROWS>& acc, float* y) {
+  constexpr int VECTORS = Simd::vectors(ROWS);
 #pragma GCC unroll 4
-  for (int v = 0; v < Simd::VECTORS; ++v) {
+  for (int v = 0; v < VECTORS; ++v) {
     const int row = slice + v * Simd::WIDTH;
     const typename Simd::Vec scale = Simd::load_bf16(record + 2 * row);
     const auto zero = Simd::template load_zero<BITS>(record + SCALE_BYTES + row);
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
+      typename Simd::Acc total = acc[0][r][v];
+#pragma GCC unroll 4
+      for (int s = 1; s < Unpacker::SETS; ++s) total = Simd::add(total, Unpacker::weigh(acc[s][r][v], s));
       float* out = y + r * TILE + row;
-      Simd::store(out, Simd::fma(scale, Simd::less_zero(total[r][v], zero, sums + r), Simd::load(out)));
+      Simd::store(out, Simd::fma(scale, Simd::less_zero(total, zero, sums + r), Simd::load(out)));
     }
   }
-}
-
-// The sets of a pass, one by one, so that the order does not depend on how many there are in it.
-template <class Simd, class Unpacker, int PASS, int ROWS>
-AWQ_INLINE void add_sets(const Sums<Simd, ROWS> (&acc)[Unpacker::SETS], Sums<Simd, ROWS>& total) {
-#pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < Simd::VECTORS; ++v) {
-      typename Simd::Acc sum = acc[0][r][v];
-      if constexpr (PASS > 0) sum = Simd::add(total[r][v], sum);
-#pragma GCC unroll 4
-      for (int s = 1; s < Unpacker::SETS; ++s) sum = Simd::add(sum, Unpacker::weigh(acc[s][r][v], s));
-      total[r][v] = sum;
-    }
 }
 
 // The pairs of a chunk stay in this function: in one of their own, gcc gives out registers so that 3 or 4 rows take a
@@ -125,7 +101,7 @@ AWQ_INLINE void add_sets(const Sums<Simd, ROWS> (&acc)[Unpacker::SETS], Sums<Sim
 template <class Simd, int BITS, int ROWS>
 void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* activations, const void* sums_in,
            float* y) {
-  constexpr int VECTORS = Simd::VECTORS, SLICE = Simd::WIDTH * VECTORS;
+  constexpr int VECTORS = Simd::vectors(ROWS), SLICE = Simd::WIDTH * VECTORS;
   using Unpacker = UnpackerFor<Simd, BITS, ROWS>;
   const Unpacker unpacker;
   const auto* x = static_cast<const typename Simd::Input*>(activations);
@@ -135,43 +111,35 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
     const uint8_t* codes = record + HEADER_BYTES;
     prefetch<Simd::TWO_STEPS>(record, HEADER_BYTES);
     for (int slice = 0; slice < TILE; slice += SLICE) {
-      Sums<Simd, ROWS> total;
-      for_each(typename PassesOf<Unpacker::PASSES>::Type{}, [&](auto pass) __attribute__((always_inline)) {
-        constexpr int PASS = decltype(pass)::value;
-        Sums<Simd, ROWS> acc[Unpacker::SETS];
+      Sums<Simd, Unpacker::SETS, ROWS> acc;
 #pragma GCC unroll 4
-        for (int s = 0; s < Unpacker::SETS; ++s)
+      for (int s = 0; s < Unpacker::SETS; ++s)
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = typename Simd::Acc{};
+
+      for (int64_t c = 0; c < group_size / CHUNK; ++c) {
+        const uint8_t* chunk = codes + c * chunk_bytes(BITS);
+        const auto* inputs = x + c * PAIRS * ROWS;
+        if (slice == 0) prefetch<Simd::TWO_STEPS>(chunk, int(chunk_bytes(BITS)));
+        typename Unpacker::Codes state[VECTORS];
+        for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+          constexpr int P = decltype(p)::value, S = Unpacker::set(P);
+          typename Simd::Pair weights[VECTORS];
+#pragma GCC unroll 4
+          for (int v = 0; v < VECTORS; ++v) {
+            const int row = slice + v * Simd::WIDTH;
+            weights[v] = unpacker.template pair<P>(state[v], chunk + row / HALF_TILE * BITS * 64 + row % HALF_TILE * 4);
+          }
 #pragma GCC unroll 12
           for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = typename Simd::Acc{};
-
-        for (int64_t c = 0; c < group_size / CHUNK; ++c) {
-          const uint8_t* chunk = codes + c * chunk_bytes(BITS);
-          const auto* inputs = x + c * PAIRS * ROWS;
-          if (slice == 0 && PASS == 0) prefetch<Simd::TWO_STEPS>(chunk, int(chunk_bytes(BITS)));
-          typename Unpacker::Codes state[VECTORS];
-          for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
-            constexpr int P = decltype(p)::value, S = Unpacker::set(P) % Unpacker::SETS;
-            if constexpr (Unpacker::set(P) / Unpacker::SETS == PASS) {
-              typename Simd::Pair weights[VECTORS];
-#pragma GCC unroll 4
-              for (int v = 0; v < VECTORS; ++v) {
-                const int row = slice + v * Simd::WIDTH;
-                const uint8_t* lanes = chunk + row / HALF_TILE * BITS * 64 + row % HALF_TILE * 4;
-                weights[v] = unpacker.template pair<P>(state[v], lanes);
-              }
-#pragma GCC unroll 12
-              for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; ++v)
-                  acc[S][r][v] = Simd::multiply_add(acc[S][r][v], weights[v], inputs + P * ROWS + r);
-            }
-          });
-        }
-        add_sets<Simd, Unpacker, PASS, ROWS>(acc, total);
-      });
-      add_group<Simd, BITS, ROWS>(record, slice, sums, total, y);
+            for (int v = 0; v < VECTORS; ++v)
+              acc[S][r][v] = Simd::multiply_add(acc[S][r][v], weights[v], inputs + P * ROWS + r);
+        });
+      }
+      add_group<Simd, BITS, ROWS, Unpacker>(record, slice, sums, acc, y);
     }
     record = codes + group_size / CHUNK * chunk_bytes(BITS);
   }

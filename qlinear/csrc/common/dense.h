@@ -30,10 +30,16 @@ AWQ_INLINE void dense_block(const awq_matrix& matrix, const Bf16* x, int64_t col
     for (int c = 0; c < COLUMNS; ++c) memcpy(last_w[c], w + c * k + whole, size_t(k - whole) * sizeof *w);
     step(last_x[0], STEP, last_w[0], STEP);
   }
-  for (int c = 0; c < COLUMNS; ++c) {
-    const float bias = matrix.weight.bias == nullptr ? 0.0f : matrix.weight.bias[column + c];
-    for (int r = 0; r < ROWS; ++r) store(splat(total(acc[r][c]) + bias), y + r * stride + column + c, 1);
+  Out out[ROWS * COLUMNS];
+  float bias[ROWS * COLUMNS] = {};
+  if (matrix.weight.bias != nullptr)
+    for (int r = 0; r < ROWS; ++r) memcpy(bias + r * COLUMNS, matrix.weight.bias + column, COLUMNS * sizeof *bias);
+  if constexpr (ROWS * COLUMNS == LANES) {
+    store(totals(acc[0]) + load(bias, LANES), out, LANES);
+  } else {
+    for (int i = 0; i < ROWS * COLUMNS; ++i) store(splat(total(acc[i / COLUMNS][i % COLUMNS]) + bias[i]), out + i, 1);
   }
+  for (int r = 0; r < ROWS; ++r) memcpy(y + r * stride + column, out + r * COLUMNS, COLUMNS * sizeof *out);
 }
 
 // Some columns for rows [row, last): what the columns weigh is in L1 after the first of them.

@@ -97,9 +97,8 @@ void lay_out_int16(const InputRows& in, void* out, void* sums_out) {
 template <int BITS, int MOST>
 struct PlaceSets {
   static constexpr int PLACES = BITS == 4 ? (MOST >= 2 ? 2 : 1) : MOST >= 3 ? 3 : 1;
-  static constexpr int SETS = BITS == 4 && MOST >= 4 ? 4 : PLACES, PASSES = 1;  // exact sums: their order is nothing
+  static constexpr int SETS = BITS == 4 && MOST >= 4 ? 4 : PLACES;
   static constexpr int set(int pair) { return SETS > PLACES ? pair % SETS : Places<BITS, PLACES>::place(pair); }
-  static constexpr bool is_first(int pair, int fields) { return pair % fields == 0; }
   static constexpr int height(int set) { return set % PLACES * BITS; }
 };
 

@@ -94,6 +94,36 @@ AWQ_INLINE float largest(Floats value) {
   return lane[0];
 }
 
+// p and q, folded in halves: lanes `width` apart in blocks of twice that are added up; those of p first, then of q.
+template <int WIDTH>
+AWQ_INLINE Floats fold(Floats p, Floats q) {
+  constexpr auto at = [](int i) { return i % 8 / WIDTH * 2 * WIDTH + i % WIDTH + i / 8 * LANES; };
+#if defined(__clang__) || __GNUC__ >= 12
+#define AWQ_PICK(by)                                                                                              \
+  __builtin_shufflevector(p, q, at(0) + by, at(1) + by, at(2) + by, at(3) + by, at(4) + by, at(5) + by, at(6) + by, \
+                          at(7) + by, at(8) + by, at(9) + by, at(10) + by, at(11) + by, at(12) + by, at(13) + by,  \
+                          at(14) + by, at(15) + by)
+#else
+#define AWQ_PICK(by)                                                                                                \
+  __builtin_shuffle(p, q, Ints{at(0) + by, at(1) + by, at(2) + by, at(3) + by, at(4) + by, at(5) + by, at(6) + by,  \
+                               at(7) + by, at(8) + by, at(9) + by, at(10) + by, at(11) + by, at(12) + by,           \
+                               at(13) + by, at(14) + by, at(15) + by})
+#endif
+  return AWQ_PICK(0) + AWQ_PICK(WIDTH);
+#undef AWQ_PICK
+}
+
+// A lane each: `total` of sixteen vectors, with the same bits.
+AWQ_INLINE Floats totals(const Floats* values) {
+  Floats eight[8], four[4], two[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) eight[i] = fold<8>(values[2 * i], values[2 * i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) four[i] = fold<4>(eight[2 * i], eight[2 * i + 1]);
+  for (int i = 0; i < 2; ++i) two[i] = fold<2>(four[2 * i], four[2 * i + 1]);
+  return fold<1>(two[0], two[1]);
+}
+
 // e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number.
 AWQ_INLINE Floats exponential(Floats x) {
   constexpr float LOWEST = -87.33f, HIGHEST = 88.37f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction

@@ -18,6 +18,7 @@ struct MultiplyThenAdd {
 
 struct Avx2 : Avx2Base {
   static constexpr int ACCUMULATORS = 8, ROWS = 4;
+  static constexpr int vectors(int rows) { return rows == 1 ? 4 : 2; }  // independent sums enough, of one set
   static constexpr bool TWO_STEPS = false;
   using Acc = __m256;
   using Sum = float;
@@ -43,7 +44,7 @@ struct Avx2 : Avx2Base {
 
 // Stored as two's complement: up to the sign bit, down again, done.
 template <int MOST>
-struct Avx2::Unpacker<4, MOST> : EvenSets<MOST> {
+struct Avx2::Unpacker<4, MOST> : EvenSets<1> {
   using Codes = Avx2::Codes;
 
   template <int P>
@@ -57,7 +58,7 @@ struct Avx2::Unpacker<4, MOST> : EvenSets<MOST> {
 
 // vpermps looks at the low three bits of each index: a table of the eight values.
 template <int MOST>
-struct Avx2::Unpacker<3, MOST> : EvenSets<MOST> {
+struct Avx2::Unpacker<3, MOST> : EvenSets<1> {
   using Codes = Avx2::Codes;
   __m256 values = _mm256_setr_ps(0, 1, 2, 3, -4, -3, -2, -1);
 

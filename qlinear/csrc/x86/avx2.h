@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2Base {
   using Vec = __m256;
-  static constexpr int WIDTH = 8, VECTORS = 2;
+  static constexpr int WIDTH = 8;
 
   static AWQ_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
@@ -32,6 +32,7 @@ struct Avx2Base {
 template <class Multiply>
 struct Avx2Int16 : Avx2Base {
   static constexpr int ACCUMULATORS = 12, ROWS = 6;
+  static constexpr int vectors(int) { return 2; }
   static constexpr bool TWO_STEPS = true;
   using Acc = __m256i;
   using Pair = __m256i;    // 8 tile rows x 2 columns of int16

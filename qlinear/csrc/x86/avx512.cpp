@@ -21,8 +21,8 @@ struct Avx512 : Avx512Float {
 
   // vpermps looks at the low four bits of each index. The bit above a 3-bit code may be anything: the table repeats.
   template <int BITS, int MOST>
-  struct Unpacker : EvenSets<MOST> {
-    using Codes = Avx512Codes<BITS, 1, EvenSets<MOST>>;
+  struct Unpacker : EvenSets<Avx512::SETS> {
+    using Codes = Avx512Codes<BITS, 1>;
     __m512 values;
 
     Unpacker() {

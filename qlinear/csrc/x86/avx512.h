@@ -10,7 +10,7 @@ namespace {
 
 struct Avx512Base {
   using Vec = __m512;
-  static constexpr int WIDTH = 16, VECTORS = 2, ACCUMULATORS = 24;
+  static constexpr int WIDTH = 16, ACCUMULATORS = 24;
 
   static AWQ_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
@@ -25,9 +25,9 @@ struct Avx512Base {
   }
 };
 
-// The codes of 16 rows, a vector at a time: field<P>(chunk), in order of P, gives pair P with its codes at place(P),
-// other bits whatever. Sets::is_first(P, FIELDS): whether P is the first that is asked for of its vector.
-template <int BITS, int PLACES, class Sets>
+// The codes of 16 rows, a vector at a time: field<P>(chunk) for P = 0, 1, 2, ... gives pair P with its codes at
+// place(P), other bits whatever.
+template <int BITS, int PLACES>
 struct Avx512Codes : Places<BITS, PLACES> {
   using At = Places<BITS, PLACES>;
   __m512i lanes;  // the vector that holds the current pairs
@@ -36,7 +36,7 @@ struct Avx512Codes : Places<BITS, PLACES> {
   template <int P>
   AWQ_INLINE __m512i field(const uint8_t* chunk) {
     if constexpr (P == At::IN_FIELDS) return spare;
-    if constexpr (Sets::is_first(P, At::FIELDS)) load<P / At::FIELDS>(chunk);
+    if constexpr (P % At::FIELDS == 0) load<P / At::FIELDS>(chunk);
     return At::shift(P) == 0 ? lanes : _mm512_srli_epi32(lanes, At::shift(P));
   }
 
@@ -55,6 +55,9 @@ struct Avx512Codes : Places<BITS, PLACES> {
 
 // Products summed in fp32.
 struct Avx512Float : Avx512Base {
+  static constexpr int SETS = 2;
+  // Half a tile where there are not accumulators for the sets of a whole one.
+  static constexpr int vectors(int rows) { return 2 * SETS * rows <= ACCUMULATORS ? 2 : 1; }
   static constexpr bool TWO_STEPS = false;
   using Acc = __m512;
   using Sum = float;

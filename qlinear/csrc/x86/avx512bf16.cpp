@@ -19,8 +19,8 @@ struct Avx512Bf16 : Avx512Float {
 
   // vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above it.
   template <int BITS, int MOST>
-  struct Unpacker : EvenSets<MOST> {
-    using Codes = Avx512Codes<BITS, 1, EvenSets<MOST>>;
+  struct Unpacker : EvenSets<Avx512Bf16::SETS> {
+    using Codes = Avx512Codes<BITS, 1>;
     __m512i values;
 
     Unpacker() {

@@ -8,6 +8,7 @@ namespace {
 
 struct Avx512Vnni : Avx512Base {
   static constexpr int ROWS = 12;
+  static constexpr int vectors(int) { return 2; }
   static constexpr bool TWO_STEPS = true;
   using Acc = __m512i;
   using Pair = __m512i;    // 16 tile rows x 2 columns of int16
@@ -33,7 +34,7 @@ struct Avx512Vnni : Avx512Base {
   // A code is masked where it stands, and inverting its sign bit makes it 0 to 2^BITS - 1: one vpternlogd.
   template <int BITS, int MOST>
   struct Unpacker : PlaceSets<BITS, MOST> {
-    using Codes = Avx512Codes<BITS, PlaceSets<BITS, MOST>::PLACES, PlaceSets<BITS, MOST>>;
+    using Codes = Avx512Codes<BITS, PlaceSets<BITS, MOST>::PLACES>;
     static AWQ_INLINE Acc weigh(Acc acc, int set) { return _mm512_srai_epi32(acc, Unpacker::height(set)); }
 
     template <int P>

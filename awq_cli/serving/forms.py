@@ -1,0 +1,84 @@
+"""Answers of a given form: JSON that obeys a schema, token by token, by llguidance."""
+
+import json
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from awq_cli.serving.refusals import Refusal
+from engine.model import Model
+from engine.rules import Adjust
+from qlinear.errors import one_line
+
+PARAMETER = "response_format"
+# As `json.dumps` writes it. Where any space may stand, a model that is undecided writes nothing else.
+SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Forms:
+    """Those that the answers of one model may have. The library comes when one is asked for."""
+
+    def __init__(self, model: Model):
+        self._model = model
+
+    def read(self, given: Any) -> Adjust | None:
+        """What keeps one answer to `response_format`; None for a text without one. Raises `Refusal`."""
+        if given is None or given == {"type": "text"}:
+            return None
+        kind = given.get("type") if isinstance(given, dict) else None
+        if kind == "json_object" and len(given) == 1:
+            return self._keeping({"type": "object"})
+        described = given.get("json_schema") if kind == "json_schema" and len(given) == 2 else None
+        if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
+            raise _wrong("has to be of type text, json_object, or json_schema with a json_schema that has a schema")
+        return self._keeping(described["schema"])
+
+    def _keeping(self, schema: dict[str, Any]) -> Adjust:
+        tokenizer = self._tokenizer
+        from llguidance import LLMatcher
+
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACING)
+        failed, said = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
+        if failed:
+            raise _wrong(f"has a schema that cannot be followed: {' '.join(said[0].split())[:300]}")
+        return _Keeping(LLMatcher(tokenizer, grammar, log_level=0))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """The library's own view of the model's tokenizer, which takes most of a second to make."""
+        try:
+            from llguidance import LLTokenizer
+        except ImportError as error:
+            raise _wrong("needs llguidance where this server runs: pip install 'run-awq[serve]'") from error
+        ends = sorted(self._model.end_tokens)
+        backend = getattr(self._model.tokenizer, "backend_tokenizer", None)
+        if backend is None or not ends:
+            raise _wrong("takes a model with an end token, and a tokenizer of the tokenizers library")
+        try:
+            return LLTokenizer(backend.to_str(), eos_token=ends)
+        except (ValueError, RuntimeError) as error:
+            raise _wrong(f"takes a model with a tokenizer of bytes: {one_line(error)}") from error
+
+
+class _Keeping:
+    """`engine.rules.Adjust` of one answer: tokens that would break its form are left no probability."""
+
+    def __init__(self, matcher: Any):
+        self._matcher = matcher
+        self._followed: int | None = None  # tokens of the text that the matcher is past
+
+    def __call__(self, text: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        written = [] if self._followed is None else text[self._followed :].tolist()
+        self._followed = len(text)
+        self._matcher.consume_tokens(written)
+        allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        kept = np.zeros(len(logits), bool)
+        kept[: len(allowed)] = allowed[: len(logits)]
+        if self._matcher.is_error() or not kept.any():
+            raise _wrong(f"cannot be followed any further: {' '.join(self._matcher.get_error().split())[:300]}")
+        return np.where(kept, logits, np.float32(-np.inf))
+
+
+def _wrong(what: str) -> Refusal:
+    return Refusal(400, f"{PARAMETER} {what}", PARAMETER, "unsupported_parameter")
