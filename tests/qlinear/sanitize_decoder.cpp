@@ -31,6 +31,7 @@ struct Shape {
   int64_t heads, kv_heads, head_dim, rotary_dim, vocabulary, window;
   bool dense_head, every_norm;
   Routed routed;
+  bool parallel = false;  // with layer norms
 };
 
 std::mt19937 generator(1);
@@ -56,12 +57,14 @@ class Random {
       awq_block block = {};
       block.input_norm = norm(HIDDEN);
       block.mlp_norm = norm(HIDDEN);
+      if (s.parallel) block.input_bias = norm(HIDDEN);
       if (s.every_norm) {
+        if (i == 1) block.mlp_norm = nullptr;
         block.attention_norm = norm(HIDDEN);
         block.output_norm = norm(HIDDEN);
         block.q_norm = norm(s.head_dim);
         block.k_norm = norm(s.head_dim);
-      } else if (i == 1) {
+      } else if (i == 1 && !s.parallel) {
         block.all_q_norm = norm(attended);
         block.all_k_norm = norm(kv_width);
       }
@@ -81,10 +84,11 @@ class Random {
     }
     const awq_matrix head = s.dense_head ? dense(s.vocabulary, HIDDEN) : packed(s.vocabulary, HIDDEN);
     const float attention_cap = s.every_norm ? 20.0f : 0.0f, logit_cap = s.every_norm ? 30.0f : 0.0f;
-    model_ = {blocks_.data(), bf16(s.vocabulary * HIDDEN, 1.0f), norm(HIDDEN), {{head}, 1}, LAYERS, s.vocabulary,
-              HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
+    model_ = {blocks_.data(), bf16(s.vocabulary * HIDDEN, 1.0f), norm(HIDDEN), s.parallel ? norm(HIDDEN) : nullptr,
+              {{head}, 1}, LAYERS, s.vocabulary, HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
               1.0f / sqrtf(float(s.head_dim)), attention_cap, logit_cap,
-              s.every_norm ? AWQ_GELU_TANH : AWQ_SILU, s.dense_head};
+              s.every_norm ? AWQ_GELU_TANH : AWQ_SILU, s.dense_head, s.parallel, s.parallel,
+              s.every_norm && !s.dense_head};
   }
 
   const awq_model& model() const { return model_; }
@@ -217,7 +221,8 @@ int main() {
   }
   std::vector<int64_t> text(size_t(TOKENS), 0);
   for (const Shape& shape :
-       {Shape{4, 32, 6, 2, 16, 16, 131, 0, false, false, {}}, Shape{3, 32, 4, 4, 24, 16, 97, 50, true, true, {}},
+       {Shape{4, 32, 6, 2, 16, 16, 131, 0, false, false, {}}, Shape{4, 32, 6, 3, 16, 8, 70, 0, false, false, {}, true},
+        Shape{3, 32, 4, 4, 24, 16, 97, 50, true, true, {}},
         Shape{4, 32, 2, 1, 48, 12, 33, 270, false, true, {7, 3, 1, 1, 64, 96, AWQ_SOFTMAX, false, false, true}},
         Shape{3, 32, 8, 1, 40, 40, 64, 1, true, false, {36, 5, 12, 7, 32, 0, AWQ_SIGMOID, false, true, false}},
         Shape{4, 32, 4, 2, 32, 32, 64, 0, true, false, {3, 3, 1, 1, 37, 160, AWQ_SIGMOID, true, true, false}}}) {

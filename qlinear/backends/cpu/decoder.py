@@ -97,11 +97,13 @@ class CpuDecoder:
         )
         self._kept.append(blocks)
         same = ("vocabulary", "hidden", "heads", "kv_heads", "head_dim", "epsilon", "embedding_scale",
-                "attention_scale", "attention_cap", "logit_cap")  # fmt: skip
+                "attention_scale", "attention_cap", "logit_cap", "interleaved", "layer_norm", "parallel",
+                "turned_first")  # fmt: skip
         return native.Model(
             blocks=blocks,
             embedding=self._bf16(stack.embedding, "the embedding"),
             final_norm=self._fp32(stack.final_norm),
+            final_bias=self._fp32(stack.final_bias),
             head=self._projection(stack.head),
             layers=len(stack.blocks),
             rotary_dim=2 * stack.blocks[0].cosines.shape[1],
@@ -109,7 +111,6 @@ class CpuDecoder:
             slots=self.slots,
             chunk=self.chunk,
             activation=native.ACTIVATIONS[stack.activation],
-            interleaved=stack.interleaved,
             **{name: getattr(stack, name) for name in same},
         )
 
@@ -120,6 +121,8 @@ class CpuDecoder:
             attention_norm=self._fp32(norms.attention),
             mlp_norm=self._fp32(norms.mlp),
             output_norm=self._fp32(norms.output),
+            input_bias=self._fp32(norms.input_bias),
+            mlp_bias=self._fp32(norms.mlp_bias),
             qkv=self._projection(block.qkv),
             o=self._projection(block.o),
             cosines=self._fp32(block.cosines),

@@ -33,10 +33,13 @@ def check(stack: Stack) -> None:
             f"the fused decoder takes heads of up to {native.MAX_HEAD_DIM} features (an even number), "
             f"{native.MAX_SHARING} query heads to a key head; this model has {stack.head_dim} and {sharing}"
         )
+    if stack.turned_first and stack.interleaved:
+        raise Unsupported("the fused decoder does not norm heads whose neighbouring features it has turned")
     for index, block in enumerate(stack.blocks):
         _check_block(stack, block, f"block {index}")
     _check_matrices(stack.head, stack.hidden, (stack.vocabulary,), "the head")
-    _check_length(stack.final_norm, (stack.hidden,), "the last norm")
+    for vector in (stack.final_norm, stack.final_bias):
+        _check_length(vector, (stack.hidden,), "the last norm")
 
 
 def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
@@ -45,8 +48,9 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
     _check_matrices(block.qkv, hidden, (heads, kv_heads, kv_heads), f"{where}, q, k and v")
     _check_matrices(block.o, heads, (hidden,), f"{where}, o")
     norms, of_heads = block.norms, ((stack.head_dim, heads), (stack.head_dim, kv_heads))
-    for norm in (norms.input, norms.attention, norms.mlp, norms.output):
+    for norm in (norms.input, norms.attention, norms.mlp, norms.output, norms.input_bias, norms.mlp_bias):
         _check_length(norm, (hidden,), f"{where}, a norm")
+    _check_kinds(stack, block, where)
     for norm, sizes in zip((norms.q, norms.k), of_heads, strict=True):
         _check_length(norm, sizes, f"{where}, a norm of heads")
     if isinstance(block.mlp, GatedMlp):
@@ -56,6 +60,17 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
     _check_matrices([block.mlp.router.logits], hidden, (len(block.mlp.experts),), f"{where}, the router")
     for mlp in [*block.mlp.experts, *([block.mlp.shared] if block.mlp.shared else [])]:
         _check_mlp(mlp, hidden, where)
+
+
+def _check_kinds(stack: Stack, block: StackBlock, where: str) -> None:
+    """Layer norms stand before projections only; a mixture of experts stands behind its attention."""
+    norms = block.norms
+    if stack.layer_norm and any(norm is not None for norm in (norms.attention, norms.output, norms.q, norms.k)):
+        raise Unsupported(f"{where}: the fused decoder takes layer norms before projections only")
+    if stack.parallel and isinstance(block.mlp, Mixture):
+        raise Unsupported(f"{where}: the fused decoder does not run a mixture of experts beside the attention")
+    if stack.turned_first and any(norm is not None and len(norm) > stack.head_dim for norm in (norms.q, norms.k)):
+        raise Unsupported(f"{where}: the fused decoder does not norm all heads together after the rotation")
 
 
 def _check_mlp(mlp: GatedMlp, hidden: int, where: str) -> None:

@@ -58,6 +58,7 @@ class Block(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm")),
         *((name, _POINTER) for name in ("q_norm", "k_norm", "all_q_norm", "all_k_norm")),
+        *((name, _POINTER) for name in ("input_bias", "mlp_bias")),
         *((name, Projection) for name in ("qkv", "o")),
         ("mlp", Mlp),
         ("mixture", ctypes.POINTER(Mixture)),
@@ -73,11 +74,12 @@ class Model(ctypes.Structure):
         ("blocks", ctypes.POINTER(Block)),
         ("embedding", _POINTER),
         ("final_norm", _POINTER),
+        ("final_bias", _POINTER),
         ("head", Projection),
         *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "heads", "kv_heads")),
         *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "slots", "chunk")),
         *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
-        *((name, _INT32) for name in ("activation", "interleaved")),
+        *((name, _INT32) for name in ("activation", "interleaved", "layer_norm", "parallel", "turned_first")),
     ]
 
 
@@ -94,7 +96,7 @@ class RopeJob(ctypes.Structure):
         *((name, _POINTER) for name in ("norm", "cosines", "sines")),
         ("epsilon", _FLOAT),
         *((name, _INT64) for name in ("head_dim", "rotary_dim")),
-        ("interleaved", _INT32),
+        *((name, _INT32) for name in ("interleaved", "turned_first")),
     ]
 
 
@@ -133,6 +135,7 @@ _SIGNATURES = {
     "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
     "awq_decoder_read": (None, [_POINTER, ctypes.POINTER(Reading), _INT64, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
+    "awq_layer_norm": (None, [_POINTER, _POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
     "awq_rope": (None, [ctypes.POINTER(RopeJob), _POINTER, _POINTER]),
     "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
     "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),

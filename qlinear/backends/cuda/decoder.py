@@ -57,6 +57,11 @@ def check(stack: Stack) -> None:
         raise Unsupported("the fused decoder on cuda does not run mixtures of experts")
     if stack.interleaved:
         raise Unsupported("the fused decoder on cuda does not turn neighbouring features")
+    if stack.layer_norm or any(block.norms.input is None or block.norms.mlp is None for block in stack.blocks):
+        raise Unsupported("the fused decoder on cuda takes blocks with RMS norms before attention and MLP")
+    if stack.parallel or stack.turned_first:
+        what = "run attention and MLP side by side" if stack.parallel else "norm heads after the rotation"
+        raise Unsupported(f"the fused decoder on cuda does not {what}")
     if any(norm is not None and norm.numel() > stack.head_dim for b in stack.blocks for norm in (b.norms.q, b.norms.k)):
         raise Unsupported("the fused decoder on cuda does not norm all heads together")
     if stack.activation not in ACTIVATIONS:

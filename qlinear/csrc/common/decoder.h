@@ -52,7 +52,8 @@ typedef struct awq_mixture {
   awq_matrix shared_gate;  // (1, hidden), dense: the sigmoid of its output is what the shared one counts for; else 1
 } awq_mixture;
 
-// Norms are RMS norms; their fp32 weights are what the normalised value is multiplied by. Null: the block has none.
+// Norms are RMS norms, or layer norms; their fp32 weights are what the normalised value is multiplied by, their biases are
+// added to that. Null: the block has none; what reads the residual then reads it as it is.
 typedef struct awq_block {
   const float* input_norm;      // (hidden): before qkv
   const float* attention_norm;  // (hidden): of the attention's output, before it joins the residual
@@ -62,6 +63,8 @@ typedef struct awq_block {
   const float* k_norm;          // (head_dim): of every key head
   const float* all_q_norm;      // (heads * head_dim): of all of a token's query heads together
   const float* all_k_norm;      // (kv_heads * head_dim): of all of its key heads
+  const float* input_bias;      // (hidden): of the layer norm before qkv
+  const float* mlp_bias;        // (hidden): of the one before gate_up
   awq_projection qkv, o;
   awq_mlp mlp;
   const awq_mixture* mixture;  // instead of the MLP, or null
@@ -78,6 +81,7 @@ typedef struct awq_model {
   const awq_block* blocks;
   const uint16_t* embedding;  // (vocabulary, hidden) bf16
   const float* final_norm;    // (hidden)
+  const float* final_bias;    // (hidden) or null
   awq_projection head;        // (vocabulary, hidden)
   int64_t layers, vocabulary, hidden, heads, kv_heads, head_dim, rotary_dim;
   int64_t max_tokens;  // positions of a slot in the cache
@@ -90,6 +94,9 @@ typedef struct awq_model {
   float logit_cap;
   int32_t activation;  // awq_activation
   int32_t interleaved;  // 1: the cosines and sines are those of features 2 i and 2 i + 1
+  int32_t layer_norm;   // 1: the norms before projections subtract the mean first; there are no others then
+  int32_t parallel;     // 1: gate_up reads what qkv reads; attention and MLP join the residual together
+  int32_t turned_first;  // 1: q_norm and k_norm are of heads that the rotation has turned; not with `interleaved`
 } awq_model;
 
 // Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many; at most 64 groups of
@@ -116,7 +123,8 @@ AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const awq_reading* readin
 
 // Single operations of the decoder, as the instruction set in use computes them: for tests.
 
-// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out. Interleaved
+// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out, or the norm
+// after the rotation (not of interleaved ones: its weights are in the order of the features that come out). Interleaved
 // features come out as others do, first all even ones, then all odd ones: of queries as of keys, so that it matters to
 // none of their products.
 typedef struct awq_rope_job {
@@ -125,7 +133,7 @@ typedef struct awq_rope_job {
   const float* sines;
   float epsilon;
   int64_t head_dim, rotary_dim;
-  int32_t interleaved;
+  int32_t interleaved, turned_first;
 } awq_rope_job;
 
 // Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
@@ -163,6 +171,8 @@ typedef struct awq_mix_job {
 } awq_mix_job;
 
 AWQ_EXPORT void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
+AWQ_EXPORT void awq_layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int64_t n,
+                               uint16_t* out);
 AWQ_EXPORT void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out);
 AWQ_EXPORT void awq_attend(const awq_attention_job* job);
 AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);

@@ -31,6 +31,30 @@ void norm(const float* x, const float* weight, float epsilon, int64_t n, Bf16* o
   normalize(x, weight, epsilon, n, out);
 }
 
+// What lies above or below the mean; lanes past the first `count` are 0.
+AWQ_INLINE Floats deviation(const float* x, float mean, int64_t count) {
+  const Floats value = load(x, count) - mean;
+  if (count >= LANES) return value;
+  Floats kept{};
+  memcpy(&kept, &value, size_t(count) * sizeof *x);
+  return kept;
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, Bf16* out) {
+  Floats sum{}, squares{};
+  for (int64_t i = 0; i < n; i += LANES) sum += load(x + i, n - i);
+  const float mean = total(sum) / float(n);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats value = deviation(x + i, mean, n - i);
+    squares += value * value;
+  }
+  const float scale = 1.0f / __builtin_sqrtf(total(squares) / float(n) + epsilon);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats normed = deviation(x + i, mean, n - i) * scale * load(weight + i, n - i);
+    store(bias == nullptr ? normed : normed + load(bias + i, n - i), out + i, n - i);
+  }
+}
+
 void norm_heads(const float* weight, float epsilon, int64_t n, Bf16* x) { normalize(x, weight, epsilon, n, x); }
 
 void add(const Bf16* delta, const float* weight, float epsilon, int64_t n, float* residual) {
@@ -60,15 +84,10 @@ AWQ_INLINE void split_pairs(int64_t half, float* x) {
   memcpy(x + half, odd, size_t(half) * sizeof *x);
 }
 
-void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
-  float x[MAX_HEAD];
-  const int64_t n = job.head_dim, half = job.rotary_dim / 2;
-  const float scale = job.norm == nullptr ? 1.0f : inverse_rms(in, job.epsilon, n);
-  for (int64_t i = 0; i < n; i += LANES) {
-    const Floats value = load(in + i, n - i);
-    store(job.norm == nullptr ? value : value * scale * load(job.norm + i, n - i), x + i, n - i);
-  }
-  if (job.interleaved) split_pairs(half, x);
+// The features that the rotation turns, from `x` to `out`, which may be the same.
+template <class Out>
+AWQ_INLINE void turn(const awq_rope_job& job, const float* x, Out* out) {
+  const int64_t half = job.rotary_dim / 2;
   for (int64_t i = 0; i < half; i += LANES) {
     const int64_t count = half - i;
     const Floats a = load(x + i, count), b = load(x + half + i, count);
@@ -76,6 +95,24 @@ void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
     store(a * cosine - b * sine, out + i, count);
     store(b * cosine + a * sine, out + half + i, count);
   }
+}
+
+void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
+  float x[MAX_HEAD];
+  const int64_t n = job.head_dim, half = job.rotary_dim / 2;
+  const float* norm = job.turned_first ? nullptr : job.norm;
+  const float scale = norm == nullptr ? 1.0f : inverse_rms(in, job.epsilon, n);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats value = load(in + i, n - i);
+    store(norm == nullptr ? value : value * scale * load(norm + i, n - i), x + i, n - i);
+  }
+  if (job.interleaved) split_pairs(half, x);
+  if (job.turned_first && job.norm != nullptr) {
+    turn(job, x, x);
+    normalize(x, job.norm, job.epsilon, n, out);
+    return;
+  }
+  turn(job, x, out);
   for (int64_t i = 2 * half; i < n; i += LANES) store(load(x + i, n - i), out + i, n - i);
 }
 
@@ -115,6 +152,7 @@ void merge(const MergeJob& job) {
 
 void use_row_ops(Ops& ops) {
   ops.norm = norm;
+  ops.layer_norm = layer_norm;
   ops.norm_heads = norm_heads;
   ops.add = add;
   ops.embed = embed;
