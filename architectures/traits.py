@@ -103,6 +103,8 @@ QK_NORMS = ("q_norm", "k_norm")
 class Fused:
     """Where a block keeps its parts and which variants of the maths it uses, for decoders that run a stack as a whole.
 
+    plain_mlp: whether the MLP has no gate, and gate_up is up alone; curve: of such a one, the tensors that its
+    activation goes by (`qlinear.backends.stack.PlainMlp`).
     norms: before attention, after it, before the MLP, after it (None: there is none). layer_norm: whether they subtract
     the mean; norm_biases: whether they have biases. norm_offset: what is added to a norm's weight. epsilon: the field
     of the config that they go by.
@@ -124,6 +126,9 @@ class Fused:
 
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
+    down: str = "down_proj"
+    plain_mlp: bool = False
+    curve: tuple[str, ...] = ()
     norms: tuple[str | None, ...] = ("input_layernorm", None, "post_attention_layernorm", None)
     layer_norm: bool = False
     norm_biases: bool = False

@@ -16,6 +16,7 @@ from qlinear.backends.stack import (
     GatedMlp,
     Mixture,
     Norms,
+    PlainMlp,
     Projection,
     Router,
     Stack,
@@ -134,9 +135,13 @@ class _Describer:
             window=traits.window(self.config, index) or 0,
         )
 
-    def _mlp(self, name: str) -> GatedMlp:
-        gate_up = self.parts.linears([f"{name}.{part}" for part in self.traits.gate_up])
-        return GatedMlp(gate_up, self.parts.linears([f"{name}.down_proj"]))
+    def _mlp(self, name: str) -> GatedMlp | PlainMlp:
+        traits, parts = self.traits, self.parts
+        first = parts.linears([f"{name}.{part}" for part in traits.gate_up])
+        down = parts.linears([f"{name}.{traits.down}"])
+        if traits.plain_mlp:
+            return PlainMlp(first, down, [parts.vector(f"{name}.{part}") for part in traits.curve])
+        return GatedMlp(first, down)
 
     def _mixture(self, name: str) -> Mixture:
         traits, parts = self.traits.experts, self.parts

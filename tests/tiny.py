@@ -91,6 +91,8 @@ _FOUND_OUT = {
     "cohere2": _WINDOWS,
     "hunyuan_v1_dense": dict(_GROUPED, head_dim=16),
     "stablelm": _GROUPED,
+    "apertus": _GROUPED,
+    "arcee": _GROUPED,
 }
 
 FOUND_OUT_TYPES = tuple(_FOUND_OUT)
@@ -116,6 +118,10 @@ FOUND_OUT_VARIANTS = (
     ("hunyuan_v1_dense", dict(rope_parameters=_ALPHA, attention_bias=True, head_dim=32)),
     ("stablelm", {}),
     ("stablelm", dict(use_parallel_residual=True, use_qkv_bias=True, num_key_value_heads=HEADS)),
+    ("apertus", {}),
+    ("apertus", dict(num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True)),
+    ("arcee", {}),
+    ("arcee", dict(attention_bias=True, mlp_bias=True, head_dim=24)),
 )
 
 # Every shape of a block that a config can ask for and that the foldings tell apart.

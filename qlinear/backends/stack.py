@@ -66,6 +66,19 @@ class GatedMlp:
     down: Projection
 
 
+@dataclass(frozen=True)
+class PlainMlp:
+    """activation(up), and down.
+
+    curve: what xIELU goes by, one value each: the alphas above and below 0, before the softplus, beta and epsilon; else
+    empty.
+    """
+
+    up: Projection
+    down: Projection
+    curve: Sequence[Array] = ()
+
+
 class Scoring(Enum):
     """What makes scores of the router's logits. A softmax of the chosen alone is one of all, normalized."""
 
@@ -120,7 +133,7 @@ class StackBlock:
     norms: Norms
     qkv: Projection
     o: Projection
-    mlp: GatedMlp | Mixture
+    mlp: GatedMlp | PlainMlp | Mixture
     cosines: Array
     sines: Array
     window: int
@@ -128,9 +141,9 @@ class StackBlock:
 
 @dataclass(frozen=True)
 class Stack:
-    """A model of decoder blocks: attention with rotation, then a gated MLP or a mixture of such.
+    """A model of decoder blocks: attention with rotation, then an MLP or a mixture of gated ones.
 
-    embedding: `(vocabulary, hidden)`; activation: the config's name of the gate's; a cap of 0: there is none;
+    embedding: `(vocabulary, hidden)`; activation: the config's name of the MLP's; a cap of 0: there is none;
     interleaved: the rotation turns neighbours, features 2i and 2i + 1, and not i and i + rotary_dim / 2. layer_norm:
     norms subtract the mean first, and may have biases; else they are RMS norms. parallel: the MLP reads what the
     attention does, and both join the residual together. turned_first: q and k are normed after the rotation.

@@ -71,7 +71,7 @@ class Random {
       block.qkv = {{packed(attended, HIDDEN), packed(kv_width, HIDDEN), packed(kv_width, HIDDEN)}, 3};
       block.o = {{packed(HIDDEN, attended)}, 1};
       if (i == 1 && s.routed.experts > 0) block.mixture = mixture(s.routed);
-      else block.mlp = mlp(INTERMEDIATE, false);
+      else block.mlp = s.parallel && i == 1 ? plain_mlp() : mlp(INTERMEDIATE, false);
       block.cosines = cosines_.data();
       block.sines = sines_.data();
       const size_t elements = size_t(SLOTS * awq_cache_elements(TOKENS, s.kv_heads, s.head_dim));
@@ -110,7 +110,11 @@ class Random {
 
   awq_mlp mlp(int64_t inner, bool is_dense) {
     const auto matrix = [&](int64_t n, int64_t k) { return is_dense ? dense(n, k) : packed(n, k); };
-    return {{{matrix(inner, HIDDEN), matrix(inner, HIDDEN)}, 2}, {{matrix(HIDDEN, inner)}, 1}};
+    return {{{matrix(inner, HIDDEN), matrix(inner, HIDDEN)}, 2}, {{matrix(HIDDEN, inner)}, 1}, false, nullptr};
+  }
+
+  awq_mlp plain_mlp() {
+    return {{{packed(INTERMEDIATE, HIDDEN)}, 1}, {{packed(HIDDEN, INTERMEDIATE)}, 1}, true, nullptr};
   }
 
   const awq_mixture* mixture(const Routed& r) {

@@ -105,6 +105,29 @@ def test_gate(library, activation, n):
     assert excess.max() <= 0
 
 
+CURVE = (0.7, 1.3, 0.5, -1e-6)  # of xIELU: both alphas, beta, epsilon
+
+
+@pytest.mark.parametrize("n", [1, 16, 37, 1536])
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh", "relu2", "xielu"])
+def test_activate(library, activation, n):
+    x, curve, y = 4 * random(n), torch.tensor(CURVE), torch.empty(n, dtype=torch.bfloat16)
+    x[: n // 2] *= 0.02  # near 0, where xIELU is a series
+    x = x.bfloat16()
+    given = curve.data_ptr() if activation == "xielu" else None
+    library.awq_activate(x.data_ptr(), n, native_decoder.PLAIN_ACTIVATIONS[activation], given, y.data_ptr())
+    x = x.double()
+    above, below, beta, epsilon = curve.double()
+    exact = {
+        "silu": x * torch.sigmoid(x),
+        "gelu_pytorch_tanh": 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "relu2": x.clamp(min=0) ** 2,
+        "xielu": torch.where(x > 0, above * x * x, below * (torch.expm1(x.clamp(max=epsilon)) - x)) + beta * x,
+    }[activation]
+    excess = (y.double() - exact).abs() - ROUNDING * exact.abs() - 3e-6
+    assert excess.max() <= 0
+
+
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 @pytest.mark.parametrize("n, k", [(1, 32), (5, 8), (35, 72), (130, 576)])

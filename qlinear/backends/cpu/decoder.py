@@ -19,6 +19,7 @@ from qlinear.backends.stack import (
     Matrix,
     Mixture,
     Norms,
+    PlainMlp,
     Projection,
     Reading,
     Stack,
@@ -110,7 +111,7 @@ class CpuDecoder:
             max_tokens=self.max_tokens,
             slots=self.slots,
             chunk=self.chunk,
-            activation=native.ACTIVATIONS[stack.activation],
+            activation=native.PLAIN_ACTIVATIONS[stack.activation],
             **{name: getattr(stack, name) for name in same},
         )
 
@@ -139,8 +140,8 @@ class CpuDecoder:
         prefix = "all_" if of_all else ""
         return {f"{prefix}q_norm": self._fp32(norms.q), f"{prefix}k_norm": self._fp32(norms.k)}
 
-    def _mlp_or_mixture(self, mlp: GatedMlp | Mixture) -> dict[str, ctypes.Structure]:
-        if isinstance(mlp, GatedMlp):
+    def _mlp_or_mixture(self, mlp: GatedMlp | PlainMlp | Mixture) -> dict[str, ctypes.Structure]:
+        if not isinstance(mlp, Mixture):
             return {"mlp": self._mlp(mlp)}
         router, routing = mlp.router, mlp.router.routing
         experts = (native.Mlp * len(mlp.experts))(*map(self._mlp, mlp.experts))
@@ -163,8 +164,11 @@ class CpuDecoder:
         self._kept += [experts, described]
         return {"mixture": ctypes.pointer(described)}
 
-    def _mlp(self, mlp: GatedMlp) -> native.Mlp:
-        return native.Mlp(self._projection(mlp.gate_up), self._projection(mlp.down))
+    def _mlp(self, mlp: GatedMlp | PlainMlp) -> native.Mlp:
+        if isinstance(mlp, GatedMlp):
+            return native.Mlp(self._projection(mlp.gate_up), self._projection(mlp.down))
+        curve = self._fp32(_curve(mlp.curve)) if mlp.curve else None
+        return native.Mlp(self._projection(mlp.up), self._projection(mlp.down), True, curve)
 
     def _keep(self, array: np.ndarray) -> int:
         self._kept.append(array)
@@ -192,6 +196,12 @@ class CpuDecoder:
             return native.Matrix(Weight(None, self._fp32(matrix.bias), n, k, 0, 0), dense)
         self._kept.append(matrix.prepared)
         return native.Matrix(matrix.prepared.native, None)
+
+
+def _curve(given: Sequence[Array]) -> np.ndarray:
+    """The numbers of xIELU as decoder.h has them: transformers' `activations.py` keeps the alphas before a softplus."""
+    above, below, beta, epsilon = (as_float32(value).astype(np.float64).item() for value in given)
+    return np.array([np.logaddexp(0, above), beta + np.logaddexp(0, below), beta, epsilon], np.float32)
 
 
 def _in_bf16(router: Dense) -> Projection:

@@ -8,6 +8,7 @@ from qlinear.backends.stack import (
     GatedMlp,
     Matrix,
     Mixture,
+    PlainMlp,
     Projection,
     Stack,
     StackBlock,
@@ -21,7 +22,8 @@ def check(stack: Stack) -> None:
         if type(getattr(stack, name)) is not int or getattr(stack, name) < 1:
             raise Unsupported(f"the fused decoder takes a {name} that is a number above 0, not {getattr(stack, name)}")
     sharing = stack.heads // stack.kv_heads
-    if stack.activation not in native.ACTIVATIONS:
+    plain = all(isinstance(block.mlp, PlainMlp) for block in stack.blocks)
+    if stack.activation not in (native.PLAIN_ACTIVATIONS if plain else native.ACTIVATIONS):
         raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
     if stack.embedding.shape[0] != stack.vocabulary:
         raise Unsupported(
@@ -53,7 +55,7 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
     _check_kinds(stack, block, where)
     for norm, sizes in zip((norms.q, norms.k), of_heads, strict=True):
         _check_length(norm, sizes, f"{where}, a norm of heads")
-    if isinstance(block.mlp, GatedMlp):
+    if not isinstance(block.mlp, Mixture):
         _check_mlp(block.mlp, hidden, where)
         return
     _check_mixture(block.mlp)
@@ -73,9 +75,12 @@ def _check_kinds(stack: Stack, block: StackBlock, where: str) -> None:
         raise Unsupported(f"{where}: the fused decoder does not norm all heads together after the rotation")
 
 
-def _check_mlp(mlp: GatedMlp, hidden: int, where: str) -> None:
-    width = sum(rows(matrix) for matrix in mlp.gate_up) // 2
-    _check_matrices(mlp.gate_up, hidden, (width, width), f"{where}, gate and up")
+def _check_mlp(mlp: GatedMlp | PlainMlp, hidden: int, where: str) -> None:
+    width = inner_size(mlp)
+    if isinstance(mlp, PlainMlp):
+        _check_matrices(mlp.up, hidden, (width,), f"{where}, up")
+    else:
+        _check_matrices(mlp.gate_up, hidden, (width, width), f"{where}, gate and up")
     _check_matrices(mlp.down, width, (hidden,), f"{where}, down")
 
 
@@ -92,6 +97,11 @@ def _check_matrices(projection: Projection, k: int, sizes: tuple[int, ...], wher
 def _check_length(vector: Array | None, sizes: tuple[int, ...], where: str) -> None:
     if vector is not None and (len(vector.shape) != 1 or vector.shape[0] not in sizes):
         raise Unsupported(f"{where} has shape {tuple(vector.shape)}; the config says {sizes[0]}")
+
+
+def inner_size(mlp: GatedMlp | PlainMlp) -> int:
+    """Features between gate and up, or up alone, and down."""
+    return sum(map(rows, mlp.up)) if isinstance(mlp, PlainMlp) else sum(map(rows, mlp.gate_up)) // 2
 
 
 def rows(matrix: Matrix) -> int:

@@ -8,7 +8,9 @@ from qlinear.backends.cpu.native import Weight, library
 _POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 PARTS = 3  # weights of a projection at most
 MAX_HEAD_DIM, MAX_SHARING, MAX_EXPERT_GROUPS = 256, 64, 64  # limits of decoder.h
-ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}  # enum awq_activation
+# enum awq_activation: of gated MLPs, and of plain ones
+ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}
+PLAIN_ACTIVATIONS = ACTIVATIONS | {"relu2": 2, "xielu": 3}
 
 
 class Matrix(ctypes.Structure):
@@ -26,7 +28,7 @@ class Projection(ctypes.Structure):
 class Mlp(ctypes.Structure):
     """struct awq_mlp"""
 
-    _fields_ = [("gate_up", Projection), ("down", Projection)]
+    _fields_ = [("gate_up", Projection), ("down", Projection), ("plain", _INT32), ("curve", _POINTER)]
 
 
 class Router(ctypes.Structure):
@@ -139,6 +141,7 @@ _SIGNATURES = {
     "awq_rope": (None, [ctypes.POINTER(RopeJob), _POINTER, _POINTER]),
     "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
     "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),
+    "awq_activate": (None, [_POINTER, _INT64, _INT32, _POINTER, _POINTER]),
     "awq_route": (None, [ctypes.POINTER(RouteJob)]),
     "awq_mix": (None, [ctypes.POINTER(MixJob), _POINTER]),
     "awq_dense": (None, [ctypes.POINTER(Matrix), _POINTER, _INT64, _POINTER]),

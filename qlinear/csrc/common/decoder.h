@@ -26,9 +26,12 @@ typedef struct awq_projection {
   int64_t parts;
 } awq_projection;
 
-// A gated MLP: activation(gate) * up, and down. gate_up gives all of the gate, then all of up.
+// A gated MLP: activation(gate) * up, and down. gate_up gives all of the gate, then all of up. Or a plain one:
+// activation(up), and down; gate_up gives up only.
 typedef struct awq_mlp {
   awq_projection gate_up, down;
+  int32_t plain;
+  const float* curve;  // (4): the alphas of xIELU above and below 0, its beta and epsilon; else null
 } awq_mlp;
 
 enum awq_scoring { AWQ_SOFTMAX = 0, AWQ_SIGMOID = 1 };
@@ -75,7 +78,8 @@ typedef struct awq_block {
   int64_t window;  // positions that a query sees, itself included; 0: all
 } awq_block;
 
-enum awq_activation { AWQ_SILU = 0, AWQ_GELU_TANH = 1 };
+// The last two are of plain MLPs only.
+enum awq_activation { AWQ_SILU = 0, AWQ_GELU_TANH = 1, AWQ_RELU_SQUARED = 2, AWQ_XIELU = 3 };
 
 typedef struct awq_model {
   const awq_block* blocks;
@@ -176,6 +180,7 @@ AWQ_EXPORT void awq_layer_norm(const float* x, const float* weight, const float*
 AWQ_EXPORT void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out);
 AWQ_EXPORT void awq_attend(const awq_attention_job* job);
 AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
+AWQ_EXPORT void awq_activate(const uint16_t* x, int64_t n, int32_t activation, const float* curve, uint16_t* out);
 AWQ_EXPORT void awq_route(const awq_route_job* job);
 AWQ_EXPORT void awq_mix(const awq_mix_job* job, uint16_t* out);
 AWQ_EXPORT void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y);

@@ -85,24 +85,25 @@ void Step::run_parallel(const awq_block& block) {
   read_again(mlp.gate_up).multiply(member_, mlp.gate_up, buffers_.gate_up);
   run_attention(block);
   add(block.attention_norm);
-  gate(mlp.down).multiply(member_, mlp.down, buffers_.delta);
+  gate(mlp).multiply(member_, mlp.down, buffers_.delta);
 }
 
 void Step::run_mlp(const awq_block& block) {
   const awq_mlp& mlp = block.mlp;
   add_norm(buffers_.delta, block.attention_norm, {block.mlp_norm, block.mlp_bias}, mlp.gate_up)
       .multiply(member_, mlp.gate_up, buffers_.gate_up);
-  gate(mlp.down).multiply(member_, mlp.down, buffers_.delta);
+  gate(mlp).multiply(member_, mlp.down, buffers_.delta);
 }
 
-// silu(gate) * up, or gelu
-Input Step::gate(const awq_projection& next) {
-  const Input input(next, buffers_.x, buffers_.laid_out, call_.count);
-  const int64_t n = inputs_of(next);
+// silu(gate) * up, or gelu; or the like of up alone
+Input Step::gate(const awq_mlp& mlp) {
+  const Input input(mlp.down, buffers_.x, buffers_.laid_out, call_.count);
+  const int64_t n = inputs_of(mlp.down), width = mlp.plain ? n : 2 * n;
   member_.share(input.blocks(), 1, [&](int64_t unit, int64_t) {
     for (int64_t row = input.first_row(unit); row < input.first_row(unit + 1); ++row) {
-      const uint16_t* gate_up = buffers_.gate_up + row * 2 * n;
-      ops_.gate(gate_up, gate_up + n, n, model_.activation, input.row(row));
+      const uint16_t* gate_up = buffers_.gate_up + row * width;
+      if (mlp.plain) ops_.activate(gate_up, n, model_.activation, mlp.curve, input.row(row));
+      else ops_.gate(gate_up, gate_up + n, n, model_.activation, input.row(row));
     }
     input.ready(unit);
   });

@@ -114,7 +114,7 @@ class Step {
   void run_attention(const awq_block& block);
   void run_mlp(const awq_block& block);
   void run_parallel(const awq_block& block);
-  Input gate(const awq_projection& next);
+  Input gate(const awq_mlp& mlp);
   void run_mixture(const awq_block& block);
   void choose_experts(const awq_mixture& mixture);
   void sort_by_expert(const awq_mixture& mixture, Visits& visits);

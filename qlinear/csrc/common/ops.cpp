@@ -22,6 +22,7 @@ constexpr void for_each_op(Visit&& visit) {
   visit("embed", &Ops::embed);
   visit("rope", &Ops::rope);
   visit("gate", &Ops::gate);
+  visit("activate", &Ops::activate);
   visit("attend", &Ops::attend);
   visit("merge", &Ops::merge);
   visit("scale", &Ops::scale);

@@ -93,6 +93,8 @@ struct Ops {
   void (*rope)(const awq_rope_job& job, const uint16_t* in, uint16_t* out);
   // out (n) = activation(gate) * up
   void (*gate)(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
+  // out (n) = activation(x); curve: as in awq_mlp
+  void (*activate)(const uint16_t* x, int64_t n, int32_t activation, const float* curve, uint16_t* out);
   void (*attend)(const awq_attention_job& job);
   // both brought to the larger maximum, and added up
   void (*merge)(const MergeJob& job);

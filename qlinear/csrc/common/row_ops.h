@@ -124,6 +124,33 @@ AWQ_INLINE Floats gelu_tanh(Floats x) {
   return 0.5f * x * (1.0f + hyperbolic_tangent(ROOT * (x + 0.044715f * x * x * x)));
 }
 
+// xIELU (Huang and Schlag, arXiv 2411.13010): a square above 0, and below it e^x - 1 - x, to both of which beta * x is
+// added. Near 0 that is a series: the difference would be left no digits. curve: awq_mlp's.
+AWQ_INLINE Floats xielu(Floats x, const float* curve) {
+  constexpr float SMALL = -0.25f;
+  const Floats below = smaller(x, splat(curve[3]));
+  Floats series = splat(1.0f / 720);
+  series = series * below + 1.0f / 120;
+  series = series * below + 1.0f / 24;
+  series = series * below + 1.0f / 6;
+  series = series * below + 0.5f;
+  const Floats far = exponential(below) - 1.0f - below;
+  const Floats bent = (below > splat(SMALL) ? below * below * series : far) + (below - x);
+  return (x > 0.0f ? curve[0] * x * x : curve[1] * bent) + curve[2] * x;
+}
+
+AWQ_INLINE Floats activated(Floats x, int32_t activation, const float* curve) {
+  if (activation == AWQ_SILU) return silu(x);
+  if (activation == AWQ_GELU_TANH) return gelu_tanh(x);
+  if (activation == AWQ_XIELU) return xielu(x, curve);
+  const Floats above = larger(x, Floats{});
+  return above * above;
+}
+
+void activate(const Bf16* x, int64_t n, int32_t activation, const float* curve, Bf16* out) {
+  for (int64_t i = 0; i < n; i += LANES) store(activated(load(x + i, n - i), activation, curve), out + i, n - i);
+}
+
 void gate(const Bf16* gate, const Bf16* up, int64_t n, int32_t activation, Bf16* out) {
   for (int64_t i = 0; i < n; i += LANES) {
     const Floats x = load(gate + i, n - i);
@@ -158,6 +185,7 @@ void use_row_ops(Ops& ops) {
   ops.embed = embed;
   ops.rope = rope;
   ops.gate = gate;
+  ops.activate = activate;
   ops.merge = merge;
   ops.scale = scale;
   ops.route = route;
