@@ -106,8 +106,8 @@ class Fused:
     plain_mlp: whether the MLP has no gate, and gate_up is up alone; curve: of such a one, the tensors that its
     activation goes by (`qlinear.backends.stack.PlainMlp`).
     norms: before attention, after it, before the MLP, after it (None: there is none). layer_norm: whether they subtract
-    the mean; norm_biases: whether they have biases. norm_offset: what is added to a norm's weight. epsilon: the field
-    of the config that they go by.
+    the mean; norm_biases: whether they have biases; final_norm: of the model. norm_offset: what is added to a norm's
+    weight. epsilon: the field of the config that they go by.
     parallel: whether a model's MLP reads what its attention does, and so has no norm of its own.
     head_norms: the norms of q and k (None: there are none); head_norms_if: the field of the config that says so where
     not all have; turned_first: whether they come after the rotation.
@@ -125,6 +125,7 @@ class Fused:
     """
 
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    o: str = "o_proj"
     gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
     down: str = "down_proj"
     plain_mlp: bool = False
@@ -132,6 +133,7 @@ class Fused:
     norms: tuple[str | None, ...] = ("input_layernorm", None, "post_attention_layernorm", None)
     layer_norm: bool = False
     norm_biases: bool = False
+    final_norm: str = "norm"
     norm_offset: float = 0.0
     epsilon: str = "rms_norm_eps"
     parallel: Callable[["Config"], bool] = never

@@ -93,6 +93,8 @@ _FOUND_OUT = {
     "stablelm": _GROUPED,
     "apertus": _GROUPED,
     "arcee": _GROUPED,
+    "nemotron": dict(_GROUPED, head_dim=16),
+    "phi": _GROUPED,
 }
 
 FOUND_OUT_TYPES = tuple(_FOUND_OUT)
@@ -122,6 +124,10 @@ FOUND_OUT_VARIANTS = (
     ("apertus", dict(num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True)),
     ("arcee", {}),
     ("arcee", dict(attention_bias=True, mlp_bias=True, head_dim=24)),
+    ("nemotron", {}),
+    ("nemotron", dict(attention_bias=True, mlp_bias=True, num_key_value_heads=HEADS)),
+    ("phi", {}),
+    ("phi", dict(num_key_value_heads=HEADS, partial_rotary_factor=0.25)),
 )
 
 # Every shape of a block that a config can ask for and that the foldings tell apart.

@@ -10,7 +10,7 @@ PARTS = 3  # weights of a projection at most
 MAX_HEAD_DIM, MAX_SHARING, MAX_EXPERT_GROUPS = 256, 64, 64  # limits of decoder.h
 # enum awq_activation: of gated MLPs, and of plain ones
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}
-PLAIN_ACTIVATIONS = ACTIVATIONS | {"relu2": 2, "xielu": 3}
+PLAIN_ACTIVATIONS = ACTIVATIONS | {"gelu_new": 1, "relu2": 2, "xielu": 3}
 
 
 class Matrix(ctypes.Structure):
