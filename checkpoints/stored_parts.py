@@ -17,9 +17,9 @@ from qlinear.sizes import GROUP_SIZES
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 # Linear -> the field of the config that says whether it has a bias: the first that there is.
 _BIASES = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_bias", "use_qkv_bias", "attention_bias")),
-    "o_proj": ("attention_out_bias", "attention_bias"),
-    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ("mlp_bias",)),
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_bias", "use_qkv_bias", "attention_bias", "use_bias")),
+    "o_proj": ("attention_out_bias", "attention_bias", "use_bias"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj", "c_fc", "c_proj"), ("mlp_bias", "use_bias")),
 }
 # What belongs to a quantized linear, or to none.
 _ASIDE = ("weight_shape", "weight_zero_point", "weight_scale", "rotary_emb.inv_freq")

@@ -65,14 +65,21 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
 
 
 def _check_kinds(stack: Stack, block: StackBlock, where: str) -> None:
-    """Layer norms stand before projections only; a mixture of experts stands behind its attention."""
+    """Layer norms stand before projections only, and only they have biases; a mixture of experts stands behind its
+    attention; xIELU has its numbers.
+    """
     norms = block.norms
+    if not stack.layer_norm and (norms.input_bias is not None or norms.mlp_bias is not None):
+        raise Unsupported(f"{where}: the fused decoder takes biases of layer norms only")
     if stack.layer_norm and any(norm is not None for norm in (norms.attention, norms.output, norms.q, norms.k)):
         raise Unsupported(f"{where}: the fused decoder takes layer norms before projections only")
     if stack.parallel and isinstance(block.mlp, Mixture):
         raise Unsupported(f"{where}: the fused decoder does not run a mixture of experts beside the attention")
     if stack.turned_first and any(norm is not None and len(norm) > stack.head_dim for norm in (norms.q, norms.k)):
         raise Unsupported(f"{where}: the fused decoder does not norm all heads together after the rotation")
+    numbers = [vector.shape for vector in block.mlp.curve] if isinstance(block.mlp, PlainMlp) else []
+    if stack.activation == "xielu" and numbers != [(1,)] * 4:
+        raise Unsupported(f"{where}: the fused decoder takes an xielu of four numbers, not of {len(numbers)}")
 
 
 def _check_mlp(mlp: GatedMlp | PlainMlp, hidden: int, where: str) -> None:
