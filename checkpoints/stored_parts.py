@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from architectures.registry import fused_families
 from checkpoints.mapped import Stored
 from qlinear.backends.cpu.arrays import as_float32, is_finite, to_bfloat16
 from qlinear.backends.cpu.memory import Arena
@@ -16,9 +17,9 @@ from qlinear.sizes import GROUP_SIZES
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 # Linear -> the field of the config that says whether it has a bias: the first that there is.
 _BIASES = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_bias", "attention_bias")),
-    "o_proj": ("attention_out_bias", "attention_bias"),
-    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ("mlp_bias",)),
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_bias", "use_qkv_bias", "attention_bias", "use_bias")),
+    "o_proj": ("attention_out_bias", "attention_bias", "use_bias"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj", "c_fc", "c_proj"), ("mlp_bias", "use_bias")),
 }
 # What belongs to a quantized linear, or to none.
 _ASIDE = ("weight_shape", "weight_zero_point", "weight_scale", "rotary_emb.inv_freq")
@@ -42,6 +43,8 @@ class StoredParts:
     def __init__(self, tensors: dict[str, Stored], config: Any, scheme: PlainScheme):
         self._tensors, self._config = tensors, config
         self._scheme = scheme
+        family = fused_families().get(config.model_type)
+        self._unbiased = family.fused.unbiased if family is not None else ()
         self._arena = Arena()
         self._made: dict[tuple[str, ...], Any] = {}
         self._used: set[str] = set()
@@ -139,8 +142,10 @@ class StoredParts:
     def _bias(self, name: str) -> np.ndarray | None:
         """Float32. What the config says of biases has to be so."""
         stored = f"{name}.bias" in self._tensors
-        fields = _BIASES.get(name.rpartition(".")[2], ())
+        linear = name.rpartition(".")[2]
+        fields = _BIASES.get(linear, ())
         said = next((getattr(self._config, field) for field in fields if hasattr(self._config, field)), None)
+        said = False if linear in self._unbiased else said
         if said is not None and bool(said) != stored:
             raise Unsupported(f"the config and the weights do not agree on a bias of {name}")
         return as_float32(self._bfloat16(f"{name}.bias")) if stored else None

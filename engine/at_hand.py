@@ -9,8 +9,8 @@ from engine.rules import PlainRules, Rules
 from engine.runner import Runner, ids
 from engine.stack import Parts, describe
 from qlinear.backends.cpu.decoder import CpuDecoder
-from qlinear.backends.cpu.limits import rows
-from qlinear.backends.stack import GatedMlp, Stack, StackDecoder, Unsupported
+from qlinear.backends.cpu.limits import inner_size
+from qlinear.backends.stack import Mixture, Stack, StackDecoder, Unsupported
 
 
 class StackRunner:
@@ -79,7 +79,7 @@ class StackRunner:
 
 def _check_sizes(stack: Stack, config: Any) -> None:
     """Raise `Unsupported` for weights that fit each other and not the config: they are another model's."""
-    inner = {sum(map(rows, block.mlp.gate_up)) // 2 for block in stack.blocks if isinstance(block.mlp, GatedMlp)}
+    inner = {inner_size(block.mlp) for block in stack.blocks if not isinstance(block.mlp, Mixture)}
     if stack.vocabulary != config.vocab_size:
         raise Unsupported("the config and the weights do not agree on the vocabulary")
     if inner and inner != {config.intermediate_size}:

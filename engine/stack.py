@@ -16,6 +16,7 @@ from qlinear.backends.stack import (
     GatedMlp,
     Mixture,
     Norms,
+    PlainMlp,
     Projection,
     Router,
     Stack,
@@ -68,19 +69,6 @@ def describe(config: Any, parts: Parts, max_tokens: int) -> Stack:
         raise Unsupported(f"the config does not say what the fused decoder needs: {error}") from error
 
 
-@dataclass(frozen=True)
-class Multipliers:
-    """Granite's. residual: of what a block adds; logits: they are divided by it.
-
-    A decoder need not know them: with a residual stream that is smaller by `residual` throughout, nothing that a block
-    adds is multiplied, and its norms give the same with an epsilon smaller by the square.
-    """
-
-    embedding: float = 1.0
-    residual: float = 1.0
-    logits: float = 1.0
-
-
 @dataclass
 class _Describer:
     config: Any
@@ -89,26 +77,30 @@ class _Describer:
     max_tokens: int
 
     def run(self, blocks: str) -> Stack:
-        config, traits, of = self.config, self.traits, self._multipliers()
+        config, traits, of = self.config, self.traits, self.traits.multipliers(self.config)
         self._check()
         cap, embedding, head = traits.attention_cap, self.parts.dense("model.embed_tokens"), self.parts.head()
         return Stack(
             blocks=[self._block(f"{blocks}.{index}", index) for index in range(config.num_hidden_layers)],
             embedding=embedding,
             embedding_scale=self._embedding_scale() * of.embedding / of.residual,
-            final_norm=self._norm("model.norm") / of.logits,
+            final_norm=self._norm(f"model.{traits.final_norm}") / of.logits,
+            final_bias=self._norm_bias(f"model.{traits.final_norm}"),
             head=head,
             vocabulary=self.parts.outputs(),
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             head_dim=self.head_dim,
-            epsilon=config.rms_norm_eps / of.residual**2,
+            epsilon=getattr(config, traits.epsilon) / of.residual**2,
             activation=getattr(config, traits.activation),
             attention_scale=traits.attention_scale(config, self.head_dim),
             attention_cap=(cap and getattr(config, cap)) or 0.0,
             logit_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
             interleaved=traits.interleaved,
+            layer_norm=traits.layer_norm,
+            parallel=traits.parallel(config),
+            turned_first=traits.turned_first,
         )
 
     @cached_property
@@ -116,19 +108,12 @@ class _Describer:
         return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
 
     def _check(self) -> None:
-        limit = self.traits.qkv_limit
-        if limit and getattr(self.config, limit) is not None:
-            raise Unsupported(
-                f"this model limits q, k and v to {getattr(self.config, limit)} (`{limit}`); the fused decoder does not"
-            )
+        for field, what in self.traits.without:
+            value = getattr(self.config, field)
+            if value is not None and value is not False:
+                raise Unsupported(f"this model {what} (`{field}` is {value}); the fused decoder does not")
         if getattr(self.config, "use_bidirectional_attention", False):
             raise Unsupported("the fused decoder takes models that look back only; this one looks both ways")
-
-    def _multipliers(self) -> Multipliers:
-        if not self.traits.multipliers:
-            return Multipliers()
-        config = self.config
-        return Multipliers(config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
 
     def _embedding_scale(self) -> float:
         """Gemma's, which is rounded to bfloat16."""
@@ -143,16 +128,20 @@ class _Describer:
         return StackBlock(
             norms=self._norms(name),
             qkv=self.parts.linears([f"{attention}.{part}" for part in traits.qkv]),
-            o=self.parts.linears([f"{attention}.o_proj"]),
+            o=self.parts.linears([f"{attention}.{traits.o}"]),
             mlp=self._mixture(mlp) if self.parts.has(f"{mlp}.experts") else self._mlp(mlp),
             cosines=cosines,
             sines=sines,
             window=traits.window(self.config, index) or 0,
         )
 
-    def _mlp(self, name: str) -> GatedMlp:
-        gate_up = self.parts.linears([f"{name}.{part}" for part in self.traits.gate_up])
-        return GatedMlp(gate_up, self.parts.linears([f"{name}.down_proj"]))
+    def _mlp(self, name: str) -> GatedMlp | PlainMlp:
+        traits, parts = self.traits, self.parts
+        first = parts.linears([f"{name}.{part}" for part in traits.gate_up])
+        down = parts.linears([f"{name}.{traits.down}"])
+        if traits.plain_mlp:
+            return PlainMlp(first, down, [parts.vector(f"{name}.{part}") for part in traits.curve])
+        return GatedMlp(first, down)
 
     def _mixture(self, name: str) -> Mixture:
         traits, parts = self.traits.experts, self.parts
@@ -173,14 +162,21 @@ class _Describer:
         return self.parts.has(f"{name}.{self.traits.experts.shared}")
 
     def _norms(self, block: str) -> Norms:
-        traits = self.traits
-        around = [name and self._norm(f"{block}.{name}") for name in traits.norms]
-        has_heads = traits.head_norms and (traits.head_norms_if is None or getattr(self.config, traits.head_norms_if))
-        of_heads = [self._norm(f"{block}.self_attn.{name}") if has_heads else None for name in ("q_norm", "k_norm")]
-        return Norms(*around, *of_heads)
+        traits, (before, after, mlp, output) = self.traits, self.traits.norms
+        if traits.parallel(self.config):
+            mlp = None
+        around = [name and f"{block}.{name}" for name in (before, after, mlp, output)]
+        of_heads: list[str | None] = [None, None]
+        if traits.head_norms and (traits.head_norms_if is None or getattr(self.config, traits.head_norms_if)):
+            of_heads = [f"{block}.self_attn.{name}" for name in traits.head_norms]
+        biases = [self._norm_bias(name) for name in (around[0], around[2])]
+        return Norms(*(name and self._norm(name) for name in around + of_heads), *biases)
 
     def _norm(self, name: str) -> Array:
         return self.parts.vector(name) + self.traits.norm_offset
+
+    def _norm_bias(self, name: str | None) -> Array | None:
+        return self.parts.vector(f"{name}.bias") if name and self.traits.norm_biases else None
 
     def _rotation(self, index: int) -> tuple[Array, Array]:
         """Of a block: tables of its layer's type, or of no turning at all."""
@@ -190,7 +186,7 @@ class _Describer:
 
     def _tables(self, layer_type: str | None) -> tuple[Array, Array]:
         if layer_type not in self._rotations:
-            given = rope_parameters(self.config, layer_type)
+            given = self.traits.rope(rope_parameters(self.config, layer_type), self.head_dim)
             partial = self.traits.partial_rotation or given["rope_type"] != "default"
             features = int(self.head_dim * given.get("partial_rotary_factor", 1.0)) if partial else self.head_dim
             tables = Rotation(given, features, self.config.max_position_embeddings).tables(self.max_tokens)

@@ -16,11 +16,11 @@ from engine.whole import ModuleRunner
 from qlinear.backends.cpu import native
 from run_awq import load
 from tests.quantized import quantized, save_float
-from tests.tiny import VARIANTS, VOCAB
+from tests.tiny import FOUND_OUT_VARIANTS, VARIANTS, VOCAB
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
 
-FUSED = [(kind, options) for kind, options in VARIANTS if kind in fused_families()]
+FUSED = [(kind, options) for kind, options in VARIANTS + FOUND_OUT_VARIANTS if kind in fused_families()]
 PROMPT, NEW = "w5 w17 w80 w23 w99", 20
 
 

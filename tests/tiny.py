@@ -77,6 +77,59 @@ _MIXTURES = {
 
 MIXTURE_TYPES = tuple(_MIXTURES)
 
+_WINDOWS = dict(
+    _GROUPED, num_hidden_layers=4, sliding_window=8, layer_types=["sliding_attention"] * 3 + ["full_attention"]
+)
+# Families that decoders run as a whole, and whose edges are found out.
+_FOUND_OUT = {
+    "glm": dict(_GROUPED, head_dim=16),
+    "glm4": dict(_GROUPED, head_dim=16),
+    "olmo2": _GROUPED,
+    "olmo3": _WINDOWS,
+    "exaone4": _WINDOWS,
+    "cohere": _GROUPED,
+    "cohere2": _WINDOWS,
+    "hunyuan_v1_dense": dict(_GROUPED, head_dim=16),
+    "stablelm": _GROUPED,
+    "apertus": _GROUPED,
+    "arcee": _GROUPED,
+    "nemotron": dict(_GROUPED, head_dim=16),
+    "phi": _GROUPED,
+}
+
+FOUND_OUT_TYPES = tuple(_FOUND_OUT)
+
+_FAST = dict(rope_type="default", rope_theta=100.0)
+_ALPHA = dict(rope_type="dynamic", rope_theta=1e4, alpha=50.0, factor=1.0)
+FOUND_OUT_VARIANTS = (
+    ("glm", {}),
+    ("glm", dict(attention_bias=False, num_key_value_heads=1, tie_word_embeddings=True)),
+    ("glm4", {}),
+    ("glm4", dict(attention_bias=False, head_dim=24, num_key_value_heads=HEADS)),
+    ("olmo2", {}),
+    ("olmo2", dict(num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True)),
+    ("olmo3", {}),
+    ("olmo3", dict(rope_parameters=dict(full_attention=_FAST, sliding_attention=dict(_FAST, rope_theta=1e4)))),
+    ("exaone4", {}),
+    ("exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 4, tie_word_embeddings=True)),
+    ("cohere", {}),
+    ("cohere", dict(logit_scale=2.5, attention_bias=True, tie_word_embeddings=False)),
+    ("cohere2", {}),
+    ("cohere2", dict(num_key_value_heads=1, attention_bias=True)),
+    ("hunyuan_v1_dense", {}),
+    ("hunyuan_v1_dense", dict(rope_parameters=_ALPHA, attention_bias=True, head_dim=32)),
+    ("stablelm", {}),
+    ("stablelm", dict(use_parallel_residual=True, use_qkv_bias=True, num_key_value_heads=HEADS)),
+    ("apertus", {}),
+    ("apertus", dict(num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True)),
+    ("arcee", {}),
+    ("arcee", dict(attention_bias=True, mlp_bias=True, head_dim=24)),
+    ("nemotron", {}),
+    ("nemotron", dict(attention_bias=True, mlp_bias=True, num_key_value_heads=HEADS)),
+    ("phi", {}),
+    ("phi", dict(num_key_value_heads=HEADS, partial_rotary_factor=0.25)),
+)
+
 # Every shape of a block that a config can ask for and that the foldings tell apart.
 VARIANTS = (
     ("llama", {}),
@@ -136,7 +189,9 @@ def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
     its input, so that no part can be wrong without showing in the logits. The same arguments give the same model.
     """
     # Configs write into the dictionaries they are given.
-    config = AutoConfig.for_model(model_type, **deepcopy({**(_SIZES | _MIXTURES)[model_type], **overrides}))
+    config = AutoConfig.for_model(
+        model_type, **deepcopy({**(_SIZES | _MIXTURES | _FOUND_OUT)[model_type], **overrides})
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

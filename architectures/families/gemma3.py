@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from architectures.families.gemma2 import GEMMA2
+from architectures.traits import QK_NORMS
 
 GEMMA3_TEXT = replace(
     GEMMA2,
     model_type="gemma3_text",
-    fused=replace(GEMMA2.fused, attention_cap=None, head_norms=True, rotary_per_layer_type=True),
+    fused=replace(GEMMA2.fused, attention_cap=None, head_norms=QK_NORMS, rotary_per_layer_type=True),
     gguf=replace(
         GEMMA2.gguf,
         architecture="gemma3",

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from architectures.family import Family
-from architectures.traits import Experts, Fused
+from architectures.traits import QK_NORMS, Experts, Fused
 from qlinear.backends.stack import Routing, Scoring
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ CORRECTED = Experts(sigmoid_routing, correction="e_score_correction_bias", share
 
 GLM4_MOE = Family(
     model_type="glm4_moe",
-    fused=Fused(partial_rotation=True, head_norms=True, head_norms_if="use_qk_norm", experts=CORRECTED),
+    fused=Fused(
+        unbiased=("o_proj",),
+        partial_rotation=True,
+        head_norms=QK_NORMS,
+        head_norms_if="use_qk_norm",
+        experts=CORRECTED,
+    ),
 )
 
 FAMILIES = (GLM4_MOE,)

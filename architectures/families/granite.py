@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from architectures.families.llama import LLAMA
-from architectures.traits import Fused, of_multiplier
+from architectures.traits import Fused, granites, of_multiplier
 
-GRANITE = replace(LLAMA, model_type="granite", fused=Fused(attention_scale=of_multiplier, multipliers=True), gguf=None)
+GRANITE = replace(
+    LLAMA, model_type="granite", fused=Fused(attention_scale=of_multiplier, multipliers=granites), gguf=None
+)
 
 FAMILIES = (GRANITE,)

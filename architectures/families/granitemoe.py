@@ -2,13 +2,13 @@
 
 from architectures.families.mixtral import softmax_of_the_chosen
 from architectures.family import Family
-from architectures.traits import Experts, Fused, of_multiplier
+from architectures.traits import Experts, Fused, granites, of_multiplier
 
 GRANITEMOE = Family(
     model_type="granitemoe",
     fused=Fused(
         attention_scale=of_multiplier,
-        multipliers=True,
+        multipliers=granites,
         mlp="block_sparse_moe",
         experts=Experts(softmax_of_the_chosen, router="router"),
     ),

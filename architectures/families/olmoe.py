@@ -2,8 +2,11 @@
 
 from architectures.families.qwen3_moe import softmax_routing
 from architectures.family import Family
-from architectures.traits import Experts, Fused
+from architectures.traits import QK_NORMS, Experts, Fused
 
-OLMOE = Family(model_type="olmoe", fused=Fused(head_norms=True, qkv_limit="clip_qkv", experts=Experts(softmax_routing)))
+OLMOE = Family(
+    model_type="olmoe",
+    fused=Fused(head_norms=QK_NORMS, without=(("clip_qkv", "limits q, k and v"),), experts=Experts(softmax_routing)),
+)
 
 FAMILIES = (OLMOE,)

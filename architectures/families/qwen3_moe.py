@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from architectures.family import Family
-from architectures.traits import Experts, Fused, of_config
+from architectures.traits import QK_NORMS, Experts, Fused, of_config
 from qlinear.backends.stack import Routing, Scoring
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def softmax_routing(config: "Config") -> Routing:
 
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
-    fused=Fused(window=of_config, head_norms=True, experts=Experts(softmax_routing)),
+    fused=Fused(window=of_config, head_norms=QK_NORMS, experts=Experts(softmax_routing)),
 )
 
 FAMILIES = (QWEN3_MOE,)

@@ -41,18 +41,21 @@ Projection = list[Matrix]
 
 @dataclass(frozen=True)
 class Norms:
-    """RMS norms of a block: float32 vectors that the normalized value is multiplied by; None: the block has none.
+    """Norms of a block: float32 vectors that the normalized value is multiplied by; None: the block has none.
 
     `(hidden,)`: input before qkv; attention of its output, mlp before gate_up, output of the MLP's, before they join
     the residual. q and k: `(head_dim,)`, of every head, or `(heads * head_dim,)`, of all of a token's heads together.
+    input_bias, mlp_bias: `(hidden,)`, added to what input and mlp give, in a stack of layer norms.
     """
 
-    input: Array
+    input: Array | None
     attention: Array | None
-    mlp: Array
+    mlp: Array | None
     output: Array | None
     q: Array | None
     k: Array | None
+    input_bias: Array | None = None
+    mlp_bias: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ class GatedMlp:
 
     gate_up: Projection
     down: Projection
+
+
+@dataclass(frozen=True)
+class PlainMlp:
+    """activation(up), and down.
+
+    curve: what xIELU goes by, one value each: the alphas above and below 0, before the softplus, beta and epsilon; else
+    empty.
+    """
+
+    up: Projection
+    down: Projection
+    curve: Sequence[Array] = ()
 
 
 class Scoring(Enum):
@@ -117,7 +133,7 @@ class StackBlock:
     norms: Norms
     qkv: Projection
     o: Projection
-    mlp: GatedMlp | Mixture
+    mlp: GatedMlp | PlainMlp | Mixture
     cosines: Array
     sines: Array
     window: int
@@ -125,10 +141,12 @@ class StackBlock:
 
 @dataclass(frozen=True)
 class Stack:
-    """A model of pre-norm decoder blocks: attention with rotation, then a gated MLP or a mixture of such.
+    """A model of decoder blocks: attention with rotation, then an MLP or a mixture of gated ones.
 
-    embedding: `(vocabulary, hidden)`; activation: the config's name of the gate's; a cap of 0: there is none;
-    interleaved: the rotation turns neighbours, features 2i and 2i + 1, and not i and i + rotary_dim / 2.
+    embedding: `(vocabulary, hidden)`; activation: the config's name of the MLP's; a cap of 0: there is none;
+    interleaved: the rotation turns neighbours, features 2i and 2i + 1, and not i and i + rotary_dim / 2. layer_norm:
+    norms subtract the mean first, and may have biases; else they are RMS norms. parallel: the MLP reads what the
+    attention does, and both join the residual together. turned_first: q and k are normed after the rotation.
     """
 
     blocks: list[StackBlock]
@@ -147,6 +165,10 @@ class Stack:
     attention_cap: float
     logit_cap: float
     interleaved: bool
+    layer_norm: bool = False
+    parallel: bool = False
+    turned_first: bool = False
+    final_bias: Array | None = None
 
 
 @dataclass(frozen=True)

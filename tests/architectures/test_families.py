@@ -12,7 +12,7 @@ from architectures import families
 from architectures.family import Family
 from architectures.linears import block_linears
 from architectures.registry import all_families, find_family, fused_families, gguf_readers, gguf_writers
-from tests.tiny import LAYERS, MIXTURE_TYPES, MODEL_TYPES, VARIANTS, tiny_model
+from tests.tiny import FOUND_OUT_TYPES, LAYERS, MIXTURE_TYPES, MODEL_TYPES, VARIANTS, tiny_model
 
 FILES = sorted(path.stem for path in Path(families.__path__[0]).glob("*.py") if path.stem != "__init__")
 
@@ -107,7 +107,7 @@ def test_every_file_is_found_and_no_model_type_has_two_rows():
     modules = [importlib.import_module(f"architectures.families.{file}") for file in FILES]
     found = Counter(row.model_type for module in modules for row in module.FAMILIES)
     assert set(found.values()) == {1} and set(found) == set(all_families())
-    assert set(found) == {*MODEL_TYPES, *MIXTURE_TYPES}
+    assert set(found) == {*MODEL_TYPES, *MIXTURE_TYPES, *FOUND_OUT_TYPES}
 
 
 def test_every_family_that_awq_scales_has_a_tiny_model():
@@ -116,8 +116,8 @@ def test_every_family_that_awq_scales_has_a_tiny_model():
 
 
 def test_which_families_are_fused_and_which_are_read_from_gguf():
-    fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite", *LLAMAS}
-    assert set(fused_families()) == fused | set(MIXTURE_TYPES)
+    fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite", "starcoder2"}
+    assert set(fused_families()) == {*fused, *LLAMAS, *MIXTURE_TYPES, *FOUND_OUT_TYPES}
     assert set(gguf_readers()) == {"gemma3", "llama", "qwen2", "qwen3"}
     for found in (fused_families(), gguf_writers()):
         assert all(all_families()[name] is family for name, family in found.items())

@@ -13,7 +13,7 @@ from qlinear.backends.reference import ReferenceBackend
 from qlinear.errors import TargetError
 from tests.engine.fusing import distance, float_logits, quantized_on, stepped, tokens_of
 from tests.reading import generate, ids, parts, read, read_all, read_last
-from tests.tiny import VARIANTS, VOCAB, in_bfloat16, tiny_model
+from tests.tiny import FOUND_OUT_TYPES, FOUND_OUT_VARIANTS, VARIANTS, VOCAB, in_bfloat16, tiny_model
 
 try:
     AVAILABLE = native.available_isas()
@@ -23,9 +23,9 @@ except TargetError as error:
 from engine.whole import fused_decoder  # noqa: E402
 from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite", "starcoder2")
 LLAMAS = ("ministral", "seed_oss", "ernie4_5", "cwm", "internlm3", "helium", "smollm3")
-KNOWN = [(model_type, options) for model_type, options in VARIANTS if model_type in (*FAMILIES, *LLAMAS)]
+KNOWN = [one for one in VARIANTS + FOUND_OUT_VARIANTS if one[0] in (*FAMILIES, *LLAMAS, *FOUND_OUT_TYPES)]
 CAPS = dict(attn_logit_softcapping=0.5, final_logit_softcapping=2.0)  # the usual 50 and 30 change nothing tiny
 WIDE_EPSILON = dict(rms_norm_eps=0.5)  # the usual 1e-6 hides what a residual's multiplier makes of it
 LONG = dict(max_position_embeddings=1024)
@@ -63,10 +63,10 @@ def test_logits_of_every_architecture(model_type, options, bits):
 
 def test_every_family_with_fused_traits_is_among_them():
     dense = {model_type for model_type, family in fused_families().items() if family.fused.experts is None}
-    assert dense == {*FAMILIES, *LLAMAS} == {model_type for model_type, _ in KNOWN}
+    assert dense == {*FAMILIES, *LLAMAS, *FOUND_OUT_TYPES} == {model_type for model_type, _ in KNOWN}
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", (*FAMILIES, *FOUND_OUT_TYPES))
 def test_greedy_tokens_are_those_of_the_model(model_type):
     """Where float32 is sure of a token, that is the token; 5% of the logits' spread is far above bfloat16's noise."""
     model, exact = quantized(model_type)
@@ -178,6 +178,11 @@ def test_scaled_rotations_are_those_of_the_model():
         (lambda: tiny_model("llama"), "runs bfloat16; a linear layer is float32"),
         (lambda: in_bfloat16(tiny_model("llama", hidden_act="relu")), "activation relu"),
         (lambda: in_bfloat16(tiny_model("llama", head_dim=288)), "up to 256 features"),
+        (
+            lambda: in_bfloat16(tiny_model("cohere", use_qk_norm=True)),
+            r"has a layer norm of its own for every head of q and k \(`use_qk_norm` is True\)",
+        ),
+        (lambda: in_bfloat16(tiny_model("stablelm", qk_layernorm=True)), r"\(`qk_layernorm` is True\)"),
         (lambda: quantized("llama", backend=REFERENCE)[0], "native cpu kernels"),
         (
             lambda: in_bfloat16(

@@ -124,7 +124,18 @@ def test_what_it_cannot_run_it_says(options, reason):
 
 @pytest.mark.parametrize(
     "model_type, reason",
-    [("mixtral", "mixtures of experts"), ("ernie4_5_moe", "mixtures of experts"), ("olmoe", "mixtures of experts")],
+    [
+        ("mixtral", "mixtures of experts"),
+        ("ernie4_5_moe", "mixtures of experts"),
+        ("olmoe", "mixtures of experts"),
+        ("glm4", "does not turn neighbouring features"),
+        ("olmo3", "takes blocks with RMS norms before attention and MLP"),
+        ("exaone4", "takes blocks with RMS norms before attention and MLP"),
+        ("cohere2", "does not run attention and MLP side by side"),
+        ("stablelm", "takes blocks with RMS norms before attention and MLP"),
+        ("hunyuan_v1_dense", "does not norm heads after the rotation"),
+        ("apertus", "takes gated MLPs"),
+    ],
 )
 def test_stacks_that_only_the_cpu_runs(model_type, reason):
     decoder, why = fused_decoder(in_bfloat16(tiny_model(model_type)), backend_on("cpu"), 128)

@@ -205,7 +205,7 @@ def test_experts_in_one_tensor_are_read_where_they_lie():
     [
         ("dots1", dict(n_routed_experts=130, n_group=65, topk_group=65), "up to 64 groups .* 130 in 65"),
         ("dots1", dict(n_routed_experts=8, n_group=4, topk_group=1), "chooses 3 of 2"),
-        ("olmoe", dict(clip_qkv=2.0), r"limits q, k and v to 2.0 \(`clip_qkv`\)"),
+        ("olmoe", dict(clip_qkv=2.0), r"limits q, k and v \(`clip_qkv` is 2.0\)"),
     ],
 )
 def test_what_it_cannot_run_it_says(model_type, options, reason):

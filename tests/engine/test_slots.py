@@ -8,7 +8,7 @@ from qlinear.backends.cpu import native
 from qlinear.backends.stack import Reading
 from qlinear.errors import TargetError
 from tests.engine.fusing import distance, float_logits, quantized_on, tokens_of
-from tests.tiny import VARIANTS, VOCAB
+from tests.tiny import FOUND_OUT_VARIANTS, VARIANTS, VOCAB
 
 try:
     AVAILABLE = native.available_isas()
@@ -20,7 +20,7 @@ from engine.parts import ModuleParts  # noqa: E402
 from engine.stack import describe  # noqa: E402
 from qlinear.backends.cpu.backend import CpuBackend  # noqa: E402
 
-FUSED = [(kind, options) for kind, options in VARIANTS if kind in fused_families()]
+FUSED = [(kind, options) for kind, options in VARIANTS + FOUND_OUT_VARIANTS if kind in fused_families()]
 LONG = dict(max_position_embeddings=1024)
 
 

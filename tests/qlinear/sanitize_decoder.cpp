@@ -31,6 +31,7 @@ struct Shape {
   int64_t heads, kv_heads, head_dim, rotary_dim, vocabulary, window;
   bool dense_head, every_norm;
   Routed routed;
+  bool parallel = false;  // with layer norms
 };
 
 std::mt19937 generator(1);
@@ -56,19 +57,21 @@ class Random {
       awq_block block = {};
       block.input_norm = norm(HIDDEN);
       block.mlp_norm = norm(HIDDEN);
+      if (s.parallel) block.input_bias = norm(HIDDEN);
       if (s.every_norm) {
+        if (i == 1) block.mlp_norm = nullptr;
         block.attention_norm = norm(HIDDEN);
         block.output_norm = norm(HIDDEN);
         block.q_norm = norm(s.head_dim);
         block.k_norm = norm(s.head_dim);
-      } else if (i == 1) {
+      } else if (i == 1 && !s.parallel) {
         block.all_q_norm = norm(attended);
         block.all_k_norm = norm(kv_width);
       }
       block.qkv = {{packed(attended, HIDDEN), packed(kv_width, HIDDEN), packed(kv_width, HIDDEN)}, 3};
       block.o = {{packed(HIDDEN, attended)}, 1};
       if (i == 1 && s.routed.experts > 0) block.mixture = mixture(s.routed);
-      else block.mlp = mlp(INTERMEDIATE, false);
+      else block.mlp = s.parallel && i == 1 ? plain_mlp() : mlp(INTERMEDIATE, false);
       block.cosines = cosines_.data();
       block.sines = sines_.data();
       const size_t elements = size_t(SLOTS * awq_cache_elements(TOKENS, s.kv_heads, s.head_dim));
@@ -81,10 +84,11 @@ class Random {
     }
     const awq_matrix head = s.dense_head ? dense(s.vocabulary, HIDDEN) : packed(s.vocabulary, HIDDEN);
     const float attention_cap = s.every_norm ? 20.0f : 0.0f, logit_cap = s.every_norm ? 30.0f : 0.0f;
-    model_ = {blocks_.data(), bf16(s.vocabulary * HIDDEN, 1.0f), norm(HIDDEN), {{head}, 1}, LAYERS, s.vocabulary,
-              HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
+    model_ = {blocks_.data(), bf16(s.vocabulary * HIDDEN, 1.0f), norm(HIDDEN), s.parallel ? norm(HIDDEN) : nullptr,
+              {{head}, 1}, LAYERS, s.vocabulary, HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
               1.0f / sqrtf(float(s.head_dim)), attention_cap, logit_cap,
-              s.every_norm ? AWQ_GELU_TANH : AWQ_SILU, s.dense_head};
+              s.every_norm ? AWQ_GELU_TANH : AWQ_SILU, s.dense_head, s.parallel, s.parallel,
+              s.every_norm && !s.dense_head};
   }
 
   const awq_model& model() const { return model_; }
@@ -106,7 +110,11 @@ class Random {
 
   awq_mlp mlp(int64_t inner, bool is_dense) {
     const auto matrix = [&](int64_t n, int64_t k) { return is_dense ? dense(n, k) : packed(n, k); };
-    return {{{matrix(inner, HIDDEN), matrix(inner, HIDDEN)}, 2}, {{matrix(HIDDEN, inner)}, 1}};
+    return {{{matrix(inner, HIDDEN), matrix(inner, HIDDEN)}, 2}, {{matrix(HIDDEN, inner)}, 1}, false, nullptr};
+  }
+
+  awq_mlp plain_mlp() {
+    return {{{packed(INTERMEDIATE, HIDDEN)}, 1}, {{packed(HIDDEN, INTERMEDIATE)}, 1}, true, nullptr};
   }
 
   const awq_mixture* mixture(const Routed& r) {
@@ -217,7 +225,8 @@ int main() {
   }
   std::vector<int64_t> text(size_t(TOKENS), 0);
   for (const Shape& shape :
-       {Shape{4, 32, 6, 2, 16, 16, 131, 0, false, false, {}}, Shape{3, 32, 4, 4, 24, 16, 97, 50, true, true, {}},
+       {Shape{4, 32, 6, 2, 16, 16, 131, 0, false, false, {}}, Shape{4, 32, 6, 3, 16, 8, 70, 0, false, false, {}, true},
+        Shape{3, 32, 4, 4, 24, 16, 97, 50, true, true, {}},
         Shape{4, 32, 2, 1, 48, 12, 33, 270, false, true, {7, 3, 1, 1, 64, 96, AWQ_SOFTMAX, false, false, true}},
         Shape{3, 32, 8, 1, 40, 40, 64, 1, true, false, {36, 5, 12, 7, 32, 0, AWQ_SIGMOID, false, true, false}},
         Shape{4, 32, 4, 2, 32, 32, 64, 0, true, false, {3, 3, 1, 1, 37, 160, AWQ_SIGMOID, true, true, false}}}) {

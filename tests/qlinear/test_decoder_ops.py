@@ -47,27 +47,45 @@ def test_norm(library, n):
     assert_rounded(y, exact)
 
 
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("n", [1, 15, 16, 33, 64, 576, 1000])
+def test_layer_norm(library, n, biased):
+    """Far from a mean of 0, which would hide that it has to be taken away."""
+    x, weight, bias, y = 3 * random(n) + 5, random(n, seed=1), random(n, seed=2), torch.empty(n, dtype=torch.bfloat16)
+    library.awq_layer_norm(
+        x.data_ptr(), weight.data_ptr(), bias.data_ptr() if biased else None, EPSILON, n, y.data_ptr()
+    )
+    above = x.double() - x.double().mean()
+    exact = above / (above.square().mean() + EPSILON).sqrt() * weight.double() + (bias.double() if biased else 0)
+    assert_rounded(y, exact)
+
+
 @pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "neighbours"])
-@pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
+@pytest.mark.parametrize("normed", ["plain", "normed", "normed-last"])
 @pytest.mark.parametrize("head_dim, rotary_dim", [(2, 2), (24, 24), (64, 64), (80, 40), (96, 72), (256, 256)])
 def test_rope_norms_and_rotates(library, head_dim, rotary_dim, normed, interleaved):
     x, weight, angles = random(head_dim).bfloat16(), random(head_dim, seed=1), 9 * random(rotary_dim // 2, seed=2)
-    cosines, sines, y = angles.cos(), angles.sin(), torch.empty(head_dim, dtype=torch.bfloat16)
+    cosines, sines, y = 1.5 * angles.cos(), 1.5 * angles.sin(), torch.empty(head_dim, dtype=torch.bfloat16)
     job = native_decoder.RopeJob(
-        weight.data_ptr() if normed else None, cosines.data_ptr(), sines.data_ptr(), EPSILON, head_dim, rotary_dim,
-        interleaved,
+        None if normed == "plain" else weight.data_ptr(), cosines.data_ptr(), sines.data_ptr(), EPSILON, head_dim,
+        rotary_dim, interleaved, normed == "normed-last",
     )  # fmt: skip
     library.awq_rope(ctypes.byref(job), x.data_ptr(), y.data_ptr())
     exact = x.double()
-    if normed:
-        exact = exact / (exact.square().mean() + EPSILON).sqrt() * weight.double()
+
+    def norm(x):
+        return x / (x.square().mean() + EPSILON).sqrt() * weight.double()
+
+    if normed == "normed":
+        exact = norm(exact)
     if interleaved:
         rotated, rest = exact[:rotary_dim], exact[rotary_dim:]
         a, b = rotated[0::2], rotated[1::2]
     else:
         a, b, rest = exact.split([rotary_dim // 2, rotary_dim // 2, head_dim - rotary_dim])
     cosine, sine = cosines.double(), sines.double()
-    assert_rounded(y, torch.cat([a * cosine - b * sine, b * cosine + a * sine, rest]))
+    turned = torch.cat([a * cosine - b * sine, b * cosine + a * sine, rest])
+    assert_rounded(y, norm(turned) if normed == "normed-last" else turned)
 
 
 @pytest.mark.parametrize("n", [1, 16, 37, 1536])
@@ -84,6 +102,29 @@ def test_gate(library, activation, n):
         exact = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     # tanh near -1 leaves float32 few digits of 1 + tanh: an absolute error, of up to |x| * 2^-23 or so
     excess = (y.double() - exact * up.double()).abs() - ROUNDING * (exact * up.double()).abs() - 3e-6
+    assert excess.max() <= 0
+
+
+CURVE = (0.7, 1.3, 0.5, -1e-6)  # of xIELU: both alphas, beta, epsilon
+
+
+@pytest.mark.parametrize("n", [1, 16, 37, 1536])
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh", "relu2", "xielu"])
+def test_activate(library, activation, n):
+    x, curve, y = 4 * random(n), torch.tensor(CURVE), torch.empty(n, dtype=torch.bfloat16)
+    x[: n // 2] *= 0.02  # near 0, where xIELU is a series
+    x = x.bfloat16()
+    given = curve.data_ptr() if activation == "xielu" else None
+    library.awq_activate(x.data_ptr(), n, native_decoder.PLAIN_ACTIVATIONS[activation], given, y.data_ptr())
+    x = x.double()
+    above, below, beta, epsilon = curve.double()
+    exact = {
+        "silu": x * torch.sigmoid(x),
+        "gelu_pytorch_tanh": 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "relu2": x.clamp(min=0) ** 2,
+        "xielu": torch.where(x > 0, above * x * x, below * (torch.expm1(x.clamp(max=epsilon)) - x)) + beta * x,
+    }[activation]
+    excess = (y.double() - exact).abs() - ROUNDING * exact.abs() - 3e-6
     assert excess.max() <= 0
 
 

@@ -19,6 +19,7 @@ from qlinear.backends.stack import (
     Matrix,
     Mixture,
     Norms,
+    PlainMlp,
     Projection,
     Reading,
     Stack,
@@ -97,19 +98,20 @@ class CpuDecoder:
         )
         self._kept.append(blocks)
         same = ("vocabulary", "hidden", "heads", "kv_heads", "head_dim", "epsilon", "embedding_scale",
-                "attention_scale", "attention_cap", "logit_cap")  # fmt: skip
+                "attention_scale", "attention_cap", "logit_cap", "interleaved", "layer_norm", "parallel",
+                "turned_first")  # fmt: skip
         return native.Model(
             blocks=blocks,
             embedding=self._bf16(stack.embedding, "the embedding"),
             final_norm=self._fp32(stack.final_norm),
+            final_bias=self._fp32(stack.final_bias),
             head=self._projection(stack.head),
             layers=len(stack.blocks),
             rotary_dim=2 * stack.blocks[0].cosines.shape[1],
             max_tokens=self.max_tokens,
             slots=self.slots,
             chunk=self.chunk,
-            activation=native.ACTIVATIONS[stack.activation],
-            interleaved=stack.interleaved,
+            activation=native.PLAIN_ACTIVATIONS[stack.activation],
             **{name: getattr(stack, name) for name in same},
         )
 
@@ -120,6 +122,8 @@ class CpuDecoder:
             attention_norm=self._fp32(norms.attention),
             mlp_norm=self._fp32(norms.mlp),
             output_norm=self._fp32(norms.output),
+            input_bias=self._fp32(norms.input_bias),
+            mlp_bias=self._fp32(norms.mlp_bias),
             qkv=self._projection(block.qkv),
             o=self._projection(block.o),
             cosines=self._fp32(block.cosines),
@@ -136,8 +140,8 @@ class CpuDecoder:
         prefix = "all_" if of_all else ""
         return {f"{prefix}q_norm": self._fp32(norms.q), f"{prefix}k_norm": self._fp32(norms.k)}
 
-    def _mlp_or_mixture(self, mlp: GatedMlp | Mixture) -> dict[str, ctypes.Structure]:
-        if isinstance(mlp, GatedMlp):
+    def _mlp_or_mixture(self, mlp: GatedMlp | PlainMlp | Mixture) -> dict[str, ctypes.Structure]:
+        if not isinstance(mlp, Mixture):
             return {"mlp": self._mlp(mlp)}
         router, routing = mlp.router, mlp.router.routing
         experts = (native.Mlp * len(mlp.experts))(*map(self._mlp, mlp.experts))
@@ -160,8 +164,11 @@ class CpuDecoder:
         self._kept += [experts, described]
         return {"mixture": ctypes.pointer(described)}
 
-    def _mlp(self, mlp: GatedMlp) -> native.Mlp:
-        return native.Mlp(self._projection(mlp.gate_up), self._projection(mlp.down))
+    def _mlp(self, mlp: GatedMlp | PlainMlp) -> native.Mlp:
+        if isinstance(mlp, GatedMlp):
+            return native.Mlp(self._projection(mlp.gate_up), self._projection(mlp.down))
+        curve = self._fp32(_curve(mlp.curve)) if mlp.curve else None
+        return native.Mlp(self._projection(mlp.up), self._projection(mlp.down), True, curve)
 
     def _keep(self, array: np.ndarray) -> int:
         self._kept.append(array)
@@ -189,6 +196,12 @@ class CpuDecoder:
             return native.Matrix(Weight(None, self._fp32(matrix.bias), n, k, 0, 0), dense)
         self._kept.append(matrix.prepared)
         return native.Matrix(matrix.prepared.native, None)
+
+
+def _curve(given: Sequence[Array]) -> np.ndarray:
+    """The numbers of xIELU as decoder.h has them: transformers' `activations.py` keeps the alphas before a softplus."""
+    above, below, beta, epsilon = (as_float32(value).astype(np.float64).item() for value in given)
+    return np.array([np.logaddexp(0, above), beta + np.logaddexp(0, below), beta, epsilon], np.float32)
 
 
 def _in_bf16(router: Dense) -> Projection:

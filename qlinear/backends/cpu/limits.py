@@ -8,6 +8,7 @@ from qlinear.backends.stack import (
     GatedMlp,
     Matrix,
     Mixture,
+    PlainMlp,
     Projection,
     Stack,
     StackBlock,
@@ -21,7 +22,8 @@ def check(stack: Stack) -> None:
         if type(getattr(stack, name)) is not int or getattr(stack, name) < 1:
             raise Unsupported(f"the fused decoder takes a {name} that is a number above 0, not {getattr(stack, name)}")
     sharing = stack.heads // stack.kv_heads
-    if stack.activation not in native.ACTIVATIONS:
+    plain = all(isinstance(block.mlp, PlainMlp) for block in stack.blocks)
+    if stack.activation not in (native.PLAIN_ACTIVATIONS if plain else native.ACTIVATIONS):
         raise Unsupported(f"the fused decoder does not know the activation {stack.activation}")
     if stack.embedding.shape[0] != stack.vocabulary:
         raise Unsupported(
@@ -33,10 +35,13 @@ def check(stack: Stack) -> None:
             f"the fused decoder takes heads of up to {native.MAX_HEAD_DIM} features (an even number), "
             f"{native.MAX_SHARING} query heads to a key head; this model has {stack.head_dim} and {sharing}"
         )
+    if stack.turned_first and stack.interleaved:
+        raise Unsupported("the fused decoder does not norm heads whose neighbouring features it has turned")
     for index, block in enumerate(stack.blocks):
         _check_block(stack, block, f"block {index}")
     _check_matrices(stack.head, stack.hidden, (stack.vocabulary,), "the head")
-    _check_length(stack.final_norm, (stack.hidden,), "the last norm")
+    for vector in (stack.final_norm, stack.final_bias):
+        _check_length(vector, (stack.hidden,), "the last norm")
 
 
 def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
@@ -45,11 +50,12 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
     _check_matrices(block.qkv, hidden, (heads, kv_heads, kv_heads), f"{where}, q, k and v")
     _check_matrices(block.o, heads, (hidden,), f"{where}, o")
     norms, of_heads = block.norms, ((stack.head_dim, heads), (stack.head_dim, kv_heads))
-    for norm in (norms.input, norms.attention, norms.mlp, norms.output):
+    for norm in (norms.input, norms.attention, norms.mlp, norms.output, norms.input_bias, norms.mlp_bias):
         _check_length(norm, (hidden,), f"{where}, a norm")
+    _check_kinds(stack, block, where)
     for norm, sizes in zip((norms.q, norms.k), of_heads, strict=True):
         _check_length(norm, sizes, f"{where}, a norm of heads")
-    if isinstance(block.mlp, GatedMlp):
+    if not isinstance(block.mlp, Mixture):
         _check_mlp(block.mlp, hidden, where)
         return
     _check_mixture(block.mlp)
@@ -58,9 +64,30 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
         _check_mlp(mlp, hidden, where)
 
 
-def _check_mlp(mlp: GatedMlp, hidden: int, where: str) -> None:
-    width = sum(rows(matrix) for matrix in mlp.gate_up) // 2
-    _check_matrices(mlp.gate_up, hidden, (width, width), f"{where}, gate and up")
+def _check_kinds(stack: Stack, block: StackBlock, where: str) -> None:
+    """Layer norms stand before projections only, and only they have biases; a mixture of experts stands behind its
+    attention; xIELU has its numbers.
+    """
+    norms = block.norms
+    if not stack.layer_norm and (norms.input_bias is not None or norms.mlp_bias is not None):
+        raise Unsupported(f"{where}: the fused decoder takes biases of layer norms only")
+    if stack.layer_norm and any(norm is not None for norm in (norms.attention, norms.output, norms.q, norms.k)):
+        raise Unsupported(f"{where}: the fused decoder takes layer norms before projections only")
+    if stack.parallel and isinstance(block.mlp, Mixture):
+        raise Unsupported(f"{where}: the fused decoder does not run a mixture of experts beside the attention")
+    if stack.turned_first and any(norm is not None and len(norm) > stack.head_dim for norm in (norms.q, norms.k)):
+        raise Unsupported(f"{where}: the fused decoder does not norm all heads together after the rotation")
+    numbers = [vector.shape for vector in block.mlp.curve] if isinstance(block.mlp, PlainMlp) else []
+    if stack.activation == "xielu" and numbers != [(1,)] * 4:
+        raise Unsupported(f"{where}: the fused decoder takes an xielu of four numbers, not of {len(numbers)}")
+
+
+def _check_mlp(mlp: GatedMlp | PlainMlp, hidden: int, where: str) -> None:
+    width = inner_size(mlp)
+    if isinstance(mlp, PlainMlp):
+        _check_matrices(mlp.up, hidden, (width,), f"{where}, up")
+    else:
+        _check_matrices(mlp.gate_up, hidden, (width, width), f"{where}, gate and up")
     _check_matrices(mlp.down, width, (hidden,), f"{where}, down")
 
 
@@ -77,6 +104,11 @@ def _check_matrices(projection: Projection, k: int, sizes: tuple[int, ...], wher
 def _check_length(vector: Array | None, sizes: tuple[int, ...], where: str) -> None:
     if vector is not None and (len(vector.shape) != 1 or vector.shape[0] not in sizes):
         raise Unsupported(f"{where} has shape {tuple(vector.shape)}; the config says {sizes[0]}")
+
+
+def inner_size(mlp: GatedMlp | PlainMlp) -> int:
+    """Features between gate and up, or up alone, and down."""
+    return sum(map(rows, mlp.up)) if isinstance(mlp, PlainMlp) else sum(map(rows, mlp.gate_up)) // 2
 
 
 def rows(matrix: Matrix) -> int:

@@ -8,7 +8,9 @@ from qlinear.backends.cpu.native import Weight, library
 _POINTER, _INT64, _INT32, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 PARTS = 3  # weights of a projection at most
 MAX_HEAD_DIM, MAX_SHARING, MAX_EXPERT_GROUPS = 256, 64, 64  # limits of decoder.h
-ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}  # enum awq_activation
+# enum awq_activation: of gated MLPs, and of plain ones
+ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1}
+PLAIN_ACTIVATIONS = ACTIVATIONS | {"gelu_new": 1, "relu2": 2, "xielu": 3}
 
 
 class Matrix(ctypes.Structure):
@@ -26,7 +28,7 @@ class Projection(ctypes.Structure):
 class Mlp(ctypes.Structure):
     """struct awq_mlp"""
 
-    _fields_ = [("gate_up", Projection), ("down", Projection)]
+    _fields_ = [("gate_up", Projection), ("down", Projection), ("plain", _INT32), ("curve", _POINTER)]
 
 
 class Router(ctypes.Structure):
@@ -58,6 +60,7 @@ class Block(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("input_norm", "attention_norm", "mlp_norm", "output_norm")),
         *((name, _POINTER) for name in ("q_norm", "k_norm", "all_q_norm", "all_k_norm")),
+        *((name, _POINTER) for name in ("input_bias", "mlp_bias")),
         *((name, Projection) for name in ("qkv", "o")),
         ("mlp", Mlp),
         ("mixture", ctypes.POINTER(Mixture)),
@@ -73,11 +76,12 @@ class Model(ctypes.Structure):
         ("blocks", ctypes.POINTER(Block)),
         ("embedding", _POINTER),
         ("final_norm", _POINTER),
+        ("final_bias", _POINTER),
         ("head", Projection),
         *((name, _INT64) for name in ("layers", "vocabulary", "hidden", "heads", "kv_heads")),
         *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "slots", "chunk")),
         *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
-        *((name, _INT32) for name in ("activation", "interleaved")),
+        *((name, _INT32) for name in ("activation", "interleaved", "layer_norm", "parallel", "turned_first")),
     ]
 
 
@@ -94,7 +98,7 @@ class RopeJob(ctypes.Structure):
         *((name, _POINTER) for name in ("norm", "cosines", "sines")),
         ("epsilon", _FLOAT),
         *((name, _INT64) for name in ("head_dim", "rotary_dim")),
-        ("interleaved", _INT32),
+        *((name, _INT32) for name in ("interleaved", "turned_first")),
     ]
 
 
@@ -133,9 +137,11 @@ _SIGNATURES = {
     "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
     "awq_decoder_read": (None, [_POINTER, ctypes.POINTER(Reading), _INT64, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
+    "awq_layer_norm": (None, [_POINTER, _POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
     "awq_rope": (None, [ctypes.POINTER(RopeJob), _POINTER, _POINTER]),
     "awq_attend": (None, [ctypes.POINTER(AttentionJob)]),
     "awq_gate": (None, [_POINTER, _POINTER, _INT64, _INT32, _POINTER]),
+    "awq_activate": (None, [_POINTER, _INT64, _INT32, _POINTER, _POINTER]),
     "awq_route": (None, [ctypes.POINTER(RouteJob)]),
     "awq_mix": (None, [ctypes.POINTER(MixJob), _POINTER]),
     "awq_dense": (None, [ctypes.POINTER(Matrix), _POINTER, _INT64, _POINTER]),

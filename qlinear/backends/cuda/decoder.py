@@ -10,7 +10,7 @@ from qlinear.backends.cuda.launch import Launcher
 from qlinear.backends.cuda.prefill import Prefill
 from qlinear.backends.cuda.step import ACTIVATIONS, Step
 from qlinear.backends.cuda.structs import MOST_FEATURES, MOST_HIDDEN
-from qlinear.backends.stack import Mixture, Reading, Stack, Unsupported
+from qlinear.backends.stack import Mixture, PlainMlp, Reading, Stack, Unsupported
 
 
 class CudaDecoder:
@@ -55,6 +55,14 @@ class CudaDecoder:
 def check(stack: Stack) -> None:
     if any(isinstance(block.mlp, Mixture) for block in stack.blocks):
         raise Unsupported("the fused decoder on cuda does not run mixtures of experts")
+    if any(isinstance(block.mlp, PlainMlp) for block in stack.blocks):
+        raise Unsupported("the fused decoder on cuda takes gated MLPs")
+    if stack.parallel:
+        raise Unsupported("the fused decoder on cuda does not run attention and MLP side by side")
+    if stack.layer_norm or any(block.norms.input is None or block.norms.mlp is None for block in stack.blocks):
+        raise Unsupported("the fused decoder on cuda takes blocks with RMS norms before attention and MLP")
+    if stack.turned_first:
+        raise Unsupported("the fused decoder on cuda does not norm heads after the rotation")
     if stack.interleaved:
         raise Unsupported("the fused decoder on cuda does not turn neighbouring features")
     if any(norm is not None and norm.numel() > stack.head_dim for b in stack.blocks for norm in (b.norms.q, b.norms.k)):

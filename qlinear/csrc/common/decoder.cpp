@@ -154,6 +154,14 @@ void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n,
   awq::ops().norm(x, weight, epsilon, n, out);
 }
 
+void awq_activate(const uint16_t* x, int64_t n, int32_t activation, const float* curve, uint16_t* out) {
+  awq::ops().activate(x, n, activation, curve, out);
+}
+
+void awq_layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, uint16_t* out) {
+  awq::ops().layer_norm(x, weight, bias, epsilon, n, out);
+}
+
 void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out) { awq::ops().rope(*job, in, out); }
 
 void awq_attend(const awq_attention_job* job) { awq::ops().attend(*job); }

@@ -26,9 +26,12 @@ typedef struct awq_projection {
   int64_t parts;
 } awq_projection;
 
-// A gated MLP: activation(gate) * up, and down. gate_up gives all of the gate, then all of up.
+// A gated MLP: activation(gate) * up, and down. gate_up gives all of the gate, then all of up. Or a plain one:
+// activation(up), and down; gate_up gives up only.
 typedef struct awq_mlp {
   awq_projection gate_up, down;
+  int32_t plain;
+  const float* curve;  // (4): the alphas of xIELU above and below 0, its beta and epsilon; else null
 } awq_mlp;
 
 enum awq_scoring { AWQ_SOFTMAX = 0, AWQ_SIGMOID = 1 };
@@ -52,7 +55,8 @@ typedef struct awq_mixture {
   awq_matrix shared_gate;  // (1, hidden), dense: the sigmoid of its output is what the shared one counts for; else 1
 } awq_mixture;
 
-// Norms are RMS norms; their fp32 weights are what the normalised value is multiplied by. Null: the block has none.
+// Norms are RMS norms, or layer norms; their fp32 weights are what the normalised value is multiplied by, their biases are
+// added to that. Null: the block has none; what reads the residual then reads it as it is.
 typedef struct awq_block {
   const float* input_norm;      // (hidden): before qkv
   const float* attention_norm;  // (hidden): of the attention's output, before it joins the residual
@@ -62,6 +66,8 @@ typedef struct awq_block {
   const float* k_norm;          // (head_dim): of every key head
   const float* all_q_norm;      // (heads * head_dim): of all of a token's query heads together
   const float* all_k_norm;      // (kv_heads * head_dim): of all of its key heads
+  const float* input_bias;      // (hidden): of the layer norm before qkv
+  const float* mlp_bias;        // (hidden): of the one before gate_up
   awq_projection qkv, o;
   awq_mlp mlp;
   const awq_mixture* mixture;  // instead of the MLP, or null
@@ -72,12 +78,14 @@ typedef struct awq_block {
   int64_t window;  // positions that a query sees, itself included; 0: all
 } awq_block;
 
-enum awq_activation { AWQ_SILU = 0, AWQ_GELU_TANH = 1 };
+// The last two are of plain MLPs only.
+enum awq_activation { AWQ_SILU = 0, AWQ_GELU_TANH = 1, AWQ_RELU_SQUARED = 2, AWQ_XIELU = 3 };
 
 typedef struct awq_model {
   const awq_block* blocks;
   const uint16_t* embedding;  // (vocabulary, hidden) bf16
   const float* final_norm;    // (hidden)
+  const float* final_bias;    // (hidden) or null
   awq_projection head;        // (vocabulary, hidden)
   int64_t layers, vocabulary, hidden, heads, kv_heads, head_dim, rotary_dim;
   int64_t max_tokens;  // positions of a slot in the cache
@@ -90,6 +98,9 @@ typedef struct awq_model {
   float logit_cap;
   int32_t activation;  // awq_activation
   int32_t interleaved;  // 1: the cosines and sines are those of features 2 i and 2 i + 1
+  int32_t layer_norm;   // 1: the norms before projections subtract the mean first; there are no others then
+  int32_t parallel;     // 1: gate_up reads what qkv reads; attention and MLP join the residual together
+  int32_t turned_first;  // 1: q_norm and k_norm are of heads that the rotation has turned; not with `interleaved`
 } awq_model;
 
 // Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many; at most 64 groups of
@@ -116,7 +127,8 @@ AWQ_EXPORT void awq_decoder_read(awq_decoder* decoder, const awq_reading* readin
 
 // Single operations of the decoder, as the instruction set in use computes them: for tests.
 
-// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out. Interleaved
+// Rotary position embedding of one head of a query or key: bf16 in, optional RMS norm, rotation, bf16 out, or the norm
+// after the rotation (not of interleaved ones: its weights are in the order of the features that come out). Interleaved
 // features come out as others do, first all even ones, then all odd ones: of queries as of keys, so that it matters to
 // none of their products.
 typedef struct awq_rope_job {
@@ -125,7 +137,7 @@ typedef struct awq_rope_job {
   const float* sines;
   float epsilon;
   int64_t head_dim, rotary_dim;
-  int32_t interleaved;
+  int32_t interleaved, turned_first;
 } awq_rope_job;
 
 // Softmax attention of some query rows (64 at most) over positions [begin, end) of one key/value head. Row r stands
@@ -163,9 +175,12 @@ typedef struct awq_mix_job {
 } awq_mix_job;
 
 AWQ_EXPORT void awq_rms_norm(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
+AWQ_EXPORT void awq_layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int64_t n,
+                               uint16_t* out);
 AWQ_EXPORT void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out);
 AWQ_EXPORT void awq_attend(const awq_attention_job* job);
 AWQ_EXPORT void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
+AWQ_EXPORT void awq_activate(const uint16_t* x, int64_t n, int32_t activation, const float* curve, uint16_t* out);
 AWQ_EXPORT void awq_route(const awq_route_job* job);
 AWQ_EXPORT void awq_mix(const awq_mix_job* job, uint16_t* out);
 AWQ_EXPORT void awq_dense(const awq_matrix* matrix, const uint16_t* x, int64_t rows, uint16_t* y);

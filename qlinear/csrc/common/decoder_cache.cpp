@@ -21,7 +21,7 @@ void store_value(const uint16_t* value, int64_t head_dim, int64_t position, int6
 void Step::rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out) {
   const int64_t angle = call_.places[token].position * (model_.rotary_dim / 2);
   ops_.rope({norm, block.cosines + angle, block.sines + angle, model_.epsilon, model_.head_dim, model_.rotary_dim,
-             model_.interleaved},
+             model_.interleaved, model_.turned_first},
             in, out);
 }
 

@@ -10,7 +10,7 @@ void Step::run_mixture(const awq_block& block) {
   const awq_mixture& mixture = *block.mixture;
   const MixtureBuffers& m = buffers_.mixture;
   const int64_t hidden = model_.hidden, slots = slots_of(mixture);
-  add_norm(buffers_.delta, block.attention_norm, block.mlp_norm, mixture.router.logits)
+  add_norm(buffers_.delta, block.attention_norm, {block.mlp_norm, block.mlp_bias}, mixture.router.logits)
       .multiply(member_, mixture.router.logits, m.scores);
   choose_experts(mixture);
   Visits& visits = m.visits[&block - model_.blocks];

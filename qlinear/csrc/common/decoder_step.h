@@ -68,6 +68,12 @@ struct Buffers {
   void* memory;
 };
 
+// Before a projection; weight (hidden): null where there is none, bias (hidden): null where the norm has none.
+struct Norm {
+  const float* weight;
+  const float* bias;
+};
+
 // Where a token stands.
 struct Place {
   int64_t token, position, slot;
@@ -94,7 +100,10 @@ class Step {
 
  private:
   void embed();
-  Input add_norm(const uint16_t* delta, const float* after, const float* norm, const awq_projection& next);
+  Input add_norm(const uint16_t* delta, const float* after, Norm norm, const awq_projection& next);
+  void read_residual(const float* residual, Norm norm, uint16_t* out) const;
+  Input read_again(const awq_projection& next);
+  void add(const float* after);
   void norm_heads(const awq_block& block);
   void write_kv(const awq_block& block);
   Input attend(const awq_block& block);
@@ -102,8 +111,10 @@ class Step {
   void attend_split(const awq_block& block, int64_t unit, int64_t splits);
   void merge_splits(int64_t splits, uint16_t* out);
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
+  void run_attention(const awq_block& block);
   void run_mlp(const awq_block& block);
-  Input gate(const awq_projection& next);
+  void run_parallel(const awq_block& block);
+  Input gate(const awq_mlp& mlp);
   void run_mixture(const awq_block& block);
   void choose_experts(const awq_mixture& mixture);
   void sort_by_expert(const awq_mixture& mixture, Visits& visits);

@@ -16,11 +16,13 @@ constexpr void for_each_op(Visit&& visit) {
   visit("pack_tile_3", &Ops::pack_tile_3);
   visit("pack_tile_4", &Ops::pack_tile_4);
   visit("norm", &Ops::norm);
+  visit("layer_norm", &Ops::layer_norm);
   visit("norm_heads", &Ops::norm_heads);
   visit("add", &Ops::add);
   visit("embed", &Ops::embed);
   visit("rope", &Ops::rope);
   visit("gate", &Ops::gate);
+  visit("activate", &Ops::activate);
   visit("attend", &Ops::attend);
   visit("merge", &Ops::merge);
   visit("scale", &Ops::scale);

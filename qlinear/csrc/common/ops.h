@@ -82,6 +82,8 @@ struct Ops {
   PackTile pack_tile_3, pack_tile_4;  // by bits
   // x (n) to bf16(x / rms(x) * weight)
   void (*norm)(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
+  // x (n) to bf16((x - mean(x)) / deviation(x) * weight + bias), or, where that is null, without bias
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, uint16_t* out);
   // x (n) becomes x / rms(x) * weight
   void (*norm_heads)(const float* weight, float epsilon, int64_t n, uint16_t* x);
   // residual (n) += delta (n), or, where weight is not null, += delta / rms(delta) * weight
@@ -91,6 +93,8 @@ struct Ops {
   void (*rope)(const awq_rope_job& job, const uint16_t* in, uint16_t* out);
   // out (n) = activation(gate) * up
   void (*gate)(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out);
+  // out (n) = activation(x); curve: as in awq_mlp
+  void (*activate)(const uint16_t* x, int64_t n, int32_t activation, const float* curve, uint16_t* out);
   void (*attend)(const awq_attention_job& job);
   // both brought to the larger maximum, and added up
   void (*merge)(const MergeJob& job);

@@ -31,6 +31,30 @@ void norm(const float* x, const float* weight, float epsilon, int64_t n, Bf16* o
   normalize(x, weight, epsilon, n, out);
 }
 
+// What lies above or below the mean; lanes past the first `count` are 0.
+AWQ_INLINE Floats deviation(const float* x, float mean, int64_t count) {
+  const Floats value = load(x, count) - mean;
+  if (count >= LANES) return value;
+  Floats kept{};
+  memcpy(&kept, &value, size_t(count) * sizeof *x);
+  return kept;
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, Bf16* out) {
+  Floats sum{}, squares{};
+  for (int64_t i = 0; i < n; i += LANES) sum += load(x + i, n - i);
+  const float mean = total(sum) / float(n);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats value = deviation(x + i, mean, n - i);
+    squares += value * value;
+  }
+  const float scale = 1.0f / __builtin_sqrtf(total(squares) / float(n) + epsilon);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats normed = deviation(x + i, mean, n - i) * scale * load(weight + i, n - i);
+    store(bias == nullptr ? normed : normed + load(bias + i, n - i), out + i, n - i);
+  }
+}
+
 void norm_heads(const float* weight, float epsilon, int64_t n, Bf16* x) { normalize(x, weight, epsilon, n, x); }
 
 void add(const Bf16* delta, const float* weight, float epsilon, int64_t n, float* residual) {
@@ -60,15 +84,10 @@ AWQ_INLINE void split_pairs(int64_t half, float* x) {
   memcpy(x + half, odd, size_t(half) * sizeof *x);
 }
 
-void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
-  float x[MAX_HEAD];
-  const int64_t n = job.head_dim, half = job.rotary_dim / 2;
-  const float scale = job.norm == nullptr ? 1.0f : inverse_rms(in, job.epsilon, n);
-  for (int64_t i = 0; i < n; i += LANES) {
-    const Floats value = load(in + i, n - i);
-    store(job.norm == nullptr ? value : value * scale * load(job.norm + i, n - i), x + i, n - i);
-  }
-  if (job.interleaved) split_pairs(half, x);
+// The features that the rotation turns, from `x` to `out`, which may be the same.
+template <class Out>
+AWQ_INLINE void turn(const awq_rope_job& job, const float* x, Out* out) {
+  const int64_t half = job.rotary_dim / 2;
   for (int64_t i = 0; i < half; i += LANES) {
     const int64_t count = half - i;
     const Floats a = load(x + i, count), b = load(x + half + i, count);
@@ -76,6 +95,24 @@ void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
     store(a * cosine - b * sine, out + i, count);
     store(b * cosine + a * sine, out + half + i, count);
   }
+}
+
+void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
+  float x[MAX_HEAD];
+  const int64_t n = job.head_dim, half = job.rotary_dim / 2;
+  const float* norm = job.turned_first ? nullptr : job.norm;
+  const float scale = norm == nullptr ? 1.0f : inverse_rms(in, job.epsilon, n);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats value = load(in + i, n - i);
+    store(norm == nullptr ? value : value * scale * load(norm + i, n - i), x + i, n - i);
+  }
+  if (job.interleaved) split_pairs(half, x);
+  if (job.turned_first && job.norm != nullptr) {
+    turn(job, x, x);
+    normalize(x, job.norm, job.epsilon, n, out);
+    return;
+  }
+  turn(job, x, out);
   for (int64_t i = 2 * half; i < n; i += LANES) store(load(x + i, n - i), out + i, n - i);
 }
 
@@ -85,6 +122,33 @@ AWQ_INLINE Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
 AWQ_INLINE Floats gelu_tanh(Floats x) {
   constexpr float ROOT = 0.7978845608f;  // sqrt(2 / pi)
   return 0.5f * x * (1.0f + hyperbolic_tangent(ROOT * (x + 0.044715f * x * x * x)));
+}
+
+// xIELU (Huang and Schlag, arXiv 2411.13010): a square above 0, and below it e^x - 1 - x, to both of which beta * x is
+// added. Near 0 that is a series: the difference would be left no digits. curve: awq_mlp's.
+AWQ_INLINE Floats xielu(Floats x, const float* curve) {
+  constexpr float SMALL = -0.25f;
+  const Floats below = smaller(x, splat(curve[3]));
+  Floats series = splat(1.0f / 720);
+  series = series * below + 1.0f / 120;
+  series = series * below + 1.0f / 24;
+  series = series * below + 1.0f / 6;
+  series = series * below + 0.5f;
+  const Floats far = exponential(below) - 1.0f - below;
+  const Floats bent = (below > splat(SMALL) ? below * below * series : far) + (below - x);
+  return (x > 0.0f ? curve[0] * x * x : curve[1] * bent) + curve[2] * x;
+}
+
+AWQ_INLINE Floats activated(Floats x, int32_t activation, const float* curve) {
+  if (activation == AWQ_SILU) return silu(x);
+  if (activation == AWQ_GELU_TANH) return gelu_tanh(x);
+  if (activation == AWQ_XIELU) return xielu(x, curve);
+  const Floats above = larger(x, Floats{});
+  return above * above;
+}
+
+void activate(const Bf16* x, int64_t n, int32_t activation, const float* curve, Bf16* out) {
+  for (int64_t i = 0; i < n; i += LANES) store(activated(load(x + i, n - i), activation, curve), out + i, n - i);
 }
 
 void gate(const Bf16* gate, const Bf16* up, int64_t n, int32_t activation, Bf16* out) {
@@ -115,11 +179,13 @@ void merge(const MergeJob& job) {
 
 void use_row_ops(Ops& ops) {
   ops.norm = norm;
+  ops.layer_norm = layer_norm;
   ops.norm_heads = norm_heads;
   ops.add = add;
   ops.embed = embed;
   ops.rope = rope;
   ops.gate = gate;
+  ops.activate = activate;
   ops.merge = merge;
   ops.scale = scale;
   ops.route = route;
