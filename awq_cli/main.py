@@ -77,7 +77,7 @@ def command(call: click.Context, **values) -> None:
         result = module.run(request, screen.watch)
         files.write_files(result, values["json_file"], values["csv_file"])  # whether or not anybody reads what is shown
         screen.show(result)
-        if values["task"] == "quantize" and screen.is_watched:
+        if result.task == "quantize" and screen.is_watched:
             from awq_cli import first_answer
 
             first_answer.show(result, values["trust_remote_code"], screen.watch)

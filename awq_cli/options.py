@@ -34,8 +34,7 @@ group_size = click.option(
 symmetric = click.option(
     "--symmetric",
     is_flag=True,
-    help="The same zero point for every group, for loaders that know no other, at some cost in quality "
-    "(docs/quantization.md).",
+    help="The same zero point for every group, at some cost in quality (docs/quantization.md).",
 )
 awq = click.option(
     "--awq",
@@ -221,6 +220,16 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint
 resume = click.option(
     "--resume", is_flag=True, help="Go on where a run with these options was stopped, to the same checkpoint."
 )
+dry_run = click.option(
+    "--dry_run",
+    is_flag=True,
+    help="Write nothing: tell what quantizing would make and take; a config.json alone will do.",
+)
+tensor_parallel = click.option(
+    "--tensor_parallel",
+    type=click.IntRange(1, 1024),
+    help="With --dry_run: whether vLLM can serve it over so many shards.",
+)
 num_torch_threads = click.option(
     "--num_torch_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: torch's own choice]"
 )
@@ -236,7 +245,7 @@ GROUPS = {
     "Model": (task, model_name, trust_remote_code),
     "Quantizing": (
         w_bit, group_size, symmetric, awq, scales, solver, lm_head, lm_head_group_size, calib_data, n_samples, seqlen,
-        seed, bos, resume,
+        seed, bos, resume, dry_run, tensor_parallel,
     ),
     "Running": (
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,

@@ -22,6 +22,7 @@ from quantization.plan import Job, examine_job, make_job
 from quantization.recipe import Awq, Recipe
 from quantization.resume import as_it_began, marks, refuse_another_run, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
+from quantization.shards import quantized_shapes, shards_served
 from quantization.streams import TOKENS, Sides, Streams, open_streams
 from quantization.tally import LinearLosses, Size, least_bytes
 from quantization.unit import BlockErrors
@@ -47,7 +48,7 @@ class Result:
     """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
 
     chat_template: whether the model has one; kept: what of the decoder stays float, and kept_share: how much of its
-    weights that is.
+    weights that is; shards: over how many vLLM can serve it.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Result:
     kinds: list[KindRecord]
     kept: list[Kept]
     kept_share: float
+    shards: list[int]
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
         list(job.kept),
         job.kept_share,
+        shards_served(quantized_shapes(job), job.grid, job.source.config.get_text_config()),
     )
 
 
