@@ -116,10 +116,7 @@ device = click.option(
     help="Which NPU --target aie is: phx (XDNA 1) or stx (XDNA 2).",
 )
 latency = click.option(
-    "--latency",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Replace a figure of the NPU's latency model, dispatch_overhead=45e-6 say; benchmarks print them all.",
+    "--latency", multiple=True, metavar="NAME=VALUE", help="Replace a figure of the NPU's latency model (docs/aie.md)."
 )
 flash_attention = click.option(
     "--flash_attention/--no_flash_attention",

@@ -5,7 +5,7 @@ is computed by one rank as it would be by one alone, and what is added up is add
 with how many ranks there are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,12 +32,12 @@ class Ranks:
         return self.rank == 0
 
     def mine(self, count: int) -> range:
-        """Which of `count` things in a row are this rank's: every `size`-th one."""
+        """Which of `count` samples are this rank's: every `size`-th one."""
         return range(self.rank, count, self.size)
 
-    def in_turn(self, mine: Iterable[T], count: int) -> list[T]:
-        """What the ranks have made of the `mine` of `count` things, in the order of the things; on every rank."""
-        return list(mine)
+    def turns(self, count: int) -> int:
+        """How many samples a rank has at most."""
+        return -(-count // self.size)
 
     def swap(self, mine: T) -> list[T]:
         """What each rank has, in the order of the ranks; on every rank."""
@@ -46,3 +46,20 @@ class Ranks:
     def told(self, value: T) -> T:
         """What the leading rank has, on every rank."""
         return value
+
+    def share(self, costs: Sequence[float], do: Callable[[int], T]) -> list[T]:
+        """What `do` makes of each number below `len(costs)`, each done by one rank; on every rank."""
+        if self.size == 1:
+            return [do(index) for index in range(len(costs))]
+        owners = spread(costs, self.size)
+        done = self.swap({index: do(index) for index, owner in enumerate(owners) if owner == self.rank})
+        together = {index: value for part in done for index, value in part.items()}
+        return [together[index] for index in range(len(costs))]
+
+    def in_order(self, mine: Sequence[T], count: int) -> list[T]:
+        """What the ranks have for each of the first `count` samples; on every rank. mine: of this rank's samples."""
+        parts = self.swap(list(mine[: len(self.mine(count))]))
+        return [parts[index % self.size][index // self.size] for index in range(count)]
+
+
+ALONE = Ranks()
