@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console as Terminal
 
-from awq_cli.layout import name_cell, new_table, number, plain, size
+from awq_cli.layout import amount, name_cell, new_table, number, plain
 from awq_cli.spelling import as_options
 
 
@@ -22,7 +22,7 @@ def show_forecast(out: Terminal, result: Any) -> None:
     decoder = [layer for layer in result.layers if layer.reason is None]
     bits = sum(layer.bits * layer.bytes for layer in decoder) / max(sum(layer.bytes for layer in decoder), 1)
     out.print(
-        f"\n{size(result.float_bytes)} in bfloat16 -> {size(result.bytes)}, {bits:.2f} bits a weight "
+        f"\n{amount(result.float_bytes)} in bfloat16 -> {amount(result.bytes)}, {bits:.2f} bits a weight "
         f"({8 * result.bytes / max(result.weights, 1):.2f} with the rest)",
         soft_wrap=True,
     )
@@ -32,8 +32,8 @@ def show_forecast(out: Terminal, result: Any) -> None:
         soft_wrap=True,
     )
     out.print(f"  {parts}", soft_wrap=True)
-    out.print(f"memory: {size(result.memory_bytes)} at most{_free(result.memory_free)}", soft_wrap=True)
-    out.print(f"disk: {size(result.disk_bytes)} on the way{_free(result.disk_free)}", soft_wrap=True)
+    out.print(f"memory: {amount(result.memory_bytes)} at most{_free(result.memory_free)}", soft_wrap=True)
+    out.print(f"disk: {amount(result.disk_bytes)} on the way{_free(result.disk_free)}", soft_wrap=True)
     if len(result.ranks) > 1:
         out.print(_rank_table(result))
     _show_shards(out, result)
@@ -87,4 +87,4 @@ def _short(name: str) -> str:
 
 
 def _free(free: int | None) -> str:
-    return "" if free is None else f", {size(free)} free here"
+    return "" if free is None else f", {amount(free)} free here"

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from awq_cli import ending, idle, options
 from awq_cli.requests import build, options_of
 from qlinear.errors import OptionError
+from qlinear.process import rank_and_size
 
 # Imported when chosen: a task brings torch with it, and `--help` has no time for that.
 MODULES = {
@@ -59,6 +60,10 @@ def command(call: click.Context, **values) -> None:
     """
     _check_memory()
     _set_environment()
+    rank, size = rank_and_size()
+    if size > 1 and values["task"] != "quantize":
+        raise OptionError(f"WORLD_SIZE={size}: only --task quantize is shared among ranks; start one process")
+    leads = rank == 0
     module = importlib.import_module(MODULES[values["task"]])
     given = {
         parameter.name: options.spelled(parameter, values[parameter.name])
@@ -69,12 +74,14 @@ def command(call: click.Context, **values) -> None:
     _refuse_idle_options(given, values)
     from awq_cli import console, files
 
-    for name in ("json_file", "csv_file"):
+    for name in ("json_file", "csv_file") if leads else ():
         files.check_writable(options.NAMES[name], values[name])
     _set_threads(values["num_torch_threads"])
     request = build(module.Request, values)
-    with console.Console(values["quiet"]) as screen:
+    with console.Console(values["quiet"] or not leads) as screen:
         result = module.run(request, screen.watch)
+        if not leads:
+            return
         files.write_files(result, values["json_file"], values["csv_file"])  # whether or not anybody reads what is shown
         screen.show(result)
         if result.task == "quantize" and screen.is_watched:
@@ -137,6 +144,6 @@ def _set_environment() -> None:
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may lack a letter of what a model writes
-    with ending.one_line():
+    with ending.one_line(), ending.once():
         command.main(standalone_mode=False)
         sys.stdout.flush()  # here, a pipe that is closed is no fault

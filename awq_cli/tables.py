@@ -11,7 +11,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from awq_cli.forecast_tables import served, show_forecast
-from awq_cli.layout import name_cell, new_table, number, plain, size
+from awq_cli.layout import amount, name_cell, new_table, number, plain
 from checkpoints.formats.names import GGUF_FLOATS
 
 
@@ -41,13 +41,13 @@ def _show_quantize(out: Terminal, result: Any) -> None:
         out.print(f"error of a block's output {before:.2e}, learned {after:.2e} (geometric means)", soft_wrap=True)
     size, seconds = result.size, result.seconds
     out.print(
-        f"\n{result.model}: {size(size.float_bytes)} in bfloat16 -> {size(size.quantized_bytes)}, "
+        f"\n{result.model}: {amount(size.float_bytes)} in bfloat16 -> {amount(size.quantized_bytes)}, "
         f"{size.bits_per_weight:.2f} bits a weight ({size.bits_per_weight_with_embeddings:.2f} with embeddings)",
         soft_wrap=True,
     )
     out.print(
         f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}, "
-        f"of which float forward passes {seconds.forward:.1f}), peak memory {size(result.peak_rss_bytes)}",
+        f"of which float forward passes {seconds.forward:.1f}), peak memory {amount(result.peak_rss_bytes)}",
         soft_wrap=True,
     )
     if len(result.shards) > 1:
@@ -141,7 +141,7 @@ def _show_benchmark(out: Terminal, result: Any) -> None:
     if result.latency_model is not None:
         _show_modelled(out, result)
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    out.print(f"{threads}, weights {size(result.model_bytes)}, peak memory {size(result.peak_rss_bytes)}")
+    out.print(f"{threads}, weights {amount(result.model_bytes)}, peak memory {amount(result.peak_rss_bytes)}")
 
 
 def _show_modelled(out: Terminal, result: Any) -> None:
@@ -199,7 +199,7 @@ def _show_export(out: Terminal, result: Any) -> None:
         rounded = "its scales as they were"
     out.print(
         f"{plain(result.source)}: {result.w_bit} bits in groups of {result.group_size} as {result.format}, "
-        f"{size(result.bytes)}, {rounded}, {result.seconds:.1f} s",
+        f"{amount(result.bytes)}, {rounded}, {result.seconds:.1f} s",
         soft_wrap=True,
     )
     if result.kept:

@@ -186,6 +186,10 @@ class CheckpointWriter:
         self._flush()
         self.journal.keep(snapshot, in_any_case)
 
+    def flush(self) -> None:
+        """Write what was added: a step that is not worth keeping by itself."""
+        self._flush()
+
     def _flush(self) -> None:
         if not self._pending:
             return

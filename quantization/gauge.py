@@ -18,8 +18,8 @@ from qlinear.solvers.rtn import rtn
 from quantization.methods import GPTQ, Method
 from quantization.precision import fast_float32
 from scales.clip import blocks_behind, search_clip
-from scales.observe import InputStatistics
 from scales.search import ROUNDS, candidates, rank
+from scales.statistics import InputStatistics
 
 CROP = 1536
 FEW_ROWS, ROWS, TOKENS = 64, 512, 512

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from awq_cli.tasks.export import exported
 from checkpoints.export import Exported
 from qlinear.errors import OptionError
+from qlinear.process import rank_and_size
 from qlinear.progress import Watcher
 from quantization import quantize as quantization
 from quantization.forecast import Forecast, forecast
@@ -43,7 +44,7 @@ def run(request: Request, watch: Watcher) -> Result | Forecast:
         place = request.place.output
         return forecast(request.model_name, request.recipe, place, request.tensor_parallel, trusted, watch)
     made = Result(**vars(quantize(request.model_name, request.recipe, request.place, trusted, watch)))
-    if request.format is None:
+    if request.format is None or rank_and_size()[0] > 0:
         return made
     return replace(
         made, exported=exported(made.checkpoint, request.format, None, request.place.overwrite, trusted, watch)
