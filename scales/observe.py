@@ -5,7 +5,7 @@ rotary tables); `observe_block` then runs one block on every sample, so only one
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -187,15 +187,20 @@ class _Listener:
                 return
             x = args[0]
             _, owner = self._inputs.setdefault(id(x), (x, name))
-            start = time.perf_counter()
-            self.sums.see(name, owner, x)
-            self._seen.statistics_seconds += time.perf_counter() - start
+            if owner == name:
+                self._timed(lambda: self.sums.see(name, owner, x))
+            else:
+                self.sums.see(name, owner, x)
 
         return hook
 
     def end_turn(self) -> None:
+        if self.sums.ranks.size > 1:
+            self._timed(self.sums.end_turn)
+
+    def _timed(self, work: Callable[[], None]) -> None:
         start = time.perf_counter()
-        self.sums.end_turn()
+        work()
         self._seen.statistics_seconds += time.perf_counter() - start
 
 
