@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import click
 
 from awq_cli.spelling import as_options, printable
-from qlinear.errors import AwqError, is_out_of_memory
+from qlinear.errors import AwqError, OptionError, UntoldError, is_out_of_memory
+from qlinear.process import rank_and_size
 
 USER, FAULT = 2, 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,6 +42,8 @@ def one_line() -> Iterator[None]:
         _end("terminated", 128 + end.number)
     except click.ClickException as error:
         _end(f"error: {error.format_message()}", USER)
+    except UntoldError:
+        sys.exit(USER)
     except AwqError as error:
         _end(f"error: {as_options(str(error))}", USER)
     except BrokenPipeError:  # who read the output has gone, `head` say: there is nobody to tell
@@ -52,6 +55,24 @@ def one_line() -> Iterator[None]:
         if is_out_of_memory(error):
             _end(f"error: there is not enough memory ({_named(error)}); give more of it, or ask for less", USER)
         _end(f"error: a fault of this program: {_named(error)}; {_recorded()}", FAULT)
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """What is wrong with the command line, or ends all ranks at once, is for the leading one to say."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Abort, OptionError, Terminated) as error:
+        if _follows():
+            raise UntoldError(str(error)) from error
+        raise
+
+
+def _follows() -> bool:
+    try:
+        return rank_and_size()[0] > 0
+    except OptionError:
+        return False
 
 
 @contextmanager

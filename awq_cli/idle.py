@@ -37,6 +37,8 @@ IDLE = (
     (lambda values: _quantize(values) and values["awq"] == "none", "with --awq none", ("scales",)),
     (lambda values: _reads_no_text(values, "none"), "with --awq none and --solver rtn or hqq", _CALIBRATION),
     (lambda values: _reads_no_text(values, "load"), "with --awq load and --solver rtn", _CALIBRATION),
+    (lambda values: _quantize(values) and values["dry_run"], "with --dry_run", ("overwrite", "resume", "format")),
+    (lambda values: _quantize(values) and not values["dry_run"], "without --dry_run", ("tensor_parallel",)),
     (lambda values: values["checkpoint"] is not None, "with --checkpoint", _WHICH_CHECKPOINT),
     (lambda values: not _quantize(values) and values["temperature"] is None, "without --temperature", _SAMPLING),
     (lambda values: values["task"] == "decode" and values["chat"] is False, "with --raw", ("system",)),

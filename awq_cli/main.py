@@ -10,9 +10,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from awq_cli import ending, idle, options
+from awq_cli import ending, groups, idle
 from awq_cli.requests import build, options_of
 from qlinear.errors import OptionError
+from qlinear.process import rank_and_size
 
 # Imported when chosen: a task brings torch with it, and `--help` has no time for that.
 MODULES = {
@@ -35,14 +36,14 @@ OF_THE_COMMAND = {"task", "num_torch_threads", "json_file", "quiet"}
 
 
 @click.command(
-    cls=options.GroupedCommand,
+    cls=groups.GroupedCommand,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 110,
         "token_normalize_func": lambda name: name.replace("-", "_"),  # --group-size is --group_size
     },
 )
-@options.every_option
+@groups.every_option
 @click.pass_context
 def command(call: click.Context, **values) -> None:
     """Quantize a causal language model to 3 or 4 bits with AWQ, and run it.
@@ -59,9 +60,13 @@ def command(call: click.Context, **values) -> None:
     """
     _check_memory()
     _set_environment()
+    rank, size = rank_and_size()
+    if size > 1 and values["task"] != "quantize":
+        raise OptionError(f"WORLD_SIZE={size}: only --task quantize is shared among ranks; start one process")
+    leads = rank == 0
     module = importlib.import_module(MODULES[values["task"]])
     given = {
-        parameter.name: options.spelled(parameter, values[parameter.name])
+        parameter.name: groups.spelled(parameter, values[parameter.name])
         for parameter in call.command.params
         if call.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
@@ -69,15 +74,17 @@ def command(call: click.Context, **values) -> None:
     _refuse_idle_options(given, values)
     from awq_cli import console, files
 
-    for name in ("json_file", "csv_file"):
-        files.check_writable(options.NAMES[name], values[name])
+    for name in ("json_file", "csv_file") if leads else ():
+        files.check_writable(groups.NAMES[name], values[name])
     _set_threads(values["num_torch_threads"])
     request = build(module.Request, values)
-    with console.Console(values["quiet"]) as screen:
+    with console.Console(values["quiet"] or not leads) as screen:
         result = module.run(request, screen.watch)
+        if not leads:
+            return
         files.write_files(result, values["json_file"], values["csv_file"])  # whether or not anybody reads what is shown
         screen.show(result)
-        if values["task"] == "quantize" and screen.is_watched:
+        if result.task == "quantize" and screen.is_watched:
             from awq_cli import first_answer
 
             first_answer.show(result, values["trust_remote_code"], screen.watch)
@@ -137,6 +144,6 @@ def _set_environment() -> None:
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may lack a letter of what a model writes
-    with ending.one_line():
+    with ending.one_line(), ending.once():
         command.main(standalone_mode=False)
         sys.stdout.flush()  # here, a pipe that is closed is no fault

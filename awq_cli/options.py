@@ -34,8 +34,7 @@ group_size = click.option(
 symmetric = click.option(
     "--symmetric",
     is_flag=True,
-    help="The same zero point for every group, for loaders that know no other, at some cost in quality "
-    "(docs/quantization.md).",
+    help="The same zero point for every group, at some cost in quality (docs/quantization.md).",
 )
 awq = click.option(
     "--awq",
@@ -126,10 +125,7 @@ device = click.option(
     help="Which NPU --target aie is: phx (XDNA 1) or stx (XDNA 2).",
 )
 latency = click.option(
-    "--latency",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Replace a figure of the NPU's latency model, dispatch_overhead=45e-6 say; benchmarks print them all.",
+    "--latency", multiple=True, metavar="NAME=VALUE", help="Replace a figure of the NPU's latency model (docs/aie.md)."
 )
 flash_attention = click.option(
     "--flash_attention/--no_flash_attention",
@@ -230,6 +226,16 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace a checkpoint
 resume = click.option(
     "--resume", is_flag=True, help="Go on where a run with these options was stopped, to the same checkpoint."
 )
+dry_run = click.option(
+    "--dry_run",
+    is_flag=True,
+    help="Write nothing: tell what quantizing would make and take; a config.json alone will do.",
+)
+tensor_parallel = click.option(
+    "--tensor_parallel",
+    type=click.IntRange(1, 1024),
+    help="With --dry_run: whether vLLM can serve it over so many shards.",
+)
 num_torch_threads = click.option(
     "--num_torch_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: torch's own choice]"
 )
@@ -245,7 +251,7 @@ GROUPS = {
     "Model": (task, model_name, trust_remote_code),
     "Quantizing": (
         w_bit, group_size, symmetric, awq, scales, solver, distill, lm_head, lm_head_group_size, calib_data, n_samples,
-        seqlen, seed, bos, resume,
+        seqlen, seed, bos, resume, dry_run, tensor_parallel,
     ),
     "Running": (
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,
@@ -255,49 +261,3 @@ GROUPS = {
     "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
     "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
 }  # fmt: skip
-
-
-class GroupedCommand(click.Command):
-    """A command whose help lists its options under headings."""
-
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        left = {parameter.name: parameter.get_help_record(context) for parameter in self.get_params(context)}
-        for heading, decorators in GROUPS.items():
-            with formatter.section(heading):
-                formatter.write_dl([left.pop(_parameter(decorator).name) for decorator in decorators])
-        with formatter.section("Help"):
-            formatter.write_dl(list(left.values()))
-
-
-def _parameter(decorator) -> click.Parameter:
-    """What a decorator adds to a command."""
-
-    def bare() -> None: ...
-
-    (parameter,) = decorator(bare).__click_params__
-    return parameter
-
-
-# Parameter -> its option, for those whose names differ only in spelling.
-NAMES = {
-    parameter.name: parameter.opts[0] for decorators in GROUPS.values() for parameter in map(_parameter, decorators)
-}
-# Of those that are pairs, the one that says no.
-NEGATIONS = {
-    parameter.name: parameter.secondary_opts[0]
-    for decorators in GROUPS.values()
-    for parameter in map(_parameter, decorators)
-    if parameter.secondary_opts
-}
-
-
-def spelled(parameter: click.Parameter, value: object) -> str:
-    """The option that gave a parameter its value."""
-    return NEGATIONS.get(parameter.name, parameter.opts[0]) if value is False else parameter.opts[0]
-
-
-def every_option(command):
-    """Decorate a function with all options, in the order of `--help`."""
-    for option in reversed([option for decorators in GROUPS.values() for option in decorators]):
-        command = option(command)
-    return command

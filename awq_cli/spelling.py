@@ -2,7 +2,7 @@
 
 import re
 
-from awq_cli import options
+from awq_cli import groups
 
 
 def as_options(text: str) -> str:
@@ -13,9 +13,9 @@ def as_options(text: str) -> str:
 
     def spelled(match: re.Match) -> str:
         name, value = match[1], match[2]
-        if value == "False" and name in options.NEGATIONS:
-            return options.NEGATIONS[name]
-        option = options.NAMES.get(name, name)
+        if value == "False" and name in groups.NEGATIONS:
+            return groups.NEGATIONS[name]
+        option = groups.NAMES.get(name, name)
         return option if value is None else f"{option} {value}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, text)

@@ -8,10 +8,10 @@ from statistics import geometric_mean
 from typing import Any
 
 from rich.console import Console as Terminal
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
+from awq_cli.forecast_tables import served, show_forecast
+from awq_cli.layout import amount, name_cell, new_table, number, plain
 from checkpoints.formats.names import GGUF_FLOATS
 
 
@@ -21,34 +21,7 @@ def show(out: Terminal, result: Any) -> None:
 
 def _heading(out: Terminal, result: Any) -> None:
     mode = ", flash attention" if result.flash_attention else ""
-    out.print(f"\n{_plain(result.checkpoint or result.model)} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """The user's text, in which brackets are brackets and not markup."""
-    return escape(text)
-
-
-def _table(*columns: str) -> Table:
-    """Names to the left, figures to the right; where there is no room, names give way (see `_name`)."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        named = column in ("layer", "prompt", "task", "metric")
-        table.add_column(column, justify="left" if named else "right", no_wrap=not named)
-    return table
-
-
-def _name(text: str) -> Text:
-    """A cell of the first column: one line, cut where there is no room."""
-    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    out.print(f"\n{plain(result.checkpoint or result.model)} on [bold]{result.backend}[/bold]{mode}", soft_wrap=True)
 
 
 def _show_quantize(out: Terminal, result: Any) -> None:
@@ -74,22 +47,24 @@ def _show_quantize(out: Terminal, result: Any) -> None:
         )
     size, seconds = result.size, result.seconds
     out.print(
-        f"\n{result.model}: {_size(size.float_bytes)} in bfloat16 -> {_size(size.quantized_bytes)}, "
+        f"\n{result.model}: {amount(size.float_bytes)} in bfloat16 -> {amount(size.quantized_bytes)}, "
         f"{size.bits_per_weight:.2f} bits a weight ({size.bits_per_weight_with_embeddings:.2f} with embeddings)",
         soft_wrap=True,
     )
     out.print(
         f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}, "
-        f"of which float forward passes {seconds.forward:.1f}), peak memory {_size(result.peak_rss_bytes)}",
+        f"of which float forward passes {seconds.forward:.1f}), peak memory {amount(result.peak_rss_bytes)}",
         soft_wrap=True,
     )
+    if len(result.shards) > 1:
+        out.print(f"vLLM serves it with --tensor-parallel-size {served(result.shards)} (docs/scale.md)", soft_wrap=True)
     if result.scales and result.awq == "run":
-        out.print(f"scales saved in {_plain(result.scales)}", soft_wrap=True)
-    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
+        out.print(f"scales saved in {plain(result.scales)}", soft_wrap=True)
+    out.print(f"saved in [bold]{plain(result.checkpoint)}[/bold]; to run it:", soft_wrap=True)
     out.print(f"  {_command()} {_next(result)}", markup=False, soft_wrap=True)
     if result.exported:
         made = result.exported
-        out.print(f"and as {made.format} in [bold]{_plain(made.checkpoint)}[/bold]", soft_wrap=True)
+        out.print(f"and as {made.format} in [bold]{plain(made.checkpoint)}[/bold]", soft_wrap=True)
 
 
 def _command() -> str:
@@ -114,7 +89,7 @@ def _loss_table(result: Any) -> Table:
     for layer in result.layers:
         if layer.loss_rtn is not None:
             kinds[".".join(part for part in layer.name.split(".")[2:] if not part.isdigit())].append(layer)
-    table = _table("layer", "loss\nrounded", "with\nAWQ", "as\nsaved", "saved /\nrounded", "AWQ's\nratio")
+    table = new_table("layer", "loss\nrounded", "with\nAWQ", "as\nsaved", "saved /\nrounded", "AWQ's\nratio")
     for kind, layers in kinds.items():
         rounded, awq, saved = (
             geometric_mean([max(getattr(layer, loss), 1e-30) for layer in layers])
@@ -128,16 +103,16 @@ def _loss_table(result: Any) -> Table:
 
 def _show_decode(out: Terminal, result: Any) -> None:
     _heading(out, result)
-    table = _table("prompt", "prompt\ntokens", "new\ntokens", "first\ntoken ms", "ms per\ntoken", "tokens\nper s")
+    table = new_table("prompt", "prompt\ntokens", "new\ntokens", "first\ntoken ms", "ms per\ntoken", "tokens\nper s")
     for row in result.responses:
         rate = 1e3 / row.ms_per_token if row.ms_per_token else None
         table.add_row(
-            _name(row.prompt),
+            name_cell(row.prompt),
             str(row.prompt_tokens),
             str(row.new_tokens),
-            _number(row.ttft_ms),
-            _number(row.ms_per_token),
-            _number(rate),
+            number(row.ttft_ms),
+            number(row.ms_per_token),
+            number(rate),
         )
     out.print(table)
 
@@ -159,26 +134,26 @@ def _show_benchmark(out: Terminal, result: Any) -> None:
     _heading(out, result)
     if result.latency_model is not None:
         out.print("times below are those of the emulation on this machine's CPU, not of an NPU")
-    table = _table("prompt\ntokens", "first\ntoken ms", "prefill\ntokens/s", "ms per\ntoken", "decode\ntokens/s")
+    table = new_table("prompt\ntokens", "first\ntoken ms", "prefill\ntokens/s", "ms per\ntoken", "decode\ntokens/s")
     for row in result.rows:
         table.add_row(
             str(row.prompt_tokens),
-            _number(row.ttft_ms),
-            _number(row.prefill_tok_s),
-            _number(row.ms_per_token),
-            _number(row.decode_tok_s),
+            number(row.ttft_ms),
+            number(row.prefill_tok_s),
+            number(row.ms_per_token),
+            number(row.decode_tok_s),
         )
     out.print(table)
     if result.latency_model is not None:
         _show_modelled(out, result)
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    out.print(f"{threads}, weights {_size(result.model_bytes)}, peak memory {_size(result.peak_rss_bytes)}")
+    out.print(f"{threads}, weights {amount(result.model_bytes)}, peak memory {amount(result.peak_rss_bytes)}")
 
 
 def _show_modelled(out: Terminal, result: Any) -> None:
     """Beside the emulation's wall time, never in one table with it."""
     out.print("\n[bold]modelled[/bold], not measured: the matmuls alone on the NPU, without the host's part")
-    table = _table(
+    table = new_table(
         "prompt\ntokens", "modelled\nfirst ms", "modelled\nms/token", "calls per\nprompt",
         "calls per\ntoken", "MB per\ntoken", "padding",
     )  # fmt: skip
@@ -186,11 +161,11 @@ def _show_modelled(out: Terminal, result: Any) -> None:
         modelled = row.modelled
         table.add_row(
             str(row.prompt_tokens),
-            _number(modelled.ttft_ms),
-            _number(modelled.ms_per_token),
+            number(modelled.ttft_ms),
+            number(modelled.ms_per_token),
             str(modelled.dispatches_per_prompt),
             str(modelled.dispatches_per_token),
-            _number(modelled.bytes_per_token / 1e6, 0),
+            number(modelled.bytes_per_token / 1e6, 0),
             f"{modelled.padding_waste:.1%}",
         )
     out.print(table)
@@ -202,7 +177,7 @@ def _show_modelled(out: Terminal, result: Any) -> None:
 def _show_perplexity(out: Terminal, result: Any) -> None:
     _heading(out, result)
     out.print(
-        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {_plain(result.dataset)}: {result.n_windows} x "
+        f"perplexity [bold]{result.perplexity:.3f}[/bold] of {plain(result.dataset)}: {result.n_windows} x "
         f"{result.window} tokens, {result.tokens} predicted, {result.seconds:.1f} s",
         soft_wrap=True,
     )
@@ -211,11 +186,11 @@ def _show_perplexity(out: Terminal, result: Any) -> None:
 def _show_evaluate(out: Terminal, result: Any) -> None:
     _heading(out, result)
     columns = ("task", "metric", "value", "+/-", *("float", "+/-") * (result.float_model is not None), "of")
-    table = _table(*columns)
+    table = new_table(*columns)
     for score in result.scores:
         figures = [score.value, score.stderr, score.float_value, score.float_stderr][: len(columns) - 3]
         count = f"{score.examples} {'windows' if score.shots is None else 'questions'}"
-        table.add_row(score.task, score.metric, *(_number(figure, 4) for figure in figures), count)
+        table.add_row(score.task, score.metric, *(number(figure, 4) for figure in figures), count)
     out.print(table)
     out.print(f"{result.seconds:.1f} s")
 
@@ -229,20 +204,21 @@ def _show_export(out: Terminal, result: Any) -> None:
     if scales.largest == 0:
         rounded = "its scales as they were"
     out.print(
-        f"{_plain(result.source)}: {result.w_bit} bits in groups of {result.group_size} as {result.format}, "
-        f"{_size(result.bytes)}, {rounded}, {result.seconds:.1f} s",
+        f"{plain(result.source)}: {result.w_bit} bits in groups of {result.group_size} as {result.format}, "
+        f"{amount(result.bytes)}, {rounded}, {result.seconds:.1f} s",
         soft_wrap=True,
     )
     if result.kept:
         out.print(f"written as floats: {', '.join(result.kept)}", soft_wrap=True)
     opens = "llama-cli -m and what else is made of llama.cpp open it" if result.format in GGUF_FLOATS else OPENS
-    out.print(f"saved in [bold]{_plain(result.checkpoint)}[/bold]; {opens}", soft_wrap=True)
+    out.print(f"saved in [bold]{plain(result.checkpoint)}[/bold]; {opens}", soft_wrap=True)
     if result.pushed:
-        out.print(f"pushed to {_plain(result.pushed)}", soft_wrap=True)
+        out.print(f"pushed to {plain(result.pushed)}", soft_wrap=True)
 
 
 SHOW: dict[str, Callable[[Terminal, Any], None]] = {
     "quantize": _show_quantize,
+    "dry_run": show_forecast,
     "decode": _show_decode,
     "chat": _show_chat,
     "serve": _show_serve,

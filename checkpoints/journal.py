@@ -182,11 +182,16 @@ class Journal:
         with self.reading():
             return {name: tensor.clone() for name, tensor in self.load(file).items()}
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a step that ended now would be worth keeping."""
+        return time.monotonic() >= self._next_write
+
     def keep(self, snapshot: Callable[[], Snapshot], in_any_case: bool = False) -> None:
         """Put the step that ends here on record, if it is worth it by now. Raises `CheckpointError` if that fails."""
-        start = time.monotonic()
-        if start < self._next_write and not in_any_case:
+        if not (in_any_case or self.is_due):
             return
+        start = time.monotonic()
         now = snapshot()
         known = {name for names in self.kept.values() for name in names}
         new = {name: tensor.contiguous() for name, tensor in now.kept.items() if name not in known}

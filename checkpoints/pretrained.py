@@ -32,8 +32,10 @@ from checkpoints.meta import (
 from checkpoints.places import Place
 from checkpoints.sources import (
     FLOATS,
+    NoWeights,
     TensorSource,
     fingerprint,
+    holds_weights,
     is_finite,
     one_line_errors,
     open_directory,
@@ -42,6 +44,9 @@ from checkpoints.sources import (
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.errors import AwqError, ModelError
 from qlinear.process import trim_heap
+
+# Of a model without weights, whose files would say how many there can be.
+MOST_LAYERS = 1000
 
 
 @dataclass
@@ -168,6 +173,36 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False, fetch: boo
     return _open_directory(_download(model_name, fetch), model_name.split("/")[-1], trust_remote_code)
 
 
+def open_described(model_name: str, trust_remote_code: bool) -> PretrainedModel:
+    """As `open_pretrained` does; of a directory with a configuration and no weights, the model without them.
+
+    Of that, nothing can be materialized, and it has no `files`.
+    """
+    with one_line_errors(f"no model {model_name!r}"):
+        directory = Path(model_name).expanduser()
+        bare = (directory / "config.json").is_file() and not holds_weights(directory)
+    if model_name in EMBEDDED or not bare:
+        return open_pretrained(model_name, trust_remote_code)
+    config = _read_config(directory, trust_remote_code)
+    name, source, dtype = directory.resolve().name, NoWeights(), torch.bfloat16
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers > MOST_LAYERS:
+        raise ModelError(
+            f"{name}: the configuration names {layers} layers, and {MOST_LAYERS} are taken without weights"
+        )
+    with one_line_errors(f"{name}: no model can be built from its configuration"):
+        model, _ = build_empty(config, dtype, trust_remote_code)
+    return PretrainedModel(
+        slug(name), config, model.generation_config, model, dtype, fingerprint(config, ()), float_bytes(model),
+        source, {}, {}, frozenset(), frozenset(), lambda: open_tokenizer(directory, trust_remote_code), directory,
+    )  # fmt: skip
+
+
+def float_bytes(model: nn.Module) -> int:
+    """Of all weights in bfloat16, tied ones once."""
+    return sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)}) * torch.bfloat16.itemsize
+
+
 def fingerprint_at_hand(model_name: str, trust_remote_code: bool) -> str | None:
     """The fingerprint of a model that lies on this machine, whole; None of any other."""
     try:
@@ -191,7 +226,8 @@ def _download(repository: str, fetch: bool) -> Path:
     return folder
 
 
-def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> PretrainedModel:
+def _read_config(directory: Path, trust_remote_code: bool):
+    """That of a causal language model. Raises `ModelError` for any other."""
     from transformers import AutoConfig
 
     if not (directory / "config.json").is_file():
@@ -203,6 +239,11 @@ def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> Pret
         check_described(str(directory), described, trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     _require_causal(directory, config, trust_remote_code)
+    return config
+
+
+def _open_directory(directory: Path, name: str, trust_remote_code: bool) -> PretrainedModel:
+    config = _read_config(directory, trust_remote_code)
 
     def tokenizer():
         return open_tokenizer(directory, trust_remote_code)
@@ -239,8 +280,7 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     stored, own = match(name, model, source, origins)
     turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
     wide = frozenset(name for name, tensor in stored_tensors(model) if tensor.dtype == torch.float32 != dtype)
-    values = sum(tensor.numel() for tensor in {tensor for _, tensor in stored_tensors(model)})
     return PretrainedModel(
         slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
-        values * torch.bfloat16.itemsize, source, stored, own, wide, turned, tokenizer,
+        float_bytes(model), source, stored, own, wide, turned, tokenizer,
     )  # fmt: skip

@@ -174,6 +174,18 @@ FORMATS: tuple[tuple[str, str, type[Shards]], ...] = (
 )
 
 
+def holds_weights(directory: Path) -> bool:
+    """Whether there are any, whole or not."""
+    return any((directory / name).is_file() for single, index, _ in FORMATS for name in (single, index))
+
+
+class NoWeights:
+    """Of a model that is known by its configuration alone."""
+
+    files: tuple[Path, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = {}
+
+
 def open_directory(directory: Path) -> TensorSource:
     """The weights in a model directory.
 

@@ -200,6 +200,10 @@ class CheckpointWriter:
                 new = {name: tensors.get(name, tensor).contiguous() for name, tensor in held.items()}
                 self.journal.files[index] = (self.journal.store(new), size)
 
+    def flush(self) -> None:
+        """Write what was added: a step that is not worth keeping by itself."""
+        self._flush()
+
     def _flush(self) -> None:
         if not self._pending:
             return

@@ -38,6 +38,14 @@ class OptionError(AwqError):
     """A value out of range, or values that contradict each other or what is asked for."""
 
 
+class RankError(AwqError):
+    """Another of several processes that work together has ended, or they cannot find each other."""
+
+
+class UntoldError(AwqError):
+    """What another process tells of: this one ends without a word."""
+
+
 def one_line(error: BaseException) -> str:
     """What a library says of a failure, in one line of bounded length; the failure's kind where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -7,6 +7,8 @@ import resource
 import sys
 from pathlib import Path
 
+from qlinear.errors import OptionError
+
 # What libraries want for themselves beside the tensors.
 MARGIN = 2**27
 
@@ -52,3 +54,14 @@ def check_room(size: int) -> None:
         mmap.mmap(-1, size + MARGIN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, OverflowError) as error:
         raise MemoryError(f"{(size + MARGIN) / 1e9:.2g} GB more are needed here and not to be had") from error
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun and other launchers say; (0, 1) where nobody says.
+
+    Raises `OptionError` for what makes no sense.
+    """
+    size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+    if not (size.isdecimal() and rank.isdecimal() and int(rank) < max(int(size), 1)):
+        raise OptionError(f"RANK={rank[:20]!r} and WORLD_SIZE={size[:20]!r} say no process of several; unset them")
+    return int(rank), max(int(size), 1)

@@ -29,6 +29,7 @@ from quantization.student import Student
 from quantization.texts.samples import SELF
 from quantization.unit import Distilled, full_name
 from scales.observe import run_block
+from scales.ranks import ALONE
 
 TOKENS = 1024  # a step looks at
 CHECK_STEPS = 20  # between two looks at the samples held back
@@ -59,7 +60,7 @@ def open_lesson(job: Job, streams: Streams | None) -> Lesson:
         tokens, meta = streams.tokens, streams.meta
     else:
         wanted = recipe.distill * _samples_a_step(recipe) + MOST_HELD
-        tokens, meta = read_tokens(replace(job, recipe=replace(recipe, n_samples=wanted), watch=silent))
+        tokens, meta = read_tokens(replace(job, recipe=replace(recipe, n_samples=wanted), watch=silent, ranks=ALONE))
     return Lesson(tokens, meta)
 
 
@@ -68,9 +69,12 @@ def _samples_a_step(recipe: Recipe) -> int:
 
 
 def taught(job: Job, lesson: Lesson) -> Student:
-    """A student beside what the float model's blocks, one at a time in memory, make of the text."""
+    """A student beside what the float model's blocks, one at a time in memory, make of the text.
+
+    It is the leading rank's alone: a step is too short to be shared.
+    """
     source = job.source
-    first, calls = first_inputs(job, lesson.tokens)
+    first, calls = first_inputs(replace(job, ranks=ALONE), lesson.tokens)
     hidden = first
     for unit, call in zip(job.plan.units, calls, strict=True):
         source.materialize(unit, torch.float32)

@@ -18,6 +18,7 @@ from quantization.examine import BlocksError, examined
 from quantization.kept import Kept, kept_float, share_kept
 from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
 from quantization.unit import full_name
+from scales.ranks import ALONE, Ranks
 
 # More than this share of the decoder's weights left float is told at once.
 MUCH_KEPT = 0.1
@@ -41,7 +42,7 @@ class Plan:
 class Job:
     """A model, what was asked for (settled), what that comes to, and who watches.
 
-    kept: what of the decoder stays float; kept_share: of its weights.
+    kept: what of the decoder stays float; kept_share: of its weights; ranks: who does it.
     """
 
     source: PretrainedModel
@@ -50,6 +51,7 @@ class Job:
     watch: Watcher
     kept: tuple[Kept, ...] = ()
     kept_share: float = 0.0
+    ranks: Ranks = ALONE
 
     @property
     def grid(self) -> Grid:
@@ -106,7 +108,7 @@ def examine_job(job: Job) -> Job:
         worst = sorted(kept, key=lambda entry: -entry.bytes)[:3]
         told = ", ".join(f"{entry.name} ({entry.reason})" for entry in worst)
         job.watch(Note(f"{share:.0%} of the decoder's weights stay in bfloat16: {told}"))
-    return Job(source, recipe, plan, job.watch, tuple(kept), share)
+    return Job(source, recipe, plan, job.watch, tuple(kept), share, job.ranks)
 
 
 def _without_blocks(source: PretrainedModel, recipe: Recipe, head: str, reason: str) -> Plan:

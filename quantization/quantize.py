@@ -9,24 +9,29 @@ from torch import nn
 from checkpoints.beside import find_beside
 from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.formats.compressed_tensors import quantization_section
+from checkpoints.journal import Journal
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
 from checkpoints.quantized import check_quantized
 from checkpoints.tokenizers import template_fault
 from checkpoints.writer import CheckpointWriter, Description
+from qlinear.errors import ModelError, OptionError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
 from quantization.distill import check_fits, open_lesson
+from quantization.distributed import open_ranks
 from quantization.kept import Kept, KindRecord, kinds_found
 from quantization.plan import Job, examine_job, make_job
 from quantization.recipe import Awq, Recipe
 from quantization.resume import as_it_began, marks, refuse_another_run, text_marks, told_if_stopped, versions
 from quantization.scaling import Scaling, open_scaling
+from quantization.shards import quantized_shapes, shards_served
 from quantization.streams import TOKENS, Sides, Streams, open_streams
 from quantization.tally import LinearLosses, Size, least_bytes
 from quantization.unit import BlockErrors, Distilled
 from quantization.work import Work
+from scales.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Result:
     """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
 
     chat_template: whether the model has one; kept: what of the decoder stays float, and kept_share: how much of its
-    weights that is.
+    weights that is; shards: over how many vLLM can serve it.
     """
 
     task: str
@@ -74,6 +79,7 @@ class Result:
     kinds: list[KindRecord]
     kept: list[Kept]
     kept_share: float
+    shards: list[int]
 
 
 @dataclass(frozen=True)
@@ -95,16 +101,51 @@ def quantize(
     trust_remote_code: bool = False,
     watch: Watcher = silent,
 ) -> Result:
-    """Quantize a model by a recipe and save the checkpoint. Raises `AwqError`s of one line each."""
-    start = time.perf_counter()
-    recipe = recipe.settled()
-    source = open_pretrained(model_name, trust_remote_code)
-    job = make_job(source, recipe, watch)
+    """Quantize a model by a recipe and save the checkpoint. Raises `AwqError`s of one line each.
+
+    Where the environment says that this is one of several ranks, all of them do it together: the leading one writes and
+    is the only one that is watched; the result is everyone's.
+    """
+    with open_ranks() as ranks:
+        start = time.perf_counter()
+        recipe = recipe.settled()
+        _refuse_ranks(recipe, ranks)
+        source = open_pretrained(model_name, trust_remote_code)
+        if len(set(ranks.swap(source.fingerprint))) > 1:
+            raise ModelError(f"the ranks have different files for {model_name}; give all of them the same")
+        job = replace(make_job(source, recipe, watch if ranks.leads else silent), ranks=ranks)
+        if not ranks.leads:
+            _take_part(job, place.resume)
+            return ranks.told(None)
+        return ranks.told(_lead(job, model_name, place, trust_remote_code, start))
+
+
+def _refuse_ranks(recipe: Recipe, ranks: Ranks) -> None:
+    if ranks.size > 1 and recipe.method.block:
+        raise OptionError(
+            f"`solver={recipe.solver}` moves a block's weights a step at a time, which {ranks.size} ranks cannot share;"
+            " use `solver=gptq`, or start one process"
+        )
+
+
+def _take_part(job: Job, resume: bool) -> None:
+    """What a rank does that does not lead: its share of every block."""
+    job.ranks.told(None)  # whether the place to write to is one
+    work = _open_work(examine_job(job), None, resume)
+    for index in range(work.tally.units, len(job.plan.units)):
+        work.quantize_unit(index)
+    work.write_rest()
+
+
+def _lead(job: Job, model_name: str, place: Place, trust_remote_code: bool, start: float) -> Result:
+    """start: when it began, by `time.perf_counter`."""
+    source, watch = job.source, job.watch
     with CheckpointWriter(_directory(job, place, model_name), place.overwrite, place.resume, source.files) as writer:
         description = _describe(job, trust_remote_code)
         writer.rehearse(description, least_bytes(job))
         if place.output is None:  # two models may have one name
             refuse_another_run(writer.journal, job, writer.directory)
+        job.ranks.told(True)
         job = examine_job(job)
         check_fits(job)
         recipe, plan = job.recipe, job.plan
@@ -133,32 +174,39 @@ def _directory(job: Job, place: Place, model_name: str) -> Path:
     return directory
 
 
-def _open_work(job: Job, writer: CheckpointWriter, resume: bool) -> Work:
+def _open_work(job: Job, writer: CheckpointWriter | None, resume: bool) -> Work:
     """All that comes before the first block, or before the first that a run to be resumed has not done."""
+    if writer is None:
+        scaling = open_scaling(job)
+        work = Work(job, scaling, _streams(job, scaling, None), None)
+        if resume:
+            work.take_up()
+        return work
     journal = writer.journal
     if journal.replaces:
         job.watch(Note("starting over; what an earlier run left for `resume` goes when the first block is done"))
     scaling = open_scaling(replace(job, recipe=as_it_began(job.recipe, journal)))
     journal.identify(marks(job, scaling))
-    streams = _streams(job, scaling, writer)
+    streams = _streams(job, scaling, journal)
     lesson = open_lesson(job, streams) if job.recipe.distill else None
     journal.identify({"distillation tokens of sha256": lesson and lesson.sha256})
     work = Work(job, scaling, streams, writer, lesson)
     if resume:
-        work.take_up(journal)
+        work.take_up()
         job.watch(Note(f"going on after {work.tally.units} of {len(job.plan.units)} blocks"))
     return work
 
 
-def _streams(job: Job, scaling: Scaling, writer: CheckpointWriter) -> Streams | None:
+def _streams(job: Job, scaling: Scaling, journal: Journal | None) -> Streams | None:
     """The calibration text, if the search or the solver wants to see it."""
     method = job.recipe.method
     reads = method.reads_text(scaling.awq is not Awq.NONE)
     if not reads and not scaling.looks:
         return None
     sides = Sides(floats=method.block is not None or not reads, rounded=reads)
-    streams = open_streams(job, sides, writer.journal.load_kept().get(TOKENS))
-    writer.journal.identify(text_marks(streams))
+    streams = open_streams(job, sides, journal.load_kept().get(TOKENS) if journal else None)
+    if journal:
+        journal.identify(text_marks(streams))
     return streams
 
 
@@ -188,6 +236,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
         list(job.kept),
         job.kept_share,
+        shards_served(quantized_shapes(job), job.grid, job.source.config.get_text_config()),
     )
 
 

@@ -75,6 +75,7 @@ class LoadedScaling(Scaling):
         """Raises `ScalesError` for a file that does not belong to the job."""
         super().__init__(Awq.LOAD, torch.float32, path, file.meta.get("calibration"))
         zoo.check_made_for(path, file, _made_for(job))
+        self.file = file
         self._job, self._blocks = job, _by_block(job, file)
 
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
@@ -99,7 +100,7 @@ class SearchedScaling(Scaling):
 
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
         config = self._job.source.config
-        found = quantize_block(unit.block, unit.anatomy, config, seen, self._rounding)
+        found = quantize_block(unit.block, unit.anatomy, config, seen, self._rounding, ranks=self._job.ranks)
         _clip(unit.block, found.clips, self._job.recipe)
         for edge, vector in found.scales:
             rounded = [name for name in edge.layers if name in seen.statistics]
@@ -138,6 +139,18 @@ class SearchedScaling(Scaling):
 
 
 def open_scaling(job: Job) -> Scaling:
+    """The leading rank decides and reads; the others do as it does, with what it has read."""
+    scaling = _decided(job) if job.ranks.leads else None
+    file = scaling.file if isinstance(scaling, LoadedScaling) else None
+    awq, path, file = job.ranks.told(scaling and (scaling.awq, scaling.path, file))
+    if scaling is not None:
+        return scaling
+    if file is not None:
+        return LoadedScaling(job, path, file)
+    return SearchedScaling(job, path) if awq is Awq.RUN else NoScaling()
+
+
+def _decided(job: Job) -> Scaling:
     """Decide between the three by the recipe; `auto` loads a file that fits exactly, and searches otherwise."""
     recipe = job.recipe
     if recipe.awq is Awq.NONE:

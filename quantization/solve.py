@@ -9,14 +9,18 @@ from qlinear.grid import Grid, GridWeight
 from quantization.methods import Method
 from quantization.unit import BlockTask, Fed, Solution, Unit
 from scales.experts import feed_starved
-from scales.observe import InputStatistics, observe_inputs, run_block
+from scales.observe import observe_inputs, run_block
+from scales.ranks import ALONE, Ranks
 from scales.search import relative_loss, sample_rows, substituted
+from scales.statistics import InputStatistics
 
 
-def round_linears(unit: Unit, method: Method, grid: Grid) -> Solution:
+def round_linears(unit: Unit, method: Method, grid: Grid, ranks: Ranks = ALONE) -> Solution:
     """Each linear by itself, without looking at any text."""
     weights = {name: linear.weight.data for name, linear in unit.linears.items()}
-    return Solution({name: method.linear(weight, grid) for name, weight in weights.items()}, {})
+    held = list(weights.values())
+    made = ranks.share([float(weight.numel()) for weight in held], lambda index: method.linear(held[index], grid))
+    return Solution(dict(zip(weights, made, strict=True)), {})
 
 
 def solve_block(
@@ -27,23 +31,34 @@ def solve_block(
     statistics: those of the inputs, where they are known; else the block is run on the inputs of the task.
     """
     if statistics is None:
-        statistics = observe_inputs(task.unit.block, task.unit.linears, task.inputs, task.unit.call)
-        feed_starved(statistics, task.unit.widths, sum(x.shape[1] for x in task.inputs))
-    weights = {name: linear.weight.data for name, linear in task.unit.linears.items()}
-    grids: dict[str, GridWeight] = {}
-    for names in reading_the_same(statistics):
-        joined = torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
-        solved = method.linear(joined, grid, statistics[names[0]].gram)
-        grids |= zip(names, solved.split([len(weights[name]) for name in names]), strict=True)
+        statistics = observe_inputs(task.unit.block, task.unit.linears, task.held, task.unit.call)
+        feed_starved(statistics, task.unit.widths, task.held.tokens)
+    ranks, weights = task.held.ranks, {name: linear.weight.data for name, linear in task.unit.linears.items()}
+    together = reading_the_same(statistics)
+
+    def solve(index: int) -> list[GridWeight]:
+        parts = [weights[name] for name in together[index]]
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        solved = method.linear(joined, grid, statistics[together[index][0]].gram)
+        return solved.split([len(part) for part in parts])
+
+    costs = [float(sum(weights[name].numel() for name in names) * weights[names[0]].shape[1]) for names in together]
+    grids = {
+        name: made
+        for names, solved in zip(together, ranks.share(costs, solve), strict=True)
+        for name, made in zip(names, solved, strict=True)
+    }
     solution = Solution({name: grids[name] for name in weights}, {})
     if method.block:
         solution = method.block(task, solution)
-    losses = {
-        name: relative_loss(
-            sample_rows(solution.grids[name].dequantize()), sample_rows(weights[name]), statistics[name].gram
-        )
-        for name in weights
-    }
+    names = list(weights)
+
+    def loss(index: int) -> float:
+        rounded, weight = solution.grids[names[index]].dequantize(), weights[names[index]]
+        return relative_loss(sample_rows(rounded), sample_rows(weight), statistics[names[index]].gram)
+
+    costs = [float(weight.numel() * weight.shape[1]) for weight in weights.values()]
+    losses = dict(zip(names, ranks.share(costs, loss), strict=True))
     return replace(solution, losses=losses, fed=fed(statistics))
 
 

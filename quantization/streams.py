@@ -1,7 +1,7 @@
 """The calibration text on its way through the model: cut into samples, handed from block to block."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from quantization.texts.samples import HUB, SELF, read_text, token_blocks
 from quantization.unit import BlockTask, Solution, Unit
 from scales.calls import Call, record_calls
 from scales.experts import feed_starved
-from scales.observe import InputStatistics, Observation, observe_block, observe_head, run_block
+from scales.observe import Held, Observation, observe_block, observe_head, run_block
+from scales.statistics import InputStatistics
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
 N_CONFIRM_SAMPLES = 4
@@ -32,10 +33,10 @@ class Streams:
     """Where the samples stand: at the input of one block. Hidden states are `(1, seqlen, hidden)` bfloat16 a sample.
 
     meta: what text it was and how it was cut, for the records; tokens: `(samples, seqlen)` int64; calls: how each block
-    is called;
-    floats: what the float model makes of the samples; rounded: what the blocks quantized so far make of them; None
-    where nobody asks for it, and at least one of them is asked for; forward_seconds: what the float32 forward passes of
-    the float model alone have taken.
+    is called, for all samples;
+    floats: what the float model makes of this rank's samples; rounded: what the blocks quantized so far make of them;
+    None where nobody asks for it, and at least one of them is asked for; forward_seconds: what the float32 forward
+    passes of the float model alone have taken.
     """
 
     meta: dict
@@ -48,9 +49,9 @@ class Streams:
 
     def observe(self, unit: Unit, watched: tuple[str, ...]) -> Observation:
         """Run a unit, float as it is, on what it is going to see, and step over it on the float side."""
-        inputs = self.floats if self.rounded is None else self.rounded
-        seen = observe_block(unit.block, unit.linears, watched, inputs, unit.call, N_CONFIRM_SAMPLES)
-        feed_starved(seen.statistics, unit.widths, sum(x.shape[1] for x in inputs))
+        held = self._held(self.floats if self.rounded is None else self.rounded)
+        seen = observe_block(unit.block, unit.linears, watched, held, unit.call, N_CONFIRM_SAMPLES)
+        feed_starved(seen.statistics, unit.widths, held.tokens)
         self.forward_seconds += seen.forward_seconds
         if self.rounded is None:
             self.floats = seen.outputs
@@ -59,37 +60,52 @@ class Streams:
         self.pass_over(unit)
         return seen
 
+    def _held(self, hidden: list[Tensor]) -> Held:
+        return Held(hidden, len(self.tokens), self.job.ranks)
+
+    def _mine(self, call: Call) -> Call:
+        return call.of(self.job.ranks.mine(len(self.tokens)))
+
     def pass_over(self, unit: Unit) -> None:
         """Step over a unit, float as it is, on the float side without looking, if there is a float side."""
         if self.floats is None:
             return
         start = time.perf_counter()
-        self.floats = run_block(unit.block, self.floats, unit.call)
+        self.floats = run_block(unit.block, self.floats, self._mine(unit.call))
         self.forward_seconds += time.perf_counter() - start
 
     def task(self, unit: Unit) -> BlockTask | None:
         """What a solver works on, once the float side is past the unit; None where it is to read no text."""
-        return None if self.rounded is None else BlockTask(unit, self.rounded, self.floats)
+        if self.rounded is None:
+            return None
+        return BlockTask(replace(unit, call=self._mine(unit.call)), self._held(self.rounded), self.floats)
 
     def step(self, task: BlockTask, solution: Solution) -> None:
         """Step over the unit on the quantized side too."""
         self.rounded = run_rounded(task, solution)
 
     def state(self) -> dict[str, Tensor]:
-        """Where the samples stand, by names that `take_up` knows."""
-        sides = {"hidden": self.floats or [], "rounded": self.rounded or []}
-        return {f"{side}.{index:06}": x for side, samples in sides.items() for index, x in enumerate(samples)}
+        """Where all ranks' samples stand, by names that `take_up` knows; for the leading rank only."""
+        found, ranks = {}, self.job.ranks
+        for side, mine in (("hidden", self.floats), ("rounded", self.rounded)):
+            for turn in range(ranks.turns(len(self.tokens)) if mine else 0):
+                parts = ranks.swap(mine[turn] if turn < len(mine) else None)
+                if ranks.leads:
+                    first = turn * ranks.size
+                    found |= {f"{side}.{first + i:06}": x for i, x in enumerate(parts) if x is not None}
+        return found
 
     def take_up(self, state: dict[str, Tensor], forward_seconds: float) -> None:
         """Stand where the `state` of an earlier run stood. Raises `ValueError` for one that is of other samples."""
         (like,) = {x.shape for side in (self.floats, self.rounded) for x in side or ()}
+        mine = self.job.ranks.mine(len(self.tokens))
 
         def side(name: str, wanted: bool) -> list[Tensor] | None:
             samples = [state[key] for key in sorted(state) if key.startswith(name)]
             right = all(x.shape == like and x.dtype == torch.bfloat16 for x in samples)
             if wanted and not (right and len(samples) in (0, len(self.tokens))):
                 raise ValueError(f"the samples are not {len(self.tokens)} of {tuple(like)}")
-            return samples if wanted else None
+            return [samples[index] for index in mine if samples] if wanted else None
 
         self.floats = side("hidden", self.floats is not None)
         self.rounded = side("rounded", self.rounded is not None)
@@ -107,7 +123,7 @@ class Streams:
         blocks = [source.model.get_submodule(unit) for unit in units]
         head = source.model.get_output_embeddings()
         with around(source, units):
-            return observe_head(source.model, head, blocks, self.calls[0], self.rounded)
+            return observe_head(source.model, head, blocks, self.calls[0], self._held(self.rounded))
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,9 @@ def read_tokens(job: Job, kept: Tensor | None = None) -> tuple[Tensor, dict]:
     context = recipe.seqlen if known is None else known - first_position(job.source.model)
     if recipe.seqlen > context:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
-    tokens, text = _tokens(job, kept)
+    tokens, text = job.ranks.told(_tokens(job, kept) if job.ranks.leads else None)
+    if len(tokens) < job.ranks.size:
+        raise OptionError(f"{job.ranks.size} ranks have {len(tokens)} samples to share; start no more than that")
     check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))
     drawn = {"n_samples": recipe.n_samples, "samples_drawn": len(tokens), "seqlen": recipe.seqlen, "seed": recipe.seed}
     return tokens, {**text, **drawn}
@@ -178,7 +196,13 @@ def first_inputs(job: Job, tokens: Tensor) -> tuple[list[Tensor], list[Call]]:
     """What the first block sees; the weights this takes are let go of again."""
     source, units = job.source, job.plan.units
     source.materialize(units[0], torch.float32)
+    ranks, count = job.ranks, len(tokens)
+    seen = sorted({*ranks.mine(count), *range(min(count, N_CONFIRM_SAMPLES))})  # the first of all, too
     with around(source, units):
-        hidden, calls = record_calls(source.model, [source.model.get_submodule(unit) for unit in units], tokens)
+        blocks = [source.model.get_submodule(unit) for unit in units]
+        hidden, calls = record_calls(source.model, blocks, tokens[seen])
     source.release(units[0])
-    return [x.to(torch.bfloat16) for x in hidden], calls  # half the memory, and none of float16's overflow
+    places = {sample: place for place, sample in enumerate(seen)}
+    mine = [hidden[places[sample]].to(torch.bfloat16) for sample in ranks.mine(count)]
+    # half the memory, and none of float16's overflow
+    return mine, [call.of([places.get(sample, 0) for sample in range(count)]) for call in calls]

@@ -1,5 +1,6 @@
 """One unit of a model on its way: the module itself, what a solver is given of it, and what it gives back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from architectures.anatomy import Anatomy
 from qlinear.grid import GridWeight
 from scales.calls import Call
+from scales.observe import Held
 
 
 def full_name(unit: str, local: str) -> str:
@@ -42,14 +44,19 @@ class Unit:
 class BlockTask:
     """A block, scaled but with its own float32 weights, and its text.
 
-    inputs: what the blocks before it hand over, `(1, seqlen, hidden)` a sample, quantized as those are by now, so that
-    a solver can make up for their errors too; targets: the outputs of this block in the float model, None where nobody
-    asked for them.
+    held: what the blocks before it hand over, `(1, seqlen, hidden)` a sample, quantized as those are by now, so that a
+    solver can make up for their errors too; targets: the outputs of this block in the float model, None where nobody
+    asked for them. The unit's call is that of this rank's samples.
     """
 
     unit: Unit
-    inputs: list[Tensor]
+    held: Held
     targets: list[Tensor] | None
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """Of this rank's samples."""
+        return self.held.hidden
 
 
 @dataclass(frozen=True)

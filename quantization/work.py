@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from checkpoints.formats.compressed_tensors import SCALES, linear_tensors
 from checkpoints.formats.stored import BIAS
-from checkpoints.journal import Journal, Snapshot
+from checkpoints.journal import Snapshot
 from checkpoints.meta import stored_tensors
 from checkpoints.writer import CheckpointWriter
 from qlinear.grid import GridWeight
@@ -31,9 +32,9 @@ from scales.search import relative_loss
 class Work:
     """Turns modules into tensors of the checkpoint, keeps count, and puts each step on record.
 
-    streams: None where no text is read; lesson: None where
-    nothing is distilled; began: when it began by `time.perf_counter`, as if what earlier runs did had
-    been done right before.
+    streams: None where no text is read; writer: None on a rank that does not write, and keeps no count; lesson: None
+    where nothing is distilled, and on such a rank; began: when it began by `time.perf_counter`, as if what earlier runs
+    did had been done right before.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Work:
         job: Job,
         scaling: Scaling,
         streams: Streams | None,
-        writer: CheckpointWriter,
+        writer: CheckpointWriter | None,
         lesson: Lesson | None = None,
     ):
         self.job, self.scaling, self.streams, self.writer, self.lesson = job, scaling, streams, writer, lesson
@@ -51,18 +52,31 @@ class Work:
         self._fitted_so_far: tuple[dict, dict[str, Tensor]] | None = None
         self.began = time.perf_counter()
 
-    def take_up(self, journal: Journal) -> None:
+    def take_up(self) -> None:
         """Go on where a run stopped. Raises `CheckpointError` if its record makes no sense."""
+        state, forward = self.job.ranks.told(self._read() if self.writer else None)
+        if self.writer is None:
+            self.tally.units, self.tally.quantized_names = self.job.ranks.told(None)
+        else:
+            self.job.ranks.told((self.tally.units, self.tally.quantized_names))
+        if self.streams is not None:
+            with self.writer.journal.reading() if self.writer else nullcontext():
+                self.streams.take_up(state, forward)
+
+    def _read(self) -> tuple[dict[str, Tensor], float]:
+        """What the journal has: the count and what scaling has found are taken up, the samples' state is returned."""
+        journal = self.writer.journal
         with journal.reading():
             record, kept = journal.record, journal.load_kept()
             self.tally = Tally.from_json(record["tally"])
             check_tally(self.tally, self.job, journal.stored())
             self.scaling.take_up(record["scaling"], kept)
-            state = journal.load_state()
-            if self.streams is not None:
-                self.streams.take_up(state, _seconds(record["forward_seconds"]))
-            self._fitted_so_far = (record["fit"], state) if record["fit"] else None
             self.began = time.perf_counter() - _seconds(record["seconds"])
+            state = journal.load_state()
+            self._fitted_so_far = (record["fit"], state) if record["fit"] else None
+            if self.streams is None:
+                return {}, 0.0
+            return state, _seconds(record["forward_seconds"])
 
     @property
     def text(self) -> dict | None:
@@ -71,15 +85,14 @@ class Work:
             return self.lesson.meta
         return self.streams.meta if self.streams else self.scaling.text
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, state: dict[str, Tensor]) -> Snapshot:
         found, kept = self.scaling.found()
         record = {"seconds": time.perf_counter() - self.began, "tally": self.tally.to_json(), "scaling": found}
         record["fit"] = self._fit and asdict(self._fit.result)
-        state = self._fit.state() if self._fit else {}
         if self.streams is None:
             return Snapshot(record, kept, state)
         record["forward_seconds"] = self.streams.forward_seconds
-        return Snapshot(record, kept | {TOKENS: self.streams.tokens}, state | self.streams.state())
+        return Snapshot(record, kept | {TOKENS: self.streams.tokens}, state)
 
     def _unit(self, index: int) -> Unit:
         name = self.job.plan.units[index]
@@ -94,6 +107,13 @@ class Work:
         unit = self._unit(index)
         with fast_float32():
             losses, solution = self._solve(unit)
+        if self.writer:
+            self._add_unit(unit, losses, solution)
+        source.release(unit.name)
+        self.tally.units = index + 1
+        self._end_step()
+
+    def _add_unit(self, unit: Unit, losses: dict[str, LayerLoss], solution: Solution) -> None:
         for local, linear in unit.linears.items():
             name = full_name(unit.name, local)
             self._add_quantized(name, linear, solution.grids[local])
@@ -101,9 +121,15 @@ class Work:
         if solution.block:
             self.tally.blocks[unit.name] = solution.block
         self._add_float(unit.name, unit.block)
-        source.release(unit.name)
-        self.tally.units = index + 1
-        self.writer.end_step(self._snapshot)
+
+    def _end_step(self) -> None:
+        """Put what is done on record, if that is worth it by now: all ranks tell where their samples stand."""
+        due = self.job.ranks.told(self.writer and self.writer.journal.is_due)
+        state = self.streams.state() if due and self.streams else {}
+        if self.writer and due:
+            self.writer.end_step(lambda: self._snapshot(state))
+        elif self.writer:
+            self.writer.flush()
 
     def _check_room(self, module: str) -> None:
         """For its weights in float32, what they are turned into, and what is computed of them on the way.
@@ -121,14 +147,14 @@ class Work:
     def _solve(self, unit: Unit) -> tuple[dict[str, LayerLoss], Solution]:
         method, grid = self.job.recipe.method, self.job.grid
         if self.streams is None:
-            return self.scaling.apply(unit, None), round_linears(unit, method, grid)
+            return self.scaling.apply(unit, None), round_linears(unit, method, grid, self.job.ranks)
         seen = self._look(unit)
         losses = self.scaling.apply(unit, seen)
         known = seen and seen.statistics
         del seen  # lets go of the samples it holds
         task = self.streams.task(unit)
         if task is None:
-            rounded = round_linears(unit, method, grid)
+            rounded = round_linears(unit, method, grid, self.job.ranks)
             return losses, replace(rounded, fed=fed(known or {}))
         solution = solve_block(task, method, grid, known)
         del known  # before the block's weights are there twice, float and rounded
@@ -148,15 +174,21 @@ class Work:
         self._check_room(head)
         if self.job.recipe.lm_head and head not in self.tally.quantized_names:
             self._quantize_head(head)
-            self.writer.end_step(self._snapshot)
+            self._end_step()
         if self.streams is not None:
             self.streams.let_go()
+        if self.writer is None:
+            return
+
+        def snapshot() -> Snapshot:
+            return self._snapshot({})
+
         for name in _owners(source.model, self.tally.written):
             source.materialize(name, torch.bfloat16)
             self._add_float(name, source.model.get_submodule(name), recurse=False)
             source.release(name)
-            self.writer.end_step(self._snapshot)
-        self.writer.end_step(self._snapshot, in_any_case=True)
+            self.writer.end_step(snapshot)
+        self.writer.end_step(snapshot, in_any_case=True)
 
     def distill(self) -> None:
         """Fit the scales of all that is written to the float model's predictions, where that is asked for."""
@@ -170,15 +202,21 @@ class Work:
         with fast_float32():
             student = taught(self.job, self.lesson)
             with student.assembled(self._fit.linears, stored_floats(self.job, stored)):
-                self._fit.run(student, self.lesson, self.job.watch, lambda: self.writer.end_step(self._snapshot))
+                self._fit.run(student, self.lesson, self.job.watch, self._keep_fit)
         found = self._fit.found()
         self.writer.replace({f"{self.job.source.linear_in_files(name)}.{SCALES}": found[name] for name in found})
         self.tally.distilled, self._fit = self._fit.result, None
-        self.writer.end_step(self._snapshot, in_any_case=True)
+        self.writer.end_step(lambda: self._snapshot({}), in_any_case=True)
+
+    def _keep_fit(self) -> None:
+        self.writer.end_step(lambda: self._snapshot(self._fit.state()))
 
     def _quantize_head(self, name: str) -> None:
+        """All ranks show what their samples make of it; the one that writes solves it."""
         source, grid = self.job.source, self.job.head_grid
         statistics = self.streams.head_statistics() if self.streams else None
+        if self.writer is None:
+            return
         source.materialize(name, torch.float32)
         head = source.model.get_submodule(name)
         with fast_float32():

@@ -9,7 +9,8 @@ from architectures.anatomy import Anatomy
 from architectures.family import Edge
 from scales import fold
 from scales.clip import blocks_behind, search_clip
-from scales.observe import InputStatistics, Observation
+from scales.observe import Observation
+from scales.ranks import ALONE, Ranks
 from scales.search import (
     Quantizer,
     Rounding,
@@ -23,6 +24,7 @@ from scales.search import (
     sample_rows,
     substituted,
 )
+from scales.statistics import InputStatistics
 
 # Tokens on which candidates are confirmed. Which of them wins hardly depends on more: on 20 blocks of SmolLM2-135M
 # those that 512 and 2048 tokens chose differ by 0.3 % in their mean error on 8192 others.
@@ -75,8 +77,10 @@ def quantize_block(
     config,
     seen: Observation,
     rounding: Rounding,
+    *,
+    ranks: Ranks = ALONE,
 ) -> BlockResult:
-    """Scale `block`, which holds float32 weights, so that rounding it does the least harm.
+    """Scale `block`, which holds float32 weights, so that rounding it does the least harm; all ranks together.
 
     The clips belong to it, and are judged with it, but it is for the caller to apply them: only plain rounding needs
     them, other solvers find ranges of their own.
@@ -85,10 +89,10 @@ def quantize_block(
     linears = {name: block.get_submodule(name) for name in anatomy.linears}
     rounded = [quantize_by_rows(linear.weight.data, quantize) for linear in linears.values()]
     with substituted(list(linears.values()), rounded):
-        error_rtn = _mean_error(block, seen)
+        error_rtn = _mean_error(block, seen, ranks)
     del rounded
-    loss_rtn = {name: _rounding_loss(linear, seen.statistics[name], quantize) for name, linear in linears.items()}
-    choices = [(edge, _search_edge(block, edge, config, seen, quantize)) for edge in anatomy.edges]
+    loss_rtn = _rounding_losses(linears, seen.statistics, quantize, ranks)
+    choices = [(edge, _search_edge(block, edge, config, seen, quantize, ranks=ranks)) for edge in anatomy.edges]
 
     # From here on there are two copies of the weights: this one and the block's, which is scaled, then rounded.
     original = {name: parameter.data.clone() for name, parameter in block.named_parameters()}
@@ -97,10 +101,10 @@ def quantize_block(
     scales = {
         name: fold.consumer_scale(edge, choice.vector, config) for edge, choice in choices for name in edge.layers
     }
-    clips, loss_awq = _clip_all(linears, anatomy, seen.statistics, scales, rounding)
+    clips, loss_awq = _clip_all(linears, anatomy, seen.statistics, scales, rounding, ranks)
     for linear in linears.values():
         quantize_by_rows(linear.weight.data, quantize, out=linear.weight.data)
-    error_awq = _mean_error(block, seen)
+    error_awq = _mean_error(block, seen, ranks)
     for name, parameter in block.named_parameters():
         parameter.data.copy_(original[name])
 
@@ -115,7 +119,9 @@ def quantize_block(
     return BlockResult(vectors, clips, losses, error_rtn, error_awq, fell_back=False)
 
 
-def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer) -> ScaleChoice:
+def _search_edge(
+    block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer, *, ranks: Ranks
+) -> ScaleChoice:
     names = [name for name in edge.layers if name in seen.statistics]  # a router's weight is scaled but not rounded
     linears = [block.get_submodule(name) for name in names]
     statistics = [seen.statistics[name] for name in names]
@@ -126,13 +132,13 @@ def _search_edge(block: nn.Module, edge: Edge, config, seen: Observation, quanti
     choices = candidates(fold.reduce_statistic(edge, mean_abs(statistics), config))
     asked = _most_fed(statistics)
     weighed = [(linears[index].weight.data, statistics[index].gram) for index in asked]
-    ranked = rank(choices, weighed, expand, quantize)
+    ranked = rank(choices, weighed, expand, quantize, ranks=ranks)
     if _is_linear(edge):
         return ranked[0]
     module = block.get_submodule(edge.inspect)
     samples = seen.samples[edge.inspect]
     enough = -(-CONFIRM_TOKENS // samples[0][0].shape[:-1].numel())
-    return confirm(ranked, module, linears, samples[:enough], expand, quantize)
+    return confirm(ranked, module, linears, samples[:enough], expand, quantize, ranks=ranks)
 
 
 def mean_abs(statistics: Sequence[InputStatistics]) -> Tensor:
@@ -153,30 +159,51 @@ def _clip_all(
     statistics: dict[str, InputStatistics],
     scales: dict[str, Tensor],
     rounding: Rounding,
+    ranks: Ranks,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Clip every linear whose loss does not pass through q.k; returns the clips and all relative losses.
 
     statistics: of the inputs before `scales` were folded into the linears.
     """
-    clips, losses = {}, {}
-    for name, linear in linears.items():
-        gram = statistics[name].gram
+    names = list(linears)
+
+    def clipped(index: int) -> tuple[Tensor | None, float]:
+        name = names[index]
+        linear, gram = linears[name], statistics[name].gram
         scale = scales[name] if name in scales else gram.new_ones(len(gram))
-        folded = sample_rows(linear.weight.data).clone()
+        folded, clip = sample_rows(linear.weight.data).clone(), None
         if name not in anatomy.unclipped:
             blocks = blocks_behind(gram, rounding.group_size, scale)
-            clips[name] = search_clip(linear.weight.data, blocks, rounding.quantize)
-            fold.apply_clip(linear, clips[name])
-        losses[name] = relative_loss(rounding.quantize(sample_rows(linear.weight.data)) / scale, folded / scale, gram)
-    return clips, losses
+            clip = search_clip(linear.weight.data, blocks, rounding.quantize)
+            fold.apply_clip(linear, clip)
+        rounded = rounding.quantize(sample_rows(linear.weight.data))
+        return clip, relative_loss(rounded / scale, folded / scale, gram)
+
+    found = dict(zip(names, ranks.share(_costs(linears), clipped), strict=True))
+    clips = {name: clip for name, (clip, _) in found.items() if clip is not None}
+    for name, clip in clips.items():
+        fold.apply_clip(linears[name], clip)  # again, where it was found here: it changes nothing more
+    return clips, {name: loss for name, (_, loss) in found.items()}
 
 
-def _rounding_loss(linear: nn.Linear, statistics: InputStatistics, quantize: Quantizer) -> float:
-    rows = sample_rows(linear.weight.data)
-    return relative_loss(quantize(rows), rows, statistics.gram)
+def _costs(linears: dict[str, nn.Linear]) -> list[float]:
+    """Of looking at each by the Gram matrix of its inputs, in proportion."""
+    return [float(linear.weight.numel() * linear.in_features) for linear in linears.values()]
 
 
-def _mean_error(block: nn.Module, seen: Observation) -> float:
+def _rounding_losses(
+    linears: dict[str, nn.Linear], statistics: dict[str, InputStatistics], quantize: Quantizer, ranks: Ranks
+) -> dict[str, float]:
+    names = list(linears)
+
+    def loss(index: int) -> float:
+        rows = sample_rows(linears[names[index]].weight.data)
+        return relative_loss(quantize(rows), rows, statistics[names[index]].gram)
+
+    return dict(zip(names, ranks.share(_costs(linears), loss), strict=True))
+
+
+def _mean_error(block: nn.Module, seen: Observation, ranks: Ranks) -> float:
     """Mean squared error of the block's output on the samples, with its weights as they stand."""
     samples = seen.samples[""]
-    return module_error(block, samples) / sum(output.numel() for _, _, output in samples)
+    return module_error(block, samples, ranks) / sum(output.numel() for _, _, output in samples)

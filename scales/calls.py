@@ -30,6 +30,10 @@ class Call:
         """The call for one sample."""
         return self.rows[sample] if self.rows else self
 
+    def of(self, samples: Sequence[int]) -> "Call":
+        """The same for some of the samples, numbered anew."""
+        return replace(self, rows=tuple(self.rows[sample] for sample in samples)) if self.rows else self
+
     def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
         """The module's hidden states, whether it returns them alone or first of several."""
         if self.name is not None:

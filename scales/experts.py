@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from architectures.anatomy import numbers, template
-from scales.observe import InputStatistics, StandIn
+from scales.statistics import InputStatistics, StandIn
 
 # Of all tokens of the text; an expert that was given fewer is starved.
 STARVED_SHARE = 0.005

@@ -5,94 +5,64 @@ rotary tables); `observe_block` then runs one block on every sample, so only one
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
-from qlinear.errors import CalibrationError
 from scales.calls import Call, Done, forwards, hidden_of, split
+from scales.ranks import ALONE, Ranks
+from scales.statistics import InputStatistics, Sums
 
 
-def observe_head(model: nn.Module, head: nn.Linear, blocks: Sequence[nn.Module], call: Call, hidden: Sequence[Tensor]):
-    """`InputStatistics` of the output head: what the model makes of the last block's outputs `(1, seqlen, hidden)`.
+@dataclass(frozen=True)
+class Held:
+    """The samples that one rank holds. hidden: `(1, seqlen, hidden)` each; count: how many all ranks have together."""
+
+    hidden: Sequence[Tensor]
+    count: int
+    ranks: Ranks = ALONE
+
+    @classmethod
+    def all(cls, hidden: "Sequence[Tensor] | Held") -> "Held":
+        return hidden if isinstance(hidden, Held) else cls(hidden, len(hidden))
+
+    @property
+    def tokens(self) -> int:
+        """Of all ranks' samples."""
+        return self.count * self.hidden[0].shape[1] if self.hidden else 0
+
+    def turns(self) -> Iterator[Tensor | None]:
+        """Each of this rank's samples, and at the end None where other ranks have one more."""
+        for turn in range(self.ranks.turns(self.count)):
+            yield self.hidden[turn] if turn < len(self.hidden) else None
+
+
+def observe_head(
+    model: nn.Module, head: nn.Linear, blocks: Sequence[nn.Module], call: Call, hidden: "Sequence[Tensor] | Held"
+) -> InputStatistics:
+    """Of the output head: what the model makes of the last block's outputs `(1, seqlen, hidden)`.
 
     What lies before and after the blocks must hold weights, the blocks need none, nor does the head. call: any block's.
     """
-    statistics = InputStatistics.empty(head.in_features)
+    held = Held.all(hidden)
+    sums = Sums(held.ranks)
     dtype = next(parameter.dtype for parameter in model.parameters() if not parameter.is_meta)
 
     def stop(_, args):
-        statistics.add(args[0])
+        sums.see("", "", args[0])
         raise Done
 
     with head.register_forward_pre_hook(stop), torch.no_grad():
-        for x in hidden:
-            given = call.like_output(x.to(dtype))
-            with forwards(blocks, [lambda *_, given=given, **__: given] * len(blocks)), suppress(Done):
-                model(input_ids=torch.zeros(x.shape[:2], dtype=torch.int64), use_cache=False)
-    statistics.complete()
-    return statistics
-
-
-# Columns of a Gram matrix that are added to at a time, and tokens: of more, oneDNN may make as many sums as there are
-# threads and add those up, which rounds differently on another number of them.
-PANEL = 256
-TOKENS = 1024
-
-
-class StandIn(Enum):
-    """Whose inputs statistics are of, where they are not the layer's own: of all experts beside it, or nobody's."""
-
-    LAYER = "all experts' inputs"
-    NONE = "none"
-
-
-@dataclass(eq=False)
-class InputStatistics:
-    """Of one linear's input x over all tokens: the sum of |x| `(K,)`, the Gram matrix x^T x `(K, K)`, the token count.
-
-    float32 throughout: half precision overflows on the outlier channels that AWQ is about. The Gram matrix is
-    symmetric, and only what lies on and right of its diagonal panels is summed up: `add` whatever there is, then
-    `complete`.
-    """
-
-    sum_abs: Tensor
-    gram: Tensor
-    tokens: int = 0
-    stand_in: StandIn | None = None
-
-    @classmethod
-    def empty(cls, in_features: int) -> "InputStatistics":
-        return cls(torch.zeros(in_features), torch.zeros(in_features, in_features))
-
-    def add(self, x: Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        self.sum_abs += rows.abs().sum(0)
-        for part in rows.split(TOKENS):
-            for i in range(0, len(self.gram), PANEL):
-                self.gram[i : i + PANEL, i:].addmm_(part[:, i : i + PANEL].t(), part[:, i:])
-        self.tokens += rows.shape[0]
-
-    def complete(self) -> None:
-        """Mirror the Gram matrix. Raises `CalibrationError` where what was added is not finite."""
-        if not (self.sum_abs.isfinite().all() and self.gram.diagonal().isfinite().all()):
-            raise CalibrationError("inputs of a layer are infinite or NaN on the calibration text: is the model sound?")
-        for i in range(PANEL, len(self.gram), PANEL):
-            self.gram[i:, i - PANEL : i] = self.gram[i - PANEL : i, i:].t()
-
-    def divide(self, scale: Tensor) -> None:
-        """Become the statistics of x / `scale`, `(K,)`."""
-        self.sum_abs /= scale
-        self.gram /= scale
-        self.gram /= scale.unsqueeze(1)
-
-    @property
-    def mean_abs(self) -> Tensor:
-        return self.sum_abs / max(self.tokens, 1)
+        for x in held.turns():
+            if x is not None:
+                given = call.like_output(x.to(dtype))
+                with forwards(blocks, [lambda *_, given=given, **__: given] * len(blocks)), suppress(Done):
+                    model(input_ids=torch.zeros(x.shape[:2], dtype=torch.int64), use_cache=False)
+            sums.end_turn()
+    return sums.complete()[""]
 
 
 @dataclass
@@ -121,42 +91,51 @@ def observe_block(
     block: nn.Module,
     linears: dict[str, nn.Linear],
     watched: Sequence[str],
-    hidden: Sequence[Tensor],
+    hidden: "Sequence[Tensor] | Held",
     call: Call,
     n_samples: int,
 ) -> Observation:
     """Run the block on every sample, gathering the statistics of its linears' inputs.
 
-    watched: local names of the modules ("" is the block) whose calls on the first `n_samples` samples are kept.
-    `hidden` may be of a lower precision than the block; outputs come back in the dtype of `hidden`.
+    watched: local names of the modules ("" is the block) whose calls on the first `n_samples` samples are kept, by
+    every rank. `hidden` may be of a lower precision than the block; outputs come back in the dtype of `hidden`, those
+    of this rank's samples. call: for all samples.
     """
-    seen = Observation()
-    inputs: dict[int, tuple[Tensor, str]] = {}  # by id; the tensor is held so that its id stays its own
+    held, seen = Held.all(hidden), Observation()
+    ranks, listener = held.ranks, _Listener(seen, Sums(held.ranks))
+    shown = ranks.in_order(held.hidden, min(n_samples, held.count)) if ranks.size > 1 else held.hidden[:n_samples]
     dtype = next(block.parameters()).dtype
     start = time.perf_counter()
     with ExitStack() as hooks, ExitStack() as watching, torch.no_grad():
         for name, linear in linears.items():
-            hook = _statistics_hook(name, seen, inputs)
-            hooks.enter_context(linear.register_forward_pre_hook(hook))
+            hooks.enter_context(linear.register_forward_pre_hook(listener.hook(name)))
         for name in watched:
             watching.enter_context(_watch(block, name, seen.samples.setdefault(name, [])))
-        for index, x in enumerate(hidden):
+        for index in range(held.count):
             if index == n_samples:
                 watching.close()
-            inputs.clear()
-            seen.outputs.append(call.at(index)(block, x.to(dtype)).to(x.dtype))
+            own = index % ranks.size == ranks.rank
+            if own or index < len(shown):
+                x = held.hidden[index // ranks.size] if own else shown[index]
+                listener.begin(own)
+                output = call.at(index)(block, x.to(dtype)).to(x.dtype)
+                seen.outputs += [output] * own
+            if index % ranks.size == ranks.size - 1 or index == held.count - 1:
+                listener.end_turn()
     seen.forward_seconds = time.perf_counter() - start - seen.statistics_seconds
-    for statistics in set(seen.statistics.values()):
-        statistics.complete()
+    seen.statistics = listener.sums.complete()
     return seen
 
 
 def observe_inputs(
-    block: nn.Module, linears: dict[str, nn.Linear], hidden: Sequence[Tensor], call: Call
+    block: nn.Module, linears: dict[str, nn.Linear], hidden: "Sequence[Tensor] | Held", call: Call
 ) -> dict[str, InputStatistics]:
-    """The statistics of `observe_block` alone: no sample runs further than to the last linear that is still to come."""
-    seen = Observation()
-    inputs: dict[int, tuple[Tensor, str]] = {}
+    """The statistics of `observe_block` alone: no sample runs further than to the last linear that is still to come.
+
+    call: for this rank's samples.
+    """
+    held = Held.all(hidden)
+    listener = _Listener(Observation(), Sums(held.ranks))
     waiting: set[str] = set()
     dtype = next(block.parameters()).dtype
 
@@ -170,16 +149,16 @@ def observe_inputs(
 
     with ExitStack() as hooks, torch.no_grad():
         for name, linear in linears.items():
-            hooks.enter_context(linear.register_forward_pre_hook(_statistics_hook(name, seen, inputs)))
+            hooks.enter_context(linear.register_forward_pre_hook(listener.hook(name)))
             hooks.enter_context(linear.register_forward_pre_hook(stop_at_the_last(name)))
-        for index, x in enumerate(hidden):
-            inputs.clear()
-            waiting.update(linears)
-            with suppress(Done):
-                call.at(index)(block, x.to(dtype))
-    for statistics in set(seen.statistics.values()):
-        statistics.complete()
-    return seen.statistics
+        for index, x in enumerate(held.turns()):
+            if x is not None:
+                listener.begin(True)
+                waiting.update(linears)
+                with suppress(Done):
+                    call.at(index)(block, x.to(dtype))
+            listener.end_turn()
+    return listener.sums.complete()
 
 
 def run_block(block: nn.Module, hidden: Sequence[Tensor], call: Call) -> list[Tensor]:
@@ -189,20 +168,40 @@ def run_block(block: nn.Module, hidden: Sequence[Tensor], call: Call) -> list[Te
         return [call.at(index)(block, x.to(dtype)).to(x.dtype) for index, x in enumerate(hidden)]
 
 
-def _statistics_hook(name: str, seen: Observation, inputs: dict[int, tuple[Tensor, str]]):
-    def hook(linear, args):
-        x = args[0]
-        _, owner = inputs.setdefault(id(x), (x, name))
-        if owner != name:
-            seen.statistics[name] = seen.statistics[owner]
-            return
-        start = time.perf_counter()
-        if name not in seen.statistics:
-            seen.statistics[name] = InputStatistics.empty(x.shape[-1])
-        seen.statistics[name].add(x)
-        seen.statistics_seconds += time.perf_counter() - start
+class _Listener:
+    """Hooks that show what linears see to the sums, and take the time that this takes."""
 
-    return hook
+    def __init__(self, seen: Observation, sums: Sums):
+        self.sums, self._seen = sums, seen
+        self._inputs: dict[int, tuple[Tensor, str]] = {}  # by id; the tensor is held so that its id stays its own
+        self._heeds = True
+
+    def begin(self, heeds: bool) -> None:
+        """Of a sample. heeds: whether it counts."""
+        self._inputs.clear()
+        self._heeds = heeds
+
+    def hook(self, name: str):
+        def hook(_, args):
+            if not self._heeds:
+                return
+            x = args[0]
+            _, owner = self._inputs.setdefault(id(x), (x, name))
+            if owner == name:
+                self._timed(lambda: self.sums.see(name, owner, x))
+            else:
+                self.sums.see(name, owner, x)
+
+        return hook
+
+    def end_turn(self) -> None:
+        if self.sums.ranks.size > 1:
+            self._timed(self.sums.end_turn)
+
+    def _timed(self, work: Callable[[], None]) -> None:
+        start = time.perf_counter()
+        work()
+        self._seen.statistics_seconds += time.perf_counter() - start
 
 
 def _watch(block: nn.Module, name: str, samples: list):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from scales.calls import Call
-from scales.observe import PANEL
+from scales.ranks import ALONE, Ranks
+from scales.statistics import PANEL
 
 N_RATIOS = 20
 N_CONFIRMED = 5
@@ -140,6 +141,8 @@ def rank(
     weighed: Sequence[tuple[Tensor, Tensor]],
     expand: Callable[[Tensor], Tensor],
     quantize: Quantizer,
+    *,
+    ranks: Ranks = ALONE,
 ) -> list[ScaleChoice]:
     """The choices, best first, by the summed output error of weights `(N, K)`, each given with its input's Gram matrix.
 
@@ -158,7 +161,9 @@ def rank(
             pairs = zip(errors, grams, strict=True)
             return sum(output_loss(error.mul_(stand_for.sqrt()), gram) for (error, stand_for), gram in pairs)
 
-        ranked[: turn.candidates] = sorted(ranked[: turn.candidates], key=loss)
+        judged = ranked[: turn.candidates]
+        losses = ranks.share([1.0] * len(judged), lambda index, judged=judged, loss=loss: loss(judged[index]))
+        ranked[: turn.candidates] = [judged[i] for i in sorted(range(len(judged)), key=losses.__getitem__)]
         if all(len(part) == len(weight) for (part, _), weight in zip(samples, weights, strict=True)):
             break
     return ranked
@@ -198,6 +203,8 @@ def confirm(
     samples: Sequence[tuple[Tensor, Call, Tensor]],
     expand: Callable[[Tensor], Tensor],
     quantize: Quantizer,
+    *,
+    ranks: Ranks = ALONE,
 ) -> ScaleChoice:
     """The best of the first few candidates and identity, by the error of `module`'s own output on the samples."""
     identity = next(choice for choice in ranked if choice.ratio == 0)
@@ -211,13 +218,19 @@ def confirm(
         with substituted(linears, rounded):
             return module_error(module, samples)
 
-    return min(finalists, key=error)
+    errors = ranks.share([1.0] * len(finalists), lambda index: error(finalists[index]))
+    return finalists[min(range(len(finalists)), key=errors.__getitem__)]
 
 
-def module_error(module: nn.Module, samples: Sequence[tuple[Tensor, Call, Tensor]]) -> float:
+def module_error(module: nn.Module, samples: Sequence[tuple[Tensor, Call, Tensor]], ranks: Ranks = ALONE) -> float:
     """Summed squared difference between the module's output now and the output it had when it was observed."""
+
+    def error(index: int) -> float:
+        hidden, call, output = samples[index]
+        return _squares(call(module, hidden) - output)
+
     with torch.no_grad():
-        return sum(_squares(call(module, hidden) - output) for hidden, call, output in samples)
+        return sum(ranks.share([1.0] * len(samples), error))
 
 
 def _squares(values: Tensor) -> float:

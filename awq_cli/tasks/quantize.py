@@ -1,12 +1,17 @@
-"""Make a 3- or 4-bit checkpoint of a float model, and the same in another program's format if one is asked for."""
+"""Make a 3- or 4-bit checkpoint of a float model, and the same in another program's format if one is asked for.
+
+Or tell what that would take.
+"""
 
 from dataclasses import dataclass, replace
 
 from awq_cli.tasks.export import exported
 from checkpoints.export import Exported
 from qlinear.errors import OptionError
+from qlinear.process import rank_and_size
 from qlinear.progress import Watcher
 from quantization import quantize as quantization
+from quantization.forecast import Forecast, forecast
 from quantization.quantize import Place, quantize
 from quantization.recipe import Recipe
 
@@ -18,6 +23,8 @@ class Request:
     place: Place
     format: str | None
     trust_remote_code: bool
+    dry_run: bool
+    tensor_parallel: int | None
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,17 @@ class Result(quantization.Result):
     exported: Exported | None = None
 
 
-def run(request: Request, watch: Watcher) -> Result:
+def run(request: Request, watch: Watcher) -> Result | Forecast:
     if request.format == "awq" and request.recipe.w_bit != 4:
         raise OptionError(
             f"`format=awq` has 4 bits only; `format=gptq` and `format=compressed-tensors` have {request.recipe.w_bit}"
         )
     trusted = request.trust_remote_code
+    if request.dry_run:
+        place = request.place.output
+        return forecast(request.model_name, request.recipe, place, request.tensor_parallel, trusted, watch)
     made = Result(**vars(quantize(request.model_name, request.recipe, request.place, trusted, watch)))
-    if request.format is None:
+    if request.format is None or rank_and_size()[0] > 0:
         return made
     return replace(
         made, exported=exported(made.checkpoint, request.format, None, request.place.overwrite, trusted, watch)

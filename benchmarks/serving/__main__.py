@@ -3,6 +3,7 @@
 \b
     python -m benchmarks.serving throughput --checkpoint DIR
     python -m benchmarks.serving soak --checkpoint DIR --minutes 10
+    python -m benchmarks.serving vllm --checkpoint DIR --python ENVIRONMENT/bin/python
 """
 
 import json
@@ -74,6 +75,25 @@ def soak_command(checkpoint: Path, minutes: float, seed: int, json_file: Path | 
     if json_file is not None:
         json_file.write_text(json.dumps(vars(tally), indent=2))
     sys.exit(bool(tally.wrong))
+
+
+@command.command()
+@checkpoint_option
+@click.option(
+    "--python", type=click.Path(exists=True, path_type=Path), required=True, help="Of an environment with vLLM."
+)
+@click.option("--tokens", default=16, show_default=True, help="To write in each answer.")
+@click.option("--shards", default=1, show_default=True, help="vLLM's --tensor-parallel-size.")
+def vllm(checkpoint: Path, python: Path, tokens: int, shards: int) -> None:
+    """OpenAI's client asks vLLM and this program's server the same; ends with status 1 if greedy answers differ."""
+    from benchmarks.serving import beside_vllm
+
+    rows = beside_vllm.compare(checkpoint, python, tokens, shards)
+    Console().print(beside_vllm.table(rows, f"{checkpoint.name}: {tokens} greedy tokens of vLLM and ours").rich())
+    for row in rows:
+        if not row.same:
+            click.echo(f"{row.prompt!r}: {row.ours!r} here, {row.theirs!r} there", err=True)
+    sys.exit(not all(row.same for row in rows))
 
 
 command()

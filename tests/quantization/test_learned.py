@@ -15,6 +15,7 @@ from quantization.methods import METHODS
 from quantization.solve import run_rounded, solve_block
 from quantization.unit import BlockTask, Unit
 from scales.calls import record_calls
+from scales.observe import Held
 from tests.tiny import CONTEXT, VARIANTS, VOCAB, known_of, tiny_model
 
 GROUP = 16  # divides every width of the tiny models
@@ -31,14 +32,14 @@ def second_block(model_type: str, samples: int, bits: int, length: int = CONTEXT
         middle = [first(blocks[0], x) for x in hidden]
         targets = [second(blocks[1], x) for x in middle]
     units = [Unit(i, names[i], blocks[i], known_of(model, blocks[i]), (first, second)[i]) for i in range(2)]
-    before = BlockTask(units[0], hidden, middle)
+    before = BlockTask(units[0], Held.all(hidden), middle)
     rounded = run_rounded(before, solve_block(before, METHODS["rtn"], Grid(bits, GROUP)))
-    return BlockTask(units[1], rounded, targets)
+    return BlockTask(units[1], Held.all(rounded), targets)
 
 
 def part(task: BlockTask, samples: list[int]) -> BlockTask:
-    kept = ([values[index] for index in samples] for values in (task.inputs, task.targets))
-    return BlockTask(task.unit, *kept)
+    inputs, targets = ([values[index] for index in samples] for values in (task.inputs, task.targets))
+    return BlockTask(task.unit, Held.all(inputs), targets)
 
 
 @torch.no_grad()

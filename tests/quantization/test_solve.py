@@ -12,7 +12,7 @@ from quantization.methods import METHODS
 from quantization.solve import reading_the_same, round_linears, solve_block
 from quantization.unit import BlockTask, Unit
 from scales.calls import record_calls
-from scales.observe import observe_inputs
+from scales.observe import Held, observe_inputs
 from tests.tiny import VARIANTS, known_of, tiny_model, tiny_tokens
 
 GROUP = 16
@@ -23,7 +23,7 @@ def first_block(model_type: str, **overrides) -> BlockTask:
     names = find_family(model.config).block_names(model)
     blocks = [model.get_submodule(name) for name in names]
     hidden, calls = record_calls(model, blocks, tiny_tokens(4, 24))
-    return BlockTask(Unit(0, names[0], blocks[0], known_of(model, blocks[0]), calls[0]), hidden, None)
+    return BlockTask(Unit(0, names[0], blocks[0], known_of(model, blocks[0]), calls[0]), Held.all(hidden), None)
 
 
 def inputs_of(task: BlockTask) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scales.experts import STARVED_SHARE, feed_starved
-from scales.observe import InputStatistics, StandIn
+from scales.statistics import InputStatistics, StandIn
 
 WIDTHS = {"gate_proj": 16, "up_proj": 16, "down_proj": 8}
 TOKENS = 1000

@@ -11,8 +11,9 @@ from qlinear.errors import CalibrationError
 from scales import fold
 from scales.awq import watched_modules
 from scales.calls import record_calls
-from scales.observe import PANEL, InputStatistics, observe_block, observe_head, observe_inputs
+from scales.observe import observe_block, observe_head, observe_inputs
 from scales.search import module_error
+from scales.statistics import PANEL, InputStatistics
 from tests.tiny import MODEL_TYPES, VARIANTS, known_of, tiny_model, tiny_tokens
 
 SAMPLES, LENGTH, N_WATCHED = 3, 12, 2  # longer than the tiny models' sliding window of 8
@@ -227,7 +228,7 @@ def test_the_time_of_the_block_is_told_from_that_of_the_statistics(monkeypatch):
         now[0] += 1
         return now[0]
 
-    def add(statistics, x) -> None:
+    def add(*_) -> None:
         now[0] += 100
 
     monkeypatch.setattr("time.perf_counter", look)

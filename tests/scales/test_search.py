@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from scales.calls import Call
-from scales.observe import InputStatistics
 from scales.search import (
     ScaleChoice,
     candidate,
@@ -19,6 +18,7 @@ from scales.search import (
     sample_rows,
     substituted,
 )
+from scales.statistics import InputStatistics
 from tests.scales.reference import (
     RATIOS,
     literal_candidate,

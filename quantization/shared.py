@@ -1,0 +1,50 @@
+"""What quantizing takes when it is shared among several ranks: hours, and what goes over the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantization.amounts import Seconds, Source, Text
+from scales.ranks import spread
+from scales.search import N_CONFIRMED, N_RATIOS
+
+RANKS = (1, 2, 4, 8, 16)
+CODE_BYTES, FLOAT32_BYTES = 1, 4
+
+
+@dataclass(frozen=True)
+class Shared:
+    """received_bytes: by each rank, over the whole run."""
+
+    ranks: int
+    seconds: float
+    received_bytes: int
+
+
+def shared(ranks: int, times: Sequence[Seconds], inputs: Sequence[Sequence[Source]], text: Text) -> Shared:
+    """times, inputs: of each block."""
+    known: dict[int, tuple[float, float]] = {}
+    for each, sources in zip(times, inputs, strict=True):
+        if id(sources) not in known:
+            known[id(sources)] = _seconds(ranks, each, text), _received(ranks, sources, text)
+    totals = [known[id(sources)] for sources in inputs]
+    return Shared(ranks, sum(seconds for seconds, _ in totals), int(sum(received for _, received in totals)))
+
+
+def _seconds(ranks: int, each: Seconds, text: Text) -> float:
+    """Samples, entries of Gram matrices, candidates and linears are whole: the rank with the most sets the pace."""
+    samples = -(-text.samples // ranks) / text.samples
+    tried = -(-N_RATIOS // ranks) / N_RATIOS
+    confirmed = -(-(N_CONFIRMED + 1) // ranks) / (N_CONFIRMED + 1)
+    owners = spread(each.solve, ranks)
+    solved = max(
+        sum(cost for cost, owner in zip(each.solve, owners, strict=True) if owner == rank) for rank in range(ranks)
+    )
+    return each.forward * samples + each.statistics / ranks + each.search * max(tried, confirmed) + solved
+
+
+def _received(ranks: int, sources: Sequence[Source], text: Text) -> float:
+    """What the linears of the other ranks' samples saw, the parts of Gram matrices and the codes that others made."""
+    seen = sum(text.tokens * source.share * source.width for source in sources) * FLOAT32_BYTES
+    grams = sum(source.width**2 for source in sources) / 2 * FLOAT32_BYTES
+    codes = sum(source.weights for source in sources) * CODE_BYTES
+    return (seen + grams + codes) * (ranks - 1) / ranks

@@ -1,0 +1,146 @@
+"""Statistics of what a linear's inputs are on calibration text, and how ranks sum them up together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from qlinear.errors import CalibrationError
+from scales.ranks import Ranks
+
+# Columns of a Gram matrix that are added to at a time, and tokens: of more, oneDNN may make as many sums as there are
+# threads and add those up, which rounds differently on another number of them.
+PANEL = 256
+TOKENS = 1024
+
+
+class StandIn(Enum):
+    """Whose inputs statistics are of, where they are not the layer's own: of all experts beside it, or nobody's."""
+
+    LAYER = "all experts' inputs"
+    NONE = "none"
+
+
+@dataclass(eq=False)
+class InputStatistics:
+    """Of one linear's input x over all tokens: the sum of |x| `(K,)`, the Gram matrix x^T x `(K, K)`, the token count.
+
+    float32 throughout: half precision overflows on the outlier channels that AWQ is about. The Gram matrix is
+    symmetric, and only what lies on and right of its diagonal panels is summed up: `add` whatever there is, then
+    `complete`.
+    """
+
+    sum_abs: Tensor
+    gram: Tensor
+    tokens: int = 0
+    stand_in: StandIn | None = None
+
+    @classmethod
+    def empty(cls, in_features: int) -> "InputStatistics":
+        return cls(torch.zeros(in_features), torch.zeros(in_features, in_features))
+
+    @property
+    def panels(self) -> range:
+        """Where each begins."""
+        return range(0, len(self.gram), PANEL)
+
+    def add(self, x: Tensor, panels: Sequence[int] | None = None) -> None:
+        """panels: those of the Gram matrix to add to, None: all. |x| is summed up with the first."""
+        rows = x.reshape(-1, x.shape[-1]).float()
+        if panels is None or 0 in panels:
+            self.sum_abs += rows.abs().sum(0)
+        for part in rows.split(TOKENS):
+            for i in self.panels if panels is None else panels:
+                self.gram[i : i + PANEL, i:].addmm_(part[:, i : i + PANEL].t(), part[:, i:])
+        self.tokens += rows.shape[0]
+
+    def complete(self) -> None:
+        """Mirror the Gram matrix. Raises `CalibrationError` where what was added is not finite."""
+        if not (self.sum_abs.isfinite().all() and self.gram.diagonal().isfinite().all()):
+            raise CalibrationError("inputs of a layer are infinite or NaN on the calibration text: is the model sound?")
+        for i in range(PANEL, len(self.gram), PANEL):
+            self.gram[i:, i - PANEL : i] = self.gram[i - PANEL : i, i:].t()
+
+    def divide(self, scale: Tensor) -> None:
+        """Become the statistics of x / `scale`, `(K,)`."""
+        self.sum_abs /= scale
+        self.gram /= scale
+        self.gram /= scale.unsqueeze(1)
+
+    @property
+    def mean_abs(self) -> Tensor:
+        return self.sum_abs / max(self.tokens, 1)
+
+
+class Sums:
+    """Statistics by the local name of each linear, summed up over the samples of all ranks, in the samples' order.
+
+    A rank shows the others what its linears see; each then adds up some panels of every Gram matrix, over all samples,
+    as one process alone would: the bits do not depend on how many ranks there are. Linears that read one tensor share
+    an object.
+    """
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+        self.statistics: dict[str, InputStatistics] = {}
+        self._shown: list[tuple[str, str, Tensor | None]] = []  # name, whose input it reads, and that if it is its own
+        self._load = [0] * ranks.size
+        self._panels: dict[int, list[list[int]]] = {}  # of each statistics' identity, by rank
+
+    def see(self, name: str, owner: str, x: Tensor) -> None:
+        """A linear sees `x`, as `owner` did before it, which may be the linear itself."""
+        if self.ranks.size == 1:
+            self._take(name, owner, x)
+        else:
+            self._shown.append((name, owner, x.reshape(-1, x.shape[-1]).float().clone() if owner == name else None))
+
+    def end_turn(self) -> None:
+        """Every rank has run one sample, or has none left."""
+        if self.ranks.size == 1:
+            return
+        for shown in self.ranks.swap(self._shown):
+            for name, owner, x in shown:
+                self._take(name, owner, x)
+        self._shown = []
+
+    def _take(self, name: str, owner: str, x: Tensor | None) -> None:
+        if owner != name:
+            self.statistics[name] = self.statistics[owner]
+            return
+        if name not in self.statistics:
+            self.statistics[name] = InputStatistics.empty(x.shape[-1])
+        known = self.statistics[name]
+        self.statistics[name].add(x, self._mine(known))
+
+    def _mine(self, known: InputStatistics) -> list[int] | None:
+        """The panels that this rank adds to; given out as inputs come up, each to the rank with least to do."""
+        if self.ranks.size == 1:
+            return None
+        if id(known) not in self._panels:
+            given: list[list[int]] = [[] for _ in self._load]
+            for panel in known.panels:  # the longest first
+                rank = min(range(len(given)), key=self._load.__getitem__)
+                given[rank].append(panel)
+                self._load[rank] += len(known.gram) - panel
+            self._panels[id(known)] = given
+        return self._panels[id(known)][self.ranks.rank]
+
+    def complete(self) -> dict[str, InputStatistics]:
+        """The whole of them. Raises `CalibrationError` where what was seen is not finite."""
+        for known in {id(each): each for each in self.statistics.values()}.values():
+            if self.ranks.size > 1:
+                self._gather(known)
+            known.complete()
+        return self.statistics
+
+    def _gather(self, known: InputStatistics) -> None:
+        given = self._panels[id(known)]
+        sums = known.sum_abs if 0 in given[self.ranks.rank] else None
+        mine = [known.gram[i : i + PANEL, i:] for i in given[self.ranks.rank]]
+        for panels, (other_sums, parts) in zip(given, self.ranks.swap((sums, mine)), strict=True):
+            if other_sums is not None:
+                known.sum_abs = other_sums.clone()
+            for i, part in zip(panels, parts, strict=True):
+                known.gram[i : i + PANEL, i:] = part
