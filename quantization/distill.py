@@ -19,7 +19,7 @@ from qlinear.errors import OptionError
 from qlinear.grid import GridWeight
 from qlinear.process import available_bytes
 from qlinear.progress import Watcher, silent, steps
-from quantization.fitted import FittedLinear, FittedScales
+from quantization.fitted import FittedLinear, FittedScales, FixedLinear
 from quantization.learned import BETAS, MOST_HELD, TINY, draw_batches, split_samples
 from quantization.plan import Job
 from quantization.precision import product_dtype
@@ -28,6 +28,7 @@ from quantization.streams import Streams, first_inputs, read_tokens
 from quantization.student import Student
 from quantization.texts.samples import SELF
 from quantization.unit import Distilled, full_name
+from scales.calls import forwards
 from scales.observe import run_block
 from scales.ranks import ALONE
 
@@ -76,9 +77,11 @@ def taught(job: Job, lesson: Lesson) -> Student:
     source = job.source
     first, calls = first_inputs(replace(job, ranks=ALONE), lesson.tokens)
     hidden = first
-    for unit, call in zip(job.plan.units, calls, strict=True):
+    for unit, anatomy, call in zip(job.plan.units, job.plan.anatomies, calls, strict=True):
         source.materialize(unit, torch.float32)
-        hidden = run_block(source.model.get_submodule(unit), hidden, call)
+        linears = [source.model.get_submodule(full_name(unit, local)) for local in anatomy.linears]
+        with forwards(linears, [FixedLinear(linear, product_dtype()) for linear in linears]):
+            hidden = run_block(source.model.get_submodule(unit), hidden, call)
         source.release(unit)
     return Student(job, first, calls, hidden)
 

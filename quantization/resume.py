@@ -117,6 +117,9 @@ def _check_figures(tally: Tally, quantized: set[str], done: tuple[str, ...]) -> 
     for name, errors in tally.blocks.items():
         if name not in done or not all(type(error) is float for error in (errors.before, errors.after)):
             raise ValueError(f"a block {name}")
+    fit = tally.distilled
+    if fit is not None and not all(map(_is_figure, (fit.steps, fit.kept, fit.before, fit.after))):
+        raise ValueError(f"distilled {fit}")
 
 
 def _is_in(modules: Collection[str], name: str) -> bool:
