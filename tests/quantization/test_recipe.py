@@ -18,8 +18,8 @@ SIZES = "32, 64, 128, 256"
 def test_the_defaults_are_those_of_the_command():
     assert Recipe().to_json() == {
         "w_bit": 4, "group_size": None, "symmetric": False, "awq": "auto", "scales": None, "solver": None,
-        "lm_head": False, "lm_head_group_size": None, "calib_data": "builtin", "n_samples": 64, "seqlen": 512,
-        "seed": 42, "bos": None, "flash_attention": None,
+        "distill": 0, "lm_head": False, "lm_head_group_size": None, "calib_data": "builtin", "n_samples": 64,
+        "seqlen": 512, "seed": 42, "bos": None, "flash_attention": None,
     }  # fmt: skip
     assert Recipe().awq is Awq.AUTO
 
