@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernel
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
-    return quantized(save_float(folder / "tiny", max_position_embeddings=1024), folder / "w4")
+    made = quantized(save_float(folder / "tiny", max_position_embeddings=1024), folder / "w4")
+    (made / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}")
+    return made
 
 
 def test_a_rate_is_of_the_time_in_which_all_are_written():
