@@ -6,7 +6,13 @@ from benchmarks.serving.server import serving
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
 from benchmarks.serving.throughput import (
-    Row, batch_times, llama_cpp_step_rates, measure, rate, step_rates, table,
+    Row,
+    batch_times,
+    llama_cpp_step_rates,
+    measure,
+    rate,
+    step_rates,
+    table,
 )  # fmt: skip
 from engine.batching import Batch
 from qlinear.backends.cpu import native
