@@ -14,6 +14,7 @@ from qlinear.errors import OptionError
 SECONDS = 10
 MOST_CHARACTERS = 10**7
 MOST_MEMORY = 2**30  # beyond what this process has
+ALONE = 5  # seconds more, after which the system ends what nobody has
 
 # Messages in, the prompt that the model's chat template makes of them out.
 Render = Callable[[list[dict[str, str]]], str]
@@ -134,7 +135,7 @@ def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) 
     """In the other process: what is made, or in words what went wrong."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is to be said is sent
     try:
-        _bound_memory()
+        _bound()
         made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         if len(made) > MOST_CHARACTERS:
             sender.send((None, f"makes {len(made)} characters of a prompt, more than {MOST_CHARACTERS}"))
@@ -147,8 +148,8 @@ def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) 
         sender.send((None, f"cannot be used: {type(error).__name__}{said and f': {said}'}"))
 
 
-def _bound_memory() -> None:
-    """Where the system has such a bound, and says how much is in use."""
+def _bound() -> None:
+    """Of memory, where the system says how much is in use; of time too, should nobody be left to end it."""
     try:
         import resource
 
@@ -156,5 +157,9 @@ def _bound_memory() -> None:
             pages = int(file.read().split()[0])
     except (ImportError, OSError):
         return
-    bound, hard = pages * resource.getpagesize() + MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    for what, bound in (
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + MOST_MEMORY),
+        (resource.RLIMIT_CPU, int(SECONDS) + ALONE),
+    ):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))

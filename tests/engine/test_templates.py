@@ -1,6 +1,7 @@
 """Chat templates: what a good one makes, and one line for whatever a bad one does."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -113,6 +114,14 @@ def test_a_tokenizer_that_ends_its_process(capfd):
     with pytest.raises(OptionError, match=f"^{BEGIN} ended the process that it ran in{END}$"):
         render(SimpleNamespace(chat_template="a", apply_chat_template=abort), HELLO)
     assert capfd.readouterr().err == ""
+
+
+def test_one_that_nobody_is_left_to_end_has_an_end():
+    """Its process has so many seconds of a processor, whoever was to end it having been killed before."""
+    asked = SimpleNamespace(
+        chat_template="a", apply_chat_template=lambda *_, **__: str(resource.getrlimit(resource.RLIMIT_CPU)[0])
+    )
+    assert render(asked, HELLO) == str(templates.SECONDS + 5)
 
 
 def _endless():
