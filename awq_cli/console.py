@@ -9,9 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from awq_cli import tables
+from awq_cli.answering import Answering, Piece, Response
 from awq_cli.spelling import as_options, printable
 from awq_cli.tasks.chat import Opened, Told, Words
-from awq_cli.tasks.decode import Answering, Piece, Response
 from awq_cli.tasks.serve import Serving
 from engine.conversation import Turn
 from engine.stopping import Ended

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import run_awq
-from awq_cli.tasks.decode import Answer, Answering, continuing
+from awq_cli.answering import Answer, Answering, continuing
 from engine.generate import Token, generate
 from engine.model import Model
 from engine.stopping import StopTexts

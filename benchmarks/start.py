@@ -4,7 +4,7 @@
     python -m benchmarks.start --checkpoint DIRECTORY --checkpoint ANOTHER
     python -m benchmarks.start --checkpoint DIRECTORY --gguf FILE     llama.cpp beside it, where its binding is there
 
-Each is started in turn, `--repeats` times after one that is not counted, so that all files lie in the system's cache.
+They take turns, `--repeats` times after one that is not counted, so that all files lie in the system's cache.
 The processor's time is that of all threads; on a machine with other work to do it says more than the clock's.
 """
 
@@ -26,7 +26,7 @@ PROMPT = "The sixteen words of this prompt are here so that there is something t
 LLAMA_CPP = (
     "import sys; from llama_cpp import Llama; "
     "model = Llama(sys.argv[1], n_ctx=256, n_threads=int(sys.argv[2]), verbose=False); "
-    "model(sys.argv[3], max_tokens=1, temperature=0)"
+    "model.eval(list(range(100, 116))); print(model.sample(temp=0))"  # of random weights there may be no words
 )
 
 
@@ -45,9 +45,10 @@ def ours(checkpoint: str, *more: str) -> list[str]:
     return [*run, "--prompt", PROMPT, "--max_new_tokens", "1", *more]
 
 
-def measure(name: str, command: list[str], repeats: int) -> Start:
-    runs = [_once(command) for _ in range(1 + repeats)][1:]
-    return Start(name, *(median(figures) for figures in zip(*runs, strict=True)))
+def measure(commands: dict[str, list[str]], repeats: int) -> list[Start]:
+    turns = [[_once(command) for command in commands.values()] for _ in range(1 + repeats)][1:]
+    runs = dict(zip(commands, zip(*turns, strict=True), strict=True))
+    return [Start(name, *map(median, zip(*figures, strict=True))) for name, figures in runs.items()]
 
 
 def _once(command: list[str]) -> tuple[float, float, float]:
@@ -77,9 +78,8 @@ def main(checkpoints: tuple[str, ...], ggufs: tuple[str, ...], llama_python: str
     if modules:
         commands |= {f"{Path(one).name}, modules": ours(one, "--no_flash_attention") for one in checkpoints}
     threads = str(len(os.sched_getaffinity(0)))
-    commands |= {f"llama.cpp, {Path(one).name}": [llama_python, "-c", LLAMA_CPP, one, threads, PROMPT] for one in ggufs}
-    rows = [measure(name, command, repeats) for name, command in commands.items()]
-    click.echo(table(rows).markdown())
+    commands |= {f"llama.cpp, {Path(one).name}": [llama_python, "-c", LLAMA_CPP, one, threads] for one in ggufs}
+    click.echo(table(measure(commands, repeats)).markdown())
     click.echo(f"\n{processor()}, {threads} threads, load average {os.getloadavg()[0]:.0f}; medians of {repeats}.")
 
 

@@ -13,6 +13,7 @@ from engine.generate import generate, greedy
 from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
+from engine.templates import Render, Renderer
 from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
 from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
@@ -54,6 +55,7 @@ class Model:
         self.about, self.runner, self.tokenizer = about, runner, tokenizer
         self._watch = watch
         self._kept: tuple[Decoder, int] | None = None  # a decoder that nobody uses, and its positions
+        self._rendered: Render | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.about.name!r} on {self.about.code})"
@@ -125,9 +127,19 @@ class Model:
 
     def encode_chat(self, messages: list[dict[str, str]]) -> np.ndarray:
         """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
-        tokens = encode_chat(self.tokenizer, messages)
+        tokens = encode_chat(self.tokenizer, messages, self._rendered)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
+
+    @contextmanager
+    def rendering_apart(self) -> Iterator[None]:
+        """Inside the `with`, threads may be started: chat templates are rendered by a helper from before them."""
+        self._rendered = renderer = Renderer(self.tokenizer)
+        try:
+            yield
+        finally:
+            self._rendered = None
+            renderer.close()
 
     def check_fits(self, tokens: int, what: str) -> None:
         """Raise `OptionError` if what is asked for is longer than the model's context."""

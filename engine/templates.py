@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -11,6 +14,10 @@ from qlinear.errors import OptionError
 SECONDS = 10
 MOST_CHARACTERS = 10**7
 MOST_MEMORY = 2**30  # beyond what this process has
+ALONE = 5  # seconds more, after which the system ends what nobody has
+
+# Messages in, the prompt that the model's chat template makes of them out.
+Render = Callable[[list[dict[str, str]]], str]
 
 OUT_OF_MEMORY = 9  # how the other process ends then: there may be no room to send anything
 
@@ -35,9 +42,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(map(str, template)))
         raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; use `chat=False`")
-    # A copy of this process, where there is such a thing: it has the tokenizer, and need not load anything.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    context = _processes()
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(sender, tokenizer, messages), daemon=True)
     child.start()
@@ -60,11 +65,77 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     return made
 
 
+def _processes() -> Any:
+    """Copies of this process, where there is such a thing: they have the tokenizer, and need not load anything."""
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+
+
+class Renderer:
+    """`render` for a process of many threads: a copy of one that may hold a lock then could wait for it for ever.
+
+    So there is a helper, made while this process has no threads that matter; it has a thread alone, and makes the
+    processes that templates are rendered in. It ends with `close`, or with this process, however that ends.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer, self._lock = tokenizer, threading.Lock()
+        self._start()
+
+    def __call__(self, messages: list[dict[str, str]]) -> str:
+        """Raises `OptionError` as `render` does; from any thread, one text at a time."""
+        with self._lock:
+            try:
+                made, failed = self._ask(messages)
+            except (EOFError, OSError):  # somebody ended it
+                self.close()
+                self._start()
+                made, failed = self._ask(messages)
+        if failed is not None:
+            raise OptionError(failed)
+        return made
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._helper.kill()
+        self._helper.join()
+        self._helper.close()
+
+    def _start(self) -> None:
+        context = _processes()
+        self._pipe, theirs = context.Pipe()
+        self._helper = context.Process(target=_help, args=(theirs, self._pipe, self._tokenizer))
+        self._helper.start()
+        theirs.close()
+
+    def _ask(self, messages: list[dict[str, str]]) -> tuple[str | None, str | None]:
+        self._pipe.send(messages)
+        return self._pipe.recv()
+
+
+def _help(pipe: Connection, others: Connection, tokenizer: Any) -> None:
+    """In the helper: answer until there is nobody to answer."""
+    others.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for whoever asks; that one tells by closing the pipe
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import jinja2.sandbox  # noqa: F401  once, and not in each process that renders
+
+    try:
+        while True:
+            messages = pipe.recv()
+            try:
+                pipe.send((render(tokenizer, messages), None))
+            except OptionError as error:
+                pipe.send((None, str(error)))
+    except (EOFError, OSError):
+        os._exit(0)  # what the process that this is a copy of does when it ends is not this one's to do
+
+
 def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) -> None:
     """In the other process: what is made, or in words what went wrong."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is to be said is sent
     try:
-        _bound_memory()
+        _bound()
         made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         if len(made) > MOST_CHARACTERS:
             sender.send((None, f"makes {len(made)} characters of a prompt, more than {MOST_CHARACTERS}"))
@@ -77,8 +148,8 @@ def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) 
         sender.send((None, f"cannot be used: {type(error).__name__}{said and f': {said}'}"))
 
 
-def _bound_memory() -> None:
-    """Where the system has such a bound, and says how much is in use."""
+def _bound() -> None:
+    """Of memory, where the system says how much is in use; of time too, should nobody be left to end it."""
     try:
         import resource
 
@@ -86,5 +157,9 @@ def _bound_memory() -> None:
             pages = int(file.read().split()[0])
     except (ImportError, OSError):
         return
-    bound, hard = pages * resource.getpagesize() + MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    for what, bound in (
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + MOST_MEMORY),
+        (resource.RLIMIT_CPU, int(SECONDS) + ALONE),
+    ):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))

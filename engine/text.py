@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.templates import render
+from engine.templates import Render, render
 from qlinear.errors import ModelError, OptionError
 
 
@@ -73,16 +73,16 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
     return _some(encode(tokenizer, prompt, special=True), prompt)
 
 
-def encode_chat(tokenizer: Any, messages: list[dict[str, str]]) -> np.ndarray:
+def encode_chat(tokenizer: Any, messages: list[dict[str, str]], rendered: Render | None = None) -> np.ndarray:
     """Token ids `(length,)` that the model's chat template makes of messages, up to where the answer is to begin.
 
-    The last message is the user's. Raises `OptionError`.
+    The last message is the user's. rendered: by what; None: by `engine.templates.render`. Raises `OptionError`.
     """
     for message in messages:
         check_unicode(message["content"], f"`{'system' if message['role'] == 'system' else 'prompt'}`")
     prompt = messages[-1]["content"]
     check_prompt(prompt)
-    made = render(tokenizer, messages)
+    made = render(tokenizer, messages) if rendered is None else rendered(messages)
     return _some(encode(tokenizer, made, special=False), made)
 
 

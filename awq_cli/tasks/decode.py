@@ -1,19 +1,22 @@
-"""Answer prompts, one after the other, and time each."""
+"""Answer prompts, one after the other or at once, and time each."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
+from awq_cli.answering import Answer, Answering, Piece, Response, continuing, write_at_once
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
-from engine.generate import Token, generate, greedy
+from engine.batching import Asked
+from engine.decoder import Decoder
+from engine.fused import FusedDecoder
+from engine.generate import generate, greedy
 from engine.model import Model
 from engine.sampling import sampler
-from engine.stopping import Ended, StopTexts
+from engine.stopping import StopTexts
 from engine.templates import has_template
 from engine.text import TextStream
 from qlinear.errors import OptionError
@@ -36,8 +39,8 @@ PROMPTS = (
 NEW_TOKENS = 11
 # After a prompt of the user's own, where the model does not end its answer before.
 MOST_NEW_TOKENS = 256
-# Of a prompt that is continued: what a token reads like may depend on those before it.
-TAIL = 16
+# Prompts that are answered together where nobody reads along.
+AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -70,37 +73,6 @@ class Request(ModelRequest):
 
 
 @dataclass(frozen=True)
-class Answering:
-    """Told of when a prompt goes in. continued: what comes out follows it, as one text."""
-
-    prompt: str
-    continued: bool
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some more of the answer, whole characters."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Response:
-    """ttft_ms: prompt in to first token out; ms_per_token: median of the tokens after it, None if there is none.
-
-    response: the answer, or what follows the prompt where it is continued.
-    """
-
-    prompt: str
-    response: str
-    prompt_tokens: int
-    new_tokens: int
-    ttft_ms: float
-    ms_per_token: float | None
-    ended: Ended
-
-
-@dataclass(frozen=True)
 class Result(ModelResult):
     """chat: whether prompts went through the model's chat template, with `system` before them if any."""
 
@@ -119,19 +91,44 @@ def run(request: Request, watch: Watcher) -> Result:
     longest = max(len(tokens) for tokens in encoded)
     new = _new_tokens(request, model, longest)
     model.check_fits(longest + new, f"a `prompt` of {longest} and `max_new_tokens={new}`")
-    decoder, choose = model.decoder(longest + new), writing.chooser()
+    asked = [
+        Asked(tokens, new, model.end_tokens, writing.chooser(), model.rules.for_text(len(tokens), new))
+        for tokens in encoded
+    ]
+    answers = [_answer(model, writing, tokens, chat) for tokens in encoded]
+    decoder = model.decoder(longest + new)
+    together = _write_at_once(model, decoder, asked, answers)
     responses = []
-    for prompt, tokens in zip(prompts, encoded, strict=True):
+    for prompt, one, answer in zip(prompts, asked, answers, strict=True):
         watch(Answering(prompt, continued=not chat))
-        adjust = model.rules.for_text(len(tokens), new)
-        written = generate(decoder, tokens, new, model.end_tokens, choose, adjust)
-        pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, tokens)
-        answer = Answer(pieces, StopTexts(writing.stop), model.end_tokens)
-        responses.append(answer.told(prompt, len(tokens), written, watch))
+        if together:
+            responses.append(answer.response(prompt, len(one.prompt)))
+            watch(Piece(responses[-1].response))
+        else:
+            written = generate(decoder, one.prompt, new, one.end_tokens, one.choose, one.adjust)
+            responses.append(answer.told(prompt, len(one.prompt), written, watch))
         watch(responses[-1])
     return Result(
         **described("decode", request, model, model.rules.notes), chat=chat, system=system, responses=responses
     )
+
+
+def _answer(model: Model, writing: Writing, prompt: np.ndarray, chat: bool) -> Answer:
+    pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, prompt)
+    return Answer(pieces, StopTexts(writing.stop), model.end_tokens)
+
+
+def _write_at_once(model: Model, decoder: Decoder, asked: list[Asked], answers: list[Answer]) -> bool:
+    """Whether they were: where nobody reads along, and a step of several tokens costs little more than one of one.
+
+    The tokens are those that each prompt has alone.
+    """
+    if len(asked) < 2 or not isinstance(decoder, FusedDecoder) or sys.stdout.isatty():
+        return False
+    slots = model.slots(decoder.max_tokens, min(len(asked), AT_ONCE))
+    if slots.slots > 1:
+        write_at_once(slots, asked, answers)
+    return slots.slots > 1
 
 
 def read_prompt(prompt: str, option: str = "prompt") -> str:
@@ -170,45 +167,3 @@ def _new_tokens(request: Request, model: Model, longest: int) -> int:
         return NEW_TOKENS
     room = MOST_NEW_TOKENS if model.max_positions is None else model.max_positions - longest
     return max(1, min(MOST_NEW_TOKENS, room))
-
-
-def continuing(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
-    """A stream of what follows a prompt, in the words that it has behind it."""
-    stream = TextStream(tokenizer)
-    for token in prompt[-TAIL:]:
-        stream.add(int(token))
-    return stream
-
-
-@dataclass(frozen=True)
-class Answer:
-    pieces: TextStream
-    stop: StopTexts
-    end_tokens: frozenset[int]
-
-    def told(self, prompt: str, prompt_tokens: int, written: Iterator[Token], watch: Watcher) -> Response:
-        """The answer as it is written, told piece by piece."""
-        tokens, parts = [], []
-
-        def tell(piece: str) -> None:
-            parts.append(piece)
-            watch(Piece(piece))
-
-        for token in written:
-            tokens.append(token)
-            tell(self.stop.add(self.pieces.add(token.id)))
-            if self.stop.found:
-                break
-        if not self.stop.found:
-            tell(self.stop.add(self.pieces.end()) + self.stop.end())
-        later = [token.seconds for token in tokens[1:]]
-        ended = Ended.END if tokens[-1].id in self.end_tokens else Ended.LENGTH
-        return Response(
-            prompt,
-            "".join(parts),
-            prompt_tokens,
-            len(tokens),
-            tokens[0].seconds * 1e3,
-            median(later) * 1e3 if later else None,
-            Ended.STOP if self.stop.found else ended,
-        )

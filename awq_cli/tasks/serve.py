@@ -63,11 +63,12 @@ def run(request: Request, watch: Watcher) -> Result:
     with listening:
         model = open_model(request, watch)
         context = _context(request, model)
-        batch = Batch(model.slots(context, request.slots), most_waiting=WAITING * request.slots)
-        try:
-            return _serve(request, watch, _Opened(model, batch, listening, key))
-        finally:
-            batch.close()
+        with model.rendering_apart():
+            batch = Batch(model.slots(context, request.slots), most_waiting=WAITING * request.slots)
+            try:
+                return _serve(request, watch, _Opened(model, batch, listening, key))
+            finally:
+                batch.close()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from benchmarks.machine import processor
 from benchmarks.serving.server import serving
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
-from benchmarks.serving.throughput import batch_times, measure, served_times, step_rates, table
+from benchmarks.serving.throughput import batch_times, llama_cpp_step_rates, measure, served_times, step_rates, table
 from engine.batching import Batch
 from qlinear.backends.cpu import native
 from run_awq import load
@@ -40,14 +40,19 @@ def command() -> None: ...
 @click.option("--streams", default="1,4,8", show_default=True, help="Texts at once; multiples are of the first.")
 @click.option("--tokens", default=128, show_default=True, help="To write in each.")
 @click.option("--rounds", default=7, show_default=True)
+@click.option("--llama_cpp", nargs=2, metavar="PYTHON GGUF", help="Its steps too: a Python that has it, and a file.")
 @json_option
-def throughput(checkpoint: Path, streams: str, tokens: int, rounds: int, json_file: Path | None) -> None:
+def throughput(
+    checkpoint: Path, streams: str, tokens: int, rounds: int, llama_cpp: tuple[str, str] | None, json_file: Path | None
+) -> None:
     """Tokens a second of several texts at once, as a multiple of what one alone has."""
     counts = tuple(int(count) for count in streams.split(","))
     model = load(checkpoint)
     threads = native.threads()
     native.set_threads(1)
     rows = step_rates(model.slots(128, max(counts)), counts, rounds)
+    if llama_cpp is not None:
+        rows += llama_cpp_step_rates(*llama_cpp, counts, rounds)
     native.set_threads(threads)
     batch = Batch(model.slots(2 * tokens + 64, max(counts)), most_waiting=max(counts))
     rows += measure("batch", counts, rounds, lambda count, seed: batch_times(batch, count, tokens, seed))

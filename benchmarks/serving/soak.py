@@ -18,6 +18,9 @@ PROMPTS = tuple(f"{begin} {end}" for begin in ("Once upon a time", "The sum of",
 MALFORMED = (b"{", b"[]", b"\xff\x00", b"[" * 50_000, b'{"model": 1}', b"null", b'{"prompt": {}}')
 EVERY = 10.0  # seconds between two looks at memory
 
+# Of each prompt, what follows it, and what answers it.
+Expected = dict[str, tuple[str, str]]
+
 
 @dataclass
 class Tally:
@@ -30,7 +33,7 @@ class Tally:
 
 def soak(server: Server, minutes: float, seed: int) -> Tally:
     tally, end = Tally(), time.monotonic() + 60 * minutes
-    expected = {prompt: _answer(server, prompt, 24) for prompt in PROMPTS}
+    expected = {prompt: (_answer(server, prompt, 24), _chat_answer(server, prompt)) for prompt in PROMPTS}
     threads = [
         threading.Thread(target=_client, args=(server, tally, expected, random.Random(1000 * seed + number), end))
         for number in range(CLIENTS)
@@ -47,7 +50,7 @@ def soak(server: Server, minutes: float, seed: int) -> Tally:
     else:
         tally.wrong.append("texts are still written that nobody waits for")
     for prompt in PROMPTS:
-        if _answer(server, prompt, 24) != expected[prompt]:
+        if (_answer(server, prompt, 24), _chat_answer(server, prompt)) != expected[prompt]:
             tally.wrong.append(f"{prompt!r} has another answer in the end")
     if failed := server.metric("awq_failed_total"):
         tally.wrong.append(f"{failed:.0f} texts ended with an error")
@@ -60,8 +63,28 @@ def _answer(server: Server, prompt: str, tokens: int) -> str:
     return answer.json()["choices"][0]["text"]
 
 
-def _client(server: Server, tally: Tally, expected: dict[str, str], chance: random.Random, end: float) -> None:
-    deeds = (_whole, _whole, _streamed, _streamed, _goes_away, _goes_away, _hangs_up, _malformed, _too_long, _large)
+def _chat_answer(server: Server, prompt: str) -> str:
+    """Through the model's chat template."""
+    body = {**server.body(prompt, 24, False), "messages": [{"role": "user", "content": prompt}]}
+    del body["prompt"]
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=600)
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+def _client(server: Server, tally: Tally, expected: Expected, chance: random.Random, end: float) -> None:
+    deeds = (
+        _whole,
+        _streamed,
+        _streamed,
+        _chat,
+        _chat,
+        _goes_away,
+        _goes_away,
+        _hangs_up,
+        _malformed,
+        _too_long,
+        _large,
+    )
     while time.monotonic() < end:
         deed = chance.choice(deeds)
         try:
@@ -73,21 +96,29 @@ def _client(server: Server, tally: Tally, expected: dict[str, str], chance: rand
             tally.wrong.append(f"{deed.__name__}: {wrong}")
 
 
-def _whole(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _whole(server: Server, expected: Expected, chance: random.Random) -> str | None:
     prompt = chance.choice(PROMPTS)
-    found = _answer(server, prompt, 24)
-    return None if found == expected[prompt] else f"{found!r} instead of {expected[prompt]!r}"
+    return _compared(_answer(server, prompt, 24), expected[prompt][0])
 
 
-def _streamed(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _chat(server: Server, expected: Expected, chance: random.Random) -> str | None:
+    prompt = chance.choice(PROMPTS)
+    return _compared(_chat_answer(server, prompt), expected[prompt][1])
+
+
+def _compared(found: str, wanted: str) -> str | None:
+    return None if found == wanted else f"{found!r} instead of {wanted!r}"
+
+
+def _streamed(server: Server, expected: Expected, chance: random.Random) -> str | None:
     prompt, text = chance.choice(PROMPTS), ""
     with httpx.stream("POST", f"{server.url}/v1/completions", json=server.body(prompt, 24, True), timeout=600) as got:
         lines = [line for line in got.iter_lines() if line.startswith("data: {")]
     text = "".join(httpx.Response(200, content=line[6:]).json()["choices"][0]["text"] for line in lines)
-    return None if text == expected[prompt] else f"{text!r} instead of {expected[prompt]!r}"
+    return _compared(text, expected[prompt][0])
 
 
-def _goes_away(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _goes_away(server: Server, expected: Expected, chance: random.Random) -> str | None:
     body, left = server.body(chance.choice(PROMPTS), 400, True), chance.randrange(1, 12)
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=600) as answer:
         for number, _ in enumerate(answer.iter_lines()):
@@ -96,7 +127,7 @@ def _goes_away(server: Server, expected: dict[str, str], chance: random.Random) 
     return "it came to its end"
 
 
-def _hangs_up(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _hangs_up(server: Server, expected: Expected, chance: random.Random) -> str | None:
     """In the middle of the request, or before the answer."""
     host, port = server.url.removeprefix("http://").rsplit(":", 1)
     content = httpx.Request("POST", server.url, json=server.body(chance.choice(PROMPTS), 300, False)).content
@@ -107,16 +138,16 @@ def _hangs_up(server: Server, expected: dict[str, str], chance: random.Random) -
     return None
 
 
-def _malformed(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _malformed(server: Server, expected: Expected, chance: random.Random) -> str | None:
     return _refused(server, (400, 404), chance.choice(MALFORMED))
 
 
-def _too_long(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _too_long(server: Server, expected: Expected, chance: random.Random) -> str | None:
     body = server.body("word " * chance.randrange(9000, 60000), 5, False)
     return _refused(server, (400, 413), httpx.Request("POST", server.url, json=body).content)
 
 
-def _large(server: Server, expected: dict[str, str], chance: random.Random) -> str | None:
+def _large(server: Server, expected: Expected, chance: random.Random) -> str | None:
     return _refused(server, (413,), b" " * (5 << 20))
 
 

@@ -1,10 +1,13 @@
 """Tokens a second of one text alone and of several at once, in the batch itself and over HTTP."""
 
+import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import httpx
@@ -69,6 +72,14 @@ def step_rates(stack: StackDecoder, counts: tuple[int, ...], rounds: int) -> lis
         for count, seconds in zip(counts, map(min, zip(*turns, strict=True)), strict=True):
             rates[count].append(count / seconds)
     return _compared("CPU time", rates)
+
+
+def llama_cpp_step_rates(python: str, path: str, counts: tuple[int, ...], rounds: int) -> list[Row]:
+    """The same of llama.cpp, with as many slots."""
+    texts = ",".join(map(str, counts))
+    command = [python, str(Path(__file__).with_name("llama_cpp_steps.py")), path, texts, rounds, PAST, STEPS]
+    found = json.loads(subprocess.check_output(list(map(str, command))))
+    return _compared("llama.cpp, CPU time", {count: found[str(count)] for count in counts})
 
 
 def batch_times(batch: Batch, streams: int, tokens: int, seed: int) -> list[list[float]]:

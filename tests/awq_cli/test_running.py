@@ -3,12 +3,15 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from awq_cli.tasks.decode import PROMPTS
+from qlinear.backends.cpu import native
+from qlinear.backends.cpu.decoder import CpuDecoder
 
 PROMPT = "the value of this"  # four words, so five tokens
 
@@ -235,3 +238,47 @@ def test_drawing_tokens_is_repeatable_and_differs_from_the_likeliest(run, rounde
     assert drawn(*hot[:3], 2) != drawn(*hot)
     assert drawn(*hot, "--top_k", 1) == greedy
     assert drawn(*hot, "--top_p", 1e-6) == greedy
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """How many texts each call of a decoder reads."""
+    found, read = [], CpuDecoder.read
+
+    def counted(self, readings, out):
+        found.append(len(readings))
+        read(self, readings, out)
+
+    monkeypatch.setattr(CpuDecoder, "read", counted)
+    return found
+
+
+FIGURES_OF_TIME = ("ttft_ms", "ms_per_token")
+
+
+@pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
+def test_prompts_are_answered_at_once_with_the_tokens_that_each_has_alone(run, rounded, steps):
+    """Drawn ones too, and those that a stop text ends; more of them than there are slots."""
+    prompts = [f"{PROMPT} {'a class of objects ' * number}" for number in range(10)]
+    how = ("--task", "decode", "--checkpoint", rounded, "--temperature", 2, "--seed", 3, "--max_new_tokens", 24)
+    alone = [run.result(*how, "--prompt", prompt)["responses"][0] for prompt in prompts]
+    given = [part for prompt in prompts for part in ("--prompt", prompt)]
+    steps.clear()
+    together = run.result(*how, *given)["responses"]
+    assert max(steps) == 8 and len(steps) < 24 * len(prompts) / 2
+    for one, other in zip(alone, together, strict=True):
+        assert list(one) == list(other) and all(other[name] > 0 for name in FIGURES_OF_TIME)
+        assert {**one, **{name: other[name] for name in FIGURES_OF_TIME}} == other
+    stop = alone[4]["response"].split()[5]
+    stopped = run.result(*how, *given, "--stop", stop)["responses"]
+    assert stopped[4]["ended"] == "stop" and stopped[4]["new_tokens"] < 24
+    for one, other in zip(alone, stopped, strict=True):
+        assert one["response"].startswith(other["response"]) and stop not in other["response"]
+
+
+@pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
+def test_whoever_reads_along_has_one_answer_after_the_other(run, rounded, steps, monkeypatch):
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("awq_cli.tasks.decode.sys", terminal)
+    given = ("--task", "decode", "--checkpoint", rounded, "--prompt", "a", "--prompt", "b", "--max_new_tokens", 5)
+    assert len(run.result(*given)["responses"]) == 2 and set(steps) == {1}

@@ -5,7 +5,15 @@ import pytest
 from benchmarks.serving.server import serving
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
-from benchmarks.serving.throughput import Row, batch_times, measure, rate, step_rates, table
+from benchmarks.serving.throughput import (
+    Row,
+    batch_times,
+    llama_cpp_step_rates,
+    measure,
+    rate,
+    step_rates,
+    table,
+)  # fmt: skip
 from engine.batching import Batch
 from qlinear.backends.cpu import native
 from run_awq import load
@@ -17,7 +25,9 @@ pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernel
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
-    return quantized(save_float(folder / "tiny", max_position_embeddings=1024), folder / "w4")
+    made = quantized(save_float(folder / "tiny", max_position_embeddings=1024), folder / "w4")
+    (made / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}")
+    return made
 
 
 def test_a_rate_is_of_the_time_in_which_all_are_written():
@@ -54,6 +64,14 @@ def test_steps_are_timed(checkpoint):
     one, three = step_rates(load(checkpoint).slots(128, 3), (1, 3), 2)
     assert (one.streams, three.streams, one.ratios) == (1, 3, [1, 1]) and len(three.rates) == 2
     assert three.ratios == [a / b for a, b in zip(three.rates, one.rates, strict=True)] and min(three.rates) > 0
+
+
+def test_llama_cpps_steps_come_from_a_python_of_its_own(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$2 $3 $4" = "a.gguf 1,4 2" ] && echo \'{"1": [2.0, 3.0], "4": [6.0, 6.0]}\'\n')
+    python.chmod(0o700)
+    one, four = llama_cpp_step_rates(str(python), "a.gguf", (1, 4), 2)
+    assert (one.rates, four.rates, four.ratios) == ([2, 3], [6, 6], [3, 2]) and one.how == "llama.cpp, CPU time"
 
 
 def test_some_seconds_of_clients_that_mean_no_good(checkpoint):

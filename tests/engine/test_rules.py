@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from engine.model import About, Model
 from engine.modules import ModuleDecoder
-from engine.rules import ModuleRules
+from engine.rules import ModuleRules, both
 from engine.sampling import sampler
 from engine.whole import ModuleRunner
 from qlinear.backends.reference import ReferenceBackend
@@ -132,3 +132,18 @@ def test_a_model_follows_them_and_notes_the_rest_once():
     assert model.generate([prompt, prompt], max_new_tokens=NEW) == [expected] * 2
     asks = "the model's generation_config.json asks for"
     assert seen == [Note(f"{asks} num_beams 2, which is not followed")]
+
+
+def test_two_adjustments_come_one_after_the_other():
+    def doubled(text, logits):
+        return logits * len(text)
+
+    def above(text, logits):
+        return logits + 1
+
+    text, logits = PROMPT.numpy()[:2], torch.ones(3).numpy()
+    assert (
+        both(doubled, above)(text, logits).tolist() == [3] * 3
+        and both(above, doubled)(text, logits).tolist() == [4] * 3
+    )
+    assert both(None, above) is above and both(doubled, None) is doubled and both(None, None) is None

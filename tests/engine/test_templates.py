@@ -1,15 +1,20 @@
 """Chat templates: what a good one makes, and one line for whatever a bad one does."""
 
 import os
+import resource
 import signal
+import subprocess
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from engine import templates
-from engine.templates import render
+from engine.templates import Renderer, render
 from engine.text import encode_prompt
 from qlinear.errors import OptionError
 from tests.quantized import word_tokenizer
@@ -92,7 +97,11 @@ def test_nothing_is_left_of_the_other_process(monkeypatch):
 
 def _children() -> set[str]:
     """Of this thread, those that nobody has waited for too."""
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    return _children_of(os.getpid())
+
+
+def _children_of(process: int | str) -> set[str]:
+    return set(Path(f"/proc/{process}/task/{process}/children").read_text().split())
 
 
 def test_a_tokenizer_that_ends_its_process(capfd):
@@ -105,6 +114,84 @@ def test_a_tokenizer_that_ends_its_process(capfd):
     with pytest.raises(OptionError, match=f"^{BEGIN} ended the process that it ran in{END}$"):
         render(SimpleNamespace(chat_template="a", apply_chat_template=abort), HELLO)
     assert capfd.readouterr().err == ""
+
+
+def test_one_that_nobody_is_left_to_end_has_an_end():
+    """Its process has so many seconds of a processor, whoever was to end it having been killed before."""
+    asked = SimpleNamespace(
+        chat_template="a", apply_chat_template=lambda *_, **__: str(resource.getrlimit(resource.RLIMIT_CPU)[0])
+    )
+    assert render(asked, HELLO) == str(templates.SECONDS + 5)
+
+
+def _endless():
+    """One that is rendered for ever where the message says so."""
+    return with_template("{% if messages[0].content == 'on' %}{% for i in range(99999) %}{% for j in range(99999) %}"
+                         "{% endfor %}{% endfor %}{% endif %}{{ messages[0].content }}")  # fmt: skip
+
+
+def test_a_helper_renders_what_its_tokenizer_does_and_goes_on_after_failures(monkeypatch):
+    monkeypatch.setattr(templates, "SECONDS", 3)
+    before, processes = os.listdir("/proc/self/fd"), _children()
+    renderer = Renderer(_endless())
+    try:
+        assert renderer([{"role": "user", "content": "w7"}]) == "w7"
+        with pytest.raises(OptionError, match="takes more than 3 seconds; mend it"):
+            renderer([{"role": "user", "content": "on"}])
+        assert renderer([{"role": "user", "content": "w8"}]) == "w8"
+        (helper,) = _children() - processes
+        assert not _children_of(helper)
+    finally:
+        renderer.close()
+    assert _children() == processes and len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_threads_render_by_a_helper_that_never_had_them():
+    """Each with its own messages, while another thread holds a lock that a copy of this process would wait for."""
+    held = threading.Lock()
+    tokenizer = SimpleNamespace(
+        chat_template="a", apply_chat_template=lambda messages, **_: held.acquire(timeout=20) and messages[0]["content"]
+    )
+    renderer = Renderer(tokenizer)
+    try:
+        with held, ThreadPoolExecutor(4) as pool:
+            texts = [f"text {number}" for number in range(12)]
+            made = list(pool.map(lambda text: renderer([{"role": "user", "content": text}]), texts))
+        assert made == texts
+    finally:
+        renderer.close()
+
+
+def test_a_helper_that_somebody_ended_is_made_again():
+    processes = _children()
+    renderer = Renderer(with_template("{{ messages[0].content }}"))
+    try:
+        (helper,) = _children() - processes
+        os.kill(int(helper), signal.SIGKILL)
+        assert renderer(HELLO) == "w7 w8"
+        assert _children() - processes != {helper}
+    finally:
+        renderer.close()
+    assert _children() == processes
+
+
+ORPHAN = """
+import os, sys
+from types import SimpleNamespace
+from engine.templates import Renderer
+renderer = Renderer(SimpleNamespace(chat_template="a", apply_chat_template=None))
+print(renderer._helper.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_helper_ends_with_a_process_that_was_killed():
+    run = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60)
+    assert run.returncode == -signal.SIGKILL and run.stderr == ""
+    helper, until = Path(f"/proc/{int(run.stdout)}/status"), time.monotonic() + 60
+    while helper.exists() and "State:\tZ" not in helper.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ except TargetError as error:
 
 CSRC = Path(native.__file__).parents[2] / "csrc"
 LINEAR = ("linear_bf16", "linear_f32", "pack_tile_3", "pack_tile_4")
-DECODER_ROWS = ("norm", "norm_heads", "add", "embed", "rope", "gate", "merge", "scale", "route", "mix", "cap")
+DECODER_ROWS = ("norm", "norm_heads", "add", "embed", "rope", "gate", "merge", "scale", "route", "mix", "cap",
+                "layer_norm", "activate")  # fmt: skip
 DECODER_PAIRS = ("attend", "dense", "dense_logits")
 EVERY = {*LINEAR, *DECODER_ROWS, *DECODER_PAIRS}
 # What each instruction set overrides; the other entries stay those of the ones below it.

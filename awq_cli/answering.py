@@ -1,0 +1,151 @@
+"""Answers to prompts as they are written and told: one after the other, or several at once."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from engine.batching import Asked, Batch
+from engine.generate import Token
+from engine.stopping import Ended, StopTexts
+from engine.text import TextStream
+from qlinear.backends.stack import StackDecoder
+from qlinear.progress import Watcher
+
+# Of a prompt that is continued: what a token reads like may depend on those before it.
+TAIL = 16
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Told of when a prompt goes in, or, of several at once, before its answer.
+
+    continued: what comes out follows it, as one text.
+    """
+
+    prompt: str
+    continued: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more of the answer, whole characters."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """response: the answer, or what follows the prompt where it is continued; ttft_ms: prompt in to first token out;
+    ms_per_token: median of the tokens after it, None if there is none.
+
+    Prompts that are answered at once go in together, and wait for each other's tokens.
+    """
+
+    prompt: str
+    response: str
+    prompt_tokens: int
+    new_tokens: int
+    ttft_ms: float
+    ms_per_token: float | None
+    ended: Ended
+
+
+def continuing(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
+    """A stream of what follows a prompt, in the words that it has behind it."""
+    stream = TextStream(tokenizer)
+    for token in prompt[-TAIL:]:
+        stream.add(int(token))
+    return stream
+
+
+class Answer:
+    """What is written after one prompt, token by token."""
+
+    def __init__(self, pieces: TextStream, stop: StopTexts, end_tokens: frozenset[int]):
+        self._pieces, self._stop, self._end_tokens = pieces, stop, end_tokens
+        self._tokens: list[Token] = []
+        self._parts: list[str] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a stop text has come."""
+        return self._stop.found
+
+    def add(self, token: Token) -> str:
+        """The text that a token completes."""
+        self._tokens.append(token)
+        return self._part(self._stop.add(self._pieces.add(token.id)))
+
+    def end(self) -> str:
+        """What was held back, once there are no more tokens."""
+        return "" if self.is_over else self._part(self._stop.add(self._pieces.end()) + self._stop.end())
+
+    def _part(self, text: str) -> str:
+        self._parts.append(text)
+        return text
+
+    def told(self, prompt: str, prompt_tokens: int, written: Iterator[Token], watch: Watcher) -> Response:
+        """The answer as it is written, told piece by piece."""
+        for token in written:
+            watch(Piece(self.add(token)))
+            if self.is_over:
+                break
+        watch(Piece(self.end()))
+        return self.response(prompt, prompt_tokens)
+
+    def response(self, prompt: str, prompt_tokens: int) -> Response:
+        """Once it has ended."""
+        first, *later = self._tokens
+        ended = Ended.END if self._tokens[-1].id in self._end_tokens else Ended.LENGTH
+        return Response(
+            prompt,
+            "".join(self._parts),
+            prompt_tokens,
+            len(self._tokens),
+            first.seconds * 1e3,
+            median(token.seconds for token in later) * 1e3 if later else None,
+            Ended.STOP if self.is_over else ended,
+        )
+
+
+class Hearing:
+    """`engine.batching.Listener` of one answer."""
+
+    def __init__(self, answer: Answer):
+        self._answer, self._over, self._error = answer, Event(), None
+        self._last = time.perf_counter()
+
+    def wrote(self, token: int, logits: np.ndarray) -> bool:
+        now = time.perf_counter()
+        self._answer.add(Token(token, now - self._last))
+        self._last = now
+        return not self._answer.is_over
+
+    def ended(self, how: Ended, error: Exception | None) -> None:
+        self._answer.end()
+        self._error = error
+        self._over.set()
+
+    def wait(self) -> None:
+        """For its end; raises what ended it, if something did."""
+        self._over.wait()
+        if self._error is not None:
+            raise self._error
+
+
+def write_at_once(decoder: StackDecoder, asked: Sequence[Asked], answers: Sequence[Answer]) -> None:
+    """Each answer to what was asked, as many at a time as the decoder has slots, up to the end of all."""
+    batch = Batch(decoder, most_waiting=len(asked))
+    try:
+        heard = [Hearing(answer) for answer in answers]
+        for one, hearing in zip(asked, heard, strict=True):
+            batch.add(one, hearing)
+        for hearing in heard:
+            hearing.wait()
+    finally:
+        batch.close()
