@@ -103,12 +103,16 @@ def forecast(
     total, other = (sum(seconds.total for seconds in times) for times in (near, far))
     decoder, served = source.config.get_text_config(), quantized_shapes(job)
     made = sum(layer.bytes for layer in layers)
+
+    def memory(samples: int) -> int:
+        return libraries + _memory(job, inputs, replace(text, samples=samples))
+
     return Forecast(
         "dry_run", source.name, job.recipe.w_bit, job.plan.group_size, job.recipe.awq.value, job.recipe.solver,
         source.float_bytes // FLOAT_BYTES, len(job.plan.units), source.float_bytes, made, layers, examined,
-        total, max(LEAST_ERROR, abs(other - total) / total), _parts(near), libraries + _memory(job, inputs, text),
+        total, max(LEAST_ERROR, abs(other - total) / total), _parts(near), memory(text.samples),
         available_bytes(), made + _progress(job, text) + min(made, SHARD_BYTES), _free(output),
-        [shared(ranks, near, inputs, text) for ranks in RANKS if text.gathered],
+        [shared(ranks, near, inputs, text, memory) for ranks in RANKS if text.gathered],
         shards_served(served, job.grid, decoder), shards,
         misfits(served, job.grid, decoder, shards) if shards else [],
     )  # fmt: skip

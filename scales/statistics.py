@@ -100,7 +100,7 @@ class Sums:
         """Every rank has run one sample, or has none left."""
         if self.ranks.size == 1:
             return
-        for shown in self.ranks.swap(self._shown):
+        for shown in self.ranks.each(self._shown):
             for name, owner, x in shown:
                 self._take(name, owner, x)
         self._shown = []
@@ -139,7 +139,7 @@ class Sums:
         given = self._panels[id(known)]
         sums = known.sum_abs if 0 in given[self.ranks.rank] else None
         mine = [known.gram[i : i + PANEL, i:] for i in given[self.ranks.rank]]
-        for panels, (other_sums, parts) in zip(given, self.ranks.swap((sums, mine)), strict=True):
+        for panels, (other_sums, parts) in zip(given, self.ranks.each((sums, mine)), strict=True):
             if other_sums is not None:
                 known.sum_abs = other_sums.clone()
             for i, part in zip(panels, parts, strict=True):

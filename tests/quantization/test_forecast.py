@@ -142,10 +142,14 @@ def test_ranks_share_what_can_be_shared():
     inputs = [[Source(((64, 64),), 1.0, 1.0), Source(((64, 128),), 1.0, 1.0)]] * 3
     each = amounts.Seconds(64.0, 10.0, 40.0, (3.0, 5.0))
     text = Text(64, 16, looks=True, passes=2, gathered=True)
-    alone, two, *_, sixteen = (shared(ranks, [each] * 3, inputs, text) for ranks in RANKS)
+    alone, two, *_, sixteen = (
+        shared(ranks, [each] * 3, inputs, text, lambda samples: 1000 * samples) for ranks in RANKS
+    )
     assert alone.seconds == pytest.approx(3 * (64 + 10 + 40 + 8)) and alone.received_bytes == 0
     assert two.seconds == pytest.approx(3 * (32 + 5 + 20 + 5))
     assert sixteen.seconds == pytest.approx(3 * (4 + 10 / 16 + 40 / 6 + 5))  # one of six confirmed is a sixth
+    message = 3 * 4 * max(16 * (64 + 128), 128**2 / 2)
+    assert (alone.memory_bytes, two.memory_bytes) == (64_000, 32_000 + message)
     seen, grams, codes = 64 * 16 * (64 + 128) * 4, (64**2 + 128**2) / 2 * 4, 64 * 64 + 64 * 128
     assert two.received_bytes == pytest.approx(3 * (seen + grams + codes) / 2, abs=1)
 

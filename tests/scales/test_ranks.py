@@ -20,12 +20,12 @@ class Threads(Ranks):
     def __init__(self, rank: int, size: int, shared: dict, barrier: threading.Barrier):
         self.rank, self.size, self._shared, self._barrier = rank, size, shared, barrier
 
-    def swap(self, mine):
+    def each(self, mine):
         self._shared[self.rank] = mine
         self._barrier.wait(60)
         found = [self._shared[rank] for rank in range(self.size)]
         self._barrier.wait(60)
-        return found
+        yield from found
 
     def told(self, value):
         return self.swap(value)[0]
