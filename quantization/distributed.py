@@ -25,7 +25,7 @@ from scales.ranks import ALONE, Ranks
 T = TypeVar("T")
 
 # For all ranks to come together, and then: as long as the longest of all waits may be.
-JOIN, WAIT = timedelta(minutes=5), timedelta(days=30)
+JOIN, WAIT = timedelta(minutes=15), timedelta(days=30)
 ALIGNED = 64  # bytes, of the tensors in a message
 
 
