@@ -13,7 +13,7 @@ from checkpoints.meta import stored_tensors
 from checkpoints.pretrained import open_described
 from checkpoints.writer import SHARD_BYTES
 from qlinear.process import available_bytes, peak_rss_bytes
-from qlinear.progress import Watcher
+from qlinear.progress import Note, Watcher
 from qlinear.solvers.gptq import CHUNK_WEIGHTS
 from quantization.amounts import Seconds, Source, Text, block_seconds, sources, text_of
 from quantization.examine import kinds
@@ -92,6 +92,8 @@ def forecast(
     """
     source = open_described(model_name, trusted)
     job = make_job(source, recipe.settled(), watch)
+    if recipe.distill:
+        watch(Note("neither time nor memory of `distill` is counted; it holds the whole quantized model"))
     libraries, examined = peak_rss_bytes(), bool(source.files)
     if examined:
         job = examine_job(job)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from quantization.amounts import Seconds, Source, Text
 from scales.ranks import spread
 from scales.search import N_CONFIRMED, N_RATIOS
+from scales.statistics import PANEL
 
 RANKS = (1, 2, 4, 8, 16)
 CODE_BYTES, FLOAT32_BYTES = 1, 4
@@ -37,7 +38,7 @@ def shared(
 def _messages(sources: Sequence[Source], text: Text) -> int:
     """What is held of the larger messages: one sent, one received and one taken apart."""
     seen = text.seqlen * sum(source.share * source.width for source in sources)
-    return int(3 * FLOAT32_BYTES * max(seen, max(source.width**2 for source in sources) / 2))
+    return int(3 * FLOAT32_BYTES * max(seen, PANEL * max(source.width for source in sources)))
 
 
 def _seconds(ranks: int, each: Seconds, text: Text) -> float:

@@ -148,7 +148,7 @@ def test_ranks_share_what_can_be_shared():
     assert alone.seconds == pytest.approx(3 * (64 + 10 + 40 + 8)) and alone.received_bytes == 0
     assert two.seconds == pytest.approx(3 * (32 + 5 + 20 + 5))
     assert sixteen.seconds == pytest.approx(3 * (4 + 10 / 16 + 40 / 6 + 5))  # one of six confirmed is a sixth
-    message = 3 * 4 * max(16 * (64 + 128), 128**2 / 2)
+    message = 3 * 4 * max(16 * (64 + 128), 256 * 128)
     assert (alone.memory_bytes, two.memory_bytes) == (64_000, 32_000 + message)
     seen, grams, codes = 64 * 16 * (64 + 128) * 4, (64**2 + 128**2) / 2 * 4, 64 * 64 + 64 * 128
     assert two.received_bytes == pytest.approx(3 * (seen + grams + codes) / 2, abs=1)
