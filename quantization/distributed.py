@@ -45,6 +45,7 @@ def open_ranks() -> Iterator[Ranks]:
     ranks = _join(rank, size)
     with ranks.lifeline.held():
         yield ranks
+    ranks.part()
 
 
 def _join(rank: int, size: int) -> "Several":
@@ -71,6 +72,12 @@ class Several(Ranks):
 
     def __init__(self, rank: int, size: int, group):
         self.rank, self.size, self._group = rank, size, group
+
+    def part(self) -> None:
+        """All is done: another run in this process may meet anew."""
+        import torch.distributed as distributed
+
+        distributed.destroy_process_group()
 
     def told(self, value: T) -> T:
         return self._exchange(lambda distributed: _broadcast(distributed, value, self._group))
