@@ -27,7 +27,7 @@ from quantization.unit import full_name
 
 FLOAT_BITS, FLOAT_BYTES = 16, 2
 # How far a forecast of time may be off where nothing had to be scaled up: measured on whole runs (docs/scale.md).
-LEAST_ERROR = 0.25
+LEAST_ERROR = 0.3
 # A weight on its way through a solver or a search: copies of it in float32, of no more of its rows than CHUNK_WEIGHTS.
 COPIES = 6
 
