@@ -49,9 +49,10 @@ def _layer_table(result: Any):
 
 
 def _rank_table(result: Any):
-    made = new_table("ranks\n(torchrun)", "time", "received by\neach, GB")
+    made = new_table("ranks\n(torchrun)", "time", "memory of\neach, GB", "received by\neach, GB")
     for row in result.ranks:
-        made.add_row(str(row.ranks), duration(row.seconds), number(row.received_bytes / 1e9))
+        gigabytes = (number(count / 1e9) for count in (row.memory_bytes, row.received_bytes))
+        made.add_row(str(row.ranks), duration(row.seconds), *gigabytes)
     return made
 
 

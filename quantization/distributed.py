@@ -25,7 +25,7 @@ from scales.ranks import ALONE, Ranks
 T = TypeVar("T")
 
 # For all ranks to come together, and then: as long as the longest of all waits may be.
-JOIN, WAIT = timedelta(minutes=5), timedelta(days=30)
+JOIN, WAIT = timedelta(minutes=15), timedelta(days=30)
 ALIGNED = 64  # bytes, of the tensors in a message
 
 
@@ -45,6 +45,7 @@ def open_ranks() -> Iterator[Ranks]:
     ranks = _join(rank, size)
     with ranks.lifeline.held():
         yield ranks
+    ranks.part()
 
 
 def _join(rank: int, size: int) -> "Several":
@@ -72,11 +73,22 @@ class Several(Ranks):
     def __init__(self, rank: int, size: int, group):
         self.rank, self.size, self._group = rank, size, group
 
+    def part(self) -> None:
+        """All is done: another run in this process may meet anew."""
+        import torch.distributed as distributed
+
+        distributed.destroy_process_group()
+
     def told(self, value: T) -> T:
         return self._exchange(lambda distributed: _broadcast(distributed, value, self._group))
 
-    def swap(self, mine: T) -> list[T]:
-        return self._exchange(lambda distributed: _all_gather(distributed, mine, self.size, self._group))
+    def each(self, mine: T) -> Iterator[T]:
+        message = pack(mine)
+        sizes = self._exchange(lambda distributed: _sizes(distributed, len(message), self.size, self._group))
+        for rank, size in enumerate(sizes):
+            shown = message if rank == self.rank else torch.empty(size, dtype=torch.uint8)
+            self._exchange(lambda distributed, rank=rank, shown=shown: _show(distributed, shown, rank, self._group))
+            yield mine if rank == self.rank else unpack(shown)
 
     def _exchange(self, exchange: Callable):
         import torch.distributed as distributed
@@ -148,17 +160,15 @@ def _broadcast(distributed, value, group):
     distributed.broadcast(size, 0, group=group)
     if not leads:
         message = torch.empty(int(size), dtype=torch.uint8)
-    distributed.broadcast(message, 0, group=group)
+    _show(distributed, message, 0, group)
     return value if leads else unpack(message)
 
 
-def _all_gather(distributed, mine, ranks: int, group) -> list:
-    message = pack(mine)
+def _sizes(distributed, size: int, ranks: int, group) -> list[int]:
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks)]
-    distributed.all_gather(sizes, torch.tensor([len(message)]), group=group)
-    longest = max(int(size) for size in sizes)
-    padded = torch.nn.functional.pad(message, (0, longest - len(message)))
-    found = [torch.empty(longest, dtype=torch.uint8) for _ in range(ranks)]
-    distributed.all_gather(found, padded, group=group)
-    own = distributed.get_rank(group)
-    return [mine if rank == own else unpack(message) for rank, message in enumerate(found)]
+    distributed.all_gather(sizes, torch.tensor([size]), group=group)
+    return [int(size) for size in sizes]
+
+
+def _show(distributed, message: Tensor, rank: int, group) -> None:
+    distributed.broadcast(message, rank, group=group)

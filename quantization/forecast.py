@@ -13,7 +13,7 @@ from checkpoints.meta import stored_tensors
 from checkpoints.pretrained import open_described
 from checkpoints.writer import SHARD_BYTES
 from qlinear.process import available_bytes, peak_rss_bytes
-from qlinear.progress import Watcher
+from qlinear.progress import Note, Watcher
 from qlinear.solvers.gptq import CHUNK_WEIGHTS
 from quantization.amounts import Seconds, Source, Text, block_seconds, sources, text_of
 from quantization.examine import kinds
@@ -27,7 +27,7 @@ from quantization.unit import full_name
 
 FLOAT_BITS, FLOAT_BYTES = 16, 2
 # How far a forecast of time may be off where nothing had to be scaled up: measured on whole runs (docs/scale.md).
-LEAST_ERROR = 0.25
+LEAST_ERROR = 0.3
 # A weight on its way through a solver or a search: copies of it in float32, of no more of its rows than CHUNK_WEIGHTS.
 COPIES = 6
 
@@ -92,6 +92,8 @@ def forecast(
     """
     source = open_described(model_name, trusted)
     job = make_job(source, recipe.settled(), watch)
+    if recipe.distill:
+        watch(Note("neither time nor memory of `distill` is counted; it holds the whole quantized model"))
     libraries, examined = peak_rss_bytes(), bool(source.files)
     if examined:
         job = examine_job(job)
@@ -103,12 +105,16 @@ def forecast(
     total, other = (sum(seconds.total for seconds in times) for times in (near, far))
     decoder, served = source.config.get_text_config(), quantized_shapes(job)
     made = sum(layer.bytes for layer in layers)
+
+    def memory(samples: int) -> int:
+        return libraries + _memory(job, inputs, replace(text, samples=samples))
+
     return Forecast(
         "dry_run", source.name, job.recipe.w_bit, job.plan.group_size, job.recipe.awq.value, job.recipe.solver,
         source.float_bytes // FLOAT_BYTES, len(job.plan.units), source.float_bytes, made, layers, examined,
-        total, max(LEAST_ERROR, abs(other - total) / total), _parts(near), libraries + _memory(job, inputs, text),
+        total, max(LEAST_ERROR, abs(other - total) / total), _parts(near), memory(text.samples),
         available_bytes(), made + _progress(job, text) + min(made, SHARD_BYTES), _free(output),
-        [shared(ranks, near, inputs, text) for ranks in RANKS if text.gathered],
+        [shared(ranks, near, inputs, text, memory) for ranks in RANKS if text.gathered],
         shards_served(served, job.grid, decoder), shards,
         misfits(served, job.grid, decoder, shards) if shards else [],
     )  # fmt: skip

@@ -19,7 +19,7 @@ from qlinear.errors import AwqError, RankError, UntoldError, one_line
 
 # Seconds: for the connections to be made; before silence is asked about, between questions, and how many of them have
 # no answer; for a process to end by itself once it has to.
-MEET_S, SILENCE_S, ASK_S, QUESTIONS, GRACE_S = 60.0, 6, 3, 3, 12.0
+MEET_S, SILENCE_S, ASK_S, QUESTIONS, GRACE_S = 300.0, 6, 3, 3, 12.0
 
 
 def listen() -> tuple[socket.socket, int]:

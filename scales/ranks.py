@@ -5,7 +5,7 @@ is computed by one rank as it would be by one alone, and what is added up is add
 with how many ranks there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,9 +39,13 @@ class Ranks:
         """How many samples a rank has at most."""
         return -(-count // self.size)
 
+    def each(self, mine: T) -> Iterator[T]:
+        """What each rank has, in the order of the ranks, one at a time; on every rank, to the end."""
+        yield mine
+
     def swap(self, mine: T) -> list[T]:
         """What each rank has, in the order of the ranks; on every rank."""
-        return [mine]
+        return list(self.each(mine))
 
     def told(self, value: T) -> T:
         """What the leading rank has, on every rank."""

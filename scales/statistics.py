@@ -100,7 +100,7 @@ class Sums:
         """Every rank has run one sample, or has none left."""
         if self.ranks.size == 1:
             return
-        for shown in self.ranks.swap(self._shown):
+        for shown in self.ranks.each(self._shown):
             for name, owner, x in shown:
                 self._take(name, owner, x)
         self._shown = []
@@ -136,11 +136,14 @@ class Sums:
         return self.statistics
 
     def _gather(self, known: InputStatistics) -> None:
+        """A panel of each rank at a time."""
         given = self._panels[id(known)]
-        sums = known.sum_abs if 0 in given[self.ranks.rank] else None
-        mine = [known.gram[i : i + PANEL, i:] for i in given[self.ranks.rank]]
-        for panels, (other_sums, parts) in zip(given, self.ranks.swap((sums, mine)), strict=True):
-            if other_sums is not None:
-                known.sum_abs = other_sums.clone()
-            for i, part in zip(panels, parts, strict=True):
-                known.gram[i : i + PANEL, i:] = part
+        own = given[self.ranks.rank]
+        for turn in range(max(map(len, given))):
+            mine = known.gram[own[turn] : own[turn] + PANEL, own[turn] :] if turn < len(own) else None
+            sums = known.sum_abs if turn == 0 and 0 in own else None
+            for panels, (other_sums, part) in zip(given, self.ranks.each((sums, mine)), strict=True):
+                if other_sums is not None:
+                    known.sum_abs = other_sums
+                if part is not None:
+                    known.gram[panels[turn] : panels[turn] + PANEL, panels[turn] :] = part

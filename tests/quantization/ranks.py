@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HANGS_S = 300  # nothing takes that long
+HANGS_S = 900  # nothing takes that long
 
 # Runs the command with every block put on record; {} may change more of it. `ends` is how a process is killed.
 PRELUDE = """

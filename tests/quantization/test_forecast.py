@@ -89,7 +89,7 @@ def test_a_configuration_that_would_be_built_for_ever(tmp_path):
 def test_what_is_measured_takes_no_time_to_speak_of(tmp_path):
     """For once with the measured rates; a tiny block is all overhead, so only that there is something is asked."""
     said = told(save_float(tmp_path / "m"), awq="run", solver="gptq")
-    assert said.seconds > 0 and 0.25 <= said.error and all(seconds > 0 for seconds in said.parts.values())
+    assert said.seconds > 0 and 0.3 <= said.error and all(seconds > 0 for seconds in said.parts.values())
     assert sum(said.parts.values()) == pytest.approx(said.seconds)
     assert said.ranks[0].seconds == pytest.approx(said.seconds) and said.ranks[0].received_bytes == 0
 
@@ -142,10 +142,14 @@ def test_ranks_share_what_can_be_shared():
     inputs = [[Source(((64, 64),), 1.0, 1.0), Source(((64, 128),), 1.0, 1.0)]] * 3
     each = amounts.Seconds(64.0, 10.0, 40.0, (3.0, 5.0))
     text = Text(64, 16, looks=True, passes=2, gathered=True)
-    alone, two, *_, sixteen = (shared(ranks, [each] * 3, inputs, text) for ranks in RANKS)
+    alone, two, *_, sixteen = (
+        shared(ranks, [each] * 3, inputs, text, lambda samples: 1000 * samples) for ranks in RANKS
+    )
     assert alone.seconds == pytest.approx(3 * (64 + 10 + 40 + 8)) and alone.received_bytes == 0
     assert two.seconds == pytest.approx(3 * (32 + 5 + 20 + 5))
     assert sixteen.seconds == pytest.approx(3 * (4 + 10 / 16 + 40 / 6 + 5))  # one of six confirmed is a sixth
+    message = 3 * 4 * max(16 * (64 + 128), 256 * 128)
+    assert (alone.memory_bytes, two.memory_bytes) == (64_000, 32_000 + message)
     seen, grams, codes = 64 * 16 * (64 + 128) * 4, (64**2 + 128**2) / 2 * 4, 64 * 64 + 64 * 128
     assert two.received_bytes == pytest.approx(3 * (seen + grams + codes) / 2, abs=1)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scales.awq import quantize_block, watched_modules
-from scales.calls import record_calls
+from scales.calls import Call, record_calls
 from scales.observe import Held, observe_block, observe_inputs
 from scales.ranks import ALONE, Ranks, spread
 from scales.search import Rounding
@@ -20,12 +20,12 @@ class Threads(Ranks):
     def __init__(self, rank: int, size: int, shared: dict, barrier: threading.Barrier):
         self.rank, self.size, self._shared, self._barrier = rank, size, shared, barrier
 
-    def swap(self, mine):
+    def each(self, mine):
         self._shared[self.rank] = mine
         self._barrier.wait(60)
         found = [self._shared[rank] for rank in range(self.size)]
         self._barrier.wait(60)
-        return found
+        yield from found
 
     def told(self, value):
         return self.swap(value)[0]
@@ -140,6 +140,13 @@ def test_each_piece_is_done_once_and_known_to_all():
 
     assert together(3, work) == [[0, 1, 4, 9]] * 3 and sorted(done) == [0, 1, 2, 3]
     assert ALONE.share([1.0, 5.0], lambda index: index + 1) == [1, 2]
+
+
+def test_calls_that_differ_are_numbered_anew():
+    rows = tuple(Call((number,), {}) for number in range(4))
+    whole = Call((0,), {}, rows=rows)
+    assert [whole.of([1, 3]).at(place).args for place in range(2)] == [(1,), (3,)]
+    assert Call((7,), {}).of([1, 3]).at(1).args == (7,)
 
 
 @pytest.mark.parametrize(("size", "count"), [(2, 3), (3, 7), (4, 2)])
