@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from architectures.anatomy import Anatomy, numbers, template
+from quantization import distill as distillation
 from quantization import gauge
 from quantization.gauge import Rates
 from quantization.plan import Job
@@ -23,6 +24,9 @@ TOUCHES = 3
 ROUNDINGS = 3 + N_CONFIRMED + 1
 # Of a block learned as a whole (`quantization.learned`), in tokens of a pass forward: there and back is three.
 LEARNED_TOKENS = 3 * 100 * 1024
+# Of a token that is distilled from: the float model's pass, the quantized one's there and back, and looks at the
+# samples held back; of the head, which has no gradient of its own.
+PASSES, HEAD_PASSES = 4.2, 3.1
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,18 @@ class Source:
 @dataclass(frozen=True)
 class Seconds:
     """What a block takes. forward: passes over the text; statistics: Gram matrices; search; solve: one part for each
-    input of its linears, as those are solved by themselves.
+    input of its linears, as those are solved by themselves; distill: its share of the fit of all scales in the end.
     """
 
     forward: float
     statistics: float
     search: float
     solve: tuple[float, ...]
+    distill: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.forward + self.statistics + self.search + sum(self.solve)
+        return self.forward + self.statistics + self.search + sum(self.solve) + self.distill
 
 
 def sources(block: nn.Module, anatomy: Anatomy, config) -> list[Source]:
@@ -139,7 +144,14 @@ def block_seconds(inputs: Sequence[Source], text: Text, job: Job, rates: Rates) 
     if text.looks:
         search += (2 * N_CONFIRM_SAMPLES * text.seqlen + (N_CONFIRMED + 1) * max(CONFIRM_TOKENS, text.seqlen)) * token
     solve = tuple(_solve(source, job, rates) for source in inputs)
-    return Seconds(forward, gram if text.gathered else 0.0, search, solve)
+    distill = _distill(job, token + active * (rates.fast - rates.product), rates) if job.recipe.distill else 0.0
+    return Seconds(forward, gram if text.gathered else 0.0, search, solve, distill)
+
+
+def _distill(job: Job, token: float, rates: Rates) -> float:
+    """A block's share. token: seconds that one takes forward through the block."""
+    head = job.source.model.get_submodule(job.plan.head).weight.numel() / len(job.plan.units)
+    return job.recipe.distill * distillation.TOKENS * (PASSES * token + HEAD_PASSES * head * rates.fast)
 
 
 def _attention(job: Job, seqlen: int) -> float:

@@ -13,9 +13,10 @@ from checkpoints.meta import stored_tensors
 from checkpoints.pretrained import open_described
 from checkpoints.writer import SHARD_BYTES
 from qlinear.process import available_bytes, peak_rss_bytes
-from qlinear.progress import Note, Watcher
+from qlinear.progress import Watcher
 from qlinear.solvers.gptq import CHUNK_WEIGHTS
 from quantization.amounts import Seconds, Source, Text, block_seconds, sources, text_of
+from quantization.distill import bytes_needed
 from quantization.examine import kinds
 from quantization.gauge import CROP, Rates, measure
 from quantization.kept import kept_float
@@ -92,8 +93,6 @@ def forecast(
     """
     source = open_described(model_name, trusted)
     job = make_job(source, recipe.settled(), watch)
-    if recipe.distill:
-        watch(Note("neither time nor memory of `distill` is counted; it holds the whole quantized model"))
     libraries, examined = peak_rss_bytes(), bool(source.files)
     if examined:
         job = examine_job(job)
@@ -107,7 +106,8 @@ def forecast(
     made = sum(layer.bytes for layer in layers)
 
     def memory(samples: int) -> int:
-        return libraries + _memory(job, inputs, replace(text, samples=samples))
+        whole = bytes_needed(job) if recipe.distill else 0
+        return libraries + max(_memory(job, inputs, replace(text, samples=samples)), whole)
 
     return Forecast(
         "dry_run", source.name, job.recipe.w_bit, job.plan.group_size, job.recipe.awq.value, job.recipe.solver,
@@ -178,12 +178,14 @@ def _time(job: Job, inputs: list[list[Source]], text: Text, crop: int) -> list[S
 
 def _parts(times: Iterable[Seconds]) -> dict[str, float]:
     times = list(times)
-    return {
+    parts = {
         "forward passes": sum(each.forward for each in times),
         "statistics": sum(each.statistics for each in times),
         "search": sum(each.search for each in times),
         "codes": sum(sum(each.solve) for each in times),
+        "distillation": sum(each.distill for each in times),
     }
+    return {name: seconds for name, seconds in parts.items() if seconds or name != "distillation"}
 
 
 def _memory(job: Job, inputs: list[list[Source]], text: Text) -> int:

@@ -16,7 +16,7 @@ from qlinear.grid import Grid
 from qlinear.solvers.gptq import PASSES, inverse_factor
 from qlinear.solvers.rtn import rtn
 from quantization.methods import GPTQ, Method
-from quantization.precision import fast_float32
+from quantization.precision import fast_float32, product_dtype
 from scales.clip import blocks_behind, search_clip
 from scales.search import ROUNDS, candidates, rank
 from scales.statistics import InputStatistics
@@ -34,13 +34,15 @@ GPTQ_PRODUCTS = 0.5 + PASSES * 1.5
 class Rates:
     """Seconds for one piece of each kind of work.
 
-    product: one weight times one number in a product of matrices; touch: one number in a pass over activations; gram:
+    product: one weight times one number in a product of matrices; fast: the same in what the processor multiplies
+    fastest; touch: one number in a pass over activations; gram:
     one entry of a Gram matrix and one token; factor: one cubed input of a solver; column: one input of it, however many
     rows; judge, rounding, clip, solve: one weight looked at by a search, rounded, clipped, solved, beside what products
     that takes.
     """
 
     product: float
+    fast: float
     touch: float
     gram: float
     factor: float
@@ -75,6 +77,8 @@ def measure(width: int, grid: Grid, method: Method, crop: int = CROP) -> Rates:
 
     with fast_float32(), torch.no_grad():
         product = _seconds(lambda: linear(x, weight)) / (TOKENS * weight.numel())
+        fast_x, fast_weight = x.to(product_dtype()), weight.to(product_dtype())
+        fast = _seconds(lambda: linear(fast_x, fast_weight)) / (TOKENS * weight.numel())
         touch = _seconds(lambda: silu(x).mul_(x)) / (2 * x.numel())
         gram = _seconds(lambda: statistics.add(x)) / (TOKENS * k**2)
         statistics.complete()
@@ -94,7 +98,7 @@ def measure(width: int, grid: Grid, method: Method, crop: int = CROP) -> Rates:
     judge = max(judge - product * JUDGE_PRODUCTS * judged * k**2, 0.0) / (judged * k)
     row = max(solves[1] - solves[0], 0.0) / (ROWS - FEW_ROWS)
     column = max(solves[0] - FEW_ROWS * row, 0.0)
-    return Rates(product, touch, gram, factor / k**3, column / k, judge, rounding, clip, row / k)
+    return Rates(product, fast, touch, gram, factor / k**3, column / k, judge, rounding, clip, row / k)
 
 
 def _seconds(work: Callable[[], object], times: int = 5) -> float:

@@ -50,7 +50,9 @@ def _seconds(ranks: int, each: Seconds, text: Text) -> float:
     solved = max(
         sum(cost for cost, owner in zip(each.solve, owners, strict=True) if owner == rank) for rank in range(ranks)
     )
-    return each.forward * samples + each.statistics / ranks + each.search * max(tried, confirmed) + solved
+    return (
+        each.forward * samples + each.statistics / ranks + each.search * max(tried, confirmed) + solved + each.distill
+    )
 
 
 def _received(ranks: int, sources: Sequence[Source], text: Text) -> float:

@@ -19,15 +19,16 @@ from quantization.methods import METHODS
 from quantization.shared import RANKS, shared
 from run_awq import quantize
 from tests.quantized import recipe, save_float
-from tests.tiny import known_of, tiny_model
+from tests.tiny import FFN, HIDDEN, LAYERS, VOCAB, known_of, tiny_model
 
-RATES = Rates(1e-9, 0.0, 3e-9, 5e-9, 0.0, 0.0, 0.0, 0.0, 7e-9)
+RATES = Rates(1e-9, 2e-9, 0.0, 3e-9, 5e-9, 0.0, 0.0, 0.0, 0.0, 7e-9)
 
 
 @pytest.fixture
 def at_once(monkeypatch):
     """Nothing is measured."""
     monkeypatch.setattr(forecast, "measure", lambda *_: RATES)
+    monkeypatch.setattr(forecast, "peak_rss_bytes", lambda: 10**8)
 
 
 def told(source, **changes):
@@ -94,6 +95,20 @@ def test_what_is_measured_takes_no_time_to_speak_of(tmp_path):
     assert said.ranks[0].seconds == pytest.approx(said.seconds) and said.ranks[0].received_bytes == 0
 
 
+def test_distillation_takes_time_that_ranks_do_not_share_and_the_whole_model(tmp_path, at_once, monkeypatch):
+    source = save_float(tmp_path / "m")
+    plain, said = (told(source, awq="run", solver="gptq", distill=steps) for steps in (0, 10))
+    linears = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * FFN  # half as many heads of k and v
+    blocks = LAYERS * (2e-9 * linears + 1e-9 * 2 * 16 * HIDDEN)
+    expected = 10 * 1024 * (4.2 * blocks + 3.1 * 2e-9 * VOCAB * HIDDEN)
+    assert said.parts["distillation"] == pytest.approx(expected) and "distillation" not in plain.parts
+    assert said.seconds == pytest.approx(plain.seconds + expected)
+    last = [each.ranks[-1].seconds for each in (plain, said)]
+    assert last[1] == pytest.approx(last[0] + expected)
+    monkeypatch.setattr(forecast, "bytes_needed", lambda job: 10**15)
+    assert told(source, distill=10).memory_bytes > 10**15 > told(source).memory_bytes
+
+
 def test_what_the_linears_of_a_block_read():
     model = tiny_model("llama")
     block = model.model.layers[0]
@@ -123,7 +138,9 @@ def test_seconds_are_counted_by_shapes():
     text = Text(2, 10, looks=False, passes=2, gathered=True)
 
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
-    job = SimpleNamespace(recipe=SimpleNamespace(method=METHODS["gptq"]), source=SimpleNamespace(config=config))
+    job = SimpleNamespace(
+        recipe=SimpleNamespace(distill=0, method=METHODS["gptq"]), source=SimpleNamespace(config=config)
+    )
     found = amounts.block_seconds([Source(((32, 64),), 0.5, 1.0)], text, job, RATES)
     assert found.forward == pytest.approx(20 * 2 * 0.5 * 32 * 64 * 1e-9)
     assert found.statistics == pytest.approx(20 * 0.5 * 64**2 * 3e-9)
