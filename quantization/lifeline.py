@@ -64,6 +64,12 @@ def _alive(link: socket.socket) -> socket.socket:
     return link
 
 
+class _Ended(BaseException):
+    """Another rank has, as told wherever this one happens to be: no `Exception`, which a library's caller would take
+    for the library's own.
+    """
+
+
 class Lifeline:
     """links: to the leading rank, or from it to each other one."""
 
@@ -82,9 +88,9 @@ class Lifeline:
             threading.Thread(target=self._watch, args=(rank, main), daemon=True).start()
         try:
             yield
-        except (RankError, UntoldError):
+        except (_Ended, RankError, UntoldError) as error:
             self._close("another rank has ended")
-            raise
+            raise (self._error if isinstance(error, _Ended) else error) from None
         except AwqError as error:
             self._close(str(error))
             raise error if self.rank == 0 else UntoldError(str(error)) from error
@@ -139,4 +145,4 @@ class Lifeline:
 
     def _raise(self, *_) -> None:
         if self._error is not None and not self._over.is_set():
-            raise self._error
+            raise _Ended

@@ -159,8 +159,10 @@ def test_a_checkpoint_of_another_default_is_found_too(run, model, text_file):
 @pytest.mark.parametrize("solver", METHODS)
 def test_calibration_options_are_refused_just_where_no_text_is_read(awq, solver):
     values = {"task": "quantize", "awq": awq, "solver": solver}
-    idle = any(holds(values) for holds, _, names in IDLE if "calib_data" in names)
-    assert idle is not METHODS[solver].reads_text(awq != "none")
+    reads = METHODS[solver].reads_text(awq != "none")
+    for distill, read in ((0, reads), (5, True)):
+        idle = any(holds(values | {"distill": distill}) for holds, _, names in IDLE if "calib_data" in names)
+        assert idle is not read
 
 
 def assert_sizes(made: dict, folder, bits: int, head: bool) -> None:

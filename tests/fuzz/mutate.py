@@ -92,6 +92,19 @@ def damaged_json(rng: random.Random, text: bytes) -> bytes:
     return json.dumps(damaged_value(rng, json.loads(text))).encode()
 
 
+# What a recipe tells of the model's layers is most of it, and is read only to be told again.
+_TOLD = ("layers", "kinds", "kept", "blocks", "seconds", "size", "versions", "calibration", "options")
+
+
+def damaged_recipe(rng: random.Random, text: bytes) -> bytes:
+    """As `damaged_json`, more often in what is gone by: most of what is merely told is left out first."""
+    recipe = json.loads(text)
+    for name in _TOLD:
+        if name in recipe and rng.random() < 0.9:
+            del recipe[name]
+    return damaged_json(rng, json.dumps(recipe).encode())
+
+
 def damaged_safetensors(rng: random.Random, data: bytes) -> bytes:
     """Another header, of its right length or not; or other bytes in and about it."""
     end = 8 + int.from_bytes(data[:8], "little")

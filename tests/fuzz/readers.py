@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.fuzz.mutate import ODD, damaged_bytes, damaged_json, damaged_safetensors, damaged_value
+from tests.fuzz.mutate import ODD, damaged_bytes, damaged_json, damaged_recipe, damaged_safetensors, damaged_value
 
 Damage = Callable[[random.Random, bytes], bytes]
 
@@ -206,7 +206,7 @@ READERS = {
         Reader("scales", "s.pt", _scales, _damaged_scales, _load_scales),
         Reader("checkpoint config", "q/config.json", _checkpoint, damaged_json, _run_checkpoint),
         Reader("checkpoint weights", "q/model.safetensors", _checkpoint, damaged_safetensors, _run_checkpoint),
-        Reader("recipe", "q/awq_recipe.json", _checkpoint, damaged_json, _replace_checkpoint),
+        Reader("recipe", "q/awq_recipe.json", _checkpoint, damaged_recipe, _replace_checkpoint),
         Reader("journal", ".q.partial/journal.json", _progress, _damaged_journal, _resume),
     )
 }
