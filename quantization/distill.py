@@ -7,6 +7,7 @@ a teacher as in mlx-lm's DWQ. What is stored is of the same form and size as bef
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from checkpoints.formats.compressed_tensors import grid_weight, weight_parts
 from checkpoints.formats.stored import BIAS
-from qlinear.errors import OptionError
+from qlinear.errors import CalibrationError, OptionError
 from qlinear.grid import GridWeight
 from qlinear.process import available_bytes
 from qlinear.progress import Watcher, silent, steps
@@ -186,7 +187,11 @@ class Distillation:
 
 @torch.no_grad()
 def _mean_divergence(student: Student, samples: list[int]) -> float:
-    return sum(student.divergence(sample) for sample in samples) / len(samples)
+    """Raises `CalibrationError` where one of the two predicts no numbers: nothing is to be learned there."""
+    mean = sum(student.divergence(sample) for sample in samples) / len(samples)
+    if not math.isfinite(mean):
+        raise CalibrationError("the model's predictions on the calibration text are not finite; leave `distill` out")
+    return mean
 
 
 def check_fits(job: Job) -> None:
@@ -195,7 +200,7 @@ def check_fits(job: Job) -> None:
     if job.recipe.distill and there is not None and needed > there:
         raise OptionError(
             f"`distill={job.recipe.distill}` holds the quantized model in memory, about {needed / 1e9:.1f} GB with all "
-            f"that goes with it, and {there / 1e9:.1f} GB are free; leave it out"
+            f"that goes with it, and {there / 1e9:.1f} GB are free; leave it out, or give a smaller `seqlen`"
         )
 
 
