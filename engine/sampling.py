@@ -1,10 +1,13 @@
 """Choosing a token by chance, for `engine.generate`."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from qlinear.errors import OptionError
+
+_TRIED = (256, 4096, sys.maxsize)  # so many of the likeliest, until they reach top_p
 
 
 def sampler(
@@ -24,11 +27,12 @@ def sampler(
     generator = np.random.default_rng(seed)
 
     def choose(logits: np.ndarray) -> int:
-        tokens = None if top_k is None and top_p is None else _likeliest(logits, top_k)
+        tokens = None if top_k is None else _likeliest(logits, top_k)[:top_k]
         probabilities = _softmax(logits if tokens is None else logits[tokens], temperature)
-        if top_p is not None:
-            before = probabilities.cumsum() - probabilities  # what the likelier ones reach without this one
-            probabilities[before >= top_p] = 0
+        if top_p is not None and top_p < 1:
+            nucleus = _nucleus(probabilities, top_p)
+            tokens = nucleus if tokens is None else tokens[nucleus]
+            probabilities = probabilities[nucleus]
         reached = probabilities.cumsum()
         drawn = int(np.searchsorted(reached, generator.random() * reached[-1], side="right"))
         return drawn if tokens is None else int(tokens[drawn])
@@ -36,12 +40,22 @@ def sampler(
     return choose
 
 
-def _likeliest(logits: np.ndarray, top_k: int | None) -> np.ndarray:
-    """The tokens of the k largest logits, or all, the likeliest first; of equals, the first."""
-    if top_k is None or top_k >= len(logits):
-        return np.argsort(-logits, kind="stable")
-    kept = np.sort(np.argpartition(-logits, top_k - 1)[:top_k])
-    return kept[np.argsort(-logits[kept], kind="stable")]
+def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
+    """The fewest of the likeliest that together reach top_p; few are sorted where few do, not a whole vocabulary."""
+    for count in _TRIED:
+        likeliest = _likeliest(probabilities, count)
+        reached = probabilities[likeliest].cumsum()
+        if count >= len(probabilities) or reached[-1] >= top_p:
+            break
+    return likeliest[: 1 + int(np.searchsorted(reached, top_p))]
+
+
+def _likeliest(values: np.ndarray, count: int) -> np.ndarray:
+    """The `count` largest, and all that equal the least of them, by index: the largest first, of equals the first."""
+    if count >= len(values):
+        return np.argsort(-values, kind="stable")
+    kept = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    return kept[np.argsort(-values[kept], kind="stable")]
 
 
 def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:

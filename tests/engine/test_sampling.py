@@ -1,5 +1,9 @@
 """Sampling: what can be drawn, how often, and what is refused."""
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +41,24 @@ def test_draws_as_often_as_likely(options, allowed):
     drawn = frequencies(sampler(**options))
     assert (drawn[expected == 0] == 0).all()
     assert (drawn - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("spread", [0.1, 2.0, 8.0])
+@pytest.mark.parametrize("top_k, top_p", [(None, 0.05), (None, 0.9), (None, 0.999), (7, None), (300, 0.8), (9999, 0.5)])
+def test_of_a_large_vocabulary_only_the_likeliest_are_drawn(monkeypatch, spread, top_k, top_p):
+    """Many logits are equal; the reference sorts them all, one after the other."""
+    logits = (np.random.default_rng(5).standard_normal(9999) * spread).round(1).astype(np.float32)
+    order = sorted(range(9999), key=lambda token: (-logits[token], token))[:top_k]
+    weights = [math.exp(float(logits[token])) for token in order]
+    allowed, reached = [], 0.0
+    for token, weight in zip(order, weights, strict=True):
+        if top_p is None or reached < top_p * math.fsum(weights):
+            allowed.append(token)
+        reached += weight
+    ends = iter([0.0, 1 - 2**-53])
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: SimpleNamespace(random=lambda: next(ends)))
+    choose = sampler(top_k=top_k, top_p=top_p)
+    assert [choose(logits) for _ in range(2)] == [allowed[0], allowed[-1]]
 
 
 def test_a_seed_says_it_all():
