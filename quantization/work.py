@@ -220,7 +220,8 @@ class Work:
         source.materialize(name, torch.float32)
         head = source.model.get_submodule(name)
         with fast_float32():
-            made = self.job.recipe.method.linear(head.weight.data, grid, statistics and statistics.gram)
+            with statistics.shrunk() if statistics else nullcontext() as gram:
+                made = self.job.recipe.method.linear(head.weight.data, grid, gram)
             loss = statistics and relative_loss(made.dequantize(), head.weight.data, statistics.gram)
         self._add_quantized(name, head, made)
         self.tally.layers.append(LinearLosses(name, grid.group_size, None, None, loss, None))
