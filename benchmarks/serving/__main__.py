@@ -8,6 +8,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import click
 from rich.console import Console
 
 from benchmarks.machine import processor
-from benchmarks.serving.server import serving
+from benchmarks.serving.server import serving, serving_llama_cpp
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
 from benchmarks.serving.throughput import batch_times, llama_cpp_step_rates, measure, served_times, step_rates, table
@@ -41,11 +42,18 @@ def command() -> None: ...
 @click.option("--tokens", default=128, show_default=True, help="To write in each.")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--llama_cpp", nargs=2, metavar="PYTHON GGUF", help="Its steps too: a Python that has it, and a file.")
+@click.option("--llama_server", metavar="PROGRAM", help="llama.cpp's server, with as many slots, in turns with ours.")
 @json_option
 def throughput(
-    checkpoint: Path, streams: str, tokens: int, rounds: int, llama_cpp: tuple[str, str] | None, json_file: Path | None
-) -> None:
-    """Tokens a second of several texts at once, as a multiple of what one alone has."""
+    checkpoint: Path, streams: str, tokens: int, rounds: int, llama_cpp: tuple[str, str] | None,
+    llama_server: str | None, json_file: Path | None,
+) -> None:  # fmt: skip
+    """Tokens a second of several texts at once, as a multiple of what one alone has.
+
+    With --llama_server, of the file that --llama_cpp names.
+    """
+    if llama_server is not None and llama_cpp is None:
+        raise click.UsageError("--llama_server needs the file that --llama_cpp names")
     counts = tuple(int(count) for count in streams.split(","))
     model = load(checkpoint)
     threads = native.threads()
@@ -55,10 +63,16 @@ def throughput(
         rows += llama_cpp_step_rates(*llama_cpp, counts, rounds)
     native.set_threads(threads)
     batch = Batch(model.slots(2 * tokens + 64, max(counts)), most_waiting=max(counts))
-    rows += measure("batch", counts, rounds, lambda count, seed: batch_times(batch, count, tokens, seed))
+    rows += measure({"batch": lambda count, seed: batch_times(batch, count, tokens, seed)}, counts, rounds)
     batch.close()
-    with serving(checkpoint, "--slots", max(counts), "--context", 2 * tokens + 64) as server:
-        rows += measure("over HTTP", counts, rounds, lambda count, seed: served_times(server, count, tokens, seed))
+    with ExitStack() as ends:
+        context = 2 * tokens + 64
+        ours = ends.enter_context(serving(checkpoint, "--slots", max(counts), "--context", context))
+        ways = {"over HTTP": lambda count, seed: served_times(ours, count, tokens, seed)}
+        if llama_server is not None:
+            theirs = ends.enter_context(serving_llama_cpp(llama_server, llama_cpp[1], max(counts), context, threads))
+            ways["llama.cpp's server"] = lambda count, seed: served_times(theirs, count, tokens, seed)
+        rows += measure(ways, counts, rounds)
     title = f"{checkpoint.name}, {model.about.code}, {threads} threads of {processor()}; median of {rounds} rounds"
     Console().print(table(rows, title).rich())
     if json_file is not None:

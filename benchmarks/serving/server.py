@@ -1,8 +1,10 @@
 """The server as a process of its own, and what it is asked."""
 
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,3 +54,29 @@ def serving(checkpoint: Path, *arguments: object) -> Iterator[Server]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def serving_llama_cpp(program: str, file: str, slots: int, context: int, threads: int) -> Iterator[Server]:
+    """llama.cpp's server, `context` tokens for each of its slots. Raises `RuntimeError` where it did not begin."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [program, "-m", file, "--port", port, "-np", slots, "-c", slots * context, "-t", threads]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(list(map(str, command)), **quiet)
+    try:
+        yield Server(_wait_until_ready(f"http://127.0.0.1:{port}", process), Path(file).stem, process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen) -> str:
+    while process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", timeout=60).status_code == 200:
+                return url
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("llama.cpp's server did not begin")

@@ -21,6 +21,8 @@ from qlinear.backends.stack import Reading, StackDecoder
 
 PROMPT_TOKENS = 16
 PAST, STEPS = 64, 12  # of a step whose CPU time is taken: tokens before it, and steps of a round
+# `(streams, seed)` -> when each token of each stream came.
+Run = Callable[[int, int], list[list[float]]]
 # Of several texts together, as a multiple of what one has.
 BARS = {4: 2.5, 8: 3.5}
 
@@ -115,14 +117,21 @@ def rate(times: list[list[float]]) -> float:
     return sum(begin < at <= end for one in times for at in one) / (end - begin)
 
 
-def measure(how: str, counts: tuple[int, ...], rounds: int, run: Callable[[int, int], list[list[float]]]) -> list[Row]:
-    """Rounds in which every number of streams has its turn, so that what else the machine does meets all alike."""
-    rates = {count: [] for count in counts}
-    run(max(counts), 0)
+def measure(
+    runs: dict[str, Callable[[int, int], list[list[float]]]], counts: tuple[int, ...], rounds: int
+) -> list[Row]:
+    """Rounds in which every way and number of streams has its turn, so that what else the machine does meets all alike.
+
+    runs: `(streams, seed)` -> when each token of each stream came, by the name of the way.
+    """
+    rates = {how: {count: [] for count in counts} for how in runs}
+    for run in runs.values():
+        run(max(counts), 0)
     for number in range(1, rounds + 1):
         for count in counts:
-            rates[count].append(rate(run(count, number)))
-    return _compared(how, rates)
+            for how, run in runs.items():
+                rates[how][count].append(rate(run(count, number)))
+    return [row for how in runs for row in _compared(how, rates[how])]
 
 
 def _compared(how: str, rates: dict[int, list[float]]) -> list[Row]:

@@ -1,8 +1,10 @@
 """What the benchmarks of serving count, and the soak itself for some seconds."""
 
+from functools import partial
+
 import pytest
 
-from benchmarks.serving.server import serving
+from benchmarks.serving.server import serving, serving_llama_cpp
 from benchmarks.serving.soak import soak
 from benchmarks.serving.soak import table as soak_table
 from benchmarks.serving.throughput import (
@@ -39,18 +41,27 @@ def test_a_rate_is_of_the_time_in_which_all_are_written():
 def test_rounds_take_turns_and_compare_within_themselves():
     calls = []
 
-    def run(count, number):
-        calls.append((count, number))
-        return [[0.0, number / count] for _ in range(count)]
+    def run(way, count, number):
+        calls.append((way, count, number))
+        return [[0.0, (1 + way) * number / count] for _ in range(count)]
 
-    one, four = measure("made up", (1, 4), 2, run)
-    assert calls == [(4, 0), (1, 1), (4, 1), (1, 2), (4, 2)]
+    ways = {"made up": partial(run, 0), "other": partial(run, 1)}
+    one, four, *others = measure(ways, (1, 4), 2)
+    turns = [(1, 1), (4, 1), (1, 2), (4, 2)]
+    assert calls == [(0, 4, 0), (1, 4, 0), *((way, *turn) for turn in turns for way in (0, 1))]
+    assert [row.rates for row in others] == [[0.5, 0.25], [8, 4]]
+    assert [row.how for row in (one, four, *others)] == ["made up"] * 2 + ["other"] * 2
     assert (one.rates, one.ratios) == ([1, 0.5], [1, 1])
     assert (four.rates, four.ratios) == ([16, 8], [16, 16])
     shown = table([one, four, Row("made up", 4, [3], [2.6])], "title")
     assert [row[1:] for row in shown.rows[1:]] == [
         ["4", "12.0", "16.00", "16.00 to 16.00", "2.5"], ["4", "3.0", "2.60", "2.60 to 2.60", "2.5"]
     ]  # fmt: skip
+
+
+def test_says_so_when_the_other_server_does_not_begin():
+    with pytest.raises(RuntimeError, match="did not begin"), serving_llama_cpp("false", "none.gguf", 1, 128, 1):
+        pass
 
 
 def test_tokens_are_counted_in_a_batch(checkpoint):
