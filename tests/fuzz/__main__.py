@@ -37,6 +37,7 @@ def fuzz(name: str, seconds: float, first: int) -> Tally:
                 if kind == "fault":
                     _keep(name, int(number), Path(folder))
                     whole.faults[int(number)] = kind
+                    print(done.stderr[-2000:], flush=True)
             if done.returncode < 0:
                 whole.counts["fault"] += 1
                 whole.faults[seed] = f"signal {-done.returncode}"

@@ -12,7 +12,8 @@ from pathlib import Path
 from qlinear.errors import AwqError, is_out_of_memory
 from tests.fuzz.readers import Reader
 
-SECONDS = 60  # for one input; the machine may be busy
+SECONDS = 60  # of the processor's time, for one input
+WAITING = 900  # by the clock: the machine may be busy, and a file cold
 
 
 class Hanging(BaseException):
@@ -68,18 +69,28 @@ def _copy(reader: Reader, folder: Path) -> Path:
     return shutil.copytree(folder / "good", folder / "damaged")
 
 
+_TIMERS = {
+    signal.SIGPROF: (signal.ITIMER_PROF, SECONDS, "of the processor's time"),
+    signal.SIGALRM: (signal.ITIMER_REAL, WAITING, "by the clock"),
+}
+
+
 @contextmanager
 def _bounded():
-    def hanging(*_):
-        raise Hanging(f"no end within {SECONDS} s")
+    def hanging(number, _):
+        _, seconds, how = _TIMERS[number]
+        raise Hanging(f"no end within {seconds} s {how}")
 
-    before = signal.signal(signal.SIGALRM, hanging)
-    signal.alarm(SECONDS)
+    before = {number: signal.signal(number, hanging) for number in _TIMERS}
+    for timer, seconds, _ in _TIMERS.values():
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _, _ in _TIMERS.values():
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def quiet() -> None:
