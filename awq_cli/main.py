@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from awq_cli import ending, groups, idle
+from awq_cli import ending, groups, idle, waiting
 from awq_cli.requests import build, options_of
 from qlinear.errors import OptionError
 from qlinear.process import rank_and_size
@@ -127,8 +127,7 @@ def _set_environment() -> None:
     """Before the libraries are loaded that read it.
 
     What goes wrong is said once, by us: not by a library's warning before it. And Intel's library, which torch
-    multiplies with, makes the same sums at any number of threads, at no cost in time. And threads that wait for each
-    other let go of their cores: on a machine with other work to do, those that spin wait for one that is not there.
+    multiplies with, makes the same sums at any number of threads, at no cost in time.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -138,7 +137,8 @@ def _set_environment() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ.update(waiting.for_each_other())
 
 
 def main() -> None:
