@@ -1,7 +1,7 @@
 """What a decoder makes of a given text: how likely it is, and how far two decoders lie apart."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,11 +117,23 @@ def compare(decoder: Decoder, reference: Decoder, tokens: np.ndarray) -> Compari
         here, targets = targets[: len(rows)], targets[len(rows) :]
         rows, wanted = rows[: len(here)], wanted[: len(here)]  # after the last token nothing is predicted
         log_p, log_q = F.log_softmax(wanted, dim=-1), F.log_softmax(rows, dim=-1)
-        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-        agreed = rows.argmax(dim=-1) == wanted.argmax(dim=-1)
         of_text = (-log.gather(1, here.unsqueeze(1)) for log in (log_q, log_p))
-        sums += torch.stack([figures.double().sum() for figures in (*of_text, divergence, agreed)])
+        sums += torch.stack([figures.double().sum() for figures in (*of_text, *_apart(log_p, log_q))])
     return Comparison(*(sums / (len(tokens) - 1)).tolist())
+
+
+def apart(found: Iterable[np.ndarray], wanted: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row of logits `(n, vocabulary)`: the divergence `(length,)` from `wanted` in nats, whether both agree.
+
+    Both are the same rows, in parts of their own; see `Comparison`.
+    """
+    logs = ([F.log_softmax(part, dim=-1) for part in pair] for pair in _side_by_side(iter(wanted), iter(found)))
+    divergence, agreed = zip(*(_apart(log_p, log_q) for log_p, log_q in logs), strict=True)
+    return torch.cat(divergence).numpy(), torch.cat(agreed).numpy()
+
+
+def _apart(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1), log_p.argmax(dim=-1) == log_q.argmax(dim=-1)
 
 
 def _side_by_side(first: Iterator[np.ndarray], second: Iterator[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
