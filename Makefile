@@ -17,7 +17,7 @@ demo: $(VENV)/installed ## quantize the embedded model to 4 bits, benchmark it, 
 	$(RUN) --task decode --w_bit 4 --prompt "What is a poem?"
 
 test: $(VENV)/tested ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 fuzz: $(VENV)/tested ## damage every file that is read, stop quantizing at any moment; FUZZ="--seconds 1800 gguf" and others
 	$(BIN)/python -m tests.fuzz $(FUZZ)
