@@ -54,5 +54,5 @@ IDLE = (
         "without perplexity among --tasks",
         ("dataset", "window", "n_windows", "bos"),
     ),
-    (lambda values: _evaluates(values, perplexity=True), "with --tasks perplexity", ("limit",)),
+    (lambda values: _evaluates(values, perplexity=True), "with --tasks perplexity", ("limit", "shots", "chat")),
 )

@@ -199,7 +199,12 @@ tasks = click.option(
     default="perplexity,truthfulqa_mc2,winogrande,arc_challenge",
     show_default=True,
     metavar="NAMES",
-    help="What to evaluate, with commas between.",
+    help="What to evaluate, with commas between: these, and whatever the installed lm-eval knows.",
+)
+shots = click.option(
+    "--shots",
+    type=click.IntRange(0),
+    help="Answered questions before each, where a task takes any.  [default: as lm-eval has it]",
 )
 eval_data = click.option(
     "--eval_data",
@@ -258,6 +263,6 @@ GROUPS = {
         context, max_new_tokens, stop, temperature, top_k, top_p,
     ),
     "Serving": (host, port, api_key, slots),
-    "Evaluating": (dataset, window, n_windows, tasks, eval_data, limit, float_model),
+    "Evaluating": (dataset, window, n_windows, tasks, shots, eval_data, limit, float_model),
     "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
 }  # fmt: skip

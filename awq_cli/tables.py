@@ -189,7 +189,7 @@ def _show_evaluate(out: Terminal, result: Any) -> None:
     table = new_table(*columns)
     for score in result.scores:
         figures = [score.value, score.stderr, score.float_value, score.float_stderr][: len(columns) - 3]
-        count = f"{score.examples} {'windows' if score.shots is None else 'questions'}"
+        count = f"{score.examples} {'windows' if score.task == 'perplexity' else 'questions'}"
         table.add_row(score.task, score.metric, *(number(figure, 4) for figure in figures), count)
     out.print(table)
     out.print(f"{result.seconds:.1f} s")

@@ -1,34 +1,53 @@
-"""Multiple-choice tasks through the lm-eval library: its questions, prompts, shots and metrics; our decoders."""
+"""Tasks of the lm-eval library: its questions, prompts, shots and metrics; our decoders."""
 
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, SupportsFloat
 
 from awq_cli.questions.files import LAYOUTS, read_rows
 from engine.model import Model
-from engine.scoring import Scorer
-from engine.text import check_rows, encode
-from qlinear.errors import OptionError
-from qlinear.progress import Watcher, steps
+from qlinear.errors import AwqError, OptionError, is_out_of_memory
+from qlinear.progress import Watcher
 
-# Task -> the folder of lm_eval/tasks that defines it: reading all of them takes a while.
+# Task -> the folder of lm_eval/tasks that defines it: reading all of them takes a while. Their questions may lie in
+# files of plain layouts too.
 FOLDERS = {"truthfulqa_mc2": "truthfulqa", "winogrande": "winogrande", "arc_challenge": "arc"}
 SPLITS = ("train", "validation", "test")
+_LOCAL = "local"  # the group of tasks whose questions lie in files here
+_RUNS_CODE = "HF_ALLOW_CODE_EVAL"  # of the library that runs it
+_OF_THE_HUB = ("huggingface_hub", "datasets", "httpx", "requests", "urllib3")  # whose errors are of fetching
+_SEED = 1234  # of the answered questions; lm-eval's own
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One metric of one task; stderr: None where there is only one question."""
+    """One metric of one task; stderr: None where there is only one question; shots: None of a group."""
 
     task: str
     metric: str
     value: float
     stderr: float | None
     questions: int
-    shots: int
+    shots: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """tasks: names of tasks, groups or tags of lm-eval's; shots: answered questions before each, None: as each task's
+    configuration says; chat: whether questions go through the model's chat template; limit: how many of each task are
+    asked, None: all.
+    """
+
+    tasks: tuple[str, ...]
+    shots: int | None = None
+    chat: bool = False
+    limit: int | None = None
 
 
 def require_library(tasks: Sequence[str]) -> None:
@@ -37,27 +56,82 @@ def require_library(tasks: Sequence[str]) -> None:
         raise OptionError(f"--tasks {','.join(tasks)} needs the lm-eval library; install it with: pip install lm-eval")
 
 
-def load_tasks(tasks: Sequence[str], eval_data: str | None) -> dict[str, object]:
-    """lm-eval's own tasks by name, with its data from the hub or with that of a local directory.
+def load_tasks(asked: Asked, eval_data: str | None) -> dict[str, Any]:
+    """lm-eval's own tasks by name, with its data from the hub or with that of a local directory: "tasks" and "groups".
 
-    Raises `OptionError` for local files that are missing or malformed, and where the hub cannot be reached.
+    A directory may define tasks of its own, as lm-eval's do, in .yaml files. Raises `OptionError` for local files that
+    are missing or malformed, for tasks that nobody knows, and where the hub cannot be reached.
     """
-    rows = {task: read_rows(Path(eval_data), task) for task in tasks} if eval_data is not None else {}
+    local = [task for task in asked.tasks if task in FOLDERS] if eval_data is not None else []
+    rows = {task: read_rows(Path(eval_data), task) for task in local}
+    others = [task for task in asked.tasks if task not in local]
+    if local and asked.shots:
+        raise OptionError(f"--shots: the files of {','.join(local)} hold no answered questions to put before others")
     with _quiet():
-        import lm_eval.tasks
+        manager = _manager(asked.tasks, eval_data)
+        given = [{"task": task, "custom_dataset": _dataset(task, rows[task])} for task in local]
+        wanted = ([{"group": _LOCAL, "task": given}] if given else []) + others
+        with _told_of_loading(others):
+            loaded = manager.load(wanted)
+    for name, task in loaded["tasks"].items():
+        _prepare(name, task, asked.shots)
+    return loaded
 
-        folders = [Path(lm_eval.tasks.__file__).parent / FOLDERS[task] for task in tasks]
-        manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
-        if eval_data is not None:
-            local = [{"task": task, "custom_dataset": _dataset(task, rows[task])} for task in tasks]
-            return manager.load({"group": "local", "task": local})["tasks"]
-        try:
-            return manager.load(list(tasks))["tasks"]
-        except Exception as error:  # the hub's client raises its own errors, and those of every layer below it
-            raise OptionError(
-                f"the questions of {','.join(tasks)} could not be fetched from the hub ({type(error).__name__}); "
-                f"without a network, give local files: --eval_data DIR"
-            ) from error
+
+@contextmanager
+def _told_of_loading(tasks: Sequence[str]) -> Iterator[None]:
+    """The hub's client raises its own errors, and those of every layer below it."""
+    named = f"the questions of {','.join(tasks)} could not be"
+    try:
+        yield
+    except AwqError:
+        raise
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"--tasks {','.join(tasks)} needs a library that is not installed: {_one_line(error)}"
+        ) from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(_OF_THE_HUB):
+            raise OptionError(f"{named} read: {type(error).__name__}: {_one_line(error)}") from error
+        raise OptionError(
+            f"{named} fetched from the hub ({type(error).__name__}); without a network, give local files: "
+            f"--eval_data DIR"
+        ) from error
+
+
+def _manager(tasks: Sequence[str], eval_data: str | None) -> Any:
+    """Raises `OptionError` for a task that it does not know."""
+    import lm_eval.tasks
+
+    library = Path(lm_eval.tasks.__file__).parent
+    plain = all(task in FOLDERS for task in tasks)
+    folders = [library / FOLDERS[task] for task in tasks] if plain else []
+    own = [Path(eval_data)] if eval_data is not None and any(Path(eval_data).glob("*.yaml")) else []
+    manager = lm_eval.tasks.TaskManager(include_path=[*folders, *own], include_defaults=not plain)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            near = get_close_matches(task, manager.all_tasks, 3)
+            meant = f"did you mean {', '.join(near)}?" if near else "docs/evaluation.md says which there are"
+            raise OptionError(f"--tasks: there is no task {task!r}; {meant}")
+    return manager
+
+
+def _prepare(name: str, task: Any, shots: int | None) -> None:
+    """As lm-eval's own command does: a task whose configuration says 0 shots has none, whatever is asked for."""
+    if getattr(task, "UNSAFE_CODE", False) and os.environ.get(_RUNS_CODE) != "1":
+        raise OptionError(
+            f"--tasks: {name} runs the code that the model writes, on this machine; in a place where that may do no "
+            f"harm, set {_RUNS_CODE}=1"
+        )
+    own = task.get_config("num_fewshot")
+    if own is None or (shots is not None and own != 0):
+        task.set_config(key="num_fewshot", value=shots or 0)
+    task.set_fewshot_seed(seed=_SEED)
+
+
+def _one_line(error: Exception) -> str:
+    """Of an error of a library, which may be pages long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _dataset(task: str, rows: list[dict]):
@@ -72,21 +146,55 @@ def _dataset(task: str, rows: list[dict]):
     return splits
 
 
-def answer(tasks: dict[str, object], model: Model, limit: int | None, what: str, watch: Watcher) -> list[Answered]:
-    """Every question of the tasks, or the first `limit` of each; `what` names the model to who watches."""
+def answer(loaded: dict[str, Any], asked: Asked, model: Model, what: str, watch: Watcher) -> list[Answered]:
+    """Every question of the tasks, or the first of each; `what` names the model to who watches."""
     with _quiet():
         from lm_eval.evaluator import evaluate
 
-        asked = _language_model(model, what, watch)
-        out = evaluate(asked, {"tasks": tasks}, limit=limit, log_samples=False)
-    answered = []
-    for name, task in tasks.items():
-        figures, count = out["results"][name], out["n-samples"][name]["effective"]
-        for metric in task.aggregation():
-            value, stderr = figures[f"{metric},none"], figures[f"{metric}_stderr,none"]
-            known = None if isinstance(stderr, str) else float(stderr)  # "N/A"
-            answered.append(Answered(name, metric, float(value), known, count, out["n-shot"][name]))
-    return answered
+        from awq_cli.questions.asked import LanguageModel
+
+        groups = {name: group for name, group in loaded["groups"].items() if name != _LOCAL}
+        with _faults_of(asked.tasks):
+            out = evaluate(
+                LanguageModel(model, what, watch), {**loaded, "groups": groups}, limit=asked.limit, log_samples=False,
+                apply_chat_template=asked.chat, fewshot_as_multiturn=asked.chat, confirm_run_unsafe_code=True,
+            )  # fmt: skip
+    counts = {name: count["effective"] for name, count in out["n-samples"].items()}
+    found = []
+    for name, figures in out.get("groups", {}).items():
+        inside = sum(counts[task.task_name] for task in groups[name].get_all_tasks())
+        found += _answered(name, figures, inside, None)
+    for name in loaded["tasks"]:
+        found += _answered(name, out["results"][name], counts[name], out["n-shot"][name])
+    return found
+
+
+@contextmanager
+def _faults_of(tasks: Sequence[str]) -> Iterator[None]:
+    """What goes wrong in tasks that are not known to be sound is theirs: a metric that is not there, say."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, AwqError) or is_out_of_memory(error) or all(task in FOLDERS for task in tasks):
+            raise
+        raise OptionError(
+            f"--tasks {','.join(tasks)}: lm-eval cannot ask them: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+
+
+def _answered(name: str, figures: dict[str, Any], questions: int, shots: int | None) -> Iterator[Answered]:
+    """Every metric that is a number; one that is taken of a part of the answer has that part's name behind it."""
+    for key, value in figures.items():
+        metric, comma, part = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not _is_number(value):
+            continue
+        stderr = figures.get(f"{metric}_stderr,{part}")
+        known = float(stderr) if _is_number(stderr) else None  # "N/A"
+        yield Answered(name, metric if part == "none" else f"{metric} ({part})", float(value), known, questions, shots)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, SupportsFloat)
 
 
 @contextmanager
@@ -103,67 +211,3 @@ def _quiet() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         library.tqdm = bar
-
-
-def _language_model(model: Model, what: str, watch: Watcher):
-    """The model as lm-eval's tasks ask it; only log-likelihoods are ever asked of it here."""
-    from lm_eval.api.model import TemplateLM
-
-    tokenizer = model.tokenizer
-
-    class Asked(TemplateLM):
-        eot_token_id = tokenizer.eos_token_id
-        prefix_token_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-        def tok_encode(self, string, add_special_tokens=None, **_) -> list[int]:
-            tokens = encode(tokenizer, string, special=add_special_tokens is not False)
-            check_rows(tokenizer, tokens, model.vocabulary)
-            return tokens.tolist()
-
-        def _encode_pair(self, context, continuation) -> tuple[list[int], list[int]]:
-            """As lm-eval parts them, its spaces at the join with what follows."""
-            return _parted(self.tok_encode(context + continuation), len(self.tok_encode(context.rstrip())))
-
-        def loglikelihood(self, requests, disable_tqdm=True):
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def _loglikelihood_tokens(self, requests, **_) -> list[tuple[float, bool]]:
-            pairs = [_fitted(*request, self.prefix_token_id, model.max_positions) for request in requests]
-            longest = max(len(context) + len(continuation) - 1 for context, continuation in pairs)
-            scorer = Scorer(model.decoder(longest, rewinds=True))
-            return [scorer.log_likelihood(*pair) for pair in steps(pairs, len(pairs), what, watch)]
-
-        def loglikelihood_rolling(self, requests, disable_tqdm=False):
-            raise NotImplementedError
-
-        def generate_until(self, requests, disable_tqdm=False):
-            raise NotImplementedError
-
-    return Asked()
-
-
-def _parted(whole: list[int], context: int) -> tuple[list[int], list[int]]:
-    """A question's tokens and its answer's, of which there is one at least: a token may span the join of both."""
-    at = max(0, min(context, len(whole) - 1))
-    return whole[:at], whole[at:]
-
-
-def _fitted(
-    texts: tuple[str, str], context: list[int], continuation: list[int], prefix: int | None, limit: int | None
-) -> tuple[list[int], list[int]]:
-    """A context too long for the model is cut at its left, as lm-eval does; the last token is not read itself.
-
-    prefix: the token that stands for an empty context. Raises `OptionError` where one token of context is too many.
-    """
-    if not context and prefix is not None:
-        context = [prefix]
-    answer = f"{texts[1][:40]!r}"
-    if not context or not continuation:
-        raise OptionError(f"--tasks: the answer {answer} cannot be asked for: it has no tokens, or none before it")
-    if limit is not None and len(continuation) > limit:
-        raise OptionError(
-            f"--tasks: an answer of {len(continuation)} tokens, {answer} and so on, has no room in the model's context "
-            f"of {limit}; leave its task out"
-        )
-    surplus = 0 if limit is None else max(0, len(context) + len(continuation) - 1 - limit)
-    return context[surplus:], continuation

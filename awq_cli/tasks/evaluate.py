@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,17 @@ from engine.text import begins_with_bos
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher, steps
 
-TASKS = ("perplexity", *harness.FOLDERS)
+PERPLEXITY = "perplexity"
+TASKS = (PERPLEXITY, *harness.FOLDERS)
 
 
 @dataclass(frozen=True)
 class Request(ModelRequest):
+    """chat: whether questions go through the model's chat template, None: no."""
+
     tasks: str
+    shots: int | None
+    chat: bool | None
     eval_data: str | None
     limit: int | None
     float_model: str | None
@@ -66,6 +72,7 @@ class Result(ModelResult):
     bos: bool | None
     eval_data: str | None
     limit: int | None
+    chat: bool
     lm_eval: str | None
     seconds: float
 
@@ -81,11 +88,12 @@ class Pair:
 def run(request: Request, watch: Watcher) -> Result:
     start = time.perf_counter()
     tasks = _chosen(request.tasks)
-    asked = [task for task in tasks if task != "perplexity"]
-    if asked:
-        harness.require_library(asked)
-    text = _open_text(request, watch) if "perplexity" in tasks else None
-    loaded = harness.load_tasks(asked, request.eval_data) if asked else {}
+    names = tuple(task for task in tasks if task != PERPLEXITY)
+    asked = harness.Asked(names, request.shots, request.chat is True, request.limit)
+    if names:
+        harness.require_library(names)
+    text = _open_text(request, watch) if PERPLEXITY in tasks else None
+    loaded = harness.load_tasks(asked, request.eval_data) if names else {}
     model = open_model(request, watch)
     pair = Pair(model, _open_reference(request, model, watch))
     scores, windows = [], None
@@ -93,7 +101,7 @@ def run(request: Request, watch: Watcher) -> Result:
         windows = _windows(request, model, text)
         scores += _perplexity(pair, windows, watch)
     if loaded:
-        scores += _questions(pair, loaded, request.limit, watch)
+        scores += _questions(pair, loaded, asked, watch)
     return Result(
         **described("evaluate", request, model),
         float_model=pair.reference and pair.reference.about.name,
@@ -103,18 +111,18 @@ def run(request: Request, watch: Watcher) -> Result:
         bos=None if windows is None else begins_with_bos(model.tokenizer, windows[0]),
         eval_data=request.eval_data,
         limit=request.limit,
-        lm_eval=version("lm-eval") if asked else None,
+        chat=asked.chat,
+        lm_eval=version("lm-eval") if names else None,
         seconds=time.perf_counter() - start,
     )
 
 
 def _chosen(given: str) -> tuple[str, ...]:
-    """The tasks of a list with commas, in the order of `TASKS`."""
-    names = [name.strip() for name in given.split(",")]
-    for name in names:
-        if name not in TASKS:
-            raise OptionError(f"--tasks: there is no task {name!r}; choose from {', '.join(TASKS)}")
-    return tuple(task for task in TASKS if task in names)
+    """The tasks of a list with commas, each once, the program's own in the order of `TASKS` before others."""
+    names = dict.fromkeys(name.strip() for name in given.split(","))
+    if "" in names:
+        raise OptionError(f"--tasks: a name is missing in {given!r}")
+    return (*(task for task in TASKS if task in names), *(name for name in names if name not in TASKS))
 
 
 def _open_text(request: Request, watch: Watcher) -> Text:
@@ -198,11 +206,11 @@ def _exponential(losses: Sequence[float]) -> tuple[float, float | None]:
     return value, None if stderr is None else value * stderr
 
 
-def _questions(pair: Pair, loaded: dict[str, object], limit: int | None, watch: Watcher) -> list[Score]:
-    answered = harness.answer(loaded, pair.model, limit, "answers", watch)
+def _questions(pair: Pair, loaded: dict[str, Any], asked: harness.Asked, watch: Watcher) -> list[Score]:
+    answered = harness.answer(loaded, asked, pair.model, "answers", watch)
     beside = [None] * len(answered)
     if pair.reference is not None:
-        beside = harness.answer(loaded, pair.reference, limit, "answers of the float model", watch)
+        beside = harness.answer(loaded, asked, pair.reference, "answers of the float model", watch)
     return [
         Score(
             ours.task,

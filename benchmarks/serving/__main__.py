@@ -11,6 +11,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -44,14 +45,13 @@ def command() -> None: ...
 @click.option("--llama_cpp", nargs=2, metavar="PYTHON GGUF", help="Its steps too: a Python that has it, and a file.")
 @click.option("--llama_server", metavar="PROGRAM", help="llama.cpp's server, with as many slots, in turns with ours.")
 @json_option
-def throughput(
-    checkpoint: Path, streams: str, tokens: int, rounds: int, llama_cpp: tuple[str, str] | None,
-    llama_server: str | None, json_file: Path | None,
-) -> None:  # fmt: skip
+def throughput(checkpoint: Path, streams: str, json_file: Path | None, **given: Any) -> None:
     """Tokens a second of several texts at once, as a multiple of what one alone has.
 
     With --llama_server, of the file that --llama_cpp names.
     """
+    tokens, rounds = given["tokens"], given["rounds"]
+    llama_cpp, llama_server = given["llama_cpp"], given["llama_server"]
     if llama_server is not None and llama_cpp is None:
         raise click.UsageError("--llama_server needs the file that --llama_cpp names")
     counts = tuple(int(count) for count in streams.split(","))

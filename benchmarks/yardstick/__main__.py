@@ -26,17 +26,7 @@ from run_awq import load
 
 PAGE = DOCS / "experiments.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.yardstick --docs -->", "<!-- end -->"
-HEADINGS = [
-    "text",
-    "recipe",
-    "draws",
-    "divergence",
-    "scatter of draws",
-    "more than the first",
-    "median",
-    "99 %",
-    "top-1",
-]
+HEADINGS = ["recipe", "draws", "divergence", "of a draw", "more than the first", "median", "99 %", "top-1"]
 
 
 def named(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, list[str]]:
@@ -96,11 +86,11 @@ def _told(estimate: Estimate, digits: int = 4) -> str:
 @click.option("--window", default=512, show_default=True, type=click.IntRange(16), help="Tokens of a passage.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what was found to a file.")
 @click.option("--docs", is_flag=True, help=f"Write the table into docs/{PAGE.name}.")
-def main(model_name: str, recipes: dict, web: Path, passages: int, window: int, json_file: Path, docs: bool) -> None:
+def main(model_name: str, recipes: dict, web: Path, json_file: Path, docs: bool, **sizes: int) -> None:
     reference = load(model_name, precision="bf16")
     models = {name: [load(place) for place in places] for name, places in recipes.items()}
     flat, tables, kept = [model for draws in models.values() for model in draws], [], {}
-    for text, some in texts(reference, web, passages, window).items():
+    for text, some in texts(reference, web, sizes["passages"], sizes["window"]).items():
         found = iter(collect(flat, reference, some))
         by_name = {name: [next(found) for _ in draws] for name, draws in models.items()}
         tokens = sum(len(passage.tokens) - passage.first for passage in some)

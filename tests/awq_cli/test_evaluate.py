@@ -209,8 +209,13 @@ def test_another_float_model_is_told(run, make_model, rounded, data, tmp_path):
 
 
 MISTAKES = [
-    (["--tasks", "hellaswag"], "--tasks: there is no task 'hellaswag'; choose from perplexity, truthfulqa_mc2, "
-     "winogrande, arc_challenge"),
+    (["--tasks", "winogrande,hellaswagg"], "--tasks: there is no task 'hellaswagg'; did you mean "
+     "hellaswag, hellaswag_gu, hellaswag_vi?"),
+    (["--tasks", "qqqqqqqq"], "--tasks: there is no task 'qqqqqqqq'; docs/evaluation.md says which there are"),
+    (["--tasks", "winogrande,"], "--tasks: a name is missing in 'winogrande,'"),
+    (["--tasks", "perplexity", "--chat"], "--chat means nothing with --tasks perplexity; leave it out"),
+    (["--tasks", "perplexity", "--shots", "2"], "--shots means nothing with --tasks perplexity; leave it out"),
+    (["--shots", "-1"], "Invalid value for '--shots': -1 is not in the range x>=0."),
     (["--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1."),
     (["--tasks", "perplexity", "--limit", "3"], "--limit means nothing with --tasks perplexity; leave it out"),
     (["--tasks", "winogrande", "--window", "64"],
