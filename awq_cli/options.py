@@ -187,8 +187,8 @@ top_p = click.option(
 draft = click.option(
     "--draft",
     metavar="lookup|CHECKPOINT",
-    help="Have tokens proposed, to read several at a time: from the text so far (lookup), or by a smaller checkpoint with "
-    "the same tokens. The answers stay the same, token by token (docs/speculation.md).",
+    help="Have tokens proposed, to read several at a time: from the text so far (lookup), or by a smaller checkpoint "
+    "with the same tokens. Answers stay the same, token by token (docs/speculation.md).",
 )
 dataset = click.option(
     "--dataset",

@@ -11,8 +11,8 @@ from qlinear.errors import ModelError
 class Decoder(Protocol):
     """Something that reads texts, and remembers the last one it was given.
 
-    max_tokens: the longest text; vocabulary: ids are below it; same_in_any_cut: whether what comes after a token has the
-    same bits however many are read with it.
+    max_tokens: the longest text; vocabulary: ids are below it; same_in_any_cut: whether what comes after a token has
+    the same bits however many are read with it.
     """
 
     max_tokens: int

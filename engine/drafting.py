@@ -14,8 +14,8 @@ import numpy as np
 from engine.proposals import Proposer
 from engine.worth import Worth
 
-# What may be lost where proposals are wrong: of the time of an answer, and passes at its beginning. What was gained before
-# makes up for that many passes.
+# What may be lost where proposals are wrong: of the time of an answer, and passes at its beginning. What was gained
+# before makes up for so many passes at most.
 LOSS, AT_FIRST, GAINED = 0.015, 1.0, 4.0
 NONE = np.empty(0, np.int64)
 
@@ -98,8 +98,8 @@ class Draft:
 
 def together(parts: list[Drafted]) -> Drafted:
     """Of several answers."""
-    passes = sum(one.passes for one in parts)
-    tokens = sum(one.passes * one.tokens_per_pass for one in parts if one.tokens_per_pass is not None)
-    return Drafted(
-        sum(one.proposed for one in parts), sum(one.accepted for one in parts), passes, tokens / passes if passes else None
+    proposed, accepted, passes = (
+        sum(getattr(one, name) for one in parts) for name in ("proposed", "accepted", "passes")
     )
+    tokens = sum(one.passes * one.tokens_per_pass for one in parts if one.tokens_per_pass is not None)
+    return Drafted(proposed, accepted, passes, tokens / passes if passes else None)

@@ -48,8 +48,8 @@ def generate(
     """Read `prompt` `(length,)` int64 and write up to `max_new_tokens`, up to an end token, which is given too.
 
     adjust: what is done to the logits before one is chosen (see `engine.rules`). known: how many tokens at the prompt's
-    start the decoder has read (see `engine.decoder`). drafting: of this answer; the tokens are the same. When one is given
-    out, the decoder has read all that stand before it, and may have read others after them.
+    start the decoder has read (see `engine.decoder`). drafting: of this answer; the tokens are the same. When one is
+    given out, the decoder has read all that stand before it, and may have read others after them.
     A token is timed up to its choice; what is done with it in between is nobody's.
     """
     text = np.concatenate([prompt, np.zeros(max_new_tokens, np.int64)])

@@ -139,8 +139,8 @@ class Model:
             return None
         if not decoder.same_in_any_cut:
             raise OptionError(
-                f"`draft` takes a model whose stack is run as a whole on the cpu, where a token's bits do not depend on "
-                f"what is read with it; that of {self.about.name} is not: leave `draft` out"
+                f"`draft` takes a model whose stack is run as a whole on the cpu, where a token's bits do not depend "
+                f"on what is read with it; that of {self.about.name} is not: leave `draft` out"
             )
         return Draft(self._proposer(decoder.max_tokens), self._worth)
 
@@ -205,9 +205,7 @@ class Model:
         with self._with_room(len(tokens) + max_new_tokens) as decoder:
             adjust, draft = self.rules.for_text(len(tokens), max_new_tokens), self.draft(decoder)
             drafting = draft and draft.for_text()
-            for token in generate(
-                decoder, tokens, max_new_tokens, self.end_tokens, choose, adjust, drafting=drafting
-            ):
+            for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose, adjust, drafting=drafting):
                 if piece := pieces.add(token.id):
                     yield piece
         if piece := pieces.end():

@@ -55,8 +55,8 @@ def check_same_tokens(own: Any, other: Any, named: str) -> None:
         text, token = differ[0]
         whose = "this model" if here.get(text) == token else "the other"
         raise OptionError(
-            f"`draft={named}` has another tokenizer than this model: only {whose} has {text!r} as token {token}; give a "
-            f"checkpoint of the same family, or lookup"
+            f"`draft={named}` has another tokenizer than this model: only {whose} has {text!r} as token {token}; give "
+            f"a checkpoint of the same family, or lookup"
         )
 
 

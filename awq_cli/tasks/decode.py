@@ -111,9 +111,7 @@ def run(request: Request, watch: Watcher) -> Result:
             responses.append(answer.response(prompt, len(one.prompt)))
             watch(Piece(responses[-1].response))
         else:
-            written = generate(
-                decoder, one.prompt, new, one.end_tokens, one.choose, one.adjust, drafting=drafting
-            )
+            written = generate(decoder, one.prompt, new, one.end_tokens, one.choose, one.adjust, drafting=drafting)
             responses.append(answer.told(prompt, len(one.prompt), written, watch))
         watch(responses[-1])
     return Result(
@@ -121,9 +119,7 @@ def run(request: Request, watch: Watcher) -> Result:
     )
 
 
-def _answer(
-    model: Model, writing: Writing, prompt: np.ndarray, chat: bool, drafting: Drafting | None
-) -> Answer:
+def _answer(model: Model, writing: Writing, prompt: np.ndarray, chat: bool, drafting: Drafting | None) -> Answer:
     pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, prompt)
     return Answer(pieces, StopTexts(writing.stop), model.end_tokens, drafting)
 

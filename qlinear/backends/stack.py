@@ -187,8 +187,8 @@ class Reading:
 class StackDecoder(Protocol):
     """A stack ready to read, with its key/value cache, which has slots for as many texts.
 
-    max_tokens: of a text; chunk: tokens that are read at a time; nbytes: of the cache; same_in_any_cut: whether what comes
-    after a token has the same bits however its text is cut into calls.
+    max_tokens: of a text; chunk: tokens that are read at a time; nbytes: of the cache; same_in_any_cut: whether what
+    comes after a token has the same bits however its text is cut into calls.
     """
 
     max_tokens: int
