@@ -101,7 +101,7 @@ class Watched:
         return self.inner(*arguments)
 
 
-def written(decoder, prompt, new=40, draft=None, draw=None, penalty=1.4, ends=frozenset()):
+def written(decoder, prompt, new=40, draft=None, *, draw=None, penalty=1.4, ends=frozenset()):
     """Tokens; what they were chosen from; what the rules were given; the draft's figures."""
     choose = Watched(greedy if draw is None else sampler(seed=3, **draw))
     rules = Watched(PlainRules({"repetition_penalty": penalty}).for_text(len(prompt), new) or (lambda text, row: row))
