@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.proposals import Proposer
-from engine.worth import Worth
+from engine.worth import MOST, Worth
 
 # What may be lost where proposals are wrong: of the time of an answer, and passes at its beginning. What was gained
 # before makes up for so many passes at most.
 LOSS, AT_FIRST, GAINED = 0.015, 1.0, 4.0
+STEADY = MOST + 1  # tokens that a proposer is behind at most, where there was a proposal in the last pass
 NONE = np.empty(0, np.int64)
 
 
@@ -48,8 +49,11 @@ class Drafting:
         began = time.perf_counter()
         tokens, kind = NONE, self._proposer.find(text) if most > 0 else None
         if kind is not None:
-            credit = LOSS * self._spent + AT_FIRST - self._lost
-            count = self._worth.count(kind, most, credit)
+            credit, behind = LOSS * self._spent + AT_FIRST - self._lost, self._proposer.behind(text)
+            count = self._worth.count(kind, most, credit, behind)
+            if count and behind > STEADY:
+                self._catch_up(text, behind)
+                began = time.perf_counter()
             if count:
                 tokens = self._proposer.propose(text, count)
             self._kind = kind
@@ -57,6 +61,13 @@ class Drafting:
         self._began = time.perf_counter()
         self._proposing = self._began - began
         return tokens
+
+    def _catch_up(self, text: np.ndarray, behind: int) -> None:
+        """What is read of the text as it is found, a prompt above all, is no fault of the proposals; what is, later on,
+        has to be worth it."""
+        self._proposer.catch_up(text)
+        if self._proposed:
+            self._lost += self._worth.catching_up(behind)
 
     def took(self) -> None:
         """The pass is read."""

@@ -33,6 +33,11 @@ class Lookup:
         self._source = int(ends[-1]) + 1
         return matched - 1
 
+    def behind(self, text: np.ndarray) -> int:
+        return 0
+
+    def catch_up(self, text: np.ndarray) -> None: ...
+
     def propose(self, text: np.ndarray, count: int) -> np.ndarray:
         """Where the text ends before there are as many, what is proposed goes on as it began: a loop is one match."""
         return text[self._source + np.arange(count) % (len(text) - self._source)]

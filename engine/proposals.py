@@ -18,6 +18,14 @@ class Proposer(Protocol):
         """The kind of what there is to propose after a text `(length,)`; None where there is nothing."""
         ...
 
+    def behind(self, text: np.ndarray) -> int:
+        """How many tokens of a text it would have to read before the last one."""
+        ...
+
+    def catch_up(self, text: np.ndarray) -> None:
+        """Read those, of which there are some."""
+        ...
+
     def propose(self, text: np.ndarray, count: int) -> np.ndarray:
         """Up to `count` tokens to follow the text that `find` was last asked about, ids of the model's."""
         ...
@@ -35,6 +43,15 @@ class ModelProposer:
 
     def find(self, text: np.ndarray) -> int | None:
         return 0 if len(text) <= self._decoder.max_tokens else None
+
+    def behind(self, text: np.ndarray) -> int:
+        return len(text) - 1 - in_common(self._held, text[:-1])
+
+    def catch_up(self, text: np.ndarray) -> None:
+        before, known = text[:-1].copy(), in_common(self._held, text[:-1])
+        self._held = before[:0]
+        read_last(self._decoder, before, min(known, len(before) - 1))
+        self._held = before
 
     def propose(self, text: np.ndarray, count: int) -> np.ndarray:
         count = min(count, self._decoder.max_tokens - len(text) + 1)

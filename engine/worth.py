@@ -13,6 +13,7 @@ FORGOTTEN = 256  # passes after which a cost is not believed any more: the machi
 REFRESHED = 100  # passes with proposals after which one without is made, to know what that takes now
 GAIN = 1.02  # what proposing has to be worth
 MEMORY = 0.9  # what a pass still counts for, with each one after it
+TOGETHER = 3  # tokens of a prompt that are read in the time of one alone
 TRIED, AGAIN = 2, 16  # tokens proposed where none are worth it, and after how many passes
 
 
@@ -76,8 +77,13 @@ class Worth:
         """That a token proposed is right, if those before it were."""
         return (self._hits[kind] + 0.1) / (self._trials[kind] + 0.2)
 
-    def count(self, kind: int, most: int, credit: float) -> int:
-        """Tokens to propose, `most` at most; credit: what their pass may cost more than a plain one, if all are wrong.
+    def catching_up(self, behind: int) -> float:
+        """What it takes the proposer to read so many tokens at once."""
+        return behind / TOGETHER * self._of_one
+
+    def count(self, kind: int, most: int, credit: float, behind: int) -> int:
+        """Tokens to propose, `most` at most; credit: what their pass may cost more than a plain one, if all are wrong;
+        behind: tokens that the proposer would have to read first.
 
         Where none are worth it some are tried now and then. Costs that nobody knows are come upon in steps.
         """
@@ -93,6 +99,6 @@ class Worth:
         self._since[kind] = 0 if best else self._since[kind] + 1
         if self._since[kind] >= AGAIN:
             self._since[kind] = 0
-            best = min(TRIED, most)
-            return best if self.cost(best) - 1 <= credit else 0
+            tried = min(TRIED, most)
+            return tried if self.cost(tried) + self.catching_up(behind) - 1 <= credit else 0
         return best

@@ -44,7 +44,10 @@ class Ask:
 REPEATING = (
     Ask("a summary that quotes", f"Quote the important sentences of this text word for word:\n\n{_HARBOUR}"),
     Ask("a text to be kept", f"Repeat this text without changes:\n\n{_HARBOUR}"),
-    Ask("a class to be extended", f"Add a method `transfer` to this class and write the whole class:\n\n{_ACCOUNT}"),
+    Ask(
+        "a class to be extended",
+        f"Add a method `transfer` to this class and write the whole class:\n\n```python\n{_ACCOUNT}```",
+    ),
     Ask("a list to be set anew", f"Write each of these people on a line of its own:\n\n{_PEOPLE}"),
 )
 

@@ -64,6 +64,19 @@ def test_what_the_other_model_finds_likeliest():
     assert proposer.propose(other, 2).tolist() == greedily(alone, other, 2)
 
 
+def test_it_catches_up_with_what_it_has_missed():
+    spy, text = Spy(fused(3)), tokens_of(40).numpy()
+    proposer, expected = ModelProposer(spy, VOCAB), greedily(fused(3), text, 2)
+    assert proposer.behind(text) == 39
+    proposer.catch_up(text)
+    assert (spy.reads, proposer.behind(text)) == ([39], 0)
+    assert proposer.propose(text, 2).tolist() == expected and spy.reads == [39, 1, 1]
+    other = np.concatenate([text[:20], tokens_of(12, seed=4).numpy()])
+    assert proposer.behind(other) == 31 - 20
+    proposer.catch_up(other)
+    assert proposer.propose(other, 1).tolist() == greedily(fused(3), other, 1) and spy.reads[3:] == [11, 1]
+
+
 def test_no_further_than_its_own_context():
     proposer, text = ModelProposer(fused(3, 22), VOCAB), tokens_of(22).numpy()
     assert len(proposer.propose(text[:20], 9)) == 3 and len(proposer.propose(text, 9)) == 1
@@ -82,16 +95,21 @@ def test_only_tokens_that_the_model_has():
 def test_nothing_is_taken_for_read_after_an_interrupt():
     class Interrupted(Spy):
         def read(self, tokens, known=0, rows=None):
-            if len(tokens) == 22:
+            if len(tokens) == self.at:
                 self.text = []
                 raise KeyboardInterrupt
             return super().read(tokens, known, rows)
 
     spy, text = Interrupted(fused(3)), tokens_of(20).numpy()
-    proposer = ModelProposer(spy, VOCAB)
-    with pytest.raises(KeyboardInterrupt):
-        proposer.propose(text, 5)
-    assert proposer.propose(text, 2).tolist() == greedily(fused(3), text, 2)
+    proposer, expected = ModelProposer(spy, VOCAB), greedily(fused(3), text, 2)
+    for at, call in ((22, lambda: proposer.propose(text, 5)), (18, lambda: proposer.catch_up(text[:19]))):
+        spy.at = None
+        proposer.propose(text[:12], 3)
+        spy.at = at
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        spy.at = None
+        assert proposer.propose(text, 2).tolist() == expected
 
 
 def test_the_model_as_its_own_draft_is_always_right():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import drafting
-from engine.drafting import Draft
+from engine.drafting import STEADY, Draft
 from engine.worth import AGAIN, MOST, REFRESHED, TRIED, Worth
 from tests.engine.drafts import Knowing
 
@@ -33,13 +33,23 @@ def clock(monkeypatch):
 
 
 class Slow(Knowing):
-    """Takes its time for each token that it proposes."""
+    """Takes its time for each token that it proposes, and a third of that for one that it has to read before."""
 
     def __init__(self, clock, seconds, *how):
         super().__init__(*how)
-        self.clock, self.seconds = clock, seconds
+        self.clock, self.seconds, self.read, self.caught_up = clock, seconds, 0, []
+
+    def behind(self, text):
+        return max(0, len(text) - 1 - self.read)
+
+    def catch_up(self, text):
+        self.caught_up.append(self.behind(text))
+        self.clock.now += self.seconds / 3 * self.caught_up[-1]
+        self.read = len(text) - 1
 
     def propose(self, text, count):
+        assert self.behind(text) <= STEADY
+        self.read = len(text) + count - 1
         self.clock.now += self.seconds * count
         return super().propose(text, count)
 
@@ -96,6 +106,28 @@ def test_a_model_that_takes_long_to_propose(clock):
     assert 0.97 < dear < 1.02 and cheap > 2.9
 
 
+def test_a_long_prompt_is_read_once_by_what_proposes(clock):
+    """What it takes is no reason against proposals that are right."""
+    text = text_of(1300)
+    slow = Slow(clock, STEP / 20, text)
+    found, proposed = speed(clock, Draft(slow, Worth(1)), text, COSTS["wide"], prompt=1000)
+    assert len(slow.caught_up) == 1 and 1000 <= slow.caught_up[0] < 1005
+    reading = 1000 / 3 * STEP / 20
+    assert 299 * STEP / (299 * STEP / found - reading) > 2.2 and np.median(proposed) == MOST
+
+
+@pytest.mark.parametrize("lies", [1, 0])
+def test_what_is_not_worth_it_is_not_kept_up_to_date(clock, lies):
+    """Reading what it has missed counts where a model is tried again, one that is wrong or one that takes too long."""
+    text = text_of(1500)
+    slow = Slow(clock, STEP * 0.9, text, lies)
+    draft = Draft(slow, Worth(1))
+    speed(clock, draft, text[:60], COSTS["wide"])
+    slow.read, slow.caught_up = 0, []
+    found, proposed = speed(clock, draft, text, COSTS["wide"], prompt=30)
+    assert found > 0.97 and len(slow.caught_up) < 12
+
+
 def test_it_comes_back_to_what_is_right_again(clock):
     class Changing(Knowing):
         def propose(self, text, count):
@@ -134,14 +166,21 @@ def test_costs_between_measured_ones():
 
 def test_what_is_asked_for():
     worth = Worth(2)
-    assert worth.count(0, 7, 100) == 0  # before anything is known
+    assert worth.count(0, 7, 100, 0) == 0  # before anything is known
     for _ in range(2):
         worth.took(0, 1.0, 0.0)
-    assert 0 < worth.count(0, 7, 100) <= 2  # what nobody has measured is come upon in steps
-    assert worth.count(0, 1, 100) == 1 and worth.count(0, 0, 100) == 0
-    assert worth.count(0, 7, 0.1) == 0 and worth.count(0, 7, 0.13) == 1  # the second row may cost 0.12
+    worth.learn(0, 7, 7)
+    assert worth.count(0, 7, 100, 0) == 2  # what nobody has measured is come upon in steps
+    worth.took(2, 1.2, 0.0)
+    assert worth.count(0, 7, 100, 0) == 6
+    worth = Worth(2)
+    for _ in range(2):
+        worth.took(0, 1.0, 0.0)
+    assert worth.count(0, 1, 100, 0) == 1 and worth.count(0, 0, 100, 0) == 0
+    assert worth.count(0, 7, 0.1, 0) == 0 and worth.count(0, 7, 0.13, 0) == 1  # the second row may cost 0.12
     for _ in range(30):
         worth.learn(1, 3, 0)
     assert worth.chance(1) < 0.05 and worth.chance(0) == pytest.approx(0.5)
-    counts = [worth.count(1, 7, 100) for _ in range(2 * AGAIN)]
+    assert worth.catching_up(30) == 0  # of what proposes for nothing
+    counts = [worth.count(1, 7, 100, 0) for _ in range(2 * AGAIN)]
     assert counts == ([0] * (AGAIN - 1) + [TRIED]) * 2
