@@ -16,7 +16,7 @@ from engine.worth import MOST, Worth
 
 # What may be lost where proposals are wrong: of the time of an answer, and passes at its beginning. What was gained
 # before makes up for so many passes at most.
-LOSS, AT_FIRST, GAINED = 0.015, 1.0, 4.0
+LOSS, AT_FIRST, GAINED = 0.01, 0.5, 4.0
 STEADY = MOST + 1  # tokens that a proposer is behind at most, where there was a proposal in the last pass
 NONE = np.empty(0, np.int64)
 
@@ -64,7 +64,8 @@ class Drafting:
 
     def _catch_up(self, text: np.ndarray, behind: int) -> None:
         """What is read of the text as it is found, a prompt above all, is no fault of the proposals; what is, later on,
-        has to be worth it."""
+        has to be worth it.
+        """
         self._proposer.catch_up(text)
         if self._proposed:
             self._lost += self._worth.catching_up(behind)

@@ -48,14 +48,14 @@ class ModelProposer:
         return len(text) - 1 - in_common(self._held, text[:-1])
 
     def catch_up(self, text: np.ndarray) -> None:
-        before, known = text[:-1].copy(), in_common(self._held, text[:-1])
+        before, known = text[:-1].copy(), len(text) - 1 - self.behind(text)
         self._held = before[:0]
-        read_last(self._decoder, before, min(known, len(before) - 1))
+        read_last(self._decoder, before, known)
         self._held = before
 
     def propose(self, text: np.ndarray, count: int) -> np.ndarray:
         count = min(count, self._decoder.max_tokens - len(text) + 1)
-        tokens, known = np.concatenate([text, np.zeros(count, np.int64)]), in_common(self._held, text[:-1])
+        tokens, known = np.concatenate([text, np.zeros(count, np.int64)]), len(text) - 1 - self.behind(text)
         self._held = tokens[:0]  # while it reads, an interrupt may leave anything in it
         for length in range(len(text), len(tokens)):
             tokens[length] = read_last(self._decoder, tokens[:length], known)[: self._vocabulary].argmax()

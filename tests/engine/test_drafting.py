@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.drafting import Drafted, Drafting, together
-from engine.generate import generate, greedy
+from engine.generate import generate, greedy, pace_ms
 from engine.rules import PlainRules
 from engine.sampling import sampler
 from qlinear.backends.cpu import native
@@ -221,6 +221,12 @@ def test_what_is_learned_of_a_pass():
     assert drafting.propose(np.array([1, 2, 3, 8]), 2).tolist() == [5, 6]
     assert policy.learned == [(3, 1)]
     assert drafting.propose(np.array([1, 2, 3, 8]), 0).tolist() == []
+
+
+def test_the_pace_of_tokens_that_come_together_is_their_mean():
+    seconds = [0.009, 0.0, 0.0, 0.003]
+    assert pace_ms(seconds, None) == pytest.approx(1.5) and pace_ms(seconds[:1], None) == 9
+    assert pace_ms(seconds, Drafted(9, 2, 2, 2.0)) == pytest.approx(3) and pace_ms([], None) is None
 
 
 def test_figures_of_several_answers():
