@@ -88,6 +88,7 @@ def load(
     device: str = "phx",
     latency: "Mapping[str, float] | None" = None,
     flash_attention: bool | None = None,
+    draft: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
     progress: Watcher = silent,
 ) -> "Model":
@@ -96,18 +97,39 @@ def load(
     source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`;
     target: "cpu", "cuda", "aie" or "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model
     to replace; flash_attention: run the whole stack at once where model and target allow it; None: as was asked for
-    when the checkpoint was made, and where nothing was, yes. Raises `AwqError` for a source that cannot be read and a
-    target that this machine does not have.
+    when the checkpoint was made, and where nothing was, yes; draft: "lookup", or the directory of a smaller checkpoint
+    with the same tokens: what proposes tokens, so that several are read at a time; the answers stay the same. Raises
+    `AwqError` for a source that cannot be read and a target that this machine does not have.
     """
     from qlinear.backends.registry import Npu, open_target
 
     source, npu = _path("source", source), Npu(device, latency or {})
+    if draft is not None:
+        draft = _path("draft", draft)
+        _check_draft(draft, target, flash_attention)
     if precision == "bf16":
         opened = open_target(target, npu)
-        return _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
-    if precision != "w4abf16":
+        model = _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
+    elif precision == "w4abf16":
+        model = _load_quantized(source, target, npu, flash_attention, trust_remote_code, progress)
+    else:
         raise OptionError(f"`precision={precision}` is not one of bf16, w4abf16")
-    return _load_quantized(source, target, npu, flash_attention, trust_remote_code, progress)
+    if draft == LOOKUP:
+        model.propose_by_lookup()
+    elif draft is not None:
+        model.propose_by(_load_quantized(draft, "cpu", Npu(), None, trust_remote_code, progress))
+    return model
+
+
+LOOKUP = "lookup"
+
+
+def _check_draft(draft: str, target: str, flash_attention: bool | None) -> None:
+    """Raise `OptionError` where a token's bits would depend on what is read with it."""
+    if target != "cpu":
+        raise OptionError(f"`draft={draft}` is for `target=cpu`, not {target}; leave `draft` out")
+    if flash_attention is False:
+        raise OptionError(f"`draft={draft}` means nothing with `flash_attention=False`; leave one of them out")
 
 
 def _path(name: str, value: object) -> str:

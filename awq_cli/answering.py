@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from threading import Event
 from typing import Any
 
 import numpy as np
 
 from engine.batching import Asked, Batch
-from engine.generate import Token
+from engine.drafting import Drafted, Drafting
+from engine.generate import Token, pace_ms
 from engine.stopping import Ended, StopTexts
 from engine.text import TextStream
 from qlinear.backends.stack import StackDecoder
@@ -41,7 +41,8 @@ class Piece:
 @dataclass(frozen=True)
 class Response:
     """response: the answer, or what follows the prompt where it is continued; ttft_ms: prompt in to first token out;
-    ms_per_token: median of the tokens after it, None if there is none.
+    ms_per_token: of those after it (see `engine.generate.pace_ms`), None if there is none; draft: None where nothing
+    proposed tokens.
 
     Prompts that are answered at once go in together, and wait for each other's tokens.
     """
@@ -53,6 +54,7 @@ class Response:
     ttft_ms: float
     ms_per_token: float | None
     ended: Ended
+    draft: Drafted | None = None
 
 
 def continuing(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
@@ -66,8 +68,10 @@ def continuing(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
 class Answer:
     """What is written after one prompt, token by token."""
 
-    def __init__(self, pieces: TextStream, stop: StopTexts, end_tokens: frozenset[int]):
-        self._pieces, self._stop, self._end_tokens = pieces, stop, end_tokens
+    def __init__(
+        self, pieces: TextStream, stop: StopTexts, end_tokens: frozenset[int], drafting: Drafting | None = None
+    ):
+        self._pieces, self._stop, self._end_tokens, self._drafting = pieces, stop, end_tokens, drafting
         self._tokens: list[Token] = []
         self._parts: list[str] = []
 
@@ -100,16 +104,18 @@ class Answer:
 
     def response(self, prompt: str, prompt_tokens: int) -> Response:
         """Once it has ended."""
-        first, *later = self._tokens
+        seconds = [token.seconds for token in self._tokens]
+        drafted = self._drafting and self._drafting.drafted
         ended = Ended.END if self._tokens[-1].id in self._end_tokens else Ended.LENGTH
         return Response(
             prompt,
             "".join(self._parts),
             prompt_tokens,
             len(self._tokens),
-            first.seconds * 1e3,
-            median(token.seconds for token in later) * 1e3 if later else None,
+            seconds[0] * 1e3,
+            pace_ms(seconds[1:], drafted),
             Ended.STOP if self.is_over else ended,
+            drafted,
         )
 
 

@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 
 from awq_cli import tables
 from awq_cli.answering import Answering, Piece, Response
+from awq_cli.layout import passes
 from awq_cli.spelling import as_options, printable
 from awq_cli.tasks.chat import Opened, Told, Words
 from awq_cli.tasks.serve import Serving
@@ -118,6 +119,7 @@ class Console:
         self._writing = False
         self._write("\n")
         rate = f", {1e3 / turn.ms_per_token:,.1f} tokens/s" if turn.ms_per_token else ""
+        rate += f", {passes(turn.draft)}" if turn.draft else ""
         how = ", cut by ^C" if turn.ended is Ended.INTERRUPTED else ""
         self.err.print(f"[{turn.new_tokens} tokens{rate}, first after {turn.ttft_ms / 1e3:.2f} s{how}]", markup=False)
 

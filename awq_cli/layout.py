@@ -4,6 +4,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from engine.drafting import Drafted
+
 
 def plain(text: str) -> str:
     """The user's text, in which brackets are brackets and not markup."""
@@ -30,3 +32,7 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def amount(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def passes(drafted: Drafted) -> str:
+    return f"{number(drafted.tokens_per_pass, 2)} tokens a pass"

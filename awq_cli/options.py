@@ -184,6 +184,12 @@ top_p = click.option(
     type=click.FloatRange(0, 1, min_open=True),
     help="Draw among the likeliest tokens that reach this probability together.",
 )
+draft = click.option(
+    "--draft",
+    metavar="lookup|CHECKPOINT",
+    help="Have tokens proposed, to read several at a time: from the text so far (lookup), or by a smaller checkpoint "
+    "with the same tokens. Answers stay the same, token by token (docs/speculation.md).",
+)
 dataset = click.option(
     "--dataset",
     metavar="SOURCE",
@@ -260,7 +266,7 @@ GROUPS = {
     ),
     "Running": (
         checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,
-        context, max_new_tokens, stop, temperature, top_k, top_p,
+        context, max_new_tokens, stop, temperature, top_k, top_p, draft,
     ),
     "Serving": (host, port, api_key, slots),
     "Evaluating": (dataset, window, n_windows, tasks, shots, eval_data, limit, float_model),

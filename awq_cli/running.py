@@ -1,6 +1,7 @@
 """What the tasks that run a model share: which model, on which target, and what their results say of it."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import run_awq
 from awq_cli.finding import NAMING, find_checkpoint
@@ -46,8 +47,11 @@ class ModelResult:
     checkpoint: str | None
 
 
-def open_model(request: ModelRequest, watch: Watcher) -> Model:
-    """Load the float model or the quantized checkpoint that the request names onto its target."""
+def open_model(request: ModelRequest, watch: Watcher, draft: str | None = None) -> Model:
+    """Load the float model or the quantized checkpoint that the request names onto its target.
+
+    draft: what proposes tokens: "lookup", a checkpoint's directory, or a model of which there is a checkpoint.
+    """
     source = request.model_name
     if request.precision != "bf16":
         recipe = replace(request.recipe, flash_attention=request.flash_attention)
@@ -59,9 +63,16 @@ def open_model(request: ModelRequest, watch: Watcher) -> Model:
         device=request.device,
         latency=_figures(request.latency),
         flash_attention=request.flash_attention,
+        draft=None if draft is None else _find_draft(request, draft),
         trust_remote_code=request.trust_remote_code,
         progress=watch,
     )
+
+
+def _find_draft(request: ModelRequest, draft: str) -> str:
+    if draft == run_awq.LOOKUP or (Path(draft) / "config.json").is_file():
+        return draft
+    return str(find_checkpoint(draft, request.recipe, request.trust_remote_code))
 
 
 def described(task: str, request: ModelRequest, model: Model, notes: tuple[str, ...] = ()) -> dict[str, object]:

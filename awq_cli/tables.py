@@ -11,8 +11,9 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from awq_cli.forecast_tables import served, show_forecast
-from awq_cli.layout import amount, name_cell, new_table, number, plain
+from awq_cli.layout import amount, name_cell, new_table, number, passes, plain
 from checkpoints.formats.names import GGUF_FLOATS
+from engine.drafting import Drafted, together
 
 
 def show(out: Terminal, result: Any) -> None:
@@ -115,6 +116,13 @@ def _show_decode(out: Terminal, result: Any) -> None:
             number(rate),
         )
     out.print(table)
+    drafted = [row.draft for row in result.responses if row.draft is not None]
+    if drafted:
+        out.print(_drafted(together(drafted)), markup=False, soft_wrap=True)
+
+
+def _drafted(drafted: Drafted) -> str:
+    return f"draft: {drafted.accepted} of {drafted.proposed} proposed tokens accepted, {passes(drafted)}"
 
 
 def _show_chat(out: Terminal, result: Any) -> None:
@@ -128,6 +136,8 @@ def _show_chat(out: Terminal, result: Any) -> None:
 def _show_serve(out: Terminal, result: Any) -> None:
     answers = sum(result.ended.values())
     out.print(f"{answers} answers, {result.written} tokens written", markup=False)
+    if result.draft is not None:
+        out.print(_drafted(result.draft), markup=False)
 
 
 def _show_benchmark(out: Terminal, result: Any) -> None:

@@ -2,7 +2,7 @@
 
 A step of several tokens costs little more than one of a single token, since weights are read once. What a text gets
 does not depend on the others (csrc/common/decoder.h), so that prompts may be cut in any way, and what two texts begin
-with is read once.
+with is read once. Where a text is alone, a draft may fill the step with tokens that it proposes (engine/drafting.py).
 """
 
 import threading
@@ -15,10 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from engine.decoder import check_finite
+from engine.drafting import Draft, Drafted, Drafting, together
 from engine.generate import greedy
 from engine.places import Places
 from engine.rules import Adjust
 from engine.stopping import Ended
+from engine.worth import MOST
 from qlinear.backends.stack import Reading, StackDecoder
 from qlinear.errors import AwqError, ModelError, OptionError
 
@@ -62,7 +64,9 @@ class Asked:
 
 @dataclass
 class Counts:
-    """Since the beginning. read: tokens of prompts; known: those that needed no reading; busy: seconds in steps."""
+    """Since the beginning. read: tokens of prompts; known: those that needed no reading; busy: seconds in steps;
+    drafted: of texts that have ended, the steps that they were alone in.
+    """
 
     read: int = 0
     known: int = 0
@@ -71,12 +75,13 @@ class Counts:
     busy: float = 0.0
     ended: dict[Ended, int] = field(default_factory=lambda: dict.fromkeys(Ended, 0))
     failed: int = 0
+    drafted: Drafted = together([])
 
 
 class Text:
     """One that waits, is read or is written; `cancel` ends it at the next step, from any thread."""
 
-    def __init__(self, asked: Asked, listener: Listener, room: int):
+    def __init__(self, asked: Asked, listener: Listener, room: int, draft: Draft | None):
         self.asked, self.listener = asked, listener
         length = len(asked.prompt)
         self.last = min(length + asked.max_new_tokens, room)  # where it ends for want of tokens, or of room
@@ -84,6 +89,8 @@ class Text:
         self.tokens = np.concatenate([asked.prompt, np.zeros(self.last - length, np.int64)])
         self.length = length  # of the prompt and what was written
         self.known = 0  # of those, how many its slot holds
+        self.ahead = 0  # tokens proposed to follow them, that a step reads with them
+        self.drafting = draft and draft.for_text()
         self.slot = -1
         self.cancelled = False
 
@@ -94,16 +101,16 @@ class Text:
 class Batch:
     """Writes texts on a decoder of its own, in a thread of its own."""
 
-    def __init__(self, decoder: StackDecoder, most_waiting: int):
+    def __init__(self, decoder: StackDecoder, most_waiting: int, draft: Draft | None = None):
         """most_waiting: texts that may wait, beside those that have a slot."""
-        self.decoder, self.most_waiting = decoder, most_waiting
+        self.decoder, self.most_waiting, self.draft = decoder, most_waiting, draft
         self.counts = Counts()
         self._changed = threading.Condition()
         self._waiting: deque[Text] = deque()
         self._coming: Text | None = None  # its prompt is being read
         self._running: list[Text] = []
         self._places = Places(decoder.slots)
-        self._logits = np.empty((decoder.slots, decoder.vocabulary), np.float32)
+        self._logits = np.empty((max(decoder.slots, 1 + MOST), decoder.vocabulary), np.float32)
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
         self._thread.start()
@@ -126,7 +133,7 @@ class Batch:
             )
         if asked.prompt.min() < 0 or asked.prompt.max() >= self.decoder.vocabulary:
             raise OptionError(f"token ids have to be in [0, {self.decoder.vocabulary})")
-        text = Text(asked, listener, self.decoder.max_tokens)
+        text = Text(asked, listener, self.decoder.max_tokens, self.draft)
         with self._changed:
             if self._closed:
                 raise Closed("no more texts are taken: this is about to end")
@@ -190,7 +197,11 @@ class Batch:
     def _plan(self) -> tuple[list[Reading], list[Text]]:
         """What a step reads, and whose logits it gives."""
         texts = list(self._running)
-        readings = [self._reading(text, text.length) for text in texts]
+        for text in texts:
+            text.ahead = 0
+        if len(texts) == 1 and self._coming is None and texts[0].drafting:
+            self._look_ahead(texts[0])
+        readings = [self._reading(text, text.length + text.ahead) for text in texts]
         if (coming := self._coming) is not None:
             room = self.decoder.chunk - len(texts)
             end = min(coming.length, coming.known + (min(room, BESIDE_OTHERS) if texts else room))
@@ -200,29 +211,55 @@ class Batch:
                 texts.append(coming)
         return readings, texts
 
+    def _look_ahead(self, text: Text) -> None:
+        room = min(text.last - text.length, self.decoder.chunk) - 1
+        proposed = text.drafting.propose(text.tokens[: text.length], room)
+        text.ahead = len(proposed)
+        text.tokens[text.length : text.length + text.ahead] = proposed
+
     def _reading(self, text: Text, end: int) -> Reading:
-        return Reading(text.tokens[text.known : end], text.known, int(end == text.length), text.slot)
+        rows = 0 if end < text.length else 1 + text.ahead
+        return Reading(text.tokens[text.known : end], text.known, rows, text.slot)
 
     def _step(self, readings: list[Reading], texts: list[Text]) -> None:
-        logits = self._logits[: len(texts)]
+        alone = texts[0].drafting if len(readings) == len(texts) == 1 and self._coming is None else None
+        logits = self._logits[: sum(one.rows for one in readings)]
         self.decoder.read(readings, logits)
+        if alone:
+            alone.took()
         for text, reading in zip(self._running + [self._coming], readings, strict=False):
-            text.known += len(reading.tokens)
+            text.known += len(reading.tokens) - text.ahead
             self._places.hold(text.slot, text.tokens[: text.known])
         if self._coming in texts:
             self._running.append(self._coming)
             self._coming = None
-        for text, row in zip(texts, logits, strict=True):
+        first = 0
+        for text in texts:
+            rows = logits[first : first + 1 + text.ahead]
+            first += len(rows)
             try:
-                how = self._write(text, row)
+                how = self._write_rows(text, rows, alone)
             except Exception as error:  # of this text alone, the others go on
                 self._end(text, Ended.INTERRUPTED, error)
                 continue
             if how is not None:
                 self._end(text, how)
 
-    def _write(self, text: Text, logits: np.ndarray) -> Ended | None:
-        """Choose its next token; how the text ends with it, if it does."""
+    def _write_rows(self, text: Text, rows: np.ndarray, drafting: Drafting | None) -> Ended | None:
+        """The token after each row, up to the first that is not the one proposed; how the text ends, if it does."""
+        for row, logits in enumerate(rows):
+            proposed = int(text.tokens[text.length]) if row < text.ahead else None
+            how, token = self._write(text, logits)
+            if drafting:
+                drafting.wrote(token == proposed)
+            if how is not None or token != proposed:
+                return how
+            text.known += 1
+            self._places.hold(text.slot, text.tokens[: text.known])
+        return None
+
+    def _write(self, text: Text, logits: np.ndarray) -> tuple[Ended | None, int]:
+        """Choose its next token; how the text ends with it, if it does, and the token."""
         try:
             check_finite(logits)
         except ModelError:
@@ -233,14 +270,14 @@ class Batch:
         self.counts.written += 1
         goes_on = text.listener.wrote(token, logits)
         if token in text.asked.end_tokens:
-            return Ended.END
+            return Ended.END, token
         if not goes_on:
-            return Ended.STOP
+            return Ended.STOP, token
         if text.length + 1 >= text.last:
-            return text.cut
+            return text.cut, token
         text.tokens[text.length] = token
         text.length += 1
-        return None
+        return None, token
 
     def _end(self, text: Text, how: Ended, error: Exception | None = None) -> None:
         if text in self._running:
@@ -252,4 +289,6 @@ class Batch:
         self._places.free(text.slot)
         self.counts.ended[how] += 1
         self.counts.failed += error is not None
+        if text.drafting:
+            self.counts.drafted = together([self.counts.drafted, text.drafting.drafted])
         text.listener.ended(how, error)

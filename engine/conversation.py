@@ -3,10 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from engine.generate import generate, greedy
+from engine.drafting import Drafted
+from engine.generate import generate, greedy, pace_ms
 from engine.stopping import Ended, StopTexts
 from engine.text import TextStream
 from qlinear.errors import OptionError
@@ -35,7 +35,7 @@ class Turn:
 
     prompt_tokens: of all that the model has before it as it begins to answer; read_tokens: how many of those it had not
     read before; left: turns that left before it for want of room; ttft_ms: prompt in to first token out; ms_per_token:
-    median of the tokens after it, None if there is none.
+    of those after it (see `engine.generate.pace_ms`), None if there is none; draft: None where nothing proposes tokens.
     """
 
     prompt: str
@@ -47,6 +47,7 @@ class Turn:
     ttft_ms: float
     ms_per_token: float | None
     ended: Ended
+    draft: Drafted | None = None
 
 
 class Conversation:
@@ -62,6 +63,7 @@ class Conversation:
         self.system = None
         self.set_system(system)
         self.decoder = model.decoder(context, rewinds=True)
+        self.draft = model.draft(self.decoder)
         self.read: list[int] = []  # the text that the decoder was given last, and has read as far as `known`
         self.known = 0
 
@@ -133,6 +135,7 @@ class Reply:
         self._parts: list[str] = []
         self._seconds: list[float] = []
         self._ended = Ended.INTERRUPTED
+        self._drafting = talk.draft and talk.draft.for_text()
 
     def __iter__(self) -> Iterator[str]:
         talk, model = self._talk, self._talk.model
@@ -140,8 +143,9 @@ class Reply:
         adjust = model.rules.for_text(self.prompt_tokens, self._room)
         talk.read, talk.known = self._ids, 0  # while the decoder reads, an interrupt may leave anything in it
         written = generate(
-            talk.decoder, self._tokens, self._room, model.end_tokens, talk.choose, adjust, known=self._known
-        )
+            talk.decoder, self._tokens, self._room, model.end_tokens, talk.choose, adjust,
+            known=self._known, drafting=self._drafting,
+        )  # fmt: skip
         for token in written:
             talk.known = known = len(talk.read)
             talk.read.append(token.id)
@@ -168,7 +172,7 @@ class Reply:
             return None
         response = "".join(self._parts)
         self._talk.turns.append((self.prompt, response))
-        first, *later = self._seconds
+        drafted = self._drafting and self._drafting.drafted
         return Turn(
             self.prompt,
             response,
@@ -176,9 +180,10 @@ class Reply:
             self.read_tokens,
             len(self._seconds),
             self.left,
-            first * 1e3,
-            median(later) * 1e3 if later else None,
+            self._seconds[0] * 1e3,
+            pace_ms(self._seconds[1:], drafted),
             self._ended,
+            drafted,
         )
 
 

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.decoder import Decoder, read_all
+from engine.drafting import Draft
 from engine.generate import generate, greedy
+from engine.lookup import Lookup
+from engine.proposals import ModelProposer, Proposer, check_same_tokens
 from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
 from engine.templates import Render, Renderer
 from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
+from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
@@ -56,6 +60,8 @@ class Model:
         self._watch = watch
         self._kept: tuple[Decoder, int] | None = None  # a decoder that nobody uses, and its positions
         self._rendered: Render | None = None
+        self._proposer: Callable[[int], Proposer] | None = None  # of so many tokens
+        self._worth: Worth | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.about.name!r} on {self.about.code})"
@@ -109,6 +115,34 @@ class Model:
     def slots(self, max_tokens: int, slots: int) -> StackDecoder:
         """A new decoder for as many texts of up to `max_tokens` at once, or, as its `slots` then says, for one."""
         return self.runner.slots(max_tokens, slots, self._note)
+
+    def propose_by_lookup(self) -> None:
+        """Have tokens proposed out of the text so far."""
+        self._proposer, self._worth = lambda max_tokens: Lookup(), Worth(Lookup.kinds)
+
+    def propose_by(self, other: "Model") -> None:
+        """Have tokens proposed by a smaller model. Raises `OptionError` for one with other tokens."""
+        check_same_tokens(self.tokenizer, other.tokenizer, other.about.checkpoint or other.about.name)
+
+        def proposer(max_tokens: int) -> Proposer:
+            room = min(max_tokens, other.max_positions or max_tokens)
+            return ModelProposer(other.decoder(room, rewinds=True), self.vocabulary)
+
+        self._proposer, self._worth = proposer, Worth(ModelProposer.kinds)
+
+    def draft(self, decoder: Decoder | StackDecoder) -> Draft | None:
+        """What proposes tokens to a decoder of this model; None where nothing was asked to.
+
+        Raises `OptionError` where tokens might then be others than without.
+        """
+        if self._proposer is None or self._worth is None:
+            return None
+        if not decoder.same_in_any_cut:
+            raise OptionError(
+                f"`draft` takes a model whose stack is run as a whole on the cpu, where a token's bits do not depend "
+                f"on what is read with it; that of {self.about.name} is not: leave `draft` out"
+            )
+        return Draft(self._proposer(decoder.max_tokens), self._worth)
 
     def _note(self, text: str) -> None:
         self._watch(Note(text))
@@ -169,8 +203,9 @@ class Model:
     def _written(self, tokens: np.ndarray, max_new_tokens: int, choose: Callable[[np.ndarray], int]) -> Iterator[str]:
         pieces = TextStream(self.tokenizer)
         with self._with_room(len(tokens) + max_new_tokens) as decoder:
-            adjust = self.rules.for_text(len(tokens), max_new_tokens)
-            for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose, adjust):
+            adjust, draft = self.rules.for_text(len(tokens), max_new_tokens), self.draft(decoder)
+            drafting = draft and draft.for_text()
+            for token in generate(decoder, tokens, max_new_tokens, self.end_tokens, choose, adjust, drafting=drafting):
                 if piece := pieces.add(token.id):
                     yield piece
         if piece := pieces.end():

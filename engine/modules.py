@@ -31,6 +31,8 @@ class ModuleDecoder:
     do not keep plain keys and values in it rightly have one that grows all the same.
     """
 
+    same_in_any_cut = False
+
     def __init__(self, model: nn.Module, max_tokens: int, static_cache: bool):
         """Raises `ModelError` for a model that nobody taught to generate."""
         from transformers import GenerationConfig

@@ -11,7 +11,7 @@ from qlinear.backends.stack import Reading
 class OneText:
     """`qlinear.backends.stack.StackDecoder` of a `Decoder`, which keeps its cache to itself."""
 
-    slots, nbytes = 1, 0
+    slots, nbytes, same_in_any_cut = 1, 0, False
 
     def __init__(self, decoder: Decoder, chunk: int):
         self._decoder = decoder

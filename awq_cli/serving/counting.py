@@ -44,6 +44,9 @@ class _OfBatch(Collector):
         yield CounterMetricFamily("awq_steps", "Steps of the batch", counts.steps)
         yield CounterMetricFamily("awq_busy_seconds", "Time in steps", counts.busy)
         yield CounterMetricFamily("awq_failed", "Texts that ended with an error", counts.failed)
+        drafted = counts.drafted
+        yield CounterMetricFamily("awq_draft_proposed", "Tokens that a draft proposed", drafted.proposed)
+        yield CounterMetricFamily("awq_draft_accepted", "Those of them that were the model's own", drafted.accepted)
         ended = CounterMetricFamily("awq_ended", "Texts by how they ended", labels=["how"])
         for how, count in counts.ended.items():
             ended.add_metric([how.value], count)

@@ -37,6 +37,7 @@ class Request(ModelRequest):
     system: str | None
     context: int | None
     writing: Writing
+    draft: str | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run(request: Request, watch: Watcher) -> Result:
     writing = request.writing
     StopTexts(writing.stop)
     system = None if request.system is None else read_prompt(request.system, "system")
-    model = open_model(request, watch)
+    model = open_model(request, watch, request.draft)
     if not has_template(model.tokenizer):
         raise OptionError(
             "`task=chat`: this model's tokenizer has no chat template, so that it cannot hold a conversation; have it "

@@ -12,6 +12,7 @@ from awq_cli.answering import Answer, Answering, Piece, Response, continuing, wr
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.batching import Asked
 from engine.decoder import Decoder
+from engine.drafting import Drafting
 from engine.fused import FusedDecoder
 from engine.generate import generate, greedy
 from engine.model import Model
@@ -70,6 +71,7 @@ class Request(ModelRequest):
     chat: bool | None
     system: str | None
     writing: Writing
+    draft: str | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def run(request: Request, watch: Watcher) -> Result:
     prompts, writing = [read_prompt(prompt) for prompt in request.prompt] or PROMPTS, request.writing
     system = None if request.system is None else read_prompt(request.system, "system")
     StopTexts(writing.stop)
-    model = open_model(request, watch)
+    model = open_model(request, watch, request.draft)
     chat = _chats(request, model)
     encoded = [_encoded(model, prompt, system, chat) for prompt in prompts]
     longest = max(len(tokens) for tokens in encoded)
@@ -95,17 +97,21 @@ def run(request: Request, watch: Watcher) -> Result:
         Asked(tokens, new, model.end_tokens, writing.chooser(), model.rules.for_text(len(tokens), new))
         for tokens in encoded
     ]
-    answers = [_answer(model, writing, tokens, chat) for tokens in encoded]
     decoder = model.decoder(longest + new)
-    together = _write_at_once(model, decoder, asked, answers)
+    draft = model.draft(decoder)
+    draftings = [draft and draft.for_text() for _ in prompts]
+    answers = [
+        _answer(model, writing, tokens, chat, drafting) for tokens, drafting in zip(encoded, draftings, strict=True)
+    ]
+    together = draft is None and _write_at_once(model, decoder, asked, answers)
     responses = []
-    for prompt, one, answer in zip(prompts, asked, answers, strict=True):
+    for prompt, one, answer, drafting in zip(prompts, asked, answers, draftings, strict=True):
         watch(Answering(prompt, continued=not chat))
         if together:
             responses.append(answer.response(prompt, len(one.prompt)))
             watch(Piece(responses[-1].response))
         else:
-            written = generate(decoder, one.prompt, new, one.end_tokens, one.choose, one.adjust)
+            written = generate(decoder, one.prompt, new, one.end_tokens, one.choose, one.adjust, drafting=drafting)
             responses.append(answer.told(prompt, len(one.prompt), written, watch))
         watch(responses[-1])
     return Result(
@@ -113,9 +119,9 @@ def run(request: Request, watch: Watcher) -> Result:
     )
 
 
-def _answer(model: Model, writing: Writing, prompt: np.ndarray, chat: bool) -> Answer:
+def _answer(model: Model, writing: Writing, prompt: np.ndarray, chat: bool, drafting: Drafting | None) -> Answer:
     pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, prompt)
-    return Answer(pieces, StopTexts(writing.stop), model.end_tokens)
+    return Answer(pieces, StopTexts(writing.stop), model.end_tokens, drafting)
 
 
 def _write_at_once(model: Model, decoder: Decoder, asked: list[Asked], answers: list[Answer]) -> bool:

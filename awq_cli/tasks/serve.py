@@ -13,6 +13,7 @@ from typing import Any
 
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.batching import Batch
+from engine.drafting import Drafted
 from qlinear.errors import OptionError, TargetError
 from qlinear.progress import Note, Watcher
 
@@ -29,11 +30,14 @@ class Request(ModelRequest):
     api_key: str | None
     slots: int
     context: int | None
+    draft: str | None
 
 
 @dataclass(frozen=True)
 class Result(ModelResult):
-    """address: where it was; written: tokens; ended: answers by how they did; failed: those that an error ended."""
+    """address: where it was; written: tokens; ended: answers by how they did; failed: those that an error ended;
+    draft: of steps with one answer alone, None where nothing proposed tokens.
+    """
 
     address: str
     slots: int
@@ -41,6 +45,7 @@ class Result(ModelResult):
     written: int
     ended: dict[str, int]
     failed: int
+    draft: Drafted | None
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,11 @@ def run(request: Request, watch: Watcher) -> Result:
         raise OptionError("`api_key` has to be some printable characters of ASCII")
     listening = _listen(request.host, request.port)
     with listening:
-        model = open_model(request, watch)
+        model = open_model(request, watch, request.draft)
         context = _context(request, model)
         with model.rendering_apart():
-            batch = Batch(model.slots(context, request.slots), most_waiting=WAITING * request.slots)
+            decoder = model.slots(context, request.slots)
+            batch = Batch(decoder, WAITING * request.slots, model.draft(decoder))
             try:
                 return _serve(request, watch, _Opened(model, batch, listening, key))
             finally:
@@ -106,6 +112,7 @@ def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
         written=counts.written,
         ended={how.value: count for how, count in counts.ended.items()},
         failed=counts.failed,
+        draft=batch.draft and counts.drafted,
     )
 
 

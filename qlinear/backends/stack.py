@@ -187,7 +187,8 @@ class Reading:
 class StackDecoder(Protocol):
     """A stack ready to read, with its key/value cache, which has slots for as many texts.
 
-    max_tokens: of a text; chunk: tokens that are read at a time; nbytes: of the cache.
+    max_tokens: of a text; chunk: tokens that are read at a time; nbytes: of the cache; same_in_any_cut: whether what
+    comes after a token has the same bits however its text is cut into calls.
     """
 
     max_tokens: int
@@ -195,6 +196,7 @@ class StackDecoder(Protocol):
     chunk: int
     slots: int
     nbytes: int
+    same_in_any_cut: bool
 
     def read(self, readings: Sequence[Reading], out: np.ndarray) -> None:
         """Read some tokens of each of several texts, in slots that differ, `chunk` in all at most.

@@ -33,6 +33,8 @@ TILE, CACHE_STEP = 16, 128  # positions that a cache keeps together, and that it
 class CpuDecoder:
     """`qlinear.backends.stack.StackDecoder`; not for use from two threads at once. Weights are read in place."""
 
+    same_in_any_cut = True  # csrc/common/decoder.h
+
     def __init__(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1):
         """Raises `Unsupported` for a stack beyond the limits of csrc, `TargetError` where memory is not to be had."""
         check(stack)

@@ -19,6 +19,8 @@ class CudaDecoder:
     step: what a single token goes through.
     """
 
+    same_in_any_cut = False  # several tokens go through torch
+
     def __init__(self, backend: Backend, launcher: Launcher, stack: Stack, max_tokens: int, chunk: int):
         """Raises `Unsupported` for a stack that the kernels do not take."""
         check(stack)
