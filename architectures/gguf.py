@@ -12,6 +12,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class GgufExperts:
+    """Mixtures of experts in every layer; a file holds the gates of all experts of a layer as one tensor, and so on.
+
+    count: the field of the config that says how many there are; chosen: how many of them a token goes to; width: what
+    is between their two linears. normalized: whether it divides the weights of the chosen by their sum. named_width:
+    whether the header has a field of its own for `width`; shared_width: the field of the config with the width of what
+    every token goes through besides.
+    """
+
+    normalized: bool
+    count: str = "num_experts"
+    chosen: str = "num_experts_per_tok"
+    width: str = "moe_intermediate_size"
+    named_width: bool = True
+    shared_width: str | None = None
+
+
+@dataclass(frozen=True)
 class Gguf:
     """architecture: the name in the header.
 
@@ -19,12 +37,14 @@ class Gguf:
     weights of norms; biases: linears of a block for which it reads one, by their last name; activation: of the MLP,
     and the field of the config that names it.
     own_head: whether it reads an output head that is not the embedding; own_head_dim: whether heads may be of another
-    width than `hidden_size / num_attention_heads`; partial_rotary: whether a part of a head may stay unrotated.
+    width than `hidden_size / num_attention_heads`; grouped_heads: whether k and v may have fewer of them than q;
+    partial_rotary: whether a part of a head may stay unrotated.
     window_period: every such layer sees all positions, the others a window (None: it has no windows); unrotated_period:
     every such layer does not rotate; wide_layers: the depth at which it scales scores by `hidden_size /
     num_attention_heads` and not by the width of a head.
     ropes: the scalings of rotary positions that it computes as transformers does; swa_rope: whether layers with windows
     have a base of their own.
+    experts: what its MLPs are made of, where they are mixtures.
     reads: whether files of this architecture are opened as this family.
     """
 
@@ -35,12 +55,14 @@ class Gguf:
     activation: tuple[str, str] = ("hidden_act", "silu")
     own_head: bool = True
     own_head_dim: bool = True
+    grouped_heads: bool = True
     partial_rotary: bool = False
     window_period: int | None = None
     unrotated_period: int | None = None
     wide_layers: int | None = None
     ropes: tuple[str, ...] = ("linear", "yarn")
     swa_rope: bool = False
+    experts: GgufExperts | None = None
     reads: bool = True
 
     def interleaved_heads(self, name: str, config: "Config") -> int | None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from checkpoints.formats.names import BY_WORDS
 from checkpoints.mapped import map_directory
 from checkpoints.plain_tokenizer import PlainTokenizer
 from checkpoints.recipes import asked_for_flash, read_recipe
-from checkpoints.stored_parts import PlainScheme, StoredParts
+from checkpoints.stored_linears import AwqLinears, CompressedLinears, GptqLinears, Linears
+from checkpoints.stored_parts import StoredParts
 from qlinear.backends.stack import Unsupported
 from qlinear.sizes import BITS
 
@@ -30,6 +32,12 @@ _WEIGHTS = {
     "zp_dtype": (None, "torch.int8"),
 }  # fmt: skip
 
+_GROUP = {"input_activations": (None,), "output_activations": (None,), "format": (None, "pack-quantized")}
+# Of the other formats, what changes the meaning of weights beside what is read; shapes say which linears are quantized.
+_AWQ = {"bits": (4,), "zero_point": (True,), "version": ("gemm", "GEMM")}
+_VERSIONS = (None, "gptq", "gptq_v2")
+_GPTQ = {"checkpoint_format": _VERSIONS, "format": _VERSIONS, "pack_dtype": (None, "int32")}
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -43,7 +51,11 @@ class Opened:
     tokenizer: PlainTokenizer
     model_bytes: int
     recipe: dict
-    notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the weights, once they are laid out."""
+        return self.parts.notes()
 
 
 def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened:
@@ -56,14 +68,14 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened
         raise Unsupported("it has code of its own")
     if flash_attention is None and not asked_for_flash(recipe):
         raise Unsupported("it runs on its modules by default")
-    scheme = _read_section(config.pop("quantization_config", None))
+    quantized = _read_section(config.pop("quantization_config", None))
     described = SimpleNamespace(**config)
     tensors, stored_bytes = map_directory(directory)
     generation = directory / "generation_config.json"
     return Opened(
         described,
         _read_object(generation) if generation.is_file() else None,
-        StoredParts(tensors, described, scheme),
+        StoredParts(tensors, described, quantized),
         PlainTokenizer(directory, recipe.get("tokenizer_proof")),
         stored_bytes,
         recipe,
@@ -77,8 +89,13 @@ def _read_object(path: Path) -> dict:
     return value
 
 
-def _read_section(section: Any) -> PlainScheme:
-    """Of a section as this program writes it."""
+def _read_section(section: Any) -> Linears:
+    """Of a section as this program writes it, or AutoAWQ or a GPTQ program."""
+    readers = {"compressed-tensors": _read_compressed, "awq": _read_awq, "gptq": _read_gptq}
+    return readers[section.get("quant_method", "compressed-tensors")](section)
+
+
+def _read_compressed(section: dict) -> CompressedLinears:
     groups = section["config_groups"].values()
     _check_plain({name: value for name, value in section.items() if name not in ("config_groups", "ignore")}, _SECTION)
     weights, sizes = [], set()
@@ -90,12 +107,31 @@ def _read_section(section: Any) -> PlainScheme:
         sizes.add(one.pop("group_size"))
         _check_plain(one, _WEIGHTS)
     ((bits, symmetric),) = found
-    if bits not in BITS or type(bits) is not int or type(symmetric) is not bool:
-        raise Unsupported(f"{bits} bits")
-    return PlainScheme(bits, symmetric, frozenset(sizes))
+    if type(symmetric) is not bool:
+        raise Unsupported(f"symmetric {symmetric!r}")
+    return CompressedLinears(_bits(bits), symmetric, frozenset(sizes))
 
 
-_GROUP = {"input_activations": (None,), "output_activations": (None,), "format": (None, "pack-quantized")}
+def _read_awq(section: dict) -> AwqLinears:
+    _check_plain({name: section[name] for name in _AWQ.keys() & section.keys()}, _AWQ)
+    return AwqLinears(frozenset({section["group_size"]}))
+
+
+def _read_gptq(section: dict) -> GptqLinears:
+    _check_plain({name: section[name] for name in _GPTQ.keys() & section.keys()}, _GPTQ)
+    bits = _bits(section["bits"])
+    less_one = (section.get("checkpoint_format") or section.get("format") or "gptq") == "gptq"
+    if less_one and bits != 4:
+        raise Unsupported("zero points less one, of three bits")
+    meta = section.get("meta")
+    borrows = isinstance(meta, dict) and BY_WORDS in str(meta.get("quantizer", "")).lower()
+    return GptqLinears(bits, frozenset({section["group_size"]}), less_one, borrows)
+
+
+def _bits(value: Any) -> int:
+    if value not in BITS or type(value) is not int:
+        raise Unsupported(f"{value} bits")
+    return value
 
 
 def _check_plain(given: dict, plain: dict[str, tuple]) -> None:

@@ -1,18 +1,17 @@
 """The weights of a checkpoint as `engine.stack.describe` asks for them: mapped, and laid out for the cpu's kernels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from architectures.registry import fused_families
 from checkpoints.mapped import Stored
+from checkpoints.stored_linears import Linears, Rounded, Tensors
 from qlinear.backends.cpu.arrays import as_float32, is_finite, to_bfloat16
 from qlinear.backends.cpu.memory import Arena
 from qlinear.backends.cpu.pack import TILE, StoredWeight, pack
 from qlinear.backends.stack import Dense, GatedMlp, Packed, Projection, Unsupported
-from qlinear.sizes import GROUP_SIZES
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 # Linear -> the field of the config that says whether it has a bias: the first that there is.
@@ -21,28 +20,19 @@ _BIASES = {
     "o_proj": ("attention_out_bias", "attention_bias", "use_bias"),
     **dict.fromkeys(("gate_proj", "up_proj", "down_proj", "c_fc", "c_proj"), ("mlp_bias", "use_bias")),
 }
-# What belongs to a quantized linear, or to none.
-_ASIDE = ("weight_shape", "weight_zero_point", "weight_scale", "rotary_emb.inv_freq")
-
-
-@dataclass(frozen=True)
-class PlainScheme:
-    """How a checkpoint's linears are quantized: all alike, but in groups of one of the sizes."""
-
-    bits: int
-    symmetric: bool
-    group_sizes: frozenset[int]
+# What a checkpoint may hold beside the weights.
+_ASIDE = "rotary_emb.inv_freq"
 
 
 class StoredParts:
-    """`engine.stack.Parts` over a checkpoint in the compressed-tensors format; what was laid out once is kept.
+    """`engine.stack.Parts` over a checkpoint; what was laid out once is kept.
 
-    Whatever is not as this program writes it raises `Unsupported`: the long way knows more, and says what is wrong.
+    Whatever is not plain raises `Unsupported`: the long way knows more, and says what is wrong.
     """
 
-    def __init__(self, tensors: dict[str, Stored], config: Any, scheme: PlainScheme):
+    def __init__(self, tensors: dict[str, Stored], config: Any, quantized: Linears):
         self._tensors, self._config = tensors, config
-        self._scheme = scheme
+        self._linears, self._rounded = quantized, Rounded()
         family = fused_families().get(config.model_type)
         self._unbiased = family.fused.unbiased if family is not None else ()
         self._arena = Arena()
@@ -96,6 +86,10 @@ class StoredParts:
     def numbers(self, values: np.ndarray) -> np.ndarray:
         return values
 
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of the weights that were laid out so far."""
+        return self._rounded.notes()
+
     def check_all_used(self) -> None:
         """Raise `Unsupported` where the checkpoint holds what nobody has asked for: it is of another model."""
         left = [name for name in self._tensors if name not in self._used and not name.endswith(_ASIDE)]
@@ -104,7 +98,7 @@ class StoredParts:
 
     def _projection(self, names: tuple[str, ...]) -> Projection:
         """In one piece where that can be: all quantized alike, and all but the last of whole tiles."""
-        packed = [f"{name}.weight_packed" in self._tensors for name in names]
+        packed = [f"{name}.{self._linears.parts[0]}" in self._tensors for name in names]
         if not all(packed):
             return [
                 self._one(name) if quantized else Dense(self._bfloat16(f"{name}.weight"), self._bias(name))
@@ -126,18 +120,8 @@ class StoredParts:
         return Packed(prepared)
 
     def _quantized(self, name: str) -> StoredWeight:
-        words, scales = self._array(f"{name}.weight_packed"), self._bfloat16(f"{name}.weight_scale")
-        if scales.ndim != 2 or words.dtype != np.int32:
-            raise Unsupported(f"{name} is not stored as this program does")
-        (n, groups), bits = scales.shape, self._scheme.bits
-        k = words.shape[-1] * 32 // bits
-        group_size = k // groups if groups else 0
-        zeros = middle_zeros(bits, n, groups) if self._scheme.symmetric else self._array(f"{name}.weight_zero_point")
-        shapes = words.shape == (n, k * bits // 32) and zeros.shape == (-(-n * bits // 32), groups)
-        sizes = self._scheme.group_sizes.intersection(GROUP_SIZES)
-        if not shapes or group_size not in sizes or k % group_size or zeros.dtype != np.int32:
-            raise Unsupported(f"{name} is not stored as this program does")
-        return StoredWeight(words, zeros, scales, n, k, bits)
+        self._used |= {f"{name}.{part}" for part in self._linears.parts}
+        return self._linears.read(Tensors(name, self._array, self._tensors.__contains__, self._rounded))
 
     def _bias(self, name: str) -> np.ndarray | None:
         """Float32. What the config says of biases has to be so."""
@@ -168,16 +152,9 @@ class StoredParts:
 
     def _release(self, names: Sequence[str]) -> None:
         for name in names:
-            for part in ("weight_packed", "weight_zero_point", "weight_scale"):
+            for part in self._linears.parts:
                 if f"{name}.{part}" in self._tensors:
                     self._tensors[f"{name}.{part}"].release()
-
-
-def middle_zeros(bits: int, rows: int, groups: int) -> np.ndarray:
-    """The zero points of a symmetric weight, as `qlinear.packing.middle_zeros` has them."""
-    at = np.arange(-(-rows * bits // 32) * 32)
-    words = np.packbits((at % bits == bits - 1) & (at < rows * bits), bitorder="little").view(np.int32)
-    return np.repeat(words[:, None], groups, axis=1)
 
 
 def _dots(name: str) -> list[int]:

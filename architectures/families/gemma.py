@@ -19,7 +19,7 @@ GEMMA = replace(
         UP_TO_DOWN,
     ),
     fused=Fused(norm_offset=1.0, scaled_embedding=True),
-    gguf=Gguf("gemma", norm_offset=1.0, activation=("hidden_act", "gelu_pytorch_tanh"), own_head=False, reads=False),
+    gguf=Gguf("gemma", norm_offset=1.0, activation=("hidden_act", "gelu_pytorch_tanh"), own_head=False),
 )
 
 FAMILIES = (GEMMA,)

@@ -40,7 +40,6 @@ GEMMA2 = replace(
         window_period=2,
         wide_layers=46,
         ropes=(),
-        reads=False,
     ),
 )
 

@@ -17,7 +17,6 @@ GEMMA3_TEXT = replace(
         wide_layers=62,
         ropes=("linear",),
         swa_rope=True,
-        reads=True,
     ),
 )
 GEMMA3 = replace(GEMMA3_TEXT, model_type="gemma3", blocks="model.language_model.layers", fused=None, gguf=None)

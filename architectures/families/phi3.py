@@ -15,7 +15,7 @@ PHI3 = Family(
     ),
     unclipped=("self_attn.qkv_proj",),
     fused=Fused(partial_rotation=True, window=of_config, qkv=("qkv_proj",), gate_up=("gate_up_proj",)),
-    gguf=Gguf("phi3", own_head_dim=False, partial_rotary=True, ropes=("longrope",), reads=False),
+    gguf=Gguf("phi3", own_head_dim=False, partial_rotary=True, ropes=("longrope",)),
 )
 
 FAMILIES = (PHI3,)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from architectures.family import Family
+from architectures.gguf import Gguf, GgufExperts
 from architectures.traits import QK_NORMS, Experts, Fused, of_config
 from qlinear.backends.stack import Routing, Scoring
 
@@ -17,6 +18,7 @@ def softmax_routing(config: "Config") -> Routing:
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
     fused=Fused(window=of_config, head_norms=QK_NORMS, experts=Experts(softmax_routing)),
+    gguf=Gguf("qwen3moe", experts=GgufExperts(normalized=True), reads=False),
 )
 
 FAMILIES = (QWEN3_MOE,)

@@ -20,6 +20,6 @@ FAMILIES = (
         LLAMA,
         model_type="smollm3",
         fused=Fused(window=of_layer_type, rotates=_rotates),
-        gguf=Gguf("smollm3", interleaved=True, unrotated_period=4, reads=False),
+        gguf=Gguf("smollm3", interleaved=True, unrotated_period=4),
     ),
 )

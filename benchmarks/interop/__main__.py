@@ -6,41 +6,28 @@ python -m benchmarks.interop mlx-lm "vLLM on a CPU"   # these anew, the others a
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from benchmarks.interop.openers import OPENERS, Opener
 from benchmarks.interop.trying import NoEnvironment, Tried, attempt, environment
-from benchmarks.typed import from_json, to_json
-
-
-@dataclass(frozen=True)
-class Report:
-    rows: tuple[Tried, ...]
 
 
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1, type=click.Choice([opener.name for opener in OPENERS]))
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/interop"), show_default=True)
 def main(names: Sequence[str], folder: Path) -> None:
-    from benchmarks.interop.page import verdict, write_page
+    from benchmarks.interop.page import verdict, write_row
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "report.json"
-    known = from_json(Report, file.read_text(encoding="utf-8")).rows if file.is_file() else ()
-    rows = {(row.opener, row.checkpoint): row for row in known}
     for opener in OPENERS:
         if names and opener.name not in names:
             continue
         for row in _tried(opener, folder):
-            rows[row.opener, row.checkpoint] = row
             click.echo(f"{row.opener:24} {row.checkpoint:24} {verdict(row)}")
-            file.write_text(to_json(Report(tuple(rows.values())), indent=1) + "\n", encoding="utf-8")
-    order = [(opener.name, name) for opener in OPENERS for name in opener.opens]
-    write_page(rows[key] for key in order if key in rows)
+            write_row(row)
 
 
 def _tried(opener: Opener, folder: Path):

@@ -53,9 +53,28 @@ OPENERS = (
     ),
     Opener(
         "GPTQModel",
-        ("gptqmodel", "optimum", "accelerate"),
+        (TORCH, "gptqmodel", "optimum", "accelerate"),
         "gptqmodel_",
-        ("w4 as gptq", "w4 symmetric as gptq", "w4 as awq"),
+        ("w4 as gptq", "w4 symmetric as gptq", "w4 as awq", "w4 --lm_head as awq"),
+    ),
+    Opener(
+        "transformers with GPTQModel",
+        (TORCH, "transformers", "gptqmodel", "optimum", "accelerate"),
+        "transformers_",
+        ("w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq"),
+    ),
+    Opener(
+        "OpenVINO by optimum-intel",
+        (TORCH, "optimum-intel[openvino]", "gptqmodel", "accelerate", "compressed-tensors"),
+        "openvino_",
+        ("w4", "w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq"),
+        ("torchvision",),
+    ),
+    Opener(
+        "onnxruntime-genai's builder",
+        (TORCH, "onnxruntime-genai", "onnx", "onnx-ir", "transformers", "accelerate"),
+        "genai_",
+        ("w4", "w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq"),
     ),
     LLAMA_CPP,
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -95,5 +96,7 @@ def answer(output: str) -> dict | None:
 
 
 def last_line(text: str) -> str:
+    """The last one that names an error; where none does, the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no word"
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines or ["no word"])[-1][:200]

@@ -2,7 +2,7 @@
 
 The header is walked here, every count and offset checked against the size of the file, because the readers at hand
 trust them: a damaged count makes them loop or allocate without end. What the header means comes from the `gguf`
-package (tensor names, block formats) and from transformers (configuration, tokenizer).
+package (tensor names, block formats), from transformers (tokenizer), and stands in `gguf_config.py`.
 """
 
 import mmap
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from architectures.registry import gguf_readers
 from checkpoints.formats.gguf_blocks import from_blocks
+from checkpoints.formats.gguf_config import ROPE_TABLES, Described, read_config
 from checkpoints.formats.stored import Rounding
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
@@ -67,10 +68,10 @@ class GgufSource:
                 f"{path} holds architecture {self.architecture!r}; GGUF files are read for "
                 f"{', '.join(families)}: give the model's safetensors directory"
             )
-        if self.metadata.get(f"{self.architecture}.rope.scaling.type", "none") != "none":
-            raise ModelError(f"{path} scales its rotary positions; give the model's safetensors directory")
         self.family = families[self.architecture]
-        self.config = self._read_config()
+        self.config = read_config(Described(path, self.metadata, self.shapes, self.family, self._floats))
+        # What they say stands in the configuration now.
+        self.shapes = {name: shape for name, shape in self.shapes.items() if name not in ROPE_TABLES}
 
     def _refuse_a_part(self) -> None:
         """Raise `ModelError` for one file of a model that was split into several, by its header or its name."""
@@ -82,41 +83,6 @@ class GgufSource:
                 f"{self.path} is one of {count} parts of a model, which are not read; join them with llama.cpp's "
                 f"llama-gguf-split, or give the model's safetensors directory"
             )
-
-    def _read_config(self):
-        """The transformers configuration that the header describes, by transformers' own table of keys."""
-        from transformers import AutoConfig
-        from transformers.integrations import GGUF_CONFIG_MAPPING
-
-        values = {}
-        for section in (self.architecture, "tokenizer"):
-            for key, field in GGUF_CONFIG_MAPPING[section].items():
-                if field is not None and f"{section}.{key}" in self.metadata:
-                    values[field] = self.metadata[f"{section}.{key}"]
-        # An array is kept as its length, so the vocabulary is its size.
-        values.setdefault("vocab_size", self.metadata.get("tokenizer.ggml.tokens"))
-        head_dim = self.metadata.get(f"{self.architecture}.attention.key_length")
-        if head_dim is not None:
-            values["head_dim"] = head_dim
-        values["tie_word_embeddings"] = "output.weight" not in self.shapes
-        for field, tensor in (("attention_bias", "attn_q"), ("mlp_bias", "ffn_up")):
-            if f"blk.0.{tensor}.bias" in self.shapes:
-                values[field] = True
-        with one_line_errors(f"{self.path} describes no {self.architecture} model"):
-            if self.family.gguf.wide_layers is not None:
-                values |= self._read_scores_and_bases(values)
-            return AutoConfig.for_model(self.family.model_type, **values)
-
-    def _read_scores_and_bases(self, values: dict) -> dict:
-        """What llama.cpp takes for granted of Gemma: how scores are scaled, and the base of layers with windows."""
-        wide = values.get("num_hidden_layers") == self.family.gguf.wide_layers
-        scalar = values["hidden_size"] // values["num_attention_heads"] if wide else values["head_dim"]
-        bases = {
-            "full_attention": values.pop("rope_theta", 1e6),
-            "sliding_attention": self.metadata.get(f"{self.architecture}.rope.freq_base_swa", 1e4),
-        }
-        rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
-        return {"query_pre_attn_scalar": scalar, "rope_parameters": rope}
 
     def tokenizer(self):
         from transformers import PreTrainedTokenizerFast
@@ -160,13 +126,16 @@ class GgufSource:
 
     @contextmanager
     def borrow(self, name: str) -> Iterator[Tensor]:
+        yield self.family.gguf.to_module(name, self._floats(name), self.config)
+
+    def _floats(self, name: str) -> Tensor:
+        """A tensor as it is stored, in float32."""
         import gguf
 
         entry = self._entries[name]
         with one_line_errors(f"{self.path} cannot be read at {name}"):
             values = gguf.dequantize(self._bytes(name), gguf.GGMLQuantizationType(entry.kind))
-            stored = torch.from_numpy(values.reshape(entry.shape))
-        yield self.family.gguf.to_module(name, stored, self.config)
+            return torch.from_numpy(values.reshape(entry.shape))
 
 
 def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from architectures.gguf import Gguf
+from architectures.gguf import Gguf, GgufExperts
 from qlinear.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -40,7 +40,18 @@ def write_header(writer: Any, config: "Config", known: Gguf) -> list[str]:
     for field in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, field, None) is not None:
             getattr(writer, f"add_{field}")(getattr(config, field))
+    if known.experts is not None:
+        _write_experts(writer, config, known.experts)
     return notes
+
+
+def _write_experts(writer: Any, config: "Config", experts: GgufExperts) -> None:
+    writer.add_expert_count(getattr(config, experts.count))
+    writer.add_expert_used_count(getattr(config, experts.chosen))
+    if experts.named_width:
+        writer.add_expert_feed_forward_length(getattr(config, experts.width))
+    if experts.shared_width is not None:
+        writer.add_expert_shared_feed_forward_length(getattr(config, experts.shared_width))
 
 
 def head_width(config: "Config") -> int:
@@ -59,6 +70,8 @@ def _check(config: "Config", known: Gguf) -> None:
     _need(getattr(config, field) == activation, known, f"{field} {getattr(config, field)!r}, not {activation!r}")
     wide = known.own_head_dim or head_dim * heads == config.hidden_size
     _need(wide, known, f"heads of {head_dim}, not of hidden_size / num_attention_heads")
+    grouped = config.num_key_value_heads != heads
+    _need(known.grouped_heads or not grouped, known, f"{config.num_key_value_heads} heads of k and v for {heads} of q")
     whole = known.partial_rotary or rotated_width(config) == head_dim
     _need(whole, known, f"only {rotated_width(config)} of a head's {head_dim} values rotated")
     scalar = getattr(config, "query_pre_attn_scalar", None)
@@ -73,6 +86,14 @@ def _check(config: "Config", known: Gguf) -> None:
     if known.unrotated_period is not None:
         rotates = [bool(each) for each in config.no_rope_layers]
         _need(rotates == _every(known.unrotated_period, layers), known, "other layers that do not rotate")
+    if known.experts is not None:
+        _check_experts(config, known, known.experts)
+
+
+def _check_experts(config: "Config", known: Gguf, experts: GgufExperts) -> None:
+    normalized = getattr(config, "norm_topk_prob", experts.normalized)
+    _need(normalized == experts.normalized, known, f"norm_topk_prob {normalized}")
+    _need(getattr(config, "clip_qkv", None) is None, known, "limits of q, k and v")
 
 
 def _need(holds: bool, known: Gguf, otherwise: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkpoints.formats.names import BY_WORDS
 from checkpoints.formats.stored import (
     BIAS,
     Rounding,
@@ -42,8 +43,6 @@ WORD_BITS = 32
 V1, V2 = "gptq", "gptq_v2"
 # One in every field of a word of four-bit zero points.
 ONES = 0x11111111
-# Programs that write version 1 by subtracting whole words: what has borrowed can be given back.
-BY_WORDS = "gptqmodel"
 
 
 # ---- writing

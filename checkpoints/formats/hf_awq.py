@@ -2,7 +2,7 @@
 
 Of a linear (N, K) in groups of g, GEMM (https://github.com/casper-hansen/AutoAWQ, `WQLinear_GEMM`) stores
 `qweight` int32 `(K, N / 8)` and `qzeros` int32 `(K / g, N / 8)`, in whose word c the i-th nibble from below is of
-column `8 c + ORDER[i]`, and `scales` float16 `(K / g, N)`. GEMV (`WQLinear_GEMV`) stores `qweight` `(N, K / 8)`,
+column `8 c + AWQ_ORDER[i]`, and `scales` float16 `(K / g, N)`. GEMV (`WQLinear_GEMV`) stores `qweight` `(N, K / 8)`,
 `qzeros` `(N, P)` and `scales` `(N, 8 P)` in plain order, its groups padded to P words. In both
 `w = (q - zero) * scale`, and a bias `(N,)` is float16. `gemv_fast.py` has the third arrangement.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.formats import gemv_fast
+from checkpoints.formats.names import AWQ_ORDER
 from checkpoints.formats.stored import (
     BIAS,
     Rounding,
@@ -36,8 +37,6 @@ BITS = 4
 WORDS, ZEROS, SCALES = "qweight", "qzeros", "scales"
 WEIGHT_PARTS = (WORDS, ZEROS, SCALES)
 PER_WORD = 8
-# Columns of a word's nibbles, from the lowest.
-ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 GEMM, GEMV, GEMV_FAST = VERSIONS = "gemm", "gemv", "gemv_fast"
 
 
@@ -70,18 +69,18 @@ def quantization_section(group_size: int, kept: list[str]) -> dict:
 
 
 def _interleave(values: Tensor) -> Tensor:
-    """`(R, C)` uint8 below 16 as `(R, C / 8)` int32 words in ORDER."""
+    """`(R, C)` uint8 below 16 as `(R, C / 8)` int32 words in AWQ_ORDER."""
     rows, columns = values.shape
-    octets = values.view(rows, columns // PER_WORD, PER_WORD)[..., ORDER]
+    octets = values.view(rows, columns // PER_WORD, PER_WORD)[..., AWQ_ORDER]
     return (octets[..., 0::2] | octets[..., 1::2] << 4).contiguous().view(rows, -1).view(torch.int32)
 
 
 def _straighten(words: Tensor) -> Tensor:
-    """`(R, C / 8)` int32 words in ORDER as `(R, C)` uint8."""
+    """`(R, C / 8)` int32 words in AWQ_ORDER as `(R, C)` uint8."""
     rows, count = words.shape
     stored = words.contiguous().view(torch.uint8).view(rows, count, PER_WORD // 2)
     values = torch.empty(rows, count, PER_WORD, dtype=torch.uint8)
-    for nibble, column in enumerate(ORDER):
+    for nibble, column in enumerate(AWQ_ORDER):
         values[..., column] = stored[..., nibble // 2] >> 4 * (nibble % 2) & 15
     return values.view(rows, count * PER_WORD)
 

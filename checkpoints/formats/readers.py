@@ -11,6 +11,7 @@ from torch import nn
 from checkpoints.formats import compressed_tensors, gptq, hf_awq
 from checkpoints.formats.stored import Rounding, StoredLinear
 from checkpoints.sources import read_json
+from checkpoints.stored_linears import rounding_notes
 from qlinear.errors import CheckpointError
 
 READERS: dict[str, ModuleType] = {"compressed-tensors": compressed_tensors, "awq": hf_awq, "gptq": gptq}
@@ -47,12 +48,7 @@ class Layout:
     def notes(self) -> tuple[str, ...]:
         """What there is to say of the weights, once they are read."""
         rounding = self.quantization.rounding
-        if rounding.largest == 0:
-            return ()
-        return (
-            f"the scales are rounded to the bfloat16 that the kernels hold: by {rounding.mean:.2%} on average, "
-            f"{rounding.largest:.2%} at most",
-        )
+        return rounding_notes(rounding.mean, rounding.largest)
 
 
 def open_layout(section: Any, directory: Path, rounding: Rounding | None = None) -> Layout:

@@ -118,7 +118,7 @@ def test_every_family_that_awq_scales_has_a_tiny_model():
 def test_which_families_are_fused_and_which_are_read_from_gguf():
     fused = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "granite", "starcoder2"}
     assert set(fused_families()) == {*fused, *LLAMAS, *MIXTURE_TYPES, *FOUND_OUT_TYPES}
-    assert set(gguf_readers()) == {"gemma3", "llama", "qwen2", "qwen3"}
+    assert set(gguf_readers()) == {"gemma", "gemma2", "gemma3", "llama", "phi3", "qwen2", "qwen3", "smollm3"}
     for found in (fused_families(), gguf_writers()):
         assert all(all_families()[name] is family for name, family in found.items())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.interop import trying
 from benchmarks.interop.checkpoints import COUNT, EXPORTS, RECIPES, Reference
 from benchmarks.interop.openers import OPENERS, Opener
-from benchmarks.interop.page import markdown, verdict
+from benchmarks.interop.page import BEGIN, END, verdict, with_row
 from benchmarks.interop.trying import Tried, agreement, answer, attempt, last_line
 
 REFERENCE = Reference("w5 w9", [5, 9], list(range(COUNT)), 0.5)
@@ -22,7 +22,8 @@ def test_every_row_has_what_it_opens_and_a_script():
 def test_tokens_are_compared_until_one_differs():
     assert agreement([1, 2, 3], [1, 2, 3]) == 3 and agreement([1, 2, 3], [1, 7, 3]) == 1 and agreement([1], []) == 0
     assert answer('noise\n{"tokens": [1]}\n{"other": 1}\n7\n')["tokens"] == [1] and answer("noise") is None
-    assert last_line("Traceback\n  x\nValueError: no\n\n") == "ValueError: no" and last_line("") == "no word"
+    assert last_line("Traceback\n  x\na.ValueError: no\nwhat to do\n\n") == "a.ValueError: no"
+    assert last_line("killed\n") == "killed" and last_line("") == "no word"
 
 
 def test_a_script_that_answers_and_one_that_fails(tmp_path, monkeypatch):
@@ -36,13 +37,39 @@ def test_a_script_that_answers_and_one_that_fails(tmp_path, monkeypatch):
         rows.append(attempt(opener, Path(sys.executable), "w4", tmp_path / "w4", REFERENCE, "2026-01-02"))
     assert rows[0].opened and rows[0].same == COUNT - 1 and rows[0].ids and rows[0].margin == 0.5
     assert not rows[1].opened and rows[1].said == "ValueError: no such format | at all"
-    assert markdown(rows).splitlines()[2:] == [
-        f"| good (reader 1.0) | `w4` | opens, the first {COUNT - 1} of {COUNT} tokens are the same | 2026-01-02 |",
-        "| bad | `w4` | fails: ValueError: no such format / at all | 2026-01-02 |",
+
+
+PAGE = f"""Before.
+
+{BEGIN}
+
+| opener | checkpoint | result | date |
+| --- | --- | --- | --- |
+| llama.cpp (llama-cpp-python 0.1) | `w4 as gguf` | same tokens | 2026-01-01 |
+| gone (x 1) | `w4` | same tokens | 2026-01-01 |
+| mlx-lm | `w4 as awq` | fails: no word | 2026-01-01 |
+
+{END}
+
+Behind.
+"""
+
+
+def test_a_row_takes_the_place_of_the_one_before():
+    """Rows are in the order of the openers, and those of openers that are no more go."""
+    versions = {"mlx-lm": "2.0", "mlx": "3.1"}
+    page = with_row(PAGE, Tried("mlx-lm", "w4 as awq", "2026-01-02", True, COUNT, True, versions=versions))
+    page = with_row(page, Tried("vLLM on a CPU", "w4", "2026-01-03", False, said="a | b"))
+    assert page.startswith("Before.\n") and page.endswith("\nBehind.\n")
+    assert page.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:] == [
+        "| mlx-lm (mlx-lm 2.0, mlx 3.1) | `w4 as awq` | same tokens | 2026-01-02 |",
+        "| vLLM on a CPU | `w4` | fails: a / b | 2026-01-03 |",
+        "| llama.cpp (llama-cpp-python 0.1) | `w4 as gguf` | same tokens | 2026-01-01 |",
     ]
 
 
 def test_what_a_row_says():
     row = Tried("x", "w4", "2026-01-02", True, COUNT, True)
     assert verdict(row) == "same tokens"
+    assert verdict(Tried("x", "w4", "2026-01-02", True, 3, True)) == "opens, the first 3 of 16 tokens are the same"
     assert verdict(Tried("x", "w4", "2026-01-02", True, 3, False)).startswith("opens, its tokenizer gives")

@@ -25,6 +25,8 @@ GEMMA = dict(tie_word_embeddings=True)
 TALL = dict(num_hidden_layers=7, tie_word_embeddings=True)
 LLAMA_3 = dict(rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                original_max_position_embeddings=64)  # fmt: skip
+LONG = dict(rope_type="longrope", rope_theta=5e3, original_max_position_embeddings=16, short_factor=[1.5] * 8,
+            long_factor=[2.0] * 8)  # fmt: skip
 
 
 def checkpoint(directory: Path, model_type: str = "llama", tokenizer=None, recipe=None, **overrides) -> Path:
@@ -62,8 +64,23 @@ def meant(made: Path) -> PreTrainedModel:
             with source.borrow(name) as tensor:
                 values[name] = tensor.float().clone()
     whole = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32).eval()
-    assert not whole.load_state_dict(values, strict=False).unexpected_keys
+    assert not whole.load_state_dict(of_experts(values), strict=False).unexpected_keys
     return whole
+
+
+def of_experts(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With the linears of experts in the tensors that transformers' modules hold: gates over ups, expert by expert."""
+    made = {name: tensor for name, tensor in values.items() if ".experts." not in name}
+    for owner in dict.fromkeys(name.partition(".experts.")[0] for name in values if ".experts." in name):
+        count = len([name for name in values if name.startswith(f"{owner}.experts.") and ".down_proj." in name])
+
+        def weight(index: int, part: str, owner=owner) -> torch.Tensor:
+            return values[f"{owner}.experts.{index}.{part}_proj.weight"]
+
+        gate_up = [torch.cat((weight(index, "gate"), weight(index, "up"))) for index in range(count)]
+        made[f"{owner}.experts.gate_up_proj"] = torch.stack(gate_up)
+        made[f"{owner}.experts.down_proj"] = torch.stack([weight(index, "down") for index in range(count)])
+    return made
 
 
 def dequantized(made: Path) -> dict[str, torch.Tensor]:
@@ -124,6 +141,9 @@ def test_transformers_own_reader_computes_the_same(model_type, overrides, tmp_pa
 
 @pytest.mark.parametrize(("model_type", "overrides"), [
     ("llama", {}), ("qwen2", dict(tie_word_embeddings=True)), ("qwen3", {}), ("gemma3_text", TALL),
+    ("llama", dict(rope_parameters=LLAMA_3)), ("mistral", dict(sliding_window=None)), ("gemma", GEMMA),
+    ("gemma2", GEMMA), ("phi3", dict(sliding_window=None)), ("phi3", dict(sliding_window=None, rope_parameters=LONG)),
+    ("smollm3", dict(num_hidden_layers=4, no_rope_layer_interval=4)),
 ])  # fmt: skip
 def test_the_float_reader_opens_what_was_written(model_type, overrides, tmp_path):
     made = checkpoint(tmp_path, model_type, recipe=dict(w_bit=4, symmetric=True), **overrides)

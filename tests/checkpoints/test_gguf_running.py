@@ -12,6 +12,7 @@ from checkpoints.pretrained import open_pretrained
 from qlinear.errors import CheckpointError
 from qlinear.replace import quantized_layers
 from run_awq import load
+from tests.checkpoints import ggufs
 from tests.checkpoints.pieces import byte_level
 from tests.checkpoints.test_gguf_export import checkpoint
 from tests.tiny import tiny_model, tiny_tokens
@@ -61,12 +62,15 @@ def logits_agree(model, float_model, tolerance: float) -> None:
 @pytest.mark.parametrize("flash_attention", [False, True])
 @pytest.mark.parametrize(("model_type", "overrides"), [
     ("llama", dict(attention_bias=True)), ("qwen2", dict(tie_word_embeddings=True)), ("qwen3", {}),
-    ("gemma3_text", dict(num_hidden_layers=7, tie_word_embeddings=True)),
+    ("gemma3_text", dict(num_hidden_layers=7, tie_word_embeddings=True)), ("gemma", dict(tie_word_embeddings=True)),
+    ("gemma2", dict(tie_word_embeddings=True)), ("phi3", dict(sliding_window=None)),
+    ("smollm3", dict(num_hidden_layers=4, no_rope_layer_interval=4)), ("mistral", dict(sliding_window=None)),
 ])  # fmt: skip
 def test_q4_0_of_another_program(model_type, overrides, flash_attention, tmp_path):
     path = written_by_others(tmp_path / "m.gguf", model_type, blocks_of(Q4_0), **overrides)
     model = load(path, flash_attention=flash_attention)
-    assert len(quantized_layers(model.module)) == (4 if flash_attention else 7) * model.module.config.num_hidden_layers
+    linears = 4 if flash_attention or model_type == "phi3" else 7
+    assert len(quantized_layers(model.module)) == linears * model.module.config.num_hidden_layers
     assert model.about.notes[0].startswith("scales of the file, half precision, rounded to the bfloat16")
     assert model.about.name == "m.gguf" and model.about.model_bytes == path.stat().st_size
     assert model.tokenizer("the thing").input_ids == byte_level()("the thing").input_ids
@@ -105,10 +109,7 @@ def test_blocks_that_do_not_run_as_they_are(kinds, message, tmp_path):
 
 
 def test_a_file_without_quantized_linears(tmp_path):
-    from tests.checkpoints.test_gguf import tiny_model as float_model
-    from tests.checkpoints.test_gguf import write_gguf
-
-    path = write_gguf(tmp_path / "m.gguf", float_model("qwen2"))
+    path = ggufs.write_gguf(tmp_path / "m.gguf", ggufs.tiny_model("qwen2"))
     with pytest.raises(
         CheckpointError, match=r"holds linears as F32; what runs as it is are Q4_0 and Q4_1; quantize it"
     ):

@@ -53,7 +53,7 @@ def _sharded(folder: Path) -> None:
 
 def _gguf(folder: Path) -> None:
     from tests.checkpoints.floats import tiny_model
-    from tests.checkpoints.test_gguf import write_gguf
+    from tests.checkpoints.ggufs import write_gguf
 
     folder.mkdir(parents=True)
     write_gguf(folder / "m.gguf", tiny_model("qwen2", num_hidden_layers=1))

@@ -1,0 +1,173 @@
+"""What a GGUF header says of a model, as a configuration of transformers: the other way of `gguf_header.py`.
+
+Keys and defaults are llama.cpp's (`llama_model::load_hparams`, `src/models/*.cpp`); a setting that changes what a model
+computes and that is not known here is refused.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from architectures.family import Family
+from architectures.gguf import Gguf
+from checkpoints.sources import one_line_errors
+from qlinear.errors import ModelError
+
+# Key, behind the architecture's name -> field.
+FIELDS = {
+    "context_length": "max_position_embeddings",
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "vocab_size": "vocab_size",
+}
+TOKENS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
+# Tensor -> field of a configuration that says that a layer's linears have biases.
+BIASES = {"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"}
+# Tensors by which rotary frequencies are divided.
+LLAMA3, LONG, SHORT = ROPE_TABLES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+# Of every Llama that is scaled so (its config.json); the tensor says the rest.
+LOW, HIGH = 1.0, 4.0
+ROPE_KEYS = frozenset("type factor original_context_length attn_factor yarn_beta_fast yarn_beta_slow finetuned".split())
+
+
+@dataclass(frozen=True)
+class Described:
+    """A file as its header has it. tensor: reads one of its tensors as float32."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    family: Family
+    tensor: Callable[[str], Tensor]
+
+    @property
+    def known(self) -> Gguf:
+        return self.family.gguf
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """What the header says under the architecture's name."""
+        return self.metadata.get(f"{self.known.architecture}.{key}", default)
+
+
+def read_config(file: Described):
+    """The transformers configuration. Raises `ModelError` where the header describes none, or one that is not known."""
+    from transformers import AutoConfig
+
+    with one_line_errors(f"{file.path} describes no {file.known.architecture} model"):
+        values = {field: value for key, field in FIELDS.items() if (value := file.get(key)) is not None}
+        # An array is kept as its length, so the vocabulary is its size.
+        values.setdefault("vocab_size", file.metadata.get("tokenizer.ggml.tokens"))
+        values |= {field: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name, field in TOKENS.items()}
+        values |= {field: True for tensor, field in BIASES.items() if tensor in file.shapes}
+        values["tie_word_embeddings"] = "output.weight" not in file.shapes
+        values["head_dim"] = _head_width(file, values)
+        values["sliding_window"] = values.get("sliding_window") or None  # Phi's files have a 0 for none
+        values["rope_parameters"] = _rope(file, values)
+        if file.known.wide_layers is not None:
+            wide = values["num_hidden_layers"] == file.known.wide_layers
+            head = values["hidden_size"] // values["num_attention_heads"] if wide else values["head_dim"]
+            values["query_pre_attn_scalar"] = head
+        return AutoConfig.for_model(file.family.model_type, **values)
+
+
+def _head_width(file: Described, values: dict) -> int:
+    """As it is said; where all of a head rotates, that says it too."""
+    width = file.get("attention.key_length")
+    if width is None and not file.known.partial_rotary:
+        width = file.get("rope.dimension_count")
+    return width or values["hidden_size"] // values["num_attention_heads"]
+
+
+# ---- rotary positions
+
+
+def _rope(file: Described, values: dict) -> dict:
+    rope = {"rope_type": "default", "rope_theta": file.get("rope.freq_base", 1e4 if not file.known.swa_rope else 1e6)}
+    rope |= _scaling(file, values, rope["rope_theta"])
+    if file.known.partial_rotary and (rotated := file.get("rope.dimension_count")):
+        rope["partial_rotary_factor"] = rotated / values["head_dim"]
+    if not file.known.swa_rope:
+        return rope
+    window = {"rope_type": "default", "rope_theta": file.get("rope.freq_base_swa", 1e4)}
+    return {"full_attention": rope, "sliding_attention": window}
+
+
+def _scaling(file: Described, values: dict, theta: float) -> dict:
+    """How positions are scaled; llama.cpp takes a factor without a type for a linear one."""
+    prefix = f"{file.known.architecture}.rope.scaling."
+    said = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
+    kind = said.get("type", "linear")
+    if kind == "linear" and not said.get("factor"):
+        kind = "none"
+    if (LONG in file.shapes) != (kind == "longrope"):
+        kind = "longrope" if LONG in file.shapes and kind == "none" else f"{kind}, and its tables"
+    elif LLAMA3 in file.shapes:
+        kind = "llama3" if kind == "none" else f"{kind} and by a table"
+    read = {"none": _none, "linear": _linear, "yarn": _yarn, "llama3": _llama3, "longrope": _longrope}.get(kind)
+    unknown = sorted(said.keys() - ROPE_KEYS)
+    if read is None or unknown or (read not in (_none, _longrope) and said.get("attn_factor", 1.0) != 1.0):
+        told = ", ".join(unknown) or kind
+        raise ModelError(
+            f"{file.path} scales its rotary positions in a way that is not known ({told}); give the model's "
+            f"safetensors directory"
+        )
+    return read(file, said, values, theta)
+
+
+def _none(file: Described, said: dict, values: dict, theta: float) -> dict:
+    return {}
+
+
+def _linear(file: Described, said: dict, values: dict, theta: float) -> dict:
+    return {"rope_type": "linear", "factor": said["factor"]}
+
+
+def _yarn(file: Described, said: dict, values: dict, theta: float) -> dict:
+    first = said.get("original_context_length", values["max_position_embeddings"])
+    betas = {f"beta_{end}": said[f"yarn_beta_{end}"] for end in ("fast", "slow") if f"yarn_beta_{end}" in said}
+    return {"rope_type": "yarn", "factor": said["factor"], "original_max_position_embeddings": first} | betas
+
+
+def _llama3(file: Described, said: dict, values: dict, theta: float) -> dict:
+    """Llama 3.1's scaling by the table of what its frequencies are divided by (`gguf_header._llama3`).
+
+    Where a frequency is blended, `1 / divisor = kept + (1 - kept) / factor`, and `kept` says how often it turns within
+    the first context. Raises `ModelError` for a table that this does not give again.
+    """
+    divisors = file.tensor(LLAMA3).double()
+    factor = float(divisors.max())
+    frequencies = theta ** (-torch.arange(len(divisors), dtype=torch.float64) / len(divisors))
+    kept = (1 / divisors - 1 / factor) / (1 - 1 / factor) if factor > 1 else torch.ones_like(divisors)
+    turns = kept * (HIGH - LOW) + LOW
+    blended = (kept > 1e-4) & (kept < 1 - 1e-4)
+    first = round(float((2 * math.pi * turns / frequencies)[blended].median())) if blended.any() else 0
+    again = ((first * frequencies / (2 * math.pi) - LOW) / (HIGH - LOW)).clamp(0, 1)
+    if not first or not torch.allclose(1 / (again + (1 - again) / factor), divisors, rtol=1e-4):
+        raise ModelError(
+            f"{file.path} divides its rotary frequencies by a table ({LLAMA3}) that is not Llama 3.1's; give the "
+            f"model's safetensors directory"
+        )
+    return {
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
+        "original_max_position_embeddings": first,
+    }  # fmt: skip
+
+
+def _longrope(file: Described, said: dict, values: dict, theta: float) -> dict:
+    first = said["original_context_length"]
+    values["original_max_position_embeddings"] = first
+    tables = {"long_factor": file.tensor(LONG).tolist(), "short_factor": file.tensor(SHORT).tolist()}
+    scale = {"attention_factor": said["attn_factor"]} if "attn_factor" in said else {}
+    return {"rope_type": "longrope", "original_max_position_embeddings": first} | tables | scale

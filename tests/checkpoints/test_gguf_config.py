@@ -1,0 +1,82 @@
+"""What GGUF headers say of the families: a file of each computes what the model did that it was made of."""
+
+import numpy
+import pytest
+import torch
+
+from checkpoints.pretrained import open_pretrained
+from tests.checkpoints.ggufs import refused, tiny_model, write_gguf
+
+SWA = {"attention.sliding_window": 4}
+CAPS = {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 9.0}
+GEMMA = dict(query_pre_attn_scalar=8, sliding_window=4, tie_word_embeddings=True)
+OWN_BASES = dict(full_attention={"rope_type": "default", "rope_theta": 5000.0},
+                 sliding_attention={"rope_type": "default", "rope_theta": 300.0})  # fmt: skip
+THIN_HEADS = dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)
+LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
+YARN = dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=16, beta_fast=20.0)
+LONG = dict(rope_type="longrope", rope_theta=5000.0, short_factor=[1.0, 1.5, 2.0, 2.5],
+            long_factor=[2.0, 3.0, 4.0, 5.0], original_max_position_embeddings=16, attention_factor=1.25)  # fmt: skip
+LLAMA_3 = dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+               original_max_position_embeddings=48)  # fmt: skip
+
+
+def divisors_of_llama_3(original=48, factor=8.0, low=1.0, high=4.0) -> numpy.ndarray:
+    """Of the four frequencies of a head of eight: by wavelengths, as its authors' code has it."""
+    found = []
+    for i in range(4):
+        wave = 2 * numpy.pi * 500 ** (i / 4)
+        blend = (original / wave - low) / (high - low)
+        slowed = 1 / ((1 - blend) / factor + blend)
+        found.append(1 if wave < original / high else factor if wave > original / low else slowed)
+    return numpy.array(found, numpy.float32)
+
+
+OTHERS = [
+    ("gemma", dict(tie_word_embeddings=True), {}, {}),
+    ("gemma2", dict(GEMMA, attn_logit_softcapping=20.0, final_logit_softcapping=9.0), SWA | CAPS, {}),
+    ("gemma3_text", dict(GEMMA, num_hidden_layers=7, rope_parameters=OWN_BASES),
+     SWA | {"rope.freq_base_swa": 300.0}, {}),
+    ("phi3", dict(sliding_window=4), SWA, {}),
+    ("phi3", dict(sliding_window=None, rope_parameters=THIN_HEADS),
+     {"attention.sliding_window": 0, "rope.dimension_count": 4}, {}),
+    ("phi3", dict(sliding_window=None, rope_parameters=LONG, original_max_position_embeddings=16),
+     {"rope.scaling.original_context_length": 16, "rope.scaling.attn_factor": 1.25},
+     {"rope_factors_short.weight": numpy.array(LONG["short_factor"], numpy.float32),
+      "rope_factors_long.weight": numpy.array(LONG["long_factor"], numpy.float32)}),
+    ("smollm3", dict(num_hidden_layers=5, no_rope_layer_interval=4), {}, {}),
+    ("llama", dict(rope_parameters=LINEAR), {"rope.scaling.factor": 4.0}, {}),
+    ("qwen2", dict(rope_parameters=YARN),
+     {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16,
+      "rope.scaling.yarn_beta_fast": 20.0}, {}),
+    ("llama", dict(rope_parameters=LLAMA_3), {"rope.freq_base": 500.0}, {"rope_freqs.weight": divisors_of_llama_3()}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes", "header", "tables"), OTHERS)
+def test_a_family_as_llama_cpp_has_it(family, changes, header, tables, tmp_path):
+    """Over positions beyond windows and first contexts; norms with 1 added have lost up to eight bits of theirs."""
+    model = tiny_model(family, pad_token_id=None, **changes)
+    opened = open_pretrained(str(write_gguf(tmp_path / "m.gguf", model, tables, header=header)))
+    ids = torch.arange(2, 42)[None]
+    with torch.no_grad():
+        found, expected = opened.load(torch.float32)(ids).logits, model.float()(ids).logits
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_table_of_frequencies_that_is_not_llama_3s(tmp_path):
+    factors = {"rope_freqs.weight": numpy.array([1, 3, 2, 8], numpy.float32)}
+    path = write_gguf(tmp_path / "f.gguf", tiny_model("llama"), extra=factors)
+    refused(path, "that is not Llama 3.1's; give the model's safetensors directory")
+
+
+@pytest.mark.parametrize(("header", "told"), [
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.attn_factor": 1.5}, "yarn"),
+    ({"rope.scaling.type": "longrope"}, "longrope, and its tables"),
+    ({"rope.scaling.type": "sideways"}, "sideways"),
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_log_multiplier": 0.1},
+     "yarn_log_multiplier"),
+])  # fmt: skip
+def test_a_scaling_that_is_not_known(header, told, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", tiny_model("llama"), header=header)
+    refused(path, f"scales its rotary positions in a way that is not known ({told}); give the model's safetensors")
