@@ -46,8 +46,8 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened:
-    """flash_attention: None: as was asked for when the checkpoint was made.
+def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: bool = False) -> Opened:
+    """flash_attention: None: as was asked for when the checkpoint was made; int8: as of `StoredParts`.
 
     Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one.
     """
@@ -63,7 +63,7 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened
     return Opened(
         described,
         _read_object(generation) if generation.is_file() else None,
-        StoredParts(tensors, described, scheme),
+        StoredParts(tensors, described, scheme, int8),
         PlainTokenizer(directory, recipe.get("tokenizer_proof")),
         stored_bytes,
         recipe,
