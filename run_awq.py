@@ -94,9 +94,10 @@ def load(
 ) -> "Model":
     """Load a model onto a target, ready to run.
 
-    source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`; with
-    "w4aint8" activations are rounded to int8, at 3 bits too, on the cpu's kernels only; target: "cpu", "cuda", "aie" or "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model
-    to replace; flash_attention: run the whole stack at once where model and target allow it; None: as was asked for
+    source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`; precision
+    "w4aint8" rounds activations to int8, at 3 bits too, on the cpu's kernels only; target: "cpu", "cuda", "aie" or
+    "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model to replace; flash_attention:
+    run the whole stack at once where model and target allow it; None: as was asked for
     when the checkpoint was made, and where nothing was, yes. Raises `AwqError` for a source that cannot be read and a
     target that this machine does not have.
     """

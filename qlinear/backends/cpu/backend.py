@@ -97,7 +97,5 @@ def qlinear(
 
 
 @qlinear.register_fake
-def _(
-    x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int, int8: bool
-) -> Tensor:
+def _(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int, int8: bool) -> Tensor:
     return x.new_empty((*x.shape[:-1], n))
