@@ -135,7 +135,9 @@ def test_other_dtypes_and_widths_are_refused(best):
 def test_other_dtypes_than_bfloat16_are_not_rounded_to_int8():
     int8 = CpuBackend(int8=True)
     prepared = int8.prepare(PackedWeight.pack(random_weight(9, 128, 4, 64)), None)
-    with pytest.raises(TargetError, match="^activations are rounded to int8 from bfloat16 only, not from torch.float32"):
+    with pytest.raises(
+        TargetError, match="^activations are rounded to int8 from bfloat16 only, not from torch.float32"
+    ):
         int8.matmul(torch.zeros(1, 128), prepared)
 
 
