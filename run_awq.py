@@ -10,6 +10,7 @@ docs/python.md has more.
 """
 
 import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qlinear.errors import AwqError, OptionError, is_out_of_memory
@@ -94,14 +95,15 @@ def load(
 ) -> "Model":
     """Load a model onto a target, ready to run.
 
-    source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`;
-    target: "cpu", "cuda", "aie" or "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model
-    to replace; flash_attention: run the whole stack at once where model and target allow it; None: as was asked for
-    when the checkpoint was made, and where nothing was, yes; draft: "lookup", or the directory of a smaller checkpoint
-    with the same tokens: what proposes tokens, so that several are read at a time; the answers stay the same. Raises
-    `AwqError` for a source that cannot be read and a target that this machine does not have.
+    source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`; precision
+    "w4aint8" rounds activations to int8, at 3 bits too, on the cpu's kernels only; target: "cpu", "cuda", "aie" or
+    "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model to replace; flash_attention:
+    run the whole stack at once where model and target allow it; None: as was asked for when the checkpoint was made,
+    and where nothing was, yes; draft: "lookup", or the directory of a smaller checkpoint with the same tokens: what
+    proposes tokens, so that several are read at a time; the answers stay the same. Raises `AwqError` for a source that
+    cannot be read and a target that this machine does not have.
     """
-    from qlinear.backends.registry import Npu, open_target
+    from qlinear.backends.registry import PRECISIONS, Npu, open_target
 
     source, npu = _path("source", source), Npu(device, latency or {})
     if draft is not None:
@@ -110,14 +112,15 @@ def load(
     if precision == "bf16":
         opened = open_target(target, npu)
         model = _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
-    elif precision == "w4abf16":
-        model = _load_quantized(source, target, npu, flash_attention, trust_remote_code, progress)
+    elif precision in PRECISIONS:
+        model = _load_quantized(source, _How(target, npu, precision, flash_attention, trust_remote_code), progress)
     else:
-        raise OptionError(f"`precision={precision}` is not one of bf16, w4abf16")
+        raise OptionError(f"`precision={precision}` is not one of {', '.join(PRECISIONS)}")
     if draft == LOOKUP:
         model.propose_by_lookup()
     elif draft is not None:
-        model.propose_by(_load_quantized(draft, "cpu", Npu(), None, trust_remote_code, progress))
+        how = _How("cpu", Npu(), precision if precision != "bf16" else "w4abf16", None, trust_remote_code)
+        model.propose_by(_load_quantized(draft, how, progress))
     return model
 
 
@@ -139,23 +142,36 @@ def _path(name: str, value: object) -> str:
     return os.fspath(value)
 
 
-def _load_quantized(
-    directory: str, target: str, npu: "Npu", flash_attention: bool | None, trust_remote_code: bool, progress: Watcher
-) -> "Model":
+@dataclass(frozen=True)
+class _How:
+    """How a checkpoint is to be run, as `load` is asked for it."""
+
+    target: str
+    npu: "Npu"
+    precision: str
+    flash_attention: bool | None
+    trust_remote_code: bool
+
+    @property
+    def int8(self) -> bool:
+        return self.precision == "w4aint8"
+
+
+def _load_quantized(directory: str, how: _How, progress: Watcher) -> "Model":
     """Onto the cpu without torch where the checkpoint is a plain one and its family known, else the long way."""
     from engine.model import Model
 
     runner = tokenizer = None
-    if target == "cpu" and flash_attention is not False:
-        runner, tokenizer, about = _at_hand(directory, flash_attention, trust_remote_code)
+    if how.target == "cpu" and how.flash_attention is not False:
+        runner, tokenizer, about = _at_hand(directory, how)
     if runner is None:
-        runner, tokenizer, about = _whole(directory, target, npu, flash_attention, trust_remote_code)
+        runner, tokenizer, about = _whole(directory, how)
     for note in about.notes:
         progress(Note(note))
     return Model(about, runner, tokenizer, progress)
 
 
-def _at_hand(directory: str, flash_attention: bool | None, trust_remote_code: bool) -> tuple:
+def _at_hand(directory: str, how: _How) -> tuple:
     """Runner, tokenizer and what is known; Nones where that is not the way."""
     from pathlib import Path
 
@@ -165,36 +181,37 @@ def _at_hand(directory: str, flash_attention: bool | None, trust_remote_code: bo
         return None, None, None
     from checkpoints.at_hand import open_at_hand
     from engine.at_hand import StackRunner
-    from qlinear.backends.registry import Npu
 
     def open_whole() -> "Runner":
-        return _whole(directory, "cpu", Npu(), True, trust_remote_code)[0]
+        return _whole(directory, replace(how, flash_attention=True))[0]
 
     try:
-        opened = open_at_hand(Path(directory), flash_attention)
+        opened = open_at_hand(Path(directory), how.flash_attention, how.int8)
         runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole)
         opened.parts.check_all_used()
     except Exception as error:  # whatever makes it not a plain one: the long way knows what to say
         if is_out_of_memory(error):  # and takes more
             raise
         return None, None, None
-    return runner, opened.tokenizer, _about(directory, f"cpu/{native.select_isa()}", opened)
+    return runner, opened.tokenizer, _about(directory, how.precision, native.code_name(how.int8), opened)
 
 
-def _whole(directory: str, target: str, npu: "Npu", flash_attention: bool | None, trust_remote_code: bool) -> tuple:
+def _whole(directory: str, how: _How) -> tuple:
     from pathlib import Path
 
     from checkpoints.quantized import open_quantized
     from engine.whole import ModuleRunner
     from qlinear.backends.registry import open_target
 
-    on = open_target(target, npu)
-    opened = open_quantized(Path(directory), on.backend, flash_attention, trust_remote_code)
+    on = open_target(how.target, how.npu, how.int8)
+    opened = open_quantized(Path(directory), on.backend, how.flash_attention, how.trust_remote_code)
     runner = ModuleRunner(opened.module, on.backend, opened.flash_attention)
-    return runner, opened.tokenizer, _about(directory, on.backend.name, opened, on.note)
+    return runner, opened.tokenizer, _about(directory, how.precision, on.backend.name, opened, on.note)
 
 
-def _about(directory: str, code: str, opened: "Opened | QuantizedModel", note: str | None = None) -> "About":
+def _about(
+    directory: str, precision: str, code: str, opened: "Opened | QuantizedModel", note: str | None = None
+) -> "About":
     from pathlib import Path
 
     from engine.model import About
@@ -202,7 +219,7 @@ def _about(directory: str, code: str, opened: "Opened | QuantizedModel", note: s
     return About(
         name=Path(directory).resolve().name,
         code=code,
-        precision="w4abf16",
+        precision=precision,
         model_bytes=opened.model_bytes,
         checkpoint=str(directory),
         fingerprint=opened.recipe.get("fingerprint"),

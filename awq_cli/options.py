@@ -3,7 +3,7 @@
 import click
 
 from checkpoints.formats.names import FORMATS
-from qlinear.backends.registry import TARGETS
+from qlinear.backends.registry import PRECISIONS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
@@ -105,10 +105,11 @@ seed = click.option(
 )
 precision = click.option(
     "--precision",
-    type=click.Choice(["bf16", "w4abf16"]),
+    type=click.Choice(PRECISIONS),
     default="w4abf16",
     show_default=True,
-    help="Run the quantized checkpoint (w4abf16, at 3 bits too) or the float model (bf16).",
+    help="Run the quantized checkpoint (w4abf16, at 3 bits too), the same with activations rounded to int8 (w4aint8: "
+    "faster prompts on the cpu, at some cost in quality, docs/int8.md), or the float model (bf16).",
 )
 target = click.option(
     "--target",

@@ -58,8 +58,8 @@ class Opened:
         return self.parts.notes()
 
 
-def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened:
-    """flash_attention: None: as was asked for when the checkpoint was made.
+def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: bool = False) -> Opened:
+    """flash_attention: None: as was asked for when the checkpoint was made; int8: as of `StoredParts`.
 
     Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one.
     """
@@ -75,7 +75,7 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None) -> Opened
     return Opened(
         described,
         _read_object(generation) if generation.is_file() else None,
-        StoredParts(tensors, described, quantized),
+        StoredParts(tensors, described, quantized, int8),
         PlainTokenizer(directory, recipe.get("tokenizer_proof")),
         stored_bytes,
         recipe,

@@ -27,12 +27,13 @@ _ASIDE = "rotary_emb.inv_freq"
 class StoredParts:
     """`engine.stack.Parts` over a checkpoint; what was laid out once is kept.
 
-    Whatever is not plain raises `Unsupported`: the long way knows more, and says what is wrong.
+    int8: as of `qlinear.backends.cpu.weight.CpuWeight`. Whatever is not plain raises `Unsupported`: the long way knows
+    more, and says what is wrong.
     """
 
-    def __init__(self, tensors: dict[str, Stored], config: Any, quantized: Linears):
+    def __init__(self, tensors: dict[str, Stored], config: Any, quantized: Linears, int8: bool = False):
         self._tensors, self._config = tensors, config
-        self._linears, self._rounded = quantized, Rounded()
+        self._linears, self._rounded, self._int8 = quantized, Rounded(), int8
         family = fused_families().get(config.model_type)
         self._unbiased = family.fused.unbiased if family is not None else ()
         self._arena = Arena()
@@ -110,12 +111,12 @@ class StoredParts:
         if not (alike and whole and len({bias is None for bias in biases}) == 1):
             return [self._one(name) for name in names]
         bias = None if biases[0] is None else np.concatenate(biases)
-        prepared = pack(weights, bias, self._arena)
+        prepared = pack(weights, bias, self._arena, self._int8)
         self._release(names)
         return [Packed(prepared)]
 
     def _one(self, name: str) -> Packed:
-        prepared = pack([self._quantized(name)], self._bias(name), self._arena)
+        prepared = pack([self._quantized(name)], self._bias(name), self._arena, self._int8)
         self._release([name])
         return Packed(prepared)
 

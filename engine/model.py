@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 class About:
     """What is known of a model.
 
-    name: of the model or of its checkpoint; code: what runs its layers, as results call it; precision: "w4abf16", or
-    "bf16" for a float model; model_bytes: as stored; checkpoint: its directory, None for a float model;
-    fingerprint: of the float model, or of the one a checkpoint says it was made from; origin: the name of that one;
-    notes: what the user should know of the target.
+    name: of the model or of its checkpoint; code: what runs its layers, as results call it; precision: "w4abf16",
+    "w4aint8" where activations are rounded to int8, or "bf16" for a float model; model_bytes: as stored; checkpoint:
+    its directory, None for a float model; fingerprint: of the float model, or of the one a checkpoint says it was made
+    from; origin: the name of that one; notes: what the user should know of the target.
     """
 
     name: str

@@ -16,7 +16,8 @@ from benchmarks.cpu.peers import Case, peers
 from benchmarks.cpu.report import Kernel, LinearRow, LinearRun, Shape, Timed
 from benchmarks.cpu.roofs import Roof, limits_of
 from qlinear.backends.cpu import native
-from qlinear.backends.cpu.backend import CpuBackend
+from qlinear.backends.cpu.backend import DTYPES, CpuBackend
+from qlinear.backends.cpu.weight import CpuWeight
 from qlinear.grid import GridWeight, check_divides
 from qlinear.packing import PackedWeight
 
@@ -45,32 +46,46 @@ def random_weight(shape: Shape, bits: int, group_size: int) -> GridWeight:
     return GridWeight(codes, zeros, (torch.rand(n, k // group_size) * 0.01 + 0.001).bfloat16(), bits)
 
 
-def ours(weight: GridWeight, count: int) -> tuple[Case, Case]:
-    """As the fused decoder calls the kernels, and one call from Python a matmul."""
-    backend = CpuBackend()  # with an arena of its own
-    multiply = native.library().awq_linear
+def ours(weight: GridWeight, count: int) -> list[Case]:
+    """As the fused decoder calls the kernels; of 4 bits also with int8, and one call from Python a matmul."""
+    exact, int8 = CpuBackend(), CpuBackend(int8=True)  # each with an arena of its own
     packed = PackedWeight.pack(weight)
-    chain = [backend.prepare(packed, None) for _ in range(count)]
-    n, k = packed.shape
+    chain = [exact.prepare(packed, None) for _ in range(count)]
+    size = chain[0].nbytes
+    if weight.bits == 3:
+        return [Case(Kernel.W3, size, count, _passes(chain))]
+    rounding = [int8.prepare(packed, None) for _ in range(count)]
+
+    def matmuls(x: Tensor) -> list[Tensor]:
+        return [exact.matmul(x, w) for w in chain]
+
+    return [
+        Case(Kernel.W4, size, count, _passes(chain)),
+        Case(Kernel.W4_INT8, size, count, _passes(rounding)),
+        Case(Kernel.W4_MATMUL, size, count, matmuls),
+    ]
+
+
+def _passes(chain: list[CpuWeight]) -> Callable[[Tensor], None]:
+    """One result's memory for all of the chain."""
+    multiply = native.library().awq_linear
 
     def passes(x: Tensor) -> None:
+        n, k = chain[0].n, chain[0].k
         y = x.new_empty(len(x), n)
-        x_at, y_at, rows, dtype = x.data_ptr(), y.data_ptr(), len(x), native.DTYPES[x.dtype]
+        x_at, y_at, rows, dtype = x.data_ptr(), y.data_ptr(), len(x), DTYPES[x.dtype]
         for w in chain:
             multiply(w.address, x_at, rows, k, dtype, y_at)
 
-    def matmuls(x: Tensor) -> list[Tensor]:
-        return [backend.matmul(x, w) for w in chain]
-
-    kernel, size = Kernel.W3 if weight.bits == 3 else Kernel.W4, chain[0].nbytes
-    return Case(kernel, size, count, passes), Case(Kernel.W4_MATMUL, size, count, matmuls)
+    return passes
 
 
 def cases(shape: Shape, group_size: int, chain_bytes: int) -> list[Case]:
     count = chain_length(shape, chain_bytes)
     four = random_weight(shape, 4, group_size)
-    (four_bits, called), (three_bits, _) = ours(four, count), ours(random_weight(shape, 3, group_size), count)
-    return [four_bits, three_bits, called, *(make(four, count) for make in peers())]
+    four_bits, *others = ours(four, count)
+    three_bits = ours(random_weight(shape, 3, group_size), count)
+    return [four_bits, *three_bits, *others, *(make(four, count) for make in peers())]
 
 
 def chain_length(shape: Shape, chain_bytes: int) -> int:

@@ -33,7 +33,7 @@ def _random(model: str, work: Path) -> list[Entry]:
         return _made(made, lambda path: write_checkpoint(SHAPES[model], bits, GROUP_SIZE, path))
 
     four = checkpoint(4)
-    entries = [Entry(Way(Engine.FUSED, "w4"), four)]
+    entries = [Entry(Way(Engine.FUSED, "w4"), four), Entry(Way(Engine.INT8, "w4"), four)]
     if model == "1.1b":
         entries.append(Entry(Way(Engine.FUSED, "w3"), checkpoint(3)))
     return entries + [Entry(Way(Engine.MODULES, "w4"), four)] * (model in LLAMAS)
@@ -49,6 +49,7 @@ def _smollm2(work: Path) -> list[Entry]:
     head, plain = checkpoint("smollm2-w4-head", True), checkpoint("smollm2-w4", False)
     return [
         Entry(Way(Engine.FUSED, "w4, head w4"), head),
+        Entry(Way(Engine.INT8, "w4, head w4"), head),
         Entry(Way(Engine.FUSED, "w4, head bf16"), plain),
         Entry(Way(Engine.MODULES, "w4, head w4"), head),
     ]

@@ -28,9 +28,10 @@ class OurReader:
 
     def __init__(self, spec: Spec):
         native.set_threads(spec.threads)
-        fused, notes = spec.engine is Engine.FUSED, []
+        fused, notes = spec.engine is not Engine.MODULES, []
+        precision = "w4aint8" if spec.engine is Engine.INT8 else "w4abf16"
         before, start = resident_bytes(), time.perf_counter()
-        model = run_awq.load(spec.path, flash_attention=fused, progress=notes.append)
+        model = run_awq.load(spec.path, precision=precision, flash_attention=fused, progress=notes.append)
         load_s = time.perf_counter() - start
         self.facts = Facts(load_s, before, weights_of(_stack(model)))
         trim_heap()  # what loading left behind is not the decoder's
@@ -52,7 +53,7 @@ class OurReader:
 
 def _decoder(model: Model, spec: Spec, notes: list[Note]):
     decoder = model.decoder(spec.context)
-    if isinstance(decoder, FusedDecoder) != (spec.engine is Engine.FUSED):
+    if isinstance(decoder, FusedDecoder) != (spec.engine is not Engine.MODULES):
         why = "; ".join(note.text for note in notes)
         raise SystemExit(f"{spec.path} does not run as {spec.engine.value} but on {type(decoder).__name__}: {why}")
     return decoder

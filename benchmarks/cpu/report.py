@@ -22,6 +22,7 @@ class Limit(str, Enum):
     FP32 = "fp32"
     BF16 = "bf16"
     INT16 = "int16"
+    INT8 = "int8"
 
     @property
     def unit(self) -> str:
@@ -31,11 +32,13 @@ class Limit(str, Enum):
 class Kernel(str, Enum):
     """An implementation of one linear layer; the value is its name in tables and in JSON.
 
-    W4, W3: ours as the fused decoder calls them; W4_MATMUL: one call from Python a matmul, as modules make it.
+    W4, W3: ours as the fused decoder calls them; W4_INT8: the same with activations rounded to int8; W4_MATMUL: one
+    call from Python a matmul, as modules make it.
     """
 
     W4 = "w4"
     W3 = "w3"
+    W4_INT8 = "w4 int8"
     W4_MATMUL = "w4 matmul"
     INT4PACK = "torch int4pack"
     DENSE = "torch bf16"
@@ -44,13 +47,16 @@ class Kernel(str, Enum):
 
     @property
     def is_ours(self) -> bool:
-        return self in (Kernel.W4, Kernel.W3, Kernel.W4_MATMUL)
+        return self in (Kernel.W4, Kernel.W3, Kernel.W4_INT8, Kernel.W4_MATMUL)
 
 
 class Engine(str, Enum):
-    """What runs a whole model: our fused decoder, the model's own modules on our kernels, or llama.cpp."""
+    """What runs a whole model: our fused decoder, the same with activations rounded to int8, the model's own modules on
+    our kernels, or llama.cpp.
+    """
 
     FUSED = "fused"
+    INT8 = "fused int8"
     MODULES = "modules"
     LLAMA = "llama.cpp"
 
@@ -91,17 +97,19 @@ class Limits:
 
     @property
     def fastest(self) -> Limit:
-        """The kind of products of which there are the most a second."""
-        return max((limit for limit in self.rates if limit is not Limit.READ), key=self.rates.__getitem__)
+        """The kind of products of which there are the most a second, but for those of int8, which cost accuracy."""
+        rest = (Limit.READ, Limit.INT8)
+        return max((limit for limit in self.rates if limit not in rest), key=self.rates.__getitem__)
 
     @property
     def peak(self) -> float:
         return self.rates[self.fastest]
 
-    def speed(self, size: float, operations: float, seconds: float) -> Speed:
-        """size: in bytes."""
+    def speed(self, size: float, operations: float, seconds: float, int8: bool = False) -> Speed:
+        """size: in bytes; int8: whether the products are those, where the machine has any."""
         gb_s, gflop_s = size / seconds / 1e9, operations / seconds / 1e9
-        return Speed(gb_s, gflop_s, gb_s / self.bandwidth, gflop_s / self.peak)
+        peak = self.rates.get(Limit.INT8, self.peak) if int8 else self.peak
+        return Speed(gb_s, gflop_s, gb_s / self.bandwidth, gflop_s / peak)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,8 @@ class LinearRun:
         return next((row for row in self.rows if row.kernel is kernel), None)
 
     def speed(self, row: LinearRow) -> Speed:
-        return self.limits.speed(row.weight_bytes, 2 * self.m * self.shape.n * self.shape.k, row.taken.seconds)
+        operations, int8 = 2 * self.m * self.shape.n * self.shape.k, row.kernel is Kernel.W4_INT8
+        return self.limits.speed(row.weight_bytes, operations, row.taken.seconds, int8)
 
 
 @dataclass(frozen=True)
@@ -219,13 +228,13 @@ class ModelRun:
         positions = self.prompt_tokens + self.new_tokens / 2
         products = self.size.block_products + self.size.head_products
         size = row.read_bytes + positions * self.size.position_bytes
-        return self.limits.speed(size, 2 * products, row.token.seconds)
+        return self.limits.speed(size, 2 * products, row.token.seconds, row.way.engine is Engine.INT8)
 
     def prefill(self, row: ModelRow) -> Speed:
         """Of the prompt: its last token alone goes through the head."""
         products = self.prompt_tokens * self.size.block_products + self.size.head_products
         size = row.read_bytes + self.prompt_tokens / 2 * self.size.position_bytes
-        return self.limits.speed(size, 2 * products, row.prompt.seconds)
+        return self.limits.speed(size, 2 * products, row.prompt.seconds, row.way.engine is Engine.INT8)
 
     def rival(self) -> ModelRow | None:
         """llama.cpp's row."""

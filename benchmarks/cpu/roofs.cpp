@@ -59,7 +59,8 @@ void roof_read(int64_t begin, int64_t end, void* context) { read<0>(begin, end, 
 // Faster on some machines.
 void roof_read_prefetched(int64_t begin, int64_t end, void* context) { read<10240 / BYTES>(begin, end, context); }
 
-// Floating-point operations of a round of roof_fma; one of roof_bf16 or roof_int16 has twice as many.
+// Floating-point operations of a round of roof_fma; one of roof_bf16 or roof_int16 has twice as many, one of roof_int8
+// four times.
 int32_t roof_flops(void) { return CHAINS * BYTES / 4 * 2; }
 
 // context: int64_t, the number of rounds for each index; a round is CHAINS instructions.
@@ -84,6 +85,13 @@ void roof_int16(int64_t begin, int64_t end, void* context) {
   asm volatile("" : "+v"(ones));
   repeat((end - begin) * *static_cast<int64_t*>(context),
          [=](Floats sum) { return (Floats)_mm512_dpwssd_epi32((__m512i)sum, ones, ones); });
+}
+
+void roof_int8(int64_t begin, int64_t end, void* context) {
+  __m512i ones = _mm512_set1_epi8(1);
+  asm volatile("" : "+v"(ones));
+  repeat((end - begin) * *static_cast<int64_t*>(context),
+         [=](Floats sum) { return (Floats)_mm512_dpbusd_epi32((__m512i)sum, ones, ones); });
 }
 #endif
 

@@ -67,9 +67,13 @@ def roofs(size: int = 256 << 20) -> list[Roof]:
         roof(Limit.READ, "roof_read_prefetched", size, PIECES, memory),
         roof(Limit.FP32, "roof_fma", operations, threads, rounds),
     ]
-    for limit, body in ((Limit.BF16, "roof_bf16"), (Limit.INT16, "roof_int16")):
+    for limit, body, times in (
+        (Limit.BF16, "roof_bf16", 2),
+        (Limit.INT16, "roof_int16", 2),
+        (Limit.INT8, "roof_int8", 4),
+    ):
         if hasattr(native, body):
-            found.append(roof(limit, body, 2 * operations, threads, rounds))
+            found.append(roof(limit, body, times * operations, threads, rounds))
     return found
 
 

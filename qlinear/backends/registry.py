@@ -61,6 +61,9 @@ def _aie(npu: Npu) -> Target:
     return Target(_aie_emu(npu).backend, f"`target=aie`: {find_npu()}")
 
 
+# How a model may be asked to run: as floats, or quantized with activations in bfloat16 or, on the cpu, rounded to int8.
+PRECISIONS = ("bf16", "w4abf16", "w4aint8")
+
 # Those for which it matters which NPU is meant.
 NPU_TARGETS = ("aie", "aie_emu")
 
@@ -72,8 +75,22 @@ TARGETS: dict[str, Callable[[Npu], Target]] = {
 }
 
 
-def open_target(name: str, npu: Npu = Npu()) -> Target:
-    """The backend that runs on target `name` of this machine; raises `TargetError` with the reason if none does."""
+def open_target(name: str, npu: Npu = Npu(), int8: bool = False) -> Target:
+    """The backend that runs on target `name` of this machine; int8: with activations rounded to int8, which the cpu's
+    kernels alone do. Raises `TargetError` with the reason if none does.
+    """
     if name not in TARGETS:
         raise TargetError(f"`target={name}` is not known; use one of {', '.join(TARGETS)}")
-    return TARGETS[name](npu)
+    return _cpu_int8(name) if int8 else TARGETS[name](npu)
+
+
+def _cpu_int8(name: str) -> Target:
+    from qlinear.backends.cpu import native
+
+    if name != "cpu":
+        raise TargetError(f"`precision=w4aint8` runs on `target=cpu` only, not on {name}; use w4abf16")
+    if not native.is_built():
+        raise TargetError(f"`precision=w4aint8`: {native.HOW_TO_BUILD}")
+    from qlinear.backends.cpu.backend import CpuBackend
+
+    return Target(CpuBackend(int8=True))

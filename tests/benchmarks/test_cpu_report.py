@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.cpu.report import Kernel, Limit, Limits, Report, Timed
+from benchmarks.cpu.report import Engine, Kernel, Limit, Limits, Report, Timed, Way
 from tests.benchmarks.reports import FASTER, LIMITS, MODEL, OTHER, SHAPE, WHOLE, linear, report, start
 
 
@@ -19,6 +19,20 @@ def test_the_peak_is_that_of_the_fastest_products():
     assert (LIMITS.bandwidth, LIMITS.fastest, LIMITS.peak) == (20.0, Limit.INT16, 200.0)
     slow_pairs = Limits({Limit.READ: 900.0, Limit.FP32: 100.0, Limit.BF16: 50.0})
     assert (slow_pairs.fastest, slow_pairs.peak) == (Limit.FP32, 100.0)
+
+
+def test_int8_has_a_peak_of_its_own():
+    limits = Limits({Limit.READ: 20.0, Limit.INT16: 200.0, Limit.INT8: 400.0})
+    assert (limits.fastest, limits.peak) == (Limit.INT16, 200.0)
+    run = replace(linear(SHAPE, 4), limits=limits)
+    taken = replace(run.row(Kernel.W4), kernel=Kernel.W4_INT8)
+    assert run.speed(taken).of_peak == pytest.approx(200 / 400)
+    prompts = replace(MODEL, limits=limits)
+    fused, int8 = (replace(MODEL.rows[0], way=Way(engine, "w4")) for engine in (Engine.FUSED, Engine.INT8))
+    assert prompts.prefill(int8).of_peak == pytest.approx(prompts.prefill(fused).of_peak / 2)
+    assert prompts.decode(int8).of_peak == pytest.approx(prompts.decode(fused).of_peak / 2)
+    without = replace(prompts, limits=Limits({Limit.READ: 20.0, Limit.INT16: 200.0}))
+    assert without.prefill(int8).of_peak == without.prefill(fused).of_peak
 
 
 def test_the_speed_of_a_linear_layer():

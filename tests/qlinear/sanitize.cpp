@@ -61,7 +61,9 @@ int check(const Shape& s) {
   std::unique_ptr<uint8_t[]> packed(new uint8_t[bytes]);
   awq_pack(words.data(), zero_words.data(), scales.data(), s.n, s.k, s.bits, s.group, packed.get());
   std::vector<float> bias(size_t(s.n), 0.5f);
-  const awq_weight weight{packed.get(), bias.data(), s.n, s.k, s.bits, s.group};
+  const awq_weight weight{packed.get(), bias.data(), s.n, s.k, s.bits, s.group, 0};
+  awq_weight rounding = weight;
+  rounding.int8 = 1;
 
   bool int16 = false;  // whether that is what bf16 activations are rounded to
   for (const char* isa : {"avx2", "avxvnni", "avx512vnni"}) int16 |= strcmp(awq_isa(), isa) == 0;
@@ -73,26 +75,30 @@ int check(const Shape& s) {
 
   for (const int64_t m : {0, 1, 2, 3, 5, 8, 13, 27}) {
     std::vector<float> x(size_t(m * s.k)), y(size_t(m * s.n));
-    std::vector<uint16_t> x16(x.size()), y16(y.size());
+    std::vector<uint16_t> x16(x.size()), y16(y.size()), y8(y.size());
     for (size_t i = 0; i < x.size(); ++i) {
       x16[i] = to_bf16(float(below(2001)) / 1000 - 1);
       x[i] = from_bf16(x16[i]);
     }
     awq_linear(&weight, x.data(), m, s.k, AWQ_F32, y.data());
     awq_linear(&weight, x16.data(), m, s.k, AWQ_BF16, y16.data());
+    awq_linear(&rounding, x16.data(), m, s.k, AWQ_BF16, y8.data());
     for (int64_t r = 0; r < m; ++r) {
       for (int64_t n = 0; n < s.n; ++n) {
-        double exact = 0.5, size = 0.5, half_steps = 0;
+        double exact = 0.5, size = 0.5, levels = 0;
         for (int64_t k = 0; k < s.k; ++k) {
           const size_t group = size_t(n * groups + k / s.group);
           const double scale = from_bf16(scales[group]), value = x[size_t(r * s.k + k)];
           exact += value * scale * (codes[size_t(n * s.k + k)] - zeros[group]);
           size += fabs(value) * scale * 15;
-          half_steps += int16 ? scale * 15 / 32768 : 0;  // no |x| is above 1: its steps are 2^-14 at most
+          levels += scale * 15;
         }
         const size_t at = size_t(r * s.n + n);
         wrong += !(fabs(y[at] - exact) <= 1e-6 * size);
-        wrong += !(fabs(from_bf16(y16[at]) - exact) <= 1e-6 * size + half_steps + fabs(exact) / 256);
+        const double allowed = 1e-6 * size + fabs(exact) / 256;
+        // no |x| is above 1: int16's steps are 2^-14 at most, int8's 1/127, and 1/256 of one more may be off (int8.h)
+        wrong += !(fabs(from_bf16(y16[at]) - exact) <= allowed + (int16 ? levels / 32768 : 0));
+        wrong += !(fabs(from_bf16(y8[at]) - exact) <= allowed + levels * (0.5 + 1.0 / 256) / 127);
       }
     }
   }

@@ -32,6 +32,7 @@ struct Shape {
   bool dense_head, every_norm;
   Routed routed;
   bool parallel = false;  // with layer norms
+  bool int8 = false;
 };
 
 std::mt19937 generator(1);
@@ -134,7 +135,7 @@ class Random {
   }
 
   awq_matrix dense(int64_t n, int64_t k) {
-    return {{nullptr, norm(n), n, k, 0, 0}, bf16(n * k, 1.7f / sqrtf(float(k)))};
+    return {{nullptr, norm(n), n, k, 0, 0, 0}, bf16(n * k, 1.7f / sqrtf(float(k)))};
   }
 
   awq_matrix packed(int64_t n, int64_t k) {
@@ -146,7 +147,7 @@ class Random {
     const std::vector<uint16_t> scales(size_t(n * k / group), to_bf16(1.0f / (spread * sqrtf(float(k)))));
     bytes_.emplace_back(size_t(awq_packed_bytes(n, k, bits, group)));
     awq_pack(words.data(), zeros.data(), scales.data(), n, k, bits, group, bytes_.back().data());
-    return {{bytes_.back().data(), nullptr, n, k, bits, group}, nullptr};
+    return {{bytes_.back().data(), nullptr, n, k, bits, group, shape_.int8}, nullptr};
   }
 
   Shape shape_;
@@ -227,6 +228,8 @@ int main() {
   for (const Shape& shape :
        {Shape{4, 32, 6, 2, 16, 16, 131, 0, false, false, {}}, Shape{4, 32, 6, 3, 16, 8, 70, 0, false, false, {}, true},
         Shape{3, 32, 4, 4, 24, 16, 97, 50, true, true, {}},
+        Shape{4, 32, 6, 2, 16, 16, 131, 0, false, false, {}, false, true},
+        Shape{3, 32, 4, 2, 32, 32, 64, 0, true, false, {3, 3, 1, 1, 32, 96, AWQ_SIGMOID, false, true, false}, false, true},
         Shape{4, 32, 2, 1, 48, 12, 33, 270, false, true, {7, 3, 1, 1, 64, 96, AWQ_SOFTMAX, false, false, true}},
         Shape{3, 32, 8, 1, 40, 40, 64, 1, true, false, {36, 5, 12, 7, 32, 0, AWQ_SIGMOID, false, true, false}},
         Shape{4, 32, 4, 2, 32, 32, 64, 0, true, false, {3, 3, 1, 1, 37, 160, AWQ_SIGMOID, true, true, false}}}) {

@@ -41,10 +41,11 @@ def test_threads_of_our_own_give_the_same_bits(best):
         library.awq_set_threads(*native.torch_threads(), 1)
 
 
-def test_a_copied_or_pickled_weight_owns_its_memory(best):
-    weight = random_weight(33, 128, 4, 64)
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_copied_or_pickled_weight_owns_its_memory(int8):
+    best, weight = CpuBackend(int8), random_weight(33, 128, 4, 64)
     prepared = best.prepare(PackedWeight.pack(weight), torch.ones(33))
-    x = torch.randn(2, 128, generator=torch.Generator().manual_seed(8))
+    x = torch.randn(2, 128, generator=torch.Generator().manual_seed(8)).bfloat16()
     expected = best.matmul(x, prepared)
     twins = copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))
     prepared.packed.zero_()
@@ -85,7 +86,7 @@ def test_a_bias_that_is_float32_already_is_copied_too(best):
 def test_backend_is_named_after_the_instruction_set(monkeypatch):
     for isa in AVAILABLE:
         monkeypatch.setenv(native.ISA_VARIABLE, isa)
-        assert CpuBackend().name == f"cpu/{isa}"
+        assert CpuBackend().name == f"cpu/{isa}" and CpuBackend(int8=True).name == f"cpu/{isa} int8"
     monkeypatch.delenv(native.ISA_VARIABLE)
     assert CpuBackend().name == f"cpu/{native.select_isa('')}"
 
@@ -131,6 +132,15 @@ def test_other_dtypes_and_widths_are_refused(best):
         best.matmul(torch.zeros(1, 64), prepared)
 
 
+def test_other_dtypes_than_bfloat16_are_not_rounded_to_int8():
+    int8 = CpuBackend(int8=True)
+    prepared = int8.prepare(PackedWeight.pack(random_weight(9, 128, 4, 64)), None)
+    with pytest.raises(
+        TargetError, match="^activations are rounded to int8 from bfloat16 only, not from torch.float32"
+    ):
+        int8.matmul(torch.zeros(1, 128), prepared)
+
+
 class Layer(torch.nn.Module):
     def __init__(self, backend, prepared):
         super().__init__()
@@ -140,10 +150,10 @@ class Layer(torch.nn.Module):
         return torch.relu(self.backend.matmul(x * 2, self.prepared))
 
 
-@pytest.fixture
-def layer(best):
-    weight = random_weight(35, 128, 4, 64)
-    return Layer(best, best.prepare(PackedWeight.pack(weight), torch.linspace(-1, 1, 35)))
+@pytest.fixture(params=[False, True], ids=["exact", "int8"])
+def layer(request):
+    backend, weight = CpuBackend(request.param), random_weight(35, 128, 4, 64)
+    return Layer(backend, backend.prepare(PackedWeight.pack(weight), torch.linspace(-1, 1, 35)))
 
 
 def test_torch_compile_keeps_the_operator(layer):
@@ -153,7 +163,7 @@ def test_torch_compile_keeps_the_operator(layer):
         graphs.append(graph)
         return graph.forward
 
-    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(9))
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(9)).bfloat16()
     compiled = torch.compile(layer, backend=keep, fullgraph=True)(x)
     assert torch.equal(compiled, layer(x))
     targets = [node.target for node in graphs[0].graph.nodes]
@@ -161,14 +171,16 @@ def test_torch_compile_keeps_the_operator(layer):
 
 
 def test_torch_export_passes_through(layer):
-    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(10))
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(10)).bfloat16()
     exported = torch.export.export(layer, (x,))
     assert any(node.target is torch.ops.run_awq.qlinear.default for node in exported.graph.nodes)
     assert torch.equal(exported.module()(x), layer(x))
 
 
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("bias", [None, torch.ones(35)])
-def test_operator_and_its_fake_agree(best, bias):
-    w = best.prepare(PackedWeight.pack(random_weight(35, 128, 4, 64)), bias)
+def test_operator_and_its_fake_agree(bias, int8):
+    w = CpuBackend(int8).prepare(PackedWeight.pack(random_weight(35, 128, 4, 64)), bias)
     x = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(11)).bfloat16()
-    torch.library.opcheck(torch.ops.run_awq.qlinear.default, (x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size))
+    fields = w.packed, w.bias, w.n, w.k, w.bits, w.group_size, w.int8
+    torch.library.opcheck(torch.ops.run_awq.qlinear.default, (x, *fields))

@@ -14,7 +14,7 @@ except TargetError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 CSRC = Path(native.__file__).parents[2] / "csrc"
-LINEAR = ("linear_bf16", "linear_f32", "pack_tile_3", "pack_tile_4")
+LINEAR = ("linear_bf16", "linear_f32", "linear_int8", "pack_tile_3", "pack_tile_4")
 DECODER_ROWS = ("norm", "norm_heads", "add", "embed", "rope", "gate", "merge", "scale", "route", "mix", "cap",
                 "layer_norm", "activate")  # fmt: skip
 DECODER_PAIRS = ("attend", "dense", "dense_logits")
@@ -23,9 +23,9 @@ EVERY = {*LINEAR, *DECODER_ROWS, *DECODER_PAIRS}
 CLAIMS = {
     "scalar": EVERY,
     "avx2": EVERY,
-    "avxvnni": {"linear_bf16"},
+    "avxvnni": {"linear_bf16", "linear_int8"},
     "avx512": EVERY,
-    "avx512vnni": {"linear_bf16"},
+    "avx512vnni": {"linear_bf16", "linear_int8"},
     "avx512bf16": {"linear_bf16", *DECODER_PAIRS},
 }
 

@@ -20,13 +20,15 @@ DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
 class CpuBackend(Backend):
     """`qlinear.backends.base.Backend` on the native kernels; `name` says which instruction set they use.
 
-    Raises `TargetError` where the kernels are not built or RUN_AWQ_ISA names an instruction set that is not there.
+    int8: round bfloat16 activations to int8, as of `CpuWeight`; others are then refused. Raises `TargetError` where the
+    kernels are not built or RUN_AWQ_ISA names an instruction set that is not there.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self) -> None:
-        self.name = f"cpu/{native.select_isa()}"
+    def __init__(self, int8: bool = False) -> None:
+        self.name = native.code_name(int8)
+        self._int8 = int8
         native.use_torch_threads()
         self._linear = native.library().awq_linear
         self._arena = Arena()
@@ -37,7 +39,8 @@ class CpuBackend(Backend):
         parts = [_stored(part) for part in (weight.parts if whole_tiles else (weight.concat(),))]
         bias = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
         laid = pack(parts, None, self._arena)
-        return CpuWeight(torch.from_numpy(laid.packed), bias, laid.n, laid.k, laid.bits, laid.group_size)
+        packed = torch.from_numpy(laid.packed)
+        return CpuWeight(packed, bias, laid.n, laid.k, laid.bits, laid.group_size, self._int8)
 
     def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
         from qlinear.backends.cpu.decoder import CpuDecoder
@@ -49,10 +52,10 @@ class CpuBackend(Backend):
 
         Raises `TargetError` for another dtype.
         """
+        w = prepared
         if torch.compiler.is_compiling():
-            w = prepared
-            return torch.ops.run_awq.qlinear(x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size)
-        return _linear(self._linear, x, prepared.address, prepared.n, prepared.k)
+            return torch.ops.run_awq.qlinear(x, w.packed, w.bias, w.n, w.k, w.bits, w.group_size, w.int8)
+        return _linear(self._linear, x, w)
 
 
 def _stored(part: PackedWeight) -> StoredWeight:
@@ -61,11 +64,13 @@ def _stored(part: PackedWeight) -> StoredWeight:
     )
 
 
-def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: int, n: int, k: int) -> Tensor:
-    """One call of awq_linear; `weight` is the address of a `native.Weight`. Lean: a token takes 200 of these."""
-    dtype = DTYPES.get(x.dtype)
+def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: CpuWeight) -> Tensor:
+    """One call of awq_linear. Lean: a token takes 200 of these."""
+    dtype, n, k = DTYPES.get(x.dtype), weight.n, weight.k
     if dtype is None:
         raise TargetError(f"the cpu kernels take bfloat16 or float32 activations, not {x.dtype}")
+    if weight.int8 and dtype != DTYPES[torch.bfloat16]:
+        raise TargetError(f"activations are rounded to int8 from bfloat16 only, not from {x.dtype}; use w4abf16")
     shape = x.shape
     if shape[-1] != k:
         raise ValueError(f"activations have {shape[-1]} features, the weight has {k}")
@@ -76,20 +81,21 @@ def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: int, n: int, k: int) 
         if x.stride(1) != 1:
             x = x.contiguous()
         stride = x.stride(0)
-    function(weight, x.data_ptr(), x.numel() // k, stride, dtype, y.data_ptr())
+    function(weight.address, x.data_ptr(), x.numel() // k, stride, dtype, y.data_ptr())
     return y
 
 
 @torch.library.custom_op("run_awq::qlinear", mutates_args=(), device_types="cpu")
-def qlinear(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int) -> Tensor:
+def qlinear(
+    x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int, int8: bool
+) -> Tensor:
     """The matmul as a torch operator, which torch.compile and torch.export keep as one node.
 
-    x: `(..., K)` bfloat16 or float32; packed, bias and the numbers: the fields of a `CpuWeight`.
+    x: `(..., K)` bfloat16 or float32; packed, bias and the rest: the fields of a `CpuWeight`.
     """
-    weight = CpuWeight(packed, bias, n, k, bits, group_size)
-    return _linear(native.library().awq_linear, x, weight.address, n, k)
+    return _linear(native.library().awq_linear, x, CpuWeight(packed, bias, n, k, bits, group_size, int8))
 
 
 @qlinear.register_fake
-def _(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int) -> Tensor:
+def _(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, k: int, bits: int, group_size: int, int8: bool) -> Tensor:
     return x.new_empty((*x.shape[:-1], n))

@@ -31,6 +31,7 @@ class Weight(ctypes.Structure):
         ("k", ctypes.c_int64),
         ("bits", ctypes.c_int32),
         ("group_size", ctypes.c_int32),
+        ("int8", ctypes.c_int32),
     ]
 
 
@@ -130,6 +131,11 @@ def select_isa(isa: str | None = None) -> str:
         found = ", ".join(available_isas())
         raise TargetError(f"{ISA_VARIABLE}={wanted} is not available on this machine, which has {found}")
     return library().awq_isa().decode()
+
+
+def code_name(int8: bool) -> str:
+    """Select the instruction set, and say what runs on it as results do. Raises as `select_isa` does."""
+    return f"cpu/{select_isa()}{' int8' if int8 else ''}"
 
 
 def available_isas() -> tuple[str, ...]:

@@ -29,8 +29,10 @@ class StoredWeight:
         return self.k // self.scales.shape[1]
 
 
-def pack(parts: Sequence[StoredWeight], bias: np.ndarray | None, arena: Arena) -> CpuWeight:
-    """The rows of all parts in order as one weight; all but the last are whole tiles. At the speed of memory."""
+def pack(parts: Sequence[StoredWeight], bias: np.ndarray | None, arena: Arena, int8: bool = False) -> CpuWeight:
+    """The rows of all parts in order as one weight; all but the last are whole tiles; int8: as of `CpuWeight`. At the
+    speed of memory.
+    """
     library, first = native.library(), parts[0]
     n, k, bits, group_size = sum(part.n for part in parts), first.k, first.bits, first.group_size
     packed = arena.take(library.awq_packed_bytes(n, k, bits, group_size))
@@ -39,4 +41,4 @@ def pack(parts: Sequence[StoredWeight], bias: np.ndarray | None, arena: Arena) -
         sources = map(native.address, (part.words, part.zeros, part.scales))
         library.awq_pack(*sources, part.n, k, bits, group_size, address)
         address += library.awq_packed_bytes(part.n, k, bits, group_size)
-    return CpuWeight(packed, bias, n, k, bits, group_size)
+    return CpuWeight(packed, bias, n, k, bits, group_size, int8)

@@ -10,20 +10,23 @@ from qlinear.backends.stack import Array
 class CpuWeight:
     """A weight in the kernels' layout (qlinear/csrc/common/layout.h).
 
-    packed: uint8, the padded weight with its scales and zeros; bias: `(N,)` float32 or None. Copies and pickles as
-    the arrays it holds.
+    packed: uint8, the padded weight with its scales and zeros; bias: `(N,)` float32 or None; int8: whether bfloat16
+    activations are rounded to int8, with one scale for each row and group. Copies and pickles as the arrays it holds.
     """
 
-    def __init__(self, packed: Array, bias: Array | None, n: int, k: int, bits: int, group_size: int) -> None:
+    def __init__(
+        self, packed: Array, bias: Array | None, n: int, k: int, bits: int, group_size: int, int8: bool = False
+    ) -> None:
         self.packed, self.bias = packed, bias
-        self.n, self.k, self.bits, self.group_size = n, k, bits, group_size
+        self.n, self.k, self.bits, self.group_size, self.int8 = n, k, bits, group_size, int8
         bias_address = None if bias is None else native.address(bias)
-        self.native = native.Weight(native.address(packed), bias_address, n, k, bits, group_size)
+        self.native = native.Weight(native.address(packed), bias_address, n, k, bits, group_size, int8)
         self.address = ctypes.addressof(self.native)
 
     def __reduce__(self) -> tuple:
         # a copy: the array itself would take its whole block along
-        return CpuWeight, (copy.deepcopy(self.packed), self.bias, self.n, self.k, self.bits, self.group_size)
+        packed = copy.deepcopy(self.packed)
+        return CpuWeight, (packed, self.bias, self.n, self.k, self.bits, self.group_size, self.int8)
 
     @property
     def nbytes(self) -> int:

@@ -5,11 +5,12 @@
 //   Acc                   the same, while a group is summed: fp32 or int32
 //   vectors(rows)         accumulators side by side; they times WIDTH rows of the tile are one slice
 //   ACCUMULATORS          how many may be live at once
-//   Pair                  two columns of weights, unpacked
-//   Input, Sum            of one activation row: a column pair; what is kept of a group besides
-//   Unpacker<BITS, MOST>  .pair<P>(codes, chunk): pair P of a chunk, for WIDTH rows; called in order of P
-//     Codes               what is kept from one pair of a chunk to the next
-//     SETS, set(P)        sums that pairs are spread over, at most MOST, and which of them pair P is added to
+//   COLUMNS               of a chunk, multiplied in one step: 2, a pair, or 4
+//   Pair                  as many columns of weights, unpacked
+//   Input, Sum            of one activation row: as many columns; what is kept of a group besides
+//   Unpacker<BITS, MOST>  .pair<P>(codes, chunk): step P of a chunk, for WIDTH rows; called in order of P
+//     Codes               what is kept from one step of a chunk to the next
+//     SETS, set(P)        sums that steps are spread over, at most MOST, and which of them step P is added to
 //     weigh(acc, s)       the sum of set s in units of set 0
 //   multiply_add          acc + pair . input
 //   load_zero<BITS>       zero points, relative to codes as the unpacker gives them
@@ -62,6 +63,8 @@ struct EvenSets {
 template <int N> struct Index { static constexpr int value = N; };
 template <int... N> struct Sequence {};
 using ChunkPairs = Sequence<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+template <int COLUMNS> struct StepsOf { using All = ChunkPairs; };
+template <> struct StepsOf<4> { using All = Sequence<0, 1, 2, 3, 4, 5, 6, 7>; };
 template <class Body, int... P>
 AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
   (body(Index<P>{}), ...);
@@ -101,13 +104,13 @@ AWQ_INLINE void add_group(const uint8_t* record, int slice, const typename Simd:
 template <class Simd, int BITS, int ROWS>
 void block(const uint8_t* record, int64_t groups, int64_t group_size, const void* activations, const void* sums_in,
            float* y) {
-  constexpr int VECTORS = Simd::vectors(ROWS), SLICE = Simd::WIDTH * VECTORS;
+  constexpr int VECTORS = Simd::vectors(ROWS), SLICE = Simd::WIDTH * VECTORS, STEPS = CHUNK / Simd::COLUMNS;
   using Unpacker = UnpackerFor<Simd, BITS, ROWS>;
   const Unpacker unpacker;
   const auto* x = static_cast<const typename Simd::Input*>(activations);
   const auto* sums = static_cast<const typename Simd::Sum*>(sums_in);
 
-  for (int64_t g = 0; g < groups; ++g, x += group_size / 2 * ROWS, sums += ROWS) {
+  for (int64_t g = 0; g < groups; ++g, x += group_size / Simd::COLUMNS * ROWS, sums += ROWS) {
     const uint8_t* codes = record + HEADER_BYTES;
     prefetch<Simd::TWO_STEPS>(record, HEADER_BYTES);
     for (int slice = 0; slice < TILE; slice += SLICE) {
@@ -121,10 +124,10 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
 
       for (int64_t c = 0; c < group_size / CHUNK; ++c) {
         const uint8_t* chunk = codes + c * chunk_bytes(BITS);
-        const auto* inputs = x + c * PAIRS * ROWS;
+        const auto* inputs = x + c * STEPS * ROWS;
         if (slice == 0) prefetch<Simd::TWO_STEPS>(chunk, int(chunk_bytes(BITS)));
         typename Unpacker::Codes state[VECTORS];
-        for_each(ChunkPairs{}, [&](auto p) __attribute__((always_inline)) {
+        for_each(typename StepsOf<Simd::COLUMNS>::All{}, [&](auto p) __attribute__((always_inline)) {
           constexpr int P = decltype(p)::value, S = Unpacker::set(P);
           typename Simd::Pair weights[VECTORS];
 #pragma GCC unroll 4

@@ -20,7 +20,7 @@ typedef struct awq_matrix {
 } awq_matrix;
 
 // Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with one
-// group size.
+// group size, and all or none of them with int8.
 typedef struct awq_projection {
   awq_matrix part[3];
   int64_t parts;

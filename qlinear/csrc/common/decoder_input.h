@@ -22,13 +22,17 @@ inline int64_t group_of(const awq_projection& projection) {
   return is_dense(projection) ? inputs_of(projection) : projection.part[0].weight.group_size;
 }
 
+inline const Route& route_of(const awq_projection& projection) {
+  return ops().linear(projection.part[0].weight, AWQ_BF16);
+}
+
 // bf16 rows (rows, k) at `x`, and the same as packed weights want them, block of rows by block: whoever fills the rows
 // of a block calls `ready`.
 class Input {
  public:
   Input(const awq_projection& projection, uint16_t* x, void* laid_out, int64_t rows)
       : x_(x), dense_(is_dense(projection)), k_(inputs_of(projection)) {
-    laid_ = activations_in(laid_out, AWQ_BF16, rows, k_, group_of(projection));
+    laid_ = activations_in(laid_out, route_of(projection), rows, k_, group_of(projection));
   }
 
   int64_t blocks() const { return laid_.blocks(); }

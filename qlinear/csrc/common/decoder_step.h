@@ -17,7 +17,7 @@ inline int64_t slots_of(const awq_mixture& mixture) { return mixture.router.top_
 // Bytes of laid-out rows, as many as keep what comes after them aligned.
 inline int64_t laid_out_bytes(const awq_projection& projection, int64_t rows) {
   if (is_dense(projection)) return 0;
-  return (activation_bytes(AWQ_BF16, rows, inputs_of(projection), group_of(projection)) + 63) / 64 * 64;
+  return (activation_bytes(route_of(projection), rows, inputs_of(projection), group_of(projection)) + 63) / 64 * 64;
 }
 
 // The rows that one expert is given.

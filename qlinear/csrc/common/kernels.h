@@ -3,8 +3,8 @@
 // A weight is (n, k) = (out_features, in_features); w = (code - zero) * scale with one scale (bf16) and one zero
 // point per row and group of `group_size` columns. group_size is 32, 64, 128 or 256 and divides k; bits is 3 or 4.
 // Sums are fp32 and products exact, but that the int16 instruction sets ("avx2", "avxvnni", "avx512vnni") first round
-// bf16 activations to int16 with one power of two for each row and group (int16.h). The result has the same bits at any
-// number of threads.
+// bf16 activations to int16 with one power of two for each row and group (int16.h), and that a weight may ask for int8
+// (int8.h). The result has the same bits at any number of threads; with int8, on every instruction set too.
 #pragma once
 
 #include <stdint.h>
@@ -26,6 +26,7 @@ typedef struct awq_weight {
   int64_t k;
   int32_t bits;
   int32_t group_size;
+  int32_t int8;  // 1: bf16 activations are rounded to int8, with one scale for each row and group; fp32 ones never are
 } awq_weight;
 
 // The instruction set in use: "scalar" or, on x86-64, "avx2", "avxvnni", "avx512", "avx512vnni" or "avx512bf16". The

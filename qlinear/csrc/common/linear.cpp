@@ -72,17 +72,15 @@ void multiply_panel(const awq_weight& weight, const Activations& a, const void* 
 
 }  // namespace
 
-int64_t activation_bytes(awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size) {
-  const Route& route = ops().linear(dtype);
+int64_t activation_bytes(const Route& route, int64_t rows, int64_t k, int64_t group_size) {
   const int64_t sum_bytes = (rows * (k / group_size) * route.sum_bytes + 63) / 64 * 64;
   return sum_bytes + rows * k * route.element_bytes;
 }
 
-Activations activations_in(void* buffer, awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size) {
+Activations activations_in(void* buffer, const Route& route, int64_t rows, int64_t k, int64_t group_size) {
   uint8_t* bytes = static_cast<uint8_t*>(buffer);
-  const Route& route = ops().linear(dtype);
   const int64_t x_bytes = rows * k * route.element_bytes;
-  const int64_t sum_bytes = activation_bytes(dtype, rows, k, group_size) - x_bytes;
+  const int64_t sum_bytes = activation_bytes(route, rows, k, group_size) - x_bytes;
   return {&route, rows, k, group_size, bytes, bytes + sum_bytes};
 }
 
@@ -127,12 +125,11 @@ void multiply_units(const awq_weight& weight, const Activations& a, void* y, int
 void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype, void* y) {
   using namespace awq;
   static thread_local Scratch scratch;
-  const auto type = awq_dtype(dtype);
-  const Route& route = ops().linear(type);
+  const Route& route = ops().linear(*weight, awq_dtype(dtype));
   for (int64_t first = 0; first < m; first += PANEL_ROWS) {
     const int64_t rows = m - first < PANEL_ROWS ? m - first : PANEL_ROWS;
-    void* buffer = scratch.reserve(activation_bytes(type, rows, weight->k, weight->group_size));
-    const Activations a = activations_in(buffer, type, rows, weight->k, weight->group_size);
+    void* buffer = scratch.reserve(activation_bytes(route, rows, weight->k, weight->group_size));
+    const Activations a = activations_in(buffer, route, rows, weight->k, weight->group_size);
     multiply_panel(*weight, a, static_cast<const uint8_t*>(x) + first * x_stride * route.in_bytes, x_stride,
                    static_cast<uint8_t*>(y) + first * weight->n * route.out_bytes);
   }

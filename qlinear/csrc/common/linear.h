@@ -17,14 +17,14 @@ struct Activations {
   const Route* route;
   int64_t rows, k, group_size;
   uint8_t* sums;  // block by block (groups, rows of the block)
-  uint8_t* x;     // block by block (k / 2, rows of the block, 2)
+  uint8_t* x;     // block by block (k / 2, rows of the block, 2), or, of int8, (k / 4, rows of the block, 4)
 
   int64_t blocks() const { return (rows + route->rows - 1) / route->rows; }
   int64_t first_row(int64_t block) const { return rows * block / blocks(); }  // blocks differ by one row at most
 };
 
-int64_t activation_bytes(awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size);
-Activations activations_in(void* buffer, awq_dtype dtype, int64_t rows, int64_t k, int64_t group_size);
+int64_t activation_bytes(const Route& route, int64_t rows, int64_t k, int64_t group_size);
+Activations activations_in(void* buffer, const Route& route, int64_t rows, int64_t k, int64_t group_size);
 
 // Lay out the blocks [begin, end) of x: (rows, k), `stride` elements from row to row.
 void lay_out_blocks(const Activations& activations, const void* x, int64_t stride, int64_t begin, int64_t end);

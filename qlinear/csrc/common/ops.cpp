@@ -13,6 +13,7 @@ template <class Visit>
 constexpr void for_each_op(Visit&& visit) {
   visit("linear_bf16", &Ops::linear_bf16);
   visit("linear_f32", &Ops::linear_f32);
+  visit("linear_int8", &Ops::linear_int8);
   visit("pack_tile_3", &Ops::pack_tile_3);
   visit("pack_tile_4", &Ops::pack_tile_4);
   visit("norm", &Ops::norm);

@@ -23,7 +23,8 @@ struct InputRows {
   int64_t stride, rows, k, group_size;
 };
 
-// Lay rows out for a block kernel, as (k / 2, rows, 2), and add up each group: sums (groups, rows).
+// Lay rows out for a block kernel, as (k / 2, rows, 2) or, of int8, (k / 4, rows, 4), and add up each group: sums
+// (groups, rows).
 using LayOut = void (*)(const InputRows& in, void* out, void* sums);
 
 // Round y (rows, 32) to the output type; columns beyond `columns` are padding.
@@ -78,7 +79,7 @@ struct DenseJob {
 };
 
 struct Ops {
-  Route linear_bf16, linear_f32;
+  Route linear_bf16, linear_f32, linear_int8;
   PackTile pack_tile_3, pack_tile_4;  // by bits
   // x (n) to bf16(x / rms(x) * weight)
   void (*norm)(const float* x, const float* weight, float epsilon, int64_t n, uint16_t* out);
@@ -108,7 +109,9 @@ struct Ops {
   // x (n) becomes limit * tanh(x / limit)
   void (*cap)(float limit, int64_t n, float* x);
 
-  const Route& linear(awq_dtype dtype) const { return dtype == AWQ_BF16 ? linear_bf16 : linear_f32; }
+  const Route& linear(const awq_weight& weight, awq_dtype dtype) const {
+    return dtype == AWQ_F32 ? linear_f32 : weight.int8 ? linear_int8 : linear_bf16;
+  }
   PackTile pack_tile(int bits) const { return bits == 3 ? pack_tile_3 : pack_tile_4; }
 };
 

@@ -1,4 +1,5 @@
 // The reference: no intrinsics, any processor. The other instruction sets are tested against what this computes.
+#include "int8.h"
 #include "pack_tile.h"
 #include "pair_ops.h"
 #include "row_ops.h"
@@ -30,26 +31,64 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
   }
 }
 
-template <int BITS>
-void set_blocks(BlockKernel* block_of) {
-  block_of[1] = block<BITS, 1>;
-  block_of[2] = block<BITS, 2>;
-  block_of[3] = block<BITS, 3>;
-  block_of[4] = block<BITS, 4>;
+// The same of activations as int8, as int8.h has it.
+template <int BITS, int ROWS>
+void block_int8(const uint8_t* record, int64_t groups, int64_t group_size, const void* x, const void* sums_in, float* y) {
+  constexpr int HALF = 1 << (BITS - 1);
+  const Int8Sum* sums = static_cast<const Int8Sum*>(sums_in);
+  const int8_t* quad = static_cast<const int8_t*>(x);
+  for (int64_t g = 0; g < groups; ++g, record += record_bytes(BITS, group_size), sums += ROWS) {
+    int32_t acc[ROWS][TILE] = {};
+    for (int64_t first = 0; first < group_size; first += 4, quad += 4 * ROWS) {
+      const uint8_t* chunk = record + HEADER_BYTES + first / CHUNK * chunk_bytes(BITS);
+      for (int i = 0; i < 4; ++i) {
+        const int column = int(first / 8 % (CHUNK / 8)) * 8 + column_of_quad(int(first / 4 % 2), i);
+        for (int n = 0; n < TILE; ++n) {
+          const int code = code_at(chunk, BITS, n, column) + HALF;
+          for (int r = 0; r < ROWS; ++r) acc[r][n] += code * quad[4 * r + i];
+        }
+      }
+    }
+    for (int n = 0; n < TILE; ++n) {
+      uint16_t scale;
+      memcpy(&scale, record + 2 * n, sizeof scale);
+      const int zero = int8_t(record[SCALE_BYTES + n]) + HALF;
+      for (int r = 0; r < ROWS; ++r) {
+        float& to = y[r * TILE + n];
+        to = __builtin_fmaf(widen(scale), float(acc[r][n] - zero * sums[r].sum) * sums[r].scale, to);
+      }
+    }
+  }
 }
 
-template <class In>
-void use_linear(Route& route) {
-  set_blocks<3>(route.block[0]);
-  set_blocks<4>(route.block[1]);
-  set_rows<In, float>(route, 4);
+template <template <int, int> class Block, int BITS>
+void set_blocks(BlockKernel* block_of) {
+  block_of[1] = Block<BITS, 1>::run;
+  block_of[2] = Block<BITS, 2>::run;
+  block_of[3] = Block<BITS, 3>::run;
+  block_of[4] = Block<BITS, 4>::run;
+}
+
+template <int BITS, int ROWS> struct Exact { static constexpr BlockKernel run = block<BITS, ROWS>; };
+template <int BITS, int ROWS> struct Int8 { static constexpr BlockKernel run = block_int8<BITS, ROWS>; };
+
+constexpr int64_t MOST_ROWS = 4;
+
+template <template <int, int> class Block>
+void set_blocks(Route& route) {
+  set_blocks<Block, 3>(route.block[0]);
+  set_blocks<Block, 4>(route.block[1]);
 }
 
 }  // namespace
 
 void use_scalar(Ops& ops) {
-  use_linear<Bf16>(ops.linear_bf16);
-  use_linear<float>(ops.linear_f32);
+  set_blocks<Exact>(ops.linear_bf16);
+  set_rows<Bf16, float>(ops.linear_bf16, MOST_ROWS);
+  set_blocks<Exact>(ops.linear_f32);
+  set_rows<float, float>(ops.linear_f32, MOST_ROWS);
+  set_blocks<Int8>(ops.linear_int8);
+  set_int8_rows(ops.linear_int8, MOST_ROWS);
   use_pack_tile<TransposeScalar>(ops);
   use_row_ops(ops);
   use_pair_ops<PairsByHalves<2>>(ops);

@@ -1,5 +1,5 @@
-// AVX2: pairs of int16, and FMA's fp32 multiply-add for fp32 activations.
-#include "avx2.h"
+// AVX2: pairs of int16, fours of int8, and FMA's fp32 multiply-add for fp32 activations.
+#include "avx2int8.h"
 
 #include "../common/pack_tile.h"
 #include "../common/pair_ops.h"
@@ -13,6 +13,14 @@ namespace {
 struct MultiplyThenAdd {
   static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+  }
+};
+
+// vpmaddubsw, whose sums of two products, 2 * 15 * 127 at most, fit 16 bits, and vpmaddwd with ones.
+struct FourInSteps {
+  static AWQ_INLINE __m256i add(__m256i acc, __m256i codes, __m256i activations) {
+    const __m256i twos = _mm256_maddubs_epi16(codes, activations);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
   }
 };
 
@@ -124,6 +132,8 @@ void use_avx2(Ops& ops) {
   set_int16_rows(ops.linear_bf16, Avx2Int16<MultiplyThenAdd>::ROWS);
   set_blocks<Avx2>(ops.linear_f32);
   set_rows<float, float>(ops.linear_f32, Avx2::ROWS);
+  set_blocks<Avx2Int8<FourInSteps>>(ops.linear_int8);
+  set_int8_rows(ops.linear_int8, Avx2Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx2>(ops);
   use_row_ops(ops);
   use_pair_ops<PairsByHalves<2>>(ops);

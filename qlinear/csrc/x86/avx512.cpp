@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, DQ, VL): fp32 multiply-add, two columns a step.
-#include "avx512.h"
+// AVX-512 (F, BW, DQ, VL): fp32 multiply-add, two columns a step; four of int8.
+#include "avx512int8.h"
 
 #include "../common/pack_tile.h"
 #include "../common/pair_ops.h"
@@ -40,6 +40,14 @@ struct Avx512 : Avx512Float {
       return {_mm512_permutexvar_ps(even, values), _mm512_permutexvar_ps(_mm512_srli_epi32(even, 16), values)};
     }
   };
+};
+
+// vpmaddubsw, whose sums of two products, 2 * 15 * 127 at most, fit 16 bits, and vpmaddwd with ones.
+struct FourInSteps {
+  static AWQ_INLINE __m512i add(__m512i acc, __m512i codes, __m512i activations) {
+    const __m512i twos = _mm512_maddubs_epi16(codes, activations);
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(twos, _mm512_set1_epi16(1)));
+  }
 };
 
 struct TransposeAvx512 {
@@ -84,6 +92,8 @@ void use_avx512(Ops& ops) {
   set_rows<Bf16, float>(ops.linear_bf16, Avx512::ROWS);
   set_blocks<Avx512>(ops.linear_f32);
   set_rows<float, float>(ops.linear_f32, Avx512::ROWS);
+  set_blocks<Avx512Int8<FourInSteps>>(ops.linear_int8);
+  set_int8_rows(ops.linear_int8, Avx512Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx512>(ops);
   use_row_ops(ops);
   use_pair_ops<PairsByHalves<8>>(ops);

@@ -1,6 +1,6 @@
-// AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly.
+// AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly; vpdpbusd four as int8.
 #include "../common/int16.h"
-#include "avx512.h"
+#include "avx512int8.h"
 #include "isas.h"
 
 namespace awq {
@@ -47,12 +47,20 @@ struct Avx512Vnni : Avx512Base {
   };
 };
 
+struct FourAtOnce {
+  static AWQ_INLINE __m512i add(__m512i acc, __m512i codes, __m512i activations) {
+    return _mm512_dpbusd_epi32(acc, codes, activations);
+  }
+};
+
 }  // namespace
 
 void use_avx512vnni(Ops& ops) {
   // fp32 activations and the decoder stay on AVX-512's fp32 multiply-add.
   set_blocks<Avx512Vnni>(ops.linear_bf16);
   set_int16_rows(ops.linear_bf16, Avx512Vnni::ROWS);
+  set_blocks<Avx512Int8<FourAtOnce>>(ops.linear_int8);
+  set_int8_rows(ops.linear_int8, Avx512Int8<FourAtOnce>::ROWS);
 }
 
 }  // namespace awq

@@ -1,5 +1,6 @@
-// AVX-VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly, without AVX-512.
-#include "avx2.h"
+// AVX-VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly, without AVX-512; vpdpbusd
+// four as int8.
+#include "avx2int8.h"
 #include "isas.h"
 
 namespace awq {
@@ -12,10 +13,18 @@ struct AtOnce {
   static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) { return _mm256_dpwssd_avx_epi32(acc, a, b); }
 };
 
+struct FourAtOnce {
+  static AWQ_INLINE __m256i add(__m256i acc, __m256i codes, __m256i activations) {
+    return _mm256_dpbusd_avx_epi32(acc, codes, activations);
+  }
+};
+
 void use(Ops& ops) {
   // fp32 activations and the decoder stay on AVX2's fp32 multiply-add.
   set_blocks<Avx2Int16<AtOnce>>(ops.linear_bf16);
   set_int16_rows(ops.linear_bf16, Avx2Int16<AtOnce>::ROWS);
+  set_blocks<Avx2Int8<FourAtOnce>>(ops.linear_int8);
+  set_int8_rows(ops.linear_int8, Avx2Int8<FourAtOnce>::ROWS);
 }
 
 }  // namespace
