@@ -140,10 +140,15 @@ class _Work:
                 packed = self.layout.read(name, linear, self.source, lent).weight
                 zeros = unpack(packed.zeros.t().contiguous(), bits, linear.shape[0])
                 lowest, highest = min(lowest, int(zeros.min())), max(highest, int(zeros.max()))
-        linears = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
-        kept = [name for name in linears if name not in self.fitting]
+        modules = self.model.named_modules()
+        matrices = {name: module for name, module in modules if _is_matrix(module) and name not in self.fitting}
+        kept = [name if isinstance(module, nn.Linear) else self._in_files(name) for name, module in matrices.items()]
         symmetric = lowest == highest == middle(bits)
         return Body(bits, common_group_size(self.fitting.values()), symmetric, kept, self.head)
+
+    def _in_files(self, name: str) -> str:
+        """What a router is called there."""
+        return self.source.name_in_files(f"{name}.weight").removesuffix(".weight")
 
     def tensors(self, body: Body, watch: Watcher) -> Iterator[tuple[str, Tensor]]:
         """Everything that the checkpoint is going to hold, under the names that the one before has for it."""
@@ -199,6 +204,12 @@ class _Work:
         if result.kept:
             losses.append(f"not quantized in this format: {', '.join(result.kept)}")
         return card_text(origin, result.format, Path(result.checkpoint).resolve().name, facts, losses)
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """A linear, or what readers hold as one: a router of experts is none in transformers."""
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
 
 
 def _head_name(model: nn.Module) -> str | None:

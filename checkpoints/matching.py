@@ -41,7 +41,10 @@ def match(
             raise ModelError(f"{label}: {second} and {first} are both stored for {name}")
         stored[name] = found[0]
         _check_shape(label, name, found[0], source, tuple(here[name].shape))
-    own = {name: place.same for name, place in stored.items() if name in origins and place.same and not names}
+    # What stands beside experts goes by the name that it has beside them in the files: a router, say.
+    mixtures = {name.partition(".experts.")[0] for name in origins if ".experts." in name}
+    here_alone = {name for name in stored if name in origins or name.rsplit(".", 2)[0] in mixtures}
+    own = {name: stored[name].same for name in here_alone if stored[name].same and not names}
     names_of = {}
     for name, tensor in here.items():
         names_of.setdefault(tensor, []).append(name)

@@ -2,7 +2,8 @@
 
 transformers 4.57 and others take a model's rotary base from `rope_theta` and its scaling from `rope_scaling`, at the
 top of config.json, and 10000 where there is none; they know no tokenizer of class TokenizersBackend; they call `dtype`
-`torch_dtype`. All of it is added, and nothing taken away.
+`torch_dtype`, and count the experts of every family as `num_experts`, mixtral's aside. All of it is added, and nothing
+taken away.
 """
 
 import json
@@ -15,7 +16,7 @@ BACKEND, FAST = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 def rewrite(directory: Path) -> None:
     """Add to the files of a directory. Raises `OSError`."""
-    _edit(directory / "config.json", _with_rope)
+    _edit(directory / "config.json", lambda config: _with_experts(_with_rope(config)))
     if (directory / "tokenizer.json").is_file():
         _edit(directory / "tokenizer_config.json", _with_known_class)
 
@@ -41,6 +42,10 @@ def _with_rope(config: dict[str, Any]) -> dict[str, Any]:
             scaling = {name: value for name, value in rope.items() if name not in added}
             added["rope_scaling"] = scaling
     return added | config
+
+
+def _with_experts(config: dict[str, Any]) -> dict[str, Any]:
+    return {"num_experts": config["num_local_experts"]} | config if "num_local_experts" in config else config
 
 
 def _with_known_class(tokenizer: dict[str, Any]) -> dict[str, Any]:

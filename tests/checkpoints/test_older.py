@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from checkpoints import older
 from checkpoints.quantized import open_quantized
 from qlinear.backends.reference import ReferenceBackend
+from run_awq import export
 from tests.quantized import quantized, save_float
+from tests.tiny import tiny_tokens
 
 
 def test_a_checkpoint_says_its_rotary_base_and_its_tokenizers_class_twice(tmp_path):
@@ -56,3 +59,22 @@ def test_what_is_there_stays(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == described
     # without tokenizer.json, the class that has no other files is not the one meant
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "TokenizersBackend"
+
+
+def test_experts_are_counted_as_older_readers_call_it(tmp_path):
+    """And routers go by the name that stands beside the experts in what the model was made from."""
+    made = quantized(save_float(tmp_path / "qwen", "qwen3_moe"), tmp_path / "w4")
+    config = json.loads((made / "config.json").read_text())
+    assert config["num_experts"] == config["num_local_experts"] == 8
+    mixtral = quantized(save_float(tmp_path / "mixtral", "mixtral"), tmp_path / "mixtral-w4")
+    export(mixtral, tmp_path / "awq", "awq")
+    for directory in (mixtral, tmp_path / "awq"):
+        with safe_open(directory / "model.safetensors", "pt") as stored:
+            routers = [name for name in stored.keys() if name.endswith("gate.weight")]
+        assert routers == [f"model.layers.{layer}.block_sparse_moe.gate.weight" for layer in (0, 1)]
+    with torch.no_grad():
+        logits = [open_quantized(one, ReferenceBackend("cpu/torch")).module(tiny_tokens()).logits
+                  for one in (mixtral, tmp_path / "awq")]  # fmt: skip
+    assert torch.equal(*logits)
+    kept = json.loads((tmp_path / "awq" / "config.json").read_text())["quantization_config"]["modules_to_not_convert"]
+    assert kept == [*(f"model.layers.{layer}.block_sparse_moe.gate" for layer in (0, 1)), "lm_head"]
