@@ -2,7 +2,7 @@
 
 \b
     python -m benchmarks.yardstick --web wikitext.txt --recipe gptq=DIR --recipe distilled=DIR
-    python -m benchmarks.yardstick --web wikitext.txt --recipe gptq=DIR,DIR,DIR --recipe rtn=DIR,DIR,DIR --docs
+    python -m benchmarks.yardstick --web wikitext.txt --recipe gptq=DIR,DIR,DIR --recipe rtn=DIR,DIR,DIR
 
 A recipe may have several checkpoints, made from different draws of the calibration text: their mean and scatter are
 told. Differences are to the first recipe, from passage to passage. All checkpoints are held in memory at once.
@@ -17,15 +17,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.docs import DOCS, between
 from benchmarks.table import Table
 from benchmarks.yardstick.measure import Apart, Estimate, collect, over_draws
 from benchmarks.yardstick.texts import QUESTIONS, Passage, chat, code, web
 from engine.model import Model
 from run_awq import load
 
-PAGE = DOCS / "experiments.md"
-BEGIN, END = "<!-- begin: python -m benchmarks.yardstick --docs -->", "<!-- end -->"
 HEADINGS = ["recipe", "draws", "divergence", "of a draw", "more than the first", "median", "99 %", "top-1"]
 
 
@@ -85,8 +82,7 @@ def _told(estimate: Estimate, digits: int = 4) -> str:
 @click.option("--passages", default=24, show_default=True, type=click.IntRange(2, len(QUESTIONS)), help="Of each kind.")
 @click.option("--window", default=512, show_default=True, type=click.IntRange(16), help="Tokens of a passage.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what was found to a file.")
-@click.option("--docs", is_flag=True, help=f"Write the table into docs/{PAGE.name}.")
-def main(model_name: str, recipes: dict, web: Path, json_file: Path, docs: bool, **sizes: int) -> None:
+def main(model_name: str, recipes: dict, web: Path, json_file: Path | None, **sizes: int) -> None:
     reference = load(model_name, precision="bf16")
     models = {name: [load(place) for place in places] for name, places in recipes.items()}
     flat, tables, kept = [model for draws in models.values() for model in draws], [], {}
@@ -99,9 +95,6 @@ def main(model_name: str, recipes: dict, web: Path, json_file: Path, docs: bool,
         Console().print(tables[-1].rich())
     if json_file is not None:
         json_file.write_text(json.dumps(kept, indent=2))
-    if docs:
-        page = "\n\n".join(f"{model_name}, {one.title}:\n\n{one.markdown()}" for one in tables)
-        PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), BEGIN, END, page), encoding="utf-8")
 
 
 if __name__ == "__main__":
