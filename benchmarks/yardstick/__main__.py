@@ -85,14 +85,13 @@ def _told(estimate: Estimate, digits: int = 4) -> str:
 def main(model_name: str, recipes: dict, web: Path, json_file: Path | None, **sizes: int) -> None:
     reference = load(model_name, precision="bf16")
     models = {name: [load(place) for place in places] for name, places in recipes.items()}
-    flat, tables, kept = [model for draws in models.values() for model in draws], [], {}
+    flat, kept = [model for draws in models.values() for model in draws], {}
     for text, some in texts(reference, web, sizes["passages"], sizes["window"]).items():
         found = iter(collect(flat, reference, some))
         by_name = {name: [next(found) for _ in draws] for name, draws in models.items()}
         tokens = sum(len(passage.tokens) - passage.first for passage in some)
-        tables.append(table(f"{text}, {tokens:,} tokens of {len(some)} passages", by_name))
         kept[text] = {name: [asdict(one.mean) for one in draws] for name, draws in by_name.items()}
-        Console().print(tables[-1].rich())
+        Console().print(table(f"{text}, {tokens:,} tokens of {len(some)} passages", by_name).rich())
     if json_file is not None:
         json_file.write_text(json.dumps(kept, indent=2))
 
