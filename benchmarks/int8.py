@@ -9,9 +9,11 @@ as the float model; a checkpoint named by --speed reads a prompt and writes afte
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import numpy as np
@@ -21,7 +23,6 @@ from benchmarks.docs import DOCS, between
 from benchmarks.machine import processor
 from benchmarks.table import Table
 from engine.decoder import Decoder, read_last
-from engine.model import Model
 from engine.scoring import Comparison, compare, cut_windows, exponential
 from qlinear.backends.cpu import native
 
@@ -38,7 +39,7 @@ class Speed:
     token: tuple[float, float]
 
 
-def timed(work) -> tuple[float, float]:
+def timed(work: Callable[[], object]) -> tuple[float, float]:
     start, before = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - before
@@ -83,22 +84,21 @@ def _ratio(pairs: list[tuple[Speed, Speed]], what: str, precision: str) -> str:
     return f"{of_clock:.2f}x ({of_processor:.2f}x)"
 
 
-def quality_rows(checkpoint: str, windows_of, float_model: str | None) -> list[list[str]]:
+def quality_rows(checkpoint: str, options: dict[str, Any]) -> list[list[str]]:
+    """The text's windows by both ways, each beside the float model where there is one, and int8 beside the other."""
     exact, int8 = (run_awq.load(checkpoint, precision=precision) for precision in (EXACT, INT8))
-    windows = windows_of(exact)
-    decoders = [model.decoder(windows.shape[1]) for model in (exact, int8)]
-    reference = None
-    if float_model:
-        reference = run_awq.load(float_model, precision="bf16", flash_attention=True).decoder(windows.shape[1])
-    beside = _mean([compare(decoders[1], decoders[0], one) for one in windows])
+    text = exact.encode(options["dataset"].read_text(encoding="utf-8"))
+    windows = cut_windows(text, options["window"], options["n_windows"], str(options["dataset"]))
+    plain, rounding = (model.decoder(windows.shape[1]) for model in (exact, int8))
+    beside = _mean([compare(rounding, plain, one) for one in windows])
     rows = []
-    for model, decoder in zip((exact, int8), decoders, strict=True):
-        nll = beside.reference_nll if decoder is decoders[0] else beside.nll
-        cells = [Path(checkpoint).name, model.about.precision, f"{exponential(nll):.3f}"]
-        if reference is not None:
+    for precision, decoder, nll in ((EXACT, plain, beside.reference_nll), (INT8, rounding, beside.nll)):
+        cells = [Path(checkpoint).name, precision, f"{exponential(nll):.3f}"]
+        if options["float_model"]:
+            reference = run_awq.load(options["float_model"], precision="bf16").decoder(windows.shape[1])
             found = _mean([compare(decoder, reference, one) for one in windows])
             cells += [f"{found.divergence:.5f}", f"{found.agreement:.2%}"]
-        of_exact = [f"{beside.divergence:.6f}", f"{beside.agreement:.2%}"] if decoder is decoders[1] else ["", ""]
+        of_exact = [f"{beside.divergence:.6f}", f"{beside.agreement:.2%}"] if precision == INT8 else ["", ""]
         rows.append(cells + of_exact)
     return rows
 
@@ -108,17 +108,15 @@ def _mean(found: list[Comparison]) -> Comparison:
     return Comparison(*(float(np.mean([getattr(one, name) for one in found])) for name in names))
 
 
-def made(quality: list[list[str]], speed: list[list[str]], said: str, float_model: str | None) -> str:
-    parts = [said]
+def _tables(quality: list[list[str]], speed: list[list[str]], beside_float: bool) -> Iterator[str]:
     if quality:
         headings = ["checkpoint", "precision", "perplexity"]
-        headings += ["divergence from the float model", "same token as it"] * bool(float_model)
+        headings += ["divergence from the float model", "same token as it"] * beside_float
         headings += ["divergence from w4abf16", "same token as it"]
-        parts.append(Table("", headings, quality, texts=2).markdown())
+        yield Table("", headings, quality, texts=2).markdown()
     if speed:
         headings = ["checkpoint", "precision", "backend", "prefill tok/s", "faster", "decode tok/s", "faster"]
-        parts.append(Table("", headings, speed, texts=3).markdown())
-    return "\n\n".join(parts)
+        yield Table("", headings, speed, texts=3).markdown()
 
 
 @click.command(help=__doc__)
@@ -132,23 +130,28 @@ def made(quality: list[list[str]], speed: list[list[str]], said: str, float_mode
 @click.option("--new", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--docs", is_flag=True, help="Rewrite the tables of docs/int8.md.")
-def main(checkpoint, dataset, float_model, window, n_windows, speed, prompt, new, rounds, docs) -> None:
-    def windows_of(model: Model) -> np.ndarray:
-        return cut_windows(model.encode(dataset.read_text(encoding="utf-8")), window, n_windows, str(dataset))
-
-    if checkpoint and dataset is None:
+def main(docs: bool, **options: Any) -> None:
+    if options["checkpoint"] and options["dataset"] is None:
         raise click.UsageError("--checkpoint needs --dataset")
-    fast = [row for one in speed for row in speed_rows(one, prompt, new, rounds)]
-    good = [row for one in checkpoint for row in quality_rows(one, windows_of, float_model)]
-    said = f"{processor()}, {native.threads()} threads, load average {os.getloadavg()[0]:.0f} at the end."
-    if checkpoint:
-        said += f" Quality on {n_windows} windows of {window} tokens of {dataset.name}."
-    if speed:
-        said += f" Speed on a prompt of {prompt} tokens and {new} after it, medians of {rounds} rounds in turns."
-    text = made(good, fast, said, float_model)
+    text = measured(options)
     click.echo(text)
     if docs:
         PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), BEGIN, END, text), encoding="utf-8")
+
+
+def measured(options: dict[str, Any]) -> str:
+    """options: of the command, by name."""
+    said = f"{processor()}, {native.threads()} threads."
+    speed_of = options["prompt"], options["new"], options["rounds"]
+    fast = [row for one in options["speed"] for row in speed_rows(one, *speed_of)]
+    if fast:
+        said += " Speed on a prompt of {} tokens and {} after it, medians of {} rounds".format(*speed_of)
+        said += f", load average {os.getloadavg()[0]:.0f} at their end."
+    good = [row for one in options["checkpoint"] for row in quality_rows(one, options)]
+    if good:
+        count, window, name = options["n_windows"], options["window"], options["dataset"].name
+        said += f" Quality on {count} windows of {window} tokens of {name}."
+    return "\n\n".join([said, *_tables(good, fast, options["float_model"] is not None)])
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class CpuBackend(Backend):
         bias = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
         laid = pack(parts, None, self._arena)
         packed = torch.from_numpy(laid.packed)
-        return CpuWeight(packed, bias, laid.n, laid.k, laid.bits, laid.group_size, self._int8)
+        return CpuWeight(packed, bias, laid.n, laid.k, laid.bits, laid.group_size, int8=self._int8)
 
     def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
         from qlinear.backends.cpu.decoder import CpuDecoder
@@ -93,7 +93,7 @@ def qlinear(
 
     x: `(..., K)` bfloat16 or float32; packed, bias and the rest: the fields of a `CpuWeight`.
     """
-    return _linear(native.library().awq_linear, x, CpuWeight(packed, bias, n, k, bits, group_size, int8))
+    return _linear(native.library().awq_linear, x, CpuWeight(packed, bias, n, k, bits, group_size, int8=int8))
 
 
 @qlinear.register_fake

@@ -41,4 +41,4 @@ def pack(parts: Sequence[StoredWeight], bias: np.ndarray | None, arena: Arena, i
         sources = map(native.address, (part.words, part.zeros, part.scales))
         library.awq_pack(*sources, part.n, k, bits, group_size, address)
         address += library.awq_packed_bytes(part.n, k, bits, group_size)
-    return CpuWeight(packed, bias, n, k, bits, group_size, int8)
+    return CpuWeight(packed, bias, n, k, bits, group_size, int8=int8)

@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+from functools import partial
 
 from qlinear.backends.cpu import native
 from qlinear.backends.stack import Array
@@ -15,7 +16,7 @@ class CpuWeight:
     """
 
     def __init__(
-        self, packed: Array, bias: Array | None, n: int, k: int, bits: int, group_size: int, int8: bool = False
+        self, packed: Array, bias: Array | None, n: int, k: int, bits: int, group_size: int, *, int8: bool = False
     ) -> None:
         self.packed, self.bias = packed, bias
         self.n, self.k, self.bits, self.group_size, self.int8 = n, k, bits, group_size, int8
@@ -25,8 +26,8 @@ class CpuWeight:
 
     def __reduce__(self) -> tuple:
         # a copy: the array itself would take its whole block along
-        packed = copy.deepcopy(self.packed)
-        return CpuWeight, (packed, self.bias, self.n, self.k, self.bits, self.group_size, self.int8)
+        packed, make = copy.deepcopy(self.packed), partial(CpuWeight, int8=self.int8)
+        return make, (packed, self.bias, self.n, self.k, self.bits, self.group_size)
 
     @property
     def nbytes(self) -> int:
