@@ -20,6 +20,8 @@ READERS = {
     "awq": (
         ("run_awq", 'load("{directory}")'),
         ("mlx-lm", 'mlx_lm.load("{directory}")'),
+        ("GPTQModel", 'GPTQModel.load("{directory}")'),
+        ("onnxruntime-genai", "python -m onnxruntime_genai.models.builder -i {directory} -e cpu -p int4 -o MADE"),
         ("vLLM", "vllm serve {directory}"),
     ),
     "gptq": (

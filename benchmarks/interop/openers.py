@@ -6,7 +6,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Opener:
     """name: of the row; requires: what pip is asked for; without: packages taken out again, which do not load beside a
-    CPU build of torch; script: in `scripts/`; opens: names of checkpoints (see `checkpoints.py`).
+    CPU build of torch; anyhow: versions put in at last, whatever others ask for; script: in `scripts/`; opens: names of
+    checkpoints (see `checkpoints.py`).
     """
 
     name: str
@@ -14,6 +15,7 @@ class Opener:
     script: str
     opens: tuple[str, ...]
     without: tuple[str, ...] = ()
+    anyhow: tuple[str, ...] = ()
 
 
 NATIVE = ("w4", "w4 --lm_head", "w3")
@@ -67,8 +69,10 @@ OPENERS = (
         "OpenVINO by optimum-intel",
         (TORCH, "optimum-intel[openvino]", "gptqmodel", "accelerate", "compressed-tensors"),
         "openvino_",
-        ("w4", "w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq"),
-        ("torchvision",),
+        ("w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq", "w4"),
+        without=("torchvision",),
+        # Those that fit its transformers import torchvision, which loads beside no CPU build of torch.
+        anyhow=("gptqmodel==7.6.0",),
     ),
     Opener(
         "onnxruntime-genai's builder",

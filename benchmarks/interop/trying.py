@@ -44,6 +44,8 @@ def environment(opener: Opener, folder: Path) -> Path:
     if not (place / "made").is_file():
         _run([sys.executable, "-m", "venv", place])
         _run([python, "-m", "pip", "install", "-q", *opener.requires])
+        if opener.anyhow:
+            _run([python, "-m", "pip", "install", "-q", "--no-deps", *opener.anyhow])
         if opener.without:
             _run([python, "-m", "pip", "uninstall", "-q", "-y", *opener.without])
         (place / "made").touch()
@@ -98,5 +100,5 @@ def answer(output: str) -> dict | None:
 def last_line(text: str) -> str:
     """The last one that names an error; where none does, the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): \S", line)]
     return (errors or lines or ["no word"])[-1][:200]

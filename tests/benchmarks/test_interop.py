@@ -39,6 +39,24 @@ def test_a_script_that_answers_and_one_that_fails(tmp_path, monkeypatch):
     assert not rows[1].opened and rows[1].said == "ValueError: no such format | at all"
 
 
+def test_an_environment_is_made_once(tmp_path, monkeypatch):
+    """What is asked for first, then what is put in anyhow, then without what does not load."""
+    ran = []
+
+    def run(command):
+        ran.append(list(map(str, command)))
+        if "venv" in ran[-1]:
+            Path(ran[-1][-1]).mkdir(parents=True)
+
+    monkeypatch.setattr(trying, "_run", run)
+    opener = Opener("x", ("a", "b[c]"), "x_", ("w4",), without=("d",), anyhow=("a==1",))
+    python = trying.environment(opener, tmp_path)
+    assert python == trying.environment(opener, tmp_path) == tmp_path / "x" / "a-b[c]" / "bin" / "python"
+    assert [command[3:] for command in ran[1:]] == [
+        ["install", "-q", "a", "b[c]"], ["install", "-q", "--no-deps", "a==1"], ["uninstall", "-q", "-y", "d"],
+    ]  # fmt: skip
+
+
 PAGE = f"""Before.
 
 {BEGIN}

@@ -11,8 +11,8 @@ from importlib.metadata import version
 
 import onnxruntime_genai
 
-# What is stored as floats stays so, the output head among it, and activations are float32 and not eight bits.
-AS_STORED = ("nodes_to_exclude=/lm_head/MatMul", "accuracy_level=1")
+# What is stored as floats stays so, the output head and the embedding, and activations are float32 and not eight bits.
+AS_STORED = ("nodes_to_exclude=/lm_head/MatMul,/model/embed_tokens/Gather", "accuracy_level=1")
 
 
 def main(directory: str, text: str, ids: list[int], count: int) -> None:
