@@ -1,7 +1,7 @@
 """What the tasks that run a model share: which model, on which target, and what their results say of it."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from os import path
 
 import run_awq
 from awq_cli.finding import NAMING, find_checkpoint
@@ -70,7 +70,8 @@ def open_model(request: ModelRequest, watch: Watcher, draft: str | None = None) 
 
 
 def _find_draft(request: ModelRequest, draft: str) -> str:
-    if draft == run_awq.LOOKUP or (Path(draft) / "config.json").is_file():
+    """What `load` takes. Raises `CheckpointError` where there is no such checkpoint."""
+    if draft == run_awq.LOOKUP or path.isfile(draft) or path.isfile(path.join(draft, "config.json")):
         return draft
     return str(find_checkpoint(draft, request.recipe, request.trust_remote_code))
 

@@ -66,13 +66,15 @@ def assert_rows_as_alone(model, first, max_tokens=128, step=1):
 
 
 @pytest.mark.parametrize("isa", native.ISAS)
+@pytest.mark.parametrize("int8", [False, True], ids=["bf16", "int8"])
 @pytest.mark.parametrize("bits, head", [(4, True), (3, False)])
-def test_rows_of_a_pass_have_the_bits_of_tokens_alone(isa, bits, head):
+def test_rows_of_a_pass_have_the_bits_of_tokens_alone(isa, int8, bits, head):
+    """With activations rounded to int8 too: a row is rounded by what is in it."""
     if isa not in AVAILABLE:
         pytest.skip(f"this machine has no {isa}")
     native.select_isa(isa)
     try:
-        model, _ = quantized_on(CpuBackend(), "llama", bits, head=head, tie_word_embeddings=not head)
+        model, _ = quantized_on(CpuBackend(int8=int8), "llama", bits, head=head, tie_word_embeddings=not head)
         assert_rows_as_alone(model, 21)
     finally:
         native.select_isa("")
