@@ -14,7 +14,7 @@ OWN_BASES = dict(full_attention={"rope_type": "default", "rope_theta": 5000.0},
                  sliding_attention={"rope_type": "default", "rope_theta": 300.0})  # fmt: skip
 THIN_HEADS = dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)
 LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
-YARN = dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=16, beta_fast=20.0)
+YARN = dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=4096, beta_fast=4.0)
 LONG = dict(rope_type="longrope", rope_theta=5000.0, short_factor=[1.0, 1.5, 2.0, 2.5],
             long_factor=[2.0, 3.0, 4.0, 5.0], original_max_position_embeddings=16, attention_factor=1.25)  # fmt: skip
 LLAMA_3 = dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -47,8 +47,8 @@ OTHERS = [
     ("smollm3", dict(num_hidden_layers=5, no_rope_layer_interval=4), {}, {}),
     ("llama", dict(rope_parameters=LINEAR), {"rope.scaling.factor": 4.0}, {}),
     ("qwen2", dict(rope_parameters=YARN),
-     {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16,
-      "rope.scaling.yarn_beta_fast": 20.0}, {}),
+     {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 4096,
+      "rope.scaling.yarn_beta_fast": 4.0}, {}),
     ("llama", dict(rope_parameters=LLAMA_3), {"rope.freq_base": 500.0}, {"rope_freqs.weight": divisors_of_llama_3()}),
 ]  # fmt: skip
 
@@ -62,6 +62,9 @@ def test_a_family_as_llama_cpp_has_it(family, changes, header, tables, tmp_path)
     with torch.no_grad():
         found, expected = opened.load(torch.float32)(ids).logits, model.float()(ids).logits
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    rope = changes.get("rope_parameters", {})
+    numbers = {name: value for name, value in rope.items() if isinstance(value, float | int)}
+    assert {name: opened.config.rope_parameters.get(name) for name in numbers} == pytest.approx(numbers, rel=1e-5)
 
 
 def test_a_table_of_frequencies_that_is_not_llama_3s(tmp_path):
