@@ -39,8 +39,7 @@ def solve_block(
     def solve(index: int) -> list[GridWeight]:
         parts = [weights[name] for name in together[index]]
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
-        with statistics[together[index][0]].shrunk() as gram:
-            solved = method.linear(joined, grid, gram)
+        solved = method.linear(joined, grid, statistics[together[index][0]].gram)
         return solved.split([len(part) for part in parts])
 
     costs = [float(sum(weights[name].numel() for name in names) * weights[names[0]].shape[1]) for names in together]

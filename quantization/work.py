@@ -220,8 +220,7 @@ class Work:
         source.materialize(name, torch.float32)
         head = source.model.get_submodule(name)
         with fast_float32():
-            with statistics.shrunk() if statistics else nullcontext() as gram:
-                made = self.job.recipe.method.linear(head.weight.data, grid, gram)
+            made = self.job.recipe.method.linear(head.weight.data, grid, statistics and statistics.gram)
             loss = statistics and relative_loss(made.dequantize(), head.weight.data, statistics.gram)
         self._add_quantized(name, head, made)
         self.tally.layers.append(LinearLosses(name, grid.group_size, None, None, loss, None))
