@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from awq_cli.questions import harness
+from awq_cli.questions.asked import LanguageModel
 from awq_cli.questions.files import read_rows
 from engine.model import About, Model
 from engine.whole import ModuleRunner
@@ -50,7 +50,7 @@ def asked(tokenizer, limit: int = 256, **overrides) -> tuple[Model, object]:
     module = tiny_model("llama", tie_word_embeddings=False, max_position_embeddings=limit, **overrides)
     about = About(name="tiny", code="cpu/torch bf16", precision="bf16", model_bytes=1)
     model = Model(about, ModuleRunner(module, ReferenceBackend("cpu/torch"), False, quantized=False), tokenizer, silent)
-    return model, harness._language_model(model, "answers", silent)
+    return model, LanguageModel(model, "answers", silent)
 
 
 def likelihood(asked, context: str, answer: str) -> tuple[float, bool]:
