@@ -44,9 +44,10 @@ class Scaling(ABC):
 
     @abstractmethod
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
-        """Change a unit, which showed `seen`, in place; what `seen` says of its linears' inputs changes with it.
+        """Change a unit, which showed `seen` before, in place; what `seen` says of its linears' inputs changes with it.
 
-        Returns the losses of its linears by local name, where known.
+        Searched or loaded, the same scales thus give the same bits. Returns the losses of its linears by local name,
+        where known.
         """
 
     def found(self) -> tuple[dict, dict[str, Tensor]]:
@@ -83,6 +84,8 @@ class LoadedScaling(Scaling):
         for edge, vector in scales.scales:
             fold.apply_scale(unit.block, edge, vector, self._job.source.config)
         _clip(unit.block, scales.clips, self._job.recipe)
+        if seen:
+            _divide(seen, scales.scales, self._job.source.config)
         return {}
 
 
@@ -102,9 +105,7 @@ class SearchedScaling(Scaling):
         config = self._job.source.config
         found = quantize_block(unit.block, unit.anatomy, config, seen, self._rounding, ranks=self._job.ranks)
         _clip(unit.block, found.clips, self._job.recipe)
-        for edge, vector in found.scales:
-            rounded = [name for name in edge.layers if name in seen.statistics]
-            seen.divide(rounded, fold.consumer_scale(edge, vector, config))
+        _divide(seen, found.scales, config)
         if found.fell_back:
             self.fallback_blocks.append(unit.name)
         for edge, vector in found.scales:
@@ -190,6 +191,13 @@ def _plain_rounding(job: Job) -> Rounding:
         return rtn(weight, grid).dequantize()
 
     return Rounding(quantize, grid.group_size)
+
+
+def _divide(seen: Observation, scales: list[tuple[Edge, Tensor]], config) -> None:
+    """A router's input is scaled like those of the experts beside it, but nothing is known of it."""
+    for edge, vector in scales:
+        rounded = [name for name in edge.layers if name in seen.statistics]
+        seen.divide(rounded, fold.consumer_scale(edge, vector, config))
 
 
 def _clip(block: nn.Module, clips: dict[str, Tensor], recipe: Recipe) -> None:

@@ -8,8 +8,7 @@ from torch import Tensor
 from qlinear.grid import Grid, GridWeight
 from quantization.methods import Method
 from quantization.unit import BlockTask, Fed, Solution, Unit
-from scales.experts import feed_starved
-from scales.observe import observe_inputs, run_block
+from scales.observe import run_block
 from scales.ranks import ALONE, Ranks
 from scales.search import relative_loss, sample_rows, substituted
 from scales.statistics import InputStatistics
@@ -23,23 +22,19 @@ def round_linears(unit: Unit, method: Method, grid: Grid, ranks: Ranks = ALONE) 
     return Solution(dict(zip(weights, made, strict=True)), {})
 
 
-def solve_block(
-    task: BlockTask, method: Method, grid: Grid, statistics: dict[str, InputStatistics] | None = None
-) -> Solution:
+def solve_block(task: BlockTask, method: Method, grid: Grid, statistics: dict[str, InputStatistics]) -> Solution:
     """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole.
 
-    statistics: those of the inputs, where they are known; else the block is run on the inputs of the task.
+    statistics: of their inputs, as the unit is scaled.
     """
-    if statistics is None:
-        statistics = observe_inputs(task.unit.block, task.unit.linears, task.held, task.unit.call)
-        feed_starved(statistics, task.unit.widths, task.held.tokens)
     ranks, weights = task.held.ranks, {name: linear.weight.data for name, linear in task.unit.linears.items()}
     together = reading_the_same(statistics)
 
     def solve(index: int) -> list[GridWeight]:
         parts = [weights[name] for name in together[index]]
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
-        solved = method.linear(joined, grid, statistics[together[index][0]].gram)
+        with statistics[together[index][0]].shrunk() as gram:
+            solved = method.linear(joined, grid, gram)
         return solved.split([len(part) for part in parts])
 
     costs = [float(sum(weights[name].numel() for name in names) * weights[names[0]].shape[1]) for names in together]

@@ -18,7 +18,7 @@ from quantization.texts.samples import HUB, SELF, read_text, token_blocks
 from quantization.unit import BlockTask, Solution, Unit
 from scales.calls import Call, record_calls
 from scales.experts import feed_starved
-from scales.observe import Held, Observation, observe_block, observe_head, run_block
+from scales.observe import Held, Observation, observe_block, observe_head, observe_inputs, run_block
 from scales.statistics import InputStatistics
 
 # Samples on which the search confirms its candidates and compares a block with its plainly rounded self.
@@ -59,6 +59,15 @@ class Streams:
         seen.outputs.clear()  # the next block is going to see those of this one quantized
         self.pass_over(unit)
         return seen
+
+    def observe_inputs(self, unit: Unit) -> Observation | None:
+        """What the linears of a unit are going to see on the quantized side; None if there is none."""
+        if self.rounded is None:
+            return None
+        held = self._held(self.rounded)
+        statistics = observe_inputs(unit.block, unit.linears, held, self._mine(unit.call))
+        feed_starved(statistics, unit.widths, held.tokens)
+        return Observation(statistics)
 
     def _held(self, hidden: list[Tensor]) -> Held:
         return Held(hidden, len(self.tokens), self.job.ranks)

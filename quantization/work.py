@@ -150,23 +150,23 @@ class Work:
             return self.scaling.apply(unit, None), round_linears(unit, method, grid, self.job.ranks)
         seen = self._look(unit)
         losses = self.scaling.apply(unit, seen)
-        known = seen and seen.statistics
+        known = seen.statistics if seen else {}
         del seen  # lets go of the samples it holds
         task = self.streams.task(unit)
         if task is None:
             rounded = round_linears(unit, method, grid, self.job.ranks)
-            return losses, replace(rounded, fed=fed(known or {}))
+            return losses, replace(rounded, fed=fed(known))
         solution = solve_block(task, method, grid, known)
         del known  # before the block's weights are there twice, float and rounded
         self.streams.step(task, solution)
         return losses, solution
 
     def _look(self, unit: Unit) -> Observation | None:
-        """What a search wants to see of the block; where none looks, a block's solver may want its float outputs."""
+        """What a search wants to see of the block, or what a solver does: its linears' inputs and its float outputs."""
         if self.scaling.looks:
             return self.streams.observe(unit, watched_modules(unit.anatomy))
         self.streams.pass_over(unit)
-        return None
+        return self.streams.observe_inputs(unit)
 
     def write_rest(self) -> None:
         """The output head, if it is to be quantized, and every tensor outside the units."""
@@ -220,7 +220,8 @@ class Work:
         source.materialize(name, torch.float32)
         head = source.model.get_submodule(name)
         with fast_float32():
-            made = self.job.recipe.method.linear(head.weight.data, grid, statistics and statistics.gram)
+            with statistics.shrunk() if statistics else nullcontext() as gram:
+                made = self.job.recipe.method.linear(head.weight.data, grid, gram)
             loss = statistics and relative_loss(made.dequantize(), head.weight.data, statistics.gram)
         self._add_quantized(name, head, made)
         self.tally.layers.append(LinearLosses(name, grid.group_size, None, None, loss, None))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qlinear.errors import CalibrationError
+from scales.elementwise import WholeVectors
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ class Call:
         return replace(self, rows=tuple(self.rows[sample] for sample in samples)) if self.rows else self
 
     def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """The module's hidden states, whether it returns them alone or first of several."""
-        if self.name is not None:
-            return hidden_of(module(*self.args, **{self.name: hidden}, **self.kwargs))
-        return hidden_of(module(hidden, *self.args, **self.kwargs))
+        """The module's hidden states, whether it returns them alone or first of several.
+
+        Its activation functions give the same on any number of threads.
+        """
+        with WholeVectors():
+            if self.name is not None:
+                return hidden_of(module(*self.args, **{self.name: hidden}, **self.kwargs))
+            return hidden_of(module(hidden, *self.args, **self.kwargs))
 
     def like_output(self, hidden: Tensor) -> Any:
         """Hidden states in the form in which a block of this call returns its own."""

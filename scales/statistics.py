@@ -1,6 +1,7 @@
 """Statistics of what a linear's inputs are on calibration text, and how ranks sum them up together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +15,11 @@ from scales.ranks import Ranks
 # threads and add those up, which rounds differently on another number of them.
 PANEL = 256
 TOKENS = 1024
+
+# A Gram matrix of few tokens looks more certain of its directions than the text is. It is shrunk towards a multiple of
+# the identity (as Ledoit and Wolf, 2004, do covariances), the more, the fewer tokens there are for each of its columns.
+# The share is measured: docs/quantization.md.
+SHRINKAGE = 0.3
 
 
 class StandIn(Enum):
@@ -68,6 +74,17 @@ class InputStatistics:
         self.sum_abs /= scale
         self.gram /= scale
         self.gram /= scale.unsqueeze(1)
+
+    @contextmanager
+    def shrunk(self) -> Iterator[Tensor]:
+        """The Gram matrix with SHRINKAGE * K / tokens of its mean diagonal added to it, while it is used."""
+        diagonal = self.gram.diagonal()
+        measured = diagonal.clone()
+        diagonal += SHRINKAGE * len(diagonal) / max(self.tokens, 1) * measured.mean()
+        try:
+            yield self.gram
+        finally:
+            diagonal.copy_(measured)
 
     @property
     def mean_abs(self) -> Tensor:

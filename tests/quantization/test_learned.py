@@ -11,11 +11,11 @@ from qlinear.grid import Grid
 from qlinear.solvers.rtn import rtn
 from quantization import learned
 from quantization.learned import LearnedGrid, draw_batches, split_samples
-from quantization.methods import METHODS
-from quantization.solve import run_rounded, solve_block
+from quantization.solve import run_rounded
 from quantization.unit import BlockTask, Unit
 from scales.calls import record_calls
 from scales.observe import Held
+from tests.quantization.solved import solved
 from tests.tiny import CONTEXT, VARIANTS, VOCAB, known_of, tiny_model
 
 GROUP = 16  # divides every width of the tiny models
@@ -33,7 +33,7 @@ def second_block(model_type: str, samples: int, bits: int, length: int = CONTEXT
         targets = [second(blocks[1], x) for x in middle]
     units = [Unit(i, names[i], blocks[i], known_of(model, blocks[i]), (first, second)[i]) for i in range(2)]
     before = BlockTask(units[0], Held.all(hidden), middle)
-    rounded = run_rounded(before, solve_block(before, METHODS["rtn"], Grid(bits, GROUP)))
+    rounded = run_rounded(before, solved(before, "rtn", Grid(bits, GROUP)))
     return BlockTask(units[1], Held.all(rounded), targets)
 
 
@@ -61,8 +61,8 @@ def error(task: BlockTask, solution) -> float:
 def test_the_block_errs_less_on_what_was_learned_from_and_on_what_was_not(bits):
     task = second_block("llama", 32, bits)
     seen, unseen = part(task, list(range(24))), part(task, list(range(24, 32)))
-    started = solve_block(seen, METHODS["gptq"], Grid(bits, GROUP))
-    solution = solve_block(seen, METHODS["learned"], Grid(bits, GROUP))
+    started = solved(seen, "gptq", Grid(bits, GROUP))
+    solution = solved(seen, "learned", Grid(bits, GROUP))
     assert error(seen, solution) < 0.8 * error(seen, started)
     assert error(unseen, solution) < 0.9 * error(unseen, started)
     held = part(seen, split_samples(24)[1])
@@ -77,7 +77,7 @@ def test_every_architecture_stays_on_the_grid_and_as_it_was(monkeypatch, model_t
     monkeypatch.setattr(learned, "CODE_RATE", 0.005)
     task = second_block(model_type, 7, 3, length=32, **overrides)  # too few to hold any back
     before = {name: parameter.clone() for name, parameter in task.unit.block.named_parameters()}
-    solution = solve_block(task, METHODS["learned"], Grid(3, GROUP))
+    solution = solved(task, "learned", Grid(3, GROUP))
     assert solution.block.after < solution.block.before
     assert solution.block.after == pytest.approx(error(task, solution), rel=1e-3)
     for name, linear in task.unit.linears.items():
@@ -93,10 +93,10 @@ def test_the_same_comes_out_whatever_was_drawn_before(monkeypatch):
     monkeypatch.setattr(learned, "STEPS", 10)
     monkeypatch.setattr(learned, "CHECK_STEPS", 5)
     task = second_block("llama", 16, 3, length=64)
-    first = solve_block(task, METHODS["learned"], Grid(3, GROUP))
+    first = solved(task, "learned", Grid(3, GROUP))
     torch.rand(3)
     state = torch.random.get_rng_state()
-    second = solve_block(task, METHODS["learned"], Grid(3, GROUP))
+    second = solved(task, "learned", Grid(3, GROUP))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert first.block == second.block and first.block.after < first.block.before
     for name, grid in first.grids.items():
@@ -108,7 +108,7 @@ def test_what_ends_worse_is_thrown_away(monkeypatch):
     monkeypatch.setattr(learned, "CHECK_STEPS", 2)
     monkeypatch.setattr(learned, "CODE_RATE", 5.0)
     task = second_block("llama", 8, 3, length=32)
-    started, solution = (solve_block(task, METHODS[name], Grid(3, GROUP)) for name in ("gptq", "learned"))
+    started, solution = (solved(task, name, Grid(3, GROUP)) for name in ("gptq", "learned"))
     assert solution.block.after == solution.block.before and solution.losses == started.losses
     assert all(torch.equal(grid.codes, started.grids[name].codes) for name, grid in solution.grids.items())
 
@@ -116,7 +116,7 @@ def test_what_ends_worse_is_thrown_away(monkeypatch):
 def test_losses_are_those_of_the_learned_codes(monkeypatch):
     monkeypatch.setattr(learned, "STEPS", 20)
     task = second_block("llama", 8, 3, length=64)
-    solution = solve_block(task, METHODS["learned"], Grid(3, GROUP))
+    solution = solved(task, "learned", Grid(3, GROUP))
     name = "self_attn.q_proj"
     with torch.no_grad():
         seen = torch.cat([task.unit.block.input_layernorm(x) for x in task.inputs]).double().flatten(0, 1)
