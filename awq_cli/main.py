@@ -34,6 +34,9 @@ LEAST_MEMORY = 10**9
 # Options the command itself sees to, whatever the task.
 OF_THE_COMMAND = {"task", "num_torch_threads", "json_file", "quiet"}
 
+# Options of text that stands for itself, none of it too.
+MAY_BE_EMPTY = {"system"}
+
 
 @click.command(
     cls=groups.GroupedCommand,
@@ -71,6 +74,7 @@ def command(call: click.Context, **values) -> None:
         if call.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
     _refuse_foreign_options(given, values["task"], options_of(module.Request))
+    _refuse_empty_options(given, values)
     _refuse_idle_options(given, values)
     from awq_cli import console, files
 
@@ -97,6 +101,13 @@ def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[st
     for name, option in given.items():
         if name not in understood | OF_THE_COMMAND:
             raise OptionError(f"{option} means nothing for --task {task}; leave it out")
+
+
+def _refuse_empty_options(given: dict[str, str], values: dict[str, Any]) -> None:
+    """A shell's variable that is not set would stand for the default, or for the directory that it is called in."""
+    for name, option in given.items():
+        if values[name] == "" and name not in MAY_BE_EMPTY:
+            raise OptionError(f"{option} is empty; give it a value, or leave it out")
 
 
 def _refuse_idle_options(given: dict[str, str], values: dict[str, Any]) -> None:

@@ -85,6 +85,23 @@ def test_a_wrong_value_is_named(run, arguments, message):
     assert run.left() == []
 
 
+EMPTY = [
+    ("decode", ("--model_name", "--checkpoint", "--draft", "--json")),
+    ("quantize", ("--model_name", "--scales", "--calib_data", "--output", "--json")),
+    ("benchmark", ("--checkpoint", "--dataset", "--csv")),
+    ("evaluate", ("--checkpoint", "--dataset", "--eval_data", "--float_model", "--tasks")),
+    ("export", ("--checkpoint", "--output", "--push")),
+    ("serve", ("--checkpoint", "--host", "--api_key")),
+]
+
+
+@pytest.mark.parametrize(("task", "option"), [(task, option) for task, options in EMPTY for option in options])
+def test_an_empty_value_is_not_the_default(run, task, option):
+    """A shell's variable that nobody has set: `--checkpoint "$MINE"` would run another one."""
+    assert run("--task", task, option, "").error == f"{option} is empty; give it a value, or leave it out"
+    assert run.left() == []
+
+
 def test_a_cuda_target_needs_a_gpu(run, rounded, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     error = "--target cuda: torch finds no CUDA device on this machine; use --target cpu"
