@@ -5,9 +5,14 @@ Python API in backquotes, `` `overwrite` `` or `` `awq=none` ``; the command sho
 or `--awq none`, and exits with status 2.
 """
 
+LONGEST = 1200  # letters of a message: a name out of a file may have any number
+
 
 class AwqError(Exception):
     """Anything the user can cause and mend."""
+
+    def __init__(self, message: str):
+        super().__init__(_without_middle(message, LONGEST))
 
 
 class GridError(AwqError):
@@ -44,6 +49,13 @@ class RankError(AwqError):
 
 class UntoldError(AwqError):
     """What another process tells of: this one ends without a word."""
+
+
+def _without_middle(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    left = (longest - 5) // 2
+    return f"{text[:left]} ... {text[-left:]}"
 
 
 def one_line(error: BaseException) -> str:
