@@ -5,14 +5,14 @@ Python API in backquotes, `` `overwrite` `` or `` `awq=none` ``; the command sho
 or `--awq none`, and exits with status 2.
 """
 
-LONGEST = 1200  # letters of a message: a name out of a file may have any number
+LONGEST = 1200  # letters of a message: a name out of a file may have any number, and lines
 
 
 class AwqError(Exception):
-    """Anything the user can cause and mend."""
+    """Anything the user can cause and mend. Its message is one line, whatever is asked for."""
 
     def __init__(self, message: str):
-        super().__init__(_without_middle(message, LONGEST))
+        super().__init__(_without_middle(" ".join(message.splitlines()), LONGEST))
 
 
 class GridError(AwqError):

@@ -19,6 +19,11 @@ def test_has_no_more_letters_than_a_line_is_read_for(letters):
         assert said.startswith("a" * 500) and said.endswith("z" * 500)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x0b", "\u2028"])
+def test_is_one_line(end):
+    assert str(CheckpointError(f"config.json says a{end}b bits")) == "config.json says a b bits"
+
+
 def test_goes_from_process_to_process():
     error = pickle.loads(pickle.dumps(CheckpointError("no room")))
     assert isinstance(error, AwqError) and str(error) == "no room"
