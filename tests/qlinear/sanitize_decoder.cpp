@@ -32,7 +32,7 @@ struct Shape {
   bool dense_head, every_norm;
   Routed routed;
   bool parallel = false;  // with layer norms
-  bool int8 = false;
+  bool int8 = false;  // activations, and keys and values
 };
 
 std::mt19937 generator(1);
@@ -48,6 +48,7 @@ class Random {
  public:
   explicit Random(const Shape& s) : shape_(s) {
     const int64_t attended = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
+    const int32_t kv_bits = s.int8 ? 8 : 16;
     for (int64_t position = 0; position < TOKENS; ++position)
       for (int64_t i = 0; i < s.rotary_dim / 2; ++i) {
         const float angle = float(position) * powf(10000, -2.0f * float(i) / float(s.rotary_dim));
@@ -75,11 +76,11 @@ class Random {
       else block.mlp = s.parallel && i == 1 ? plain_mlp() : mlp(INTERMEDIATE, false);
       block.cosines = cosines_.data();
       block.sines = sines_.data();
-      const size_t elements = size_t(SLOTS * awq_cache_elements(TOKENS, s.kv_heads, s.head_dim));
-      halves_.emplace_back(elements);
-      block.keys = halves_.back().data();
-      halves_.emplace_back(elements);
-      block.values = halves_.back().data();
+      const size_t bytes = size_t(SLOTS * awq_cache_bytes(TOKENS, s.kv_heads, s.head_dim, kv_bits));
+      bytes_.emplace_back(bytes);
+      block.keys = bytes_.back().data();
+      bytes_.emplace_back(bytes);
+      block.values = bytes_.back().data();
       block.window = i % 2 == 0 ? 0 : s.window;
       blocks_.push_back(block);
     }
@@ -89,7 +90,7 @@ class Random {
               {{head}, 1}, LAYERS, s.vocabulary, HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
               1.0f / sqrtf(float(s.head_dim)), attention_cap, logit_cap,
               s.every_norm ? AWQ_GELU_TANH : AWQ_SILU, s.dense_head, s.parallel, s.parallel,
-              s.every_norm && !s.dense_head};
+              s.every_norm && !s.dense_head, kv_bits};
   }
 
   const awq_model& model() const { return model_; }

@@ -18,14 +18,14 @@ LINEAR = ("linear_bf16", "linear_f32", "linear_int8", "pack_tile_3", "pack_tile_
 DECODER_ROWS = ("norm", "norm_heads", "add", "embed", "rope", "gate", "merge", "scale", "route", "mix", "cap",
                 "layer_norm", "activate")  # fmt: skip
 DECODER_PAIRS = ("attend", "dense", "dense_logits")
-EVERY = {*LINEAR, *DECODER_ROWS, *DECODER_PAIRS}
+EVERY = {*LINEAR, *DECODER_ROWS, *DECODER_PAIRS, "attend_int8"}
 # What each instruction set overrides; the other entries stay those of the ones below it.
 CLAIMS = {
     "scalar": EVERY,
     "avx2": EVERY,
-    "avxvnni": {"linear_bf16", "linear_int8"},
+    "avxvnni": {"linear_bf16", "linear_int8", "attend_int8"},
     "avx512": EVERY,
-    "avx512vnni": {"linear_bf16", "linear_int8"},
+    "avx512vnni": {"linear_bf16", "linear_int8", "attend_int8"},
     "avx512bf16": {"linear_bf16", *DECODER_PAIRS},
 }
 

@@ -35,12 +35,15 @@ class CpuDecoder:
 
     same_in_any_cut = True  # csrc/common/decoder.h
 
-    def __init__(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1):
-        """Raises `Unsupported` for a stack beyond the limits of csrc, `TargetError` where memory is not to be had."""
+    def __init__(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1, kv_bits: int = 16):
+        """kv_bits: 16, keys and values as bfloat16, or 8, as int8 with a scale for each head and position.
+
+        Raises `Unsupported` for a stack beyond the limits of csrc, `TargetError` where memory is not to be had.
+        """
         check(stack)
         self._library = native.decoder_library()
         self._kept: list = []  # what the description points into
-        self._head_dim = stack.head_dim
+        self._head_dim, self.kv_bits = stack.head_dim, kv_bits
         self.max_tokens, self.vocabulary, self.chunk, self.slots = max_tokens, stack.vocabulary, chunk, slots
         self._cache = self._make_cache(stack)
         description = self._describe(stack)
@@ -60,7 +63,7 @@ class CpuDecoder:
         """Raises `ValueError` for what is no slot, or more than one holds."""
         if not {source, target} <= set(range(self.slots)) or not 0 <= count <= self.max_tokens:
             raise ValueError(f"{count} positions from slot {source} to {target}: there are {self.slots} slots")
-        heads = self._cache.reshape(*self._cache.shape[:4], -1, self._tile_elements)
+        heads = self._cache.reshape(*self._cache.shape[:4], -1, self._tile_bytes)
         tiles = -(-count // TILE)
         heads[:, :, target, :, :tiles] = heads[:, :, source, :, :tiles]
 
@@ -86,13 +89,14 @@ class CpuDecoder:
             raise ValueError(f"token ids have to be in [0, {self.vocabulary})")
 
     def _make_cache(self, stack: Stack) -> np.ndarray:
-        """Keys and values: `(layers, 2, slots, kv_heads, elements)` bfloat16, on pages of its own, which come as they
-        are written to.
+        """Keys and values: `(layers, 2, slots, kv_heads, bytes)`, on pages of its own, which come as they are written
+        to.
         """
-        of_slot = self._library.awq_cache_elements(self.max_tokens, stack.kv_heads, stack.head_dim)
-        self._tile_elements = self._library.awq_cache_elements(TILE, 1, stack.head_dim) * TILE // CACHE_STEP
+        bytes_of = self._library.awq_cache_bytes
+        of_slot = bytes_of(self.max_tokens, stack.kv_heads, stack.head_dim, self.kv_bits)
+        self._tile_bytes = bytes_of(TILE, 1, stack.head_dim, self.kv_bits) * TILE // CACHE_STEP
         shape = len(stack.blocks), 2, self.slots, stack.kv_heads, of_slot // stack.kv_heads
-        return huge_pages(2 * prod(shape)).view(np.uint16)[: prod(shape)].reshape(shape)
+        return huge_pages(prod(shape))[: prod(shape)].reshape(shape)
 
     def _describe(self, stack: Stack) -> native.Model:
         blocks = (native.Block * len(stack.blocks))(
@@ -114,6 +118,7 @@ class CpuDecoder:
             slots=self.slots,
             chunk=self.chunk,
             activation=native.PLAIN_ACTIVATIONS[stack.activation],
+            kv_bits=self.kv_bits,
             **{name: getattr(stack, name) for name in same},
         )
 

@@ -82,6 +82,7 @@ class Model(ctypes.Structure):
         *((name, _INT64) for name in ("head_dim", "rotary_dim", "max_tokens", "slots", "chunk")),
         *((name, _FLOAT) for name in ("epsilon", "embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
         *((name, _INT32) for name in ("activation", "interleaved", "layer_norm", "parallel", "turned_first")),
+        ("kv_bits", _INT32),
     ]
 
 
@@ -110,6 +111,7 @@ class AttentionJob(ctypes.Structure):
         *((name, _INT64) for name in ("rows", "group", "first", "window", "begin", "end", "width")),
         *((name, _FLOAT) for name in ("scale", "cap")),
         *((name, _POINTER) for name in ("maxima", "sums", "out")),
+        ("kv_bits", _INT32),
     ]
 
 
@@ -134,7 +136,7 @@ class MixJob(ctypes.Structure):
 _SIGNATURES = {
     "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
     "awq_decoder_free": (None, [_POINTER]),
-    "awq_cache_elements": (_INT64, [_INT64, _INT64, _INT64]),
+    "awq_cache_bytes": (_INT64, [_INT64, _INT64, _INT64, _INT32]),
     "awq_decoder_read": (None, [_POINTER, ctypes.POINTER(Reading), _INT64, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),
     "awq_layer_norm": (None, [_POINTER, _POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),

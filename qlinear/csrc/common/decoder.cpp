@@ -126,8 +126,9 @@ struct awq_decoder {
 awq_decoder* awq_decoder_create(const awq_model* model) { return new awq_decoder(*model); }
 void awq_decoder_free(awq_decoder* decoder) { delete decoder; }
 
-int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_dim) {
-  return kv_heads * awq::padded_positions(max_tokens) * awq::padded_head(head_dim);
+int64_t awq_cache_bytes(int64_t max_tokens, int64_t kv_heads, int64_t head_dim, int32_t kv_bits) {
+  return kv_heads * awq::padded_positions(max_tokens) / awq::CACHE_TILE *
+         awq::cache_tile_bytes(awq::padded_head(head_dim), kv_bits);
 }
 
 void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t texts, float* logits) {
@@ -164,7 +165,7 @@ void awq_layer_norm(const float* x, const float* weight, const float* bias, floa
 
 void awq_rope(const awq_rope_job* job, const uint16_t* in, uint16_t* out) { awq::ops().rope(*job, in, out); }
 
-void awq_attend(const awq_attention_job* job) { awq::ops().attend(*job); }
+void awq_attend(const awq_attention_job* job) { awq::ops().attend_to(*job); }
 
 void awq_gate(const uint16_t* gate, const uint16_t* up, int64_t n, int32_t activation, uint16_t* out) {
   awq::ops().gate(gate, up, n, activation, out);

@@ -73,8 +73,8 @@ typedef struct awq_block {
   const awq_mixture* mixture;  // instead of the MLP, or null
   const float* cosines;  // (max_tokens, rotary_dim / 2): the angle of features i and i + rotary_dim / 2
   const float* sines;
-  uint16_t* keys;    // (slots, awq_cache_elements()) bf16 values each, zero before the first call
-  uint16_t* values;
+  uint8_t* keys;    // (slots, awq_cache_bytes()) each, zero before the first call
+  uint8_t* values;
   int64_t window;  // positions that a query sees, itself included; 0: all
 } awq_block;
 
@@ -101,6 +101,7 @@ typedef struct awq_model {
   int32_t layer_norm;   // 1: the norms before projections subtract the mean first; there are no others then
   int32_t parallel;     // 1: gate_up reads what qkv reads; attention and MLP join the residual together
   int32_t turned_first;  // 1: q_norm and k_norm are of heads that the rotation has turned; not with `interleaved`
+  int32_t kv_bits;       // 16: keys and values are bf16; 8: int8, with a scale for each head and position
 } awq_model;
 
 // Limits: head_dim even and at most 256, heads a multiple of kv_heads and at most 64 times as many; at most 64 groups of
@@ -111,8 +112,8 @@ typedef struct awq_decoder awq_decoder;
 AWQ_EXPORT awq_decoder* awq_decoder_create(const awq_model* model);
 AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
 
-// bf16 values in one block's keys (and as many in its values) for `max_tokens` positions.
-AWQ_EXPORT int64_t awq_cache_elements(int64_t max_tokens, int64_t kv_heads, int64_t head_dim);
+// Bytes of one block's keys (and as many of its values) for `max_tokens` positions.
+AWQ_EXPORT int64_t awq_cache_bytes(int64_t max_tokens, int64_t kv_heads, int64_t head_dim, int32_t kv_bits);
 
 // Tokens (count) of one text, which stand at `position` and on; what its slot of the cache holds before `position` is
 // their past. The last `rows` of them are given to the head. 1 <= count, 0 <= rows <= count.
@@ -145,15 +146,19 @@ typedef struct awq_rope_job {
 // with `width` = head_dim padded to a multiple of 16 with zeros, and room for a multiple of 128 positions:
 //   keys    tile by tile (width / 2, 16 positions, 2 features): a lane a position, pairs of features
 //   values  (positions / 2, width, 2 positions): a lane a feature, pairs of positions
+// Or it is int8, tile by tile: 16 positions of integers and their scales, fp32 (16).
+//   keys    (width / 4, 16 positions, 4 features), 128 higher than they are: 1 to 255
+//   values  (4, width, 4 positions)
 typedef struct awq_attention_job {
   const uint16_t* q;  // (rows, width) bf16
-  const uint16_t* keys;
-  const uint16_t* values;
+  const void* keys;
+  const void* values;
   int64_t rows, group, first, window, begin, end, width;
   float scale, cap;
   float* maxima;  // (rows) out: the largest score,
   float* sums;    // (rows) out: the sum of exp(score - largest),
   float* out;     // (rows, width) out: the sum of exp(score - largest) * value
+  int32_t kv_bits;  // 8: the cache is int8
 } awq_attention_job;
 
 // The experts of one token. scores (outputs of the router): logits in, scores of the experts out; compared (experts):

@@ -3,7 +3,7 @@
 namespace awq {
 
 int64_t Step::phases(const awq_model& model) {
-  return 1 + model.layers * 16 + 3 * ((model.chunk + HEAD_ROWS - 1) / HEAD_ROWS);
+  return 1 + model.layers * 18 + 3 * ((model.chunk + HEAD_ROWS - 1) / HEAD_ROWS);
 }
 
 void Step::run() {

@@ -108,8 +108,13 @@ class Step {
   void write_kv(const awq_block& block);
   Input attend(const awq_block& block);
   void attend_rows(const awq_block& block, int64_t first_token, int64_t count, int64_t kv_head);
-  void attend_split(const awq_block& block, int64_t unit, int64_t splits);
-  void merge_splits(int64_t splits, uint16_t* out);
+  void attend_text(const awq_block& block, int64_t text, int64_t unit, int64_t most);
+  void attend_alone(const awq_block& block, const Input& input);
+  void attend_splits(const awq_block& block, int64_t begin, int64_t end, int64_t splits);
+  awq_attention_job job_of(const awq_block& block, int64_t token, int64_t tokens, int64_t kv_head, const uint16_t* q);
+  void merge_splits(int64_t head, int64_t splits, uint16_t* out);
+  void store_key(const uint16_t* key, int64_t position, uint8_t* keys) const;
+  void store_value(const uint16_t* value, int64_t position, uint8_t* values) const;
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
   void run_attention(const awq_block& block);
   void run_mlp(const awq_block& block);
@@ -125,12 +130,14 @@ class Step {
   Input input_of(const Visit& visit, awq_projection awq_mlp::*next) const;
   void write_logits(const uint16_t* delta, const float* after);
   void rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out);
-  uint16_t* cache_of(uint16_t* cache, int64_t slot, int64_t kv_head) const {
-    return cache + (slot * model_.kv_heads + kv_head) * padded_positions(model_.max_tokens) * width();
+  uint8_t* cache_of(uint8_t* cache, int64_t slot, int64_t kv_head) const {
+    const int64_t tiles = padded_positions(model_.max_tokens) / CACHE_TILE;
+    return cache + (slot * model_.kv_heads + kv_head) * tiles * tile_bytes();
   }
 
   int64_t group() const { return model_.heads / model_.kv_heads; }
   int64_t width() const { return padded_head(model_.head_dim); }
+  int64_t tile_bytes() const { return cache_tile_bytes(width(), model_.kv_bits); }
   int64_t qkv_width() const { return (model_.heads + 2 * model_.kv_heads) * model_.head_dim; }
 
   const awq_model& model_;

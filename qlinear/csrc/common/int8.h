@@ -53,7 +53,9 @@ AWQ_INLINE Bytes to_quads(Bytes columns) {
 #endif
 }
 
-inline Int8Sum to_int8(const Bf16* x, int64_t count, int8_t* out) {
+// Sixteen columns at a time, in the order that `place` puts them. out: room for whole vectors.
+template <class Place>
+AWQ_INLINE Int8Sum to_integers(const Bf16* x, int64_t count, int8_t* out, Place&& place) {
   constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: a sum with it ends in the nearest integer, ties to even
   constexpr int32_t ROUND_BITS = 0x4b400000;
   constexpr float MOST = 127.0f;
@@ -72,14 +74,18 @@ inline Int8Sum to_int8(const Bf16* x, int64_t count, int8_t* out) {
   Ints sums = {};
   for (int64_t i = 0; i < count; i += LANES) {
     const Ints integers = (Ints)(load(x + i, LANES) * steps + ROUND) - ROUND_BITS;
-    const Bytes quads = to_quads(__builtin_convertvector(integers, Bytes));
-    memcpy(out + i, &quads, sizeof quads);
+    const Bytes placed = place(__builtin_convertvector(integers, Bytes));
+    memcpy(out + i, &placed, sizeof placed);
     sums += integers;
   }
   int32_t lane[LANES], sum = 0;
   memcpy(lane, &sums, sizeof lane);
   for (const int32_t part : lane) sum += part;
   return {largest / MOST, sum};
+}
+
+inline Int8Sum to_integers(const Bf16* x, int64_t count, int8_t* out) {
+  return to_integers(x, count, out, [](Bytes columns) { return columns; });
 }
 
 void lay_out_int8(const InputRows& in, void* out, void* sums_out) {
@@ -91,7 +97,7 @@ void lay_out_int8(const InputRows& in, void* out, void* sums_out) {
   for (int64_t g = 0; g < in.k / group_size; ++g, group += group_size, quads += group_size * rows, sums += rows) {
     for (int64_t r = 0; r < rows; ++r) {
       int8_t row[MAX_GROUP];
-      sums[r] = to_int8(group + r * in.stride, group_size, row);
+      sums[r] = to_integers(group + r * in.stride, group_size, row, to_quads);
       // (k) -> (k / 4, rows, 4)
       for (int64_t q = 0; q < group_size / QUAD; ++q) memcpy(quads + QUAD * (q * rows + r), row + QUAD * q, QUAD);
     }

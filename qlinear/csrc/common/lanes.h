@@ -94,8 +94,15 @@ AWQ_INLINE float largest(Floats value) {
   return lane[0];
 }
 
-// p and q, folded in halves: lanes `width` apart in blocks of twice that are added up; those of p first, then of q.
-template <int WIDTH>
+struct Adds {
+  static AWQ_INLINE Floats join(Floats a, Floats b) { return a + b; }
+};
+struct Larger {
+  static AWQ_INLINE Floats join(Floats a, Floats b) { return larger(a, b); }
+};
+
+// p and q, folded in halves: lanes `width` apart in blocks of twice that are joined; those of p first, then of q.
+template <int WIDTH, class Join>
 AWQ_INLINE Floats fold(Floats p, Floats q) {
   constexpr auto at = [](int i) { return i % 8 / WIDTH * 2 * WIDTH + i % WIDTH + i / 8 * LANES; };
 #if defined(__clang__) || __GNUC__ >= 12
@@ -109,20 +116,24 @@ AWQ_INLINE Floats fold(Floats p, Floats q) {
                                at(7) + by, at(8) + by, at(9) + by, at(10) + by, at(11) + by, at(12) + by,           \
                                at(13) + by, at(14) + by, at(15) + by})
 #endif
-  return AWQ_PICK(0) + AWQ_PICK(WIDTH);
+  return Join::join(AWQ_PICK(0), AWQ_PICK(WIDTH));
 #undef AWQ_PICK
 }
 
-// A lane each: `total` of sixteen vectors, with the same bits.
-AWQ_INLINE Floats totals(const Floats* values) {
+// A lane each: what the lanes of sixteen vectors are joined to, in the order of `total`.
+template <class Join>
+AWQ_INLINE Floats joined(const Floats* values) {
   Floats eight[8], four[4], two[2];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) eight[i] = fold<8>(values[2 * i], values[2 * i + 1]);
+  for (int i = 0; i < 8; ++i) eight[i] = fold<8, Join>(values[2 * i], values[2 * i + 1]);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) four[i] = fold<4>(eight[2 * i], eight[2 * i + 1]);
-  for (int i = 0; i < 2; ++i) two[i] = fold<2>(four[2 * i], four[2 * i + 1]);
-  return fold<1>(two[0], two[1]);
+  for (int i = 0; i < 4; ++i) four[i] = fold<4, Join>(eight[2 * i], eight[2 * i + 1]);
+  for (int i = 0; i < 2; ++i) two[i] = fold<2, Join>(four[2 * i], four[2 * i + 1]);
+  return fold<1, Join>(two[0], two[1]);
 }
+
+// A lane each: `total` of sixteen vectors, with the same bits.
+AWQ_INLINE Floats totals(const Floats* values) { return joined<Adds>(values); }
 
 // e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number.
 AWQ_INLINE Floats exponential(Floats x) {
@@ -142,9 +153,25 @@ AWQ_INLINE Floats exponential(Floats x) {
   return x < splat(LOWEST) ? Floats{} : p * (Floats)exponent;
 }
 
+// 2^x for x up to 1, or NaN, to 2 ulp: 2^n times a polynomial on [-1/2, 1/2] whose coefficients make its largest relative
+// error there the least, 8e-8. Exactly 0 below the smallest normal number.
+AWQ_INLINE Floats exp2_up_to_1(Floats x) {
+  constexpr float LOWEST = -126.0f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction
+  const Floats bounded = larger(splat(LOWEST), x);  // in this order a NaN stays one
+  const Floats shifted = bounded + ROUND, r = bounded - (shifted - ROUND);
+  Floats p = splat(0.00132764717f);
+  p = p * r + 0.00967554154f;
+  p = p * r + 0.0555071328f;
+  p = p * r + 0.240221197f;
+  p = p * r + 0.693146967f;
+  p = p * r + 1.0f;
+  return x < splat(LOWEST) ? Floats{} : (Floats)((Ints)p + ((Ints)shifted << 23));
+}
+
 AWQ_INLINE Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
-// acc + a . b for sixteen pairs of bf16, each product exact, summed in fp32. An instruction set may bring its own.
+// acc + a . b for sixteen pairs of bf16, each product exact, summed in fp32; and what makes bf16 of fp32. An instruction
+// set may bring its own.
 // AT_ONCE: query rows side by side, as many as the registers hold sums for.
 template <int AT_ONCE>
 struct PairsByHalves {
@@ -155,6 +182,7 @@ struct PairsByHalves {
     acc = acc + even(a) * even(b);
     return acc + odd(a) * odd(b);
   }
+  static AWQ_INLINE Halves round(Floats value) { return narrow(value); }
 };
 
 }  // namespace

@@ -25,6 +25,7 @@ constexpr void for_each_op(Visit&& visit) {
   visit("gate", &Ops::gate);
   visit("activate", &Ops::activate);
   visit("attend", &Ops::attend);
+  visit("attend_int8", &Ops::attend_int8);
   visit("merge", &Ops::merge);
   visit("scale", &Ops::scale);
   visit("dense", &Ops::dense);

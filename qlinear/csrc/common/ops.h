@@ -57,6 +57,10 @@ constexpr int64_t MAX_HEAD = 256;       // features of a head
 constexpr int64_t ATTENTION_ROWS = 64;  // query rows of an attention job at most
 constexpr int64_t CACHE_TILE = 16;      // positions of a tile of keys
 constexpr int64_t CACHE_STEP = 128;     // positions scored at a time
+// Bytes of a tile of keys, or of as many values: bf16, or int8 and a scale for each position.
+constexpr int64_t cache_tile_bytes(int64_t width, int32_t kv_bits) {
+  return CACHE_TILE * (kv_bits == 8 ? width + int64_t(sizeof(float)) : 2 * width);
+}
 constexpr int64_t DENSE_UNIT = 32;      // outputs of a unit of work in a dense matmul
 constexpr float NO_SCORE = -1e30f;      // the largest of no scores
 constexpr int64_t MAX_EXPERT_GROUPS = 64;
@@ -97,6 +101,7 @@ struct Ops {
   // out (n) = activation(x); curve: as in awq_mlp
   void (*activate)(const uint16_t* x, int64_t n, int32_t activation, const float* curve, uint16_t* out);
   void (*attend)(const awq_attention_job& job);
+  void (*attend_int8)(const awq_attention_job& job);
   // both brought to the larger maximum, and added up
   void (*merge)(const MergeJob& job);
   // out (n) = x (n) * factor
@@ -112,6 +117,7 @@ struct Ops {
   const Route& linear(const awq_weight& weight, awq_dtype dtype) const {
     return dtype == AWQ_F32 ? linear_f32 : weight.int8 ? linear_int8 : linear_bf16;
   }
+  void attend_to(const awq_attention_job& job) const { job.kv_bits == 8 ? attend_int8(job) : attend(job); }
   PackTile pack_tile(int bits) const { return bits == 3 ? pack_tile_3 : pack_tile_4; }
 };
 

@@ -2,7 +2,7 @@
 // instruction set brings.
 #pragma once
 
-#include "attention.h"
+#include "attention_bf16.h"
 #include "dense.h"
 
 namespace awq {
@@ -10,7 +10,7 @@ namespace {
 
 template <class Pairs>
 void use_pair_ops(Ops& ops) {
-  ops.attend = attend<Pairs>;
+  ops.attend = attend<CacheOfPairs<Pairs>>;
   ops.dense = dense<Pairs, Bf16>;
   ops.dense_logits = dense<Pairs, float>;
 }

@@ -169,9 +169,10 @@ void scale(const float* x, float factor, int64_t n, Bf16* out) {
 }
 
 void merge(const MergeJob& job) {
-  const float top = job.maximum > *job.top ? job.maximum : *job.top;
-  const float kept = exponential(splat(*job.top - top))[0], weight = exponential(splat(job.maximum - top))[0];
-  *job.top = top;
+  const bool higher = job.maximum > *job.top;
+  const float lower = exponential(splat(higher ? *job.top - job.maximum : job.maximum - *job.top))[0];
+  const float kept = higher ? lower : 1.0f, weight = higher ? 1.0f : lower;
+  if (higher) *job.top = job.maximum;
   *job.total = *job.total * kept + job.sum * weight;
   for (int64_t d = 0; d < job.width; d += LANES)
     store(load(job.merged + d, LANES) * kept + load(job.out + d, LANES) * weight, job.merged + d, LANES);

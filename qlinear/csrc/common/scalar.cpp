@@ -1,4 +1,5 @@
 // The reference: no intrinsics, any processor. The other instruction sets are tested against what this computes.
+#include "attention_int8.h"
 #include "int8.h"
 #include "pack_tile.h"
 #include "pair_ops.h"
@@ -92,6 +93,7 @@ void use_scalar(Ops& ops) {
   use_pack_tile<TransposeScalar>(ops);
   use_row_ops(ops);
   use_pair_ops<PairsByHalves<2>>(ops);
+  ops.attend_int8 = attend<CacheOfBytes<QuadsOneByOne>>;
 }
 
 }  // namespace awq

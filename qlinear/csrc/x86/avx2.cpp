@@ -1,6 +1,7 @@
 // AVX2: pairs of int16, fours of int8, and FMA's fp32 multiply-add for fp32 activations.
 #include "avx2int8.h"
 
+#include "../common/attention_int8.h"
 #include "../common/pack_tile.h"
 #include "../common/pair_ops.h"
 #include "../common/row_ops.h"
@@ -21,6 +22,16 @@ struct FourInSteps {
   static AWQ_INLINE __m256i add(__m256i acc, __m256i codes, __m256i activations) {
     const __m256i twos = _mm256_maddubs_epi16(codes, activations);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+  }
+};
+
+// Of any four unsigned bytes: as words, bytes 0 and 2 and then 1 and 3, whose products vpmaddwd adds exactly.
+struct FourAsWords {
+  static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) {
+    const __m256i low = _mm256_set1_epi16(255);
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, low), _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
   }
 };
 
@@ -137,6 +148,7 @@ void use_avx2(Ops& ops) {
   use_pack_tile<TransposeAvx2>(ops);
   use_row_ops(ops);
   use_pair_ops<PairsByHalves<2>>(ops);
+  ops.attend_int8 = attend<CacheOfBytes<QuadsInHalves<FourAsWords>>>;
 }
 
 }  // namespace awq

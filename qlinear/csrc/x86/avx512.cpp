@@ -1,6 +1,7 @@
 // AVX-512 (F, BW, DQ, VL): fp32 multiply-add, two columns a step; four of int8.
 #include "avx512int8.h"
 
+#include "../common/attention_int8.h"
 #include "../common/pack_tile.h"
 #include "../common/pair_ops.h"
 #include "../common/row_ops.h"
@@ -47,6 +48,16 @@ struct FourInSteps {
   static AWQ_INLINE __m512i add(__m512i acc, __m512i codes, __m512i activations) {
     const __m512i twos = _mm512_maddubs_epi16(codes, activations);
     return _mm512_add_epi32(acc, _mm512_madd_epi16(twos, _mm512_set1_epi16(1)));
+  }
+};
+
+// Of any four unsigned bytes: as words, bytes 0 and 2 and then 1 and 3, whose products vpmaddwd adds exactly.
+struct FourAsWords {
+  static AWQ_INLINE __m512i add(__m512i acc, __m512i a, __m512i b) {
+    const __m512i low = _mm512_set1_epi16(255);
+    const __m512i even = _mm512_madd_epi16(_mm512_and_si512(a, low), _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8));
+    const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(a, 8), _mm512_srai_epi16(b, 8));
+    return _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
   }
 };
 
@@ -97,6 +108,7 @@ void use_avx512(Ops& ops) {
   use_pack_tile<TransposeAvx512>(ops);
   use_row_ops(ops);
   use_pair_ops<PairsByHalves<8>>(ops);
+  ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAsWords>>>;
 }
 
 }  // namespace awq

@@ -48,6 +48,7 @@ struct PairsAtOnce {
   static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
     return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
   }
+  static AWQ_INLINE Halves round(Floats value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
 };
 
 // Ticks that a burst of independent instructions takes, enough of them to fill two units at a latency of 8 cycles.

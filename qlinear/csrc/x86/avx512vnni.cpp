@@ -1,4 +1,5 @@
 // AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly; vpdpbusd four as int8.
+#include "../common/attention_int8.h"
 #include "../common/int16.h"
 #include "avx512int8.h"
 #include "isas.h"
@@ -56,11 +57,12 @@ struct FourAtOnce {
 }  // namespace
 
 void use_avx512vnni(Ops& ops) {
-  // fp32 activations and the decoder stay on AVX-512's fp32 multiply-add.
+  // fp32 activations and the decoder stay on AVX-512's fp32 multiply-add, but for a cache of int8.
   set_blocks<Avx512Vnni>(ops.linear_bf16);
   set_int16_rows(ops.linear_bf16, Avx512Vnni::ROWS);
   set_blocks<Avx512Int8<FourAtOnce>>(ops.linear_int8);
   set_int8_rows(ops.linear_int8, Avx512Int8<FourAtOnce>::ROWS);
+  ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAtOnce>>>;
 }
 
 }  // namespace awq

@@ -1,6 +1,8 @@
 // AVX-VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly, without AVX-512; vpdpbusd
 // four as int8.
 #include "avx2int8.h"
+
+#include "../common/attention_int8.h"
 #include "isas.h"
 
 namespace awq {
@@ -20,11 +22,12 @@ struct FourAtOnce {
 };
 
 void use(Ops& ops) {
-  // fp32 activations and the decoder stay on AVX2's fp32 multiply-add.
+  // fp32 activations and the decoder stay on AVX2's fp32 multiply-add, but for a cache of int8.
   set_blocks<Avx2Int16<AtOnce>>(ops.linear_bf16);
   set_int16_rows(ops.linear_bf16, Avx2Int16<AtOnce>::ROWS);
   set_blocks<Avx2Int8<FourAtOnce>>(ops.linear_int8);
   set_int8_rows(ops.linear_int8, Avx2Int8<FourAtOnce>::ROWS);
+  ops.attend_int8 = attend<CacheOfBytes<QuadsInHalves<FourAtOnce>>>;
 }
 
 }  // namespace
