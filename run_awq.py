@@ -86,6 +86,7 @@ def load(
     *,
     target: str = "cpu",
     precision: str = "w4abf16",
+    kv_bits: int = 16,
     device: str = "phx",
     latency: "Mapping[str, float] | None" = None,
     flash_attention: bool | None = None,
@@ -96,30 +97,34 @@ def load(
     """Load a model onto a target, ready to run.
 
     source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`; precision
-    "w4aint8" rounds activations to int8, at 3 bits too, on the cpu's kernels only; target: "cpu", "cuda", "aie" or
-    "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model to replace; flash_attention:
-    run the whole stack at once where model and target allow it; None: as was asked for when the checkpoint was made,
-    and where nothing was, yes; draft: "lookup", or the directory of a smaller checkpoint with the same tokens: what
-    proposes tokens, so that several are read at a time; the answers stay the same. Raises `AwqError` for a source that
-    cannot be read and a target that this machine does not have.
+    "w4aint8" rounds activations to int8, at 3 bits too, and `kv_bits=8` keeps keys and values as int8 and not as
+    bfloat16, both on the cpu's kernels only; target: "cpu", "cuda", "aie" or "aie_emu"; device: which NPU an aie target
+    is; latency: figures of its latency model to replace; flash_attention: run the whole stack at once where model and
+    target allow it; None: as was asked for when the checkpoint was made, and where nothing was, yes; draft: "lookup",
+    or the directory of a smaller checkpoint with the same tokens: what proposes tokens, so that several are read at a
+    time; the answers stay the same. Raises `AwqError` for a source that cannot be read and a target that this machine
+    does not have.
     """
     from qlinear.backends.registry import PRECISIONS, Npu, open_target
 
     source, npu = _path("source", source), Npu(device, latency or {})
+    _check_kv_bits(kv_bits, flash_attention)
     if draft is not None:
         draft = _path("draft", draft)
         _check_draft(draft, target, flash_attention)
     if precision == "bf16":
-        opened = open_target(target, npu)
+        opened = open_target(target, npu, kv_bits=kv_bits)
         model = _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
     elif precision in PRECISIONS:
-        model = _load_quantized(source, _How(target, npu, precision, flash_attention, trust_remote_code), progress)
+        model = _load_quantized(
+            source, _How(target, npu, precision, kv_bits, flash_attention, trust_remote_code), progress
+        )
     else:
         raise OptionError(f"`precision={precision}` is not one of {', '.join(PRECISIONS)}")
     if draft == LOOKUP:
         model.propose_by_lookup()
     elif draft is not None:
-        how = _How("cpu", Npu(), precision if precision != "bf16" else "w4abf16", None, trust_remote_code)
+        how = _How("cpu", Npu(), precision if precision != "bf16" else "w4abf16", 16, None, trust_remote_code)
         model.propose_by(_load_quantized(draft, how, progress))
     return model
 
@@ -133,6 +138,15 @@ def _check_draft(draft: str, target: str, flash_attention: bool | None) -> None:
         raise OptionError(f"`draft={draft}` is for `target=cpu`, not {target}; leave `draft` out")
     if flash_attention is False:
         raise OptionError(f"`draft={draft}` means nothing with `flash_attention=False`; leave one of them out")
+
+
+def _check_kv_bits(kv_bits: int, flash_attention: bool | None) -> None:
+    from qlinear.backends.registry import KV_BITS
+
+    if kv_bits not in KV_BITS:
+        raise OptionError(f"`kv_bits={kv_bits}` is not one of {', '.join(map(str, KV_BITS))}")
+    if kv_bits != 16 and flash_attention is False:
+        raise OptionError(f"`kv_bits={kv_bits}` means nothing with `flash_attention=False`; leave one of them out")
 
 
 def _path(name: str, value: object) -> str:
@@ -149,6 +163,7 @@ class _How:
     target: str
     npu: "Npu"
     precision: str
+    kv_bits: int
     flash_attention: bool | None
     trust_remote_code: bool
 
@@ -187,13 +202,13 @@ def _at_hand(directory: str, how: _How) -> tuple:
 
     try:
         opened = open_at_hand(Path(directory), how.flash_attention, how.int8)
-        runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole)
+        runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole, how.kv_bits)
         opened.parts.check_all_used()
     except Exception as error:  # whatever makes it not a plain one: the long way knows what to say
         if is_out_of_memory(error):  # and takes more
             raise
         return None, None, None
-    return runner, opened.tokenizer, _about(directory, how.precision, native.code_name(how.int8), opened)
+    return runner, opened.tokenizer, _about(directory, how.precision, native.code_name(how.int8, how.kv_bits), opened)
 
 
 def _whole(directory: str, how: _How) -> tuple:
@@ -203,7 +218,7 @@ def _whole(directory: str, how: _How) -> tuple:
     from engine.whole import ModuleRunner
     from qlinear.backends.registry import open_target
 
-    on = open_target(how.target, how.npu, how.int8)
+    on = open_target(how.target, how.npu, how.int8, how.kv_bits)
     opened = open_quantized(Path(directory), on.backend, how.flash_attention, how.trust_remote_code)
     runner = ModuleRunner(opened.module, on.backend, opened.flash_attention)
     return runner, opened.tokenizer, _about(directory, how.precision, on.backend.name, opened, on.note)

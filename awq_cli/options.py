@@ -3,7 +3,7 @@
 import click
 
 from checkpoints.formats.names import FORMATS
-from qlinear.backends.registry import PRECISIONS, TARGETS
+from qlinear.backends.registry import KV_BITS, PRECISIONS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
@@ -110,6 +110,14 @@ precision = click.option(
     show_default=True,
     help="Run the quantized checkpoint (w4abf16, at 3 bits too), the same with activations rounded to int8 (w4aint8: "
     "faster prompts on the cpu, at some cost in quality, docs/int8.md), or the float model (bf16).",
+)
+kv_bits = click.option(
+    "--kv_bits",
+    type=click.Choice(KV_BITS),
+    default=16,
+    show_default=True,
+    help="Bits of keys and values in the cache: bfloat16, or on the cpu int8 with a scale for each head and position: "
+    "half the memory, faster over long contexts (docs/contexts.md).",
 )
 target = click.option(
     "--target",
@@ -266,8 +274,8 @@ GROUPS = {
         seqlen, seed, bos, resume, dry_run, tensor_parallel,
     ),
     "Running": (
-        checkpoint, precision, target, device, latency, flash_attention, num_torch_threads, prompt, chat, system,
-        context, max_new_tokens, stop, temperature, top_k, top_p, draft,
+        checkpoint, precision, kv_bits, target, device, latency, flash_attention, num_torch_threads, prompt, chat,
+        system, context, max_new_tokens, stop, temperature, top_k, top_p, draft,
     ),
     "Serving": (host, port, api_key, slots),
     "Evaluating": (dataset, window, n_windows, tasks, shots, eval_data, limit, float_model),

@@ -20,6 +20,7 @@ class ModelRequest:
     recipe: Recipe = field(metadata={"options": NAMING})
     checkpoint: str | None
     precision: str
+    kv_bits: int
     target: str
     device: str
     latency: tuple[str, ...]
@@ -29,13 +30,22 @@ class ModelRequest:
     def of_float(self, model_name: str, target: str, flash_attention: bool) -> "ModelRequest":
         """The same with a float model in the place of the checkpoint."""
         return replace(
-            self, model_name=model_name, precision="bf16", target=target, flash_attention=flash_attention, latency=()
+            self,
+            model_name=model_name,
+            precision="bf16",
+            kv_bits=16,
+            target=target,
+            flash_attention=flash_attention,
+            latency=(),
         )
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The fields of a result that say which model ran, and where; a task's own figures follow them."""
+    """The fields of a result that say which model ran, and where; a task's own figures follow them.
+
+    kv_bytes: of the largest cache of keys and values that there was, None where the model's modules keep their own.
+    """
 
     task: str
     model: str
@@ -43,6 +53,8 @@ class ModelResult:
     backend: str
     notes: tuple[str, ...]
     precision: str
+    kv_bits: int
+    kv_bytes: int | None
     flash_attention: bool
     checkpoint: str | None
 
@@ -60,6 +72,7 @@ def open_model(request: ModelRequest, watch: Watcher, draft: str | None = None) 
         source,
         target=request.target,
         precision=request.precision,
+        kv_bits=request.kv_bits,
         device=request.device,
         latency=_figures(request.latency),
         flash_attention=request.flash_attention,
@@ -85,6 +98,8 @@ def described(task: str, request: ModelRequest, model: Model, notes: tuple[str, 
         "backend": model.about.code,
         "notes": tuple(map(as_options, (*model.about.notes, *notes))),
         "precision": request.precision,
+        "kv_bits": request.kv_bits,
+        "kv_bytes": model.kv_bytes,
         "flash_attention": model.flash_attention,
         "checkpoint": model.about.checkpoint,
     }

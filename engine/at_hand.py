@@ -17,7 +17,7 @@ class StackRunner:
     """`engine.runner.Runner`.
 
     config: of config.json; generation: of generation_config.json; parts: the weights; open_whole: opens the same model
-    as modules, for what the stack cannot do.
+    as modules, for what the stack cannot do; kv_bits: of keys and values in the cache.
     """
 
     meter = None
@@ -25,10 +25,15 @@ class StackRunner:
     flash_attention = True
 
     def __init__(
-        self, config: Any, generation: Mapping[str, Any] | None, parts: Parts, open_whole: Callable[[], Runner]
+        self,
+        config: Any,
+        generation: Mapping[str, Any] | None,
+        parts: Parts,
+        open_whole: Callable[[], Runner],
+        kv_bits: int = 16,
     ):
         """Lays all weights out. Raises `Unsupported` for a model that is not known well enough."""
-        self._config, self._parts, self._open_whole = config, parts, open_whole
+        self._config, self._parts, self._open_whole, self._kv_bits = config, parts, open_whole, kv_bits
         self._whole: Runner | None = None
         self._rules = PlainRules(generation or {})
         self.vocabulary = self.outputs = config.vocab_size
@@ -58,7 +63,7 @@ class StackRunner:
     def decoder(self, max_tokens: int, rewinds: bool, note: Callable[[str], None]) -> Decoder:
         if self._whole is None:
             try:
-                return FusedDecoder(CpuDecoder(self.describe(max_tokens), max_tokens, min(CHUNK, max_tokens)))
+                return FusedDecoder(self._stack_decoder(max_tokens, min(CHUNK, max_tokens)))
             except Unsupported:  # of longer texts, say
                 pass
         return self._as_whole().decoder(max_tokens, rewinds, note)
@@ -66,10 +71,13 @@ class StackRunner:
     def slots(self, max_tokens: int, slots: int, note: Callable[[str], None]) -> StackDecoder:
         if self._whole is None:
             try:
-                return CpuDecoder(self.describe(max_tokens), max_tokens, CHUNK, slots)
+                return self._stack_decoder(max_tokens, CHUNK, slots)
             except Unsupported:
                 pass
         return self._as_whole().slots(max_tokens, slots, note)
+
+    def _stack_decoder(self, max_tokens: int, chunk: int, slots: int = 1) -> CpuDecoder:
+        return CpuDecoder(self.describe(max_tokens), max_tokens, chunk, slots, self._kv_bits)
 
     def _as_whole(self) -> Runner:
         if self._whole is None:

@@ -11,12 +11,14 @@ from qlinear.errors import ModelError
 class Decoder(Protocol):
     """Something that reads texts, and remembers the last one it was given.
 
-    max_tokens: the longest text; vocabulary: ids are below it; same_in_any_cut: whether what comes after a token has
-    the same bits however many are read with it.
+    max_tokens: the longest text; vocabulary: ids are below it; nbytes: of its cache of keys and values, 0 where the
+    model's modules keep that; same_in_any_cut: whether what comes after a token has the same bits however many are
+    read with it.
     """
 
     max_tokens: int
     vocabulary: int
+    nbytes: int
     same_in_any_cut: bool
 
     def read(self, tokens: np.ndarray, known: int = 0, rows: int | None = None) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ class FusedDecoder:
     def __init__(self, stack: StackDecoder):
         self.stack = stack
         self.max_tokens, self.vocabulary = stack.max_tokens, stack.vocabulary
-        self.same_in_any_cut = stack.same_in_any_cut
+        self.same_in_any_cut, self.nbytes = stack.same_in_any_cut, stack.nbytes
         self._held = 0  # positions of the last text in the cache
         self._logits = np.empty((1, self.vocabulary), np.float32)
 

@@ -62,6 +62,7 @@ class Model:
         self._rendered: Render | None = None
         self._proposer: Callable[[int], Proposer] | None = None  # of so many tokens
         self._worth: Worth | None = None
+        self.kv_bytes: int | None = None  # of the largest cache so far; None: of none, or of what modules keep
 
     def __repr__(self) -> str:
         return f"Model({self.about.name!r} on {self.about.code})"
@@ -110,11 +111,18 @@ class Model:
         With flash attention it runs the whole stack at once, where model and target allow it. Raises `ModelError` for
         a model that is no causal one.
         """
-        return self.runner.decoder(max_tokens, rewinds, self._note)
+        made = self.runner.decoder(max_tokens, rewinds, self._note)
+        self._count_cache(made.nbytes)
+        return made
 
     def slots(self, max_tokens: int, slots: int) -> StackDecoder:
         """A new decoder for as many texts of up to `max_tokens` at once, or, as its `slots` then says, for one."""
-        return self.runner.slots(max_tokens, slots, self._note)
+        made = self.runner.slots(max_tokens, slots, self._note)
+        self._count_cache(made.nbytes)
+        return made
+
+    def _count_cache(self, nbytes: int) -> None:
+        self.kv_bytes = max(self.kv_bytes or 0, nbytes) or None
 
     def propose_by_lookup(self) -> None:
         """Have tokens proposed out of the text so far."""

@@ -31,7 +31,7 @@ class ModuleDecoder:
     do not keep plain keys and values in it rightly have one that grows all the same.
     """
 
-    same_in_any_cut = False
+    same_in_any_cut, nbytes = False, 0
 
     def __init__(self, model: nn.Module, max_tokens: int, static_cache: bool):
         """Raises `ModelError` for a model that nobody taught to generate."""

@@ -29,12 +29,14 @@ class Backend(ABC):
     device: where the activations and the rest of the model have to be.
     joins_gate_up: whether one matmul for gate and up is faster than two; for q, k and v it always is.
     float_target: the target that a float model runs on to be compared with what runs here; None: this one.
+    kv_bits: of keys and values in the cache of its `decoder`.
     """
 
     name: str
     device: torch.device
     joins_gate_up: bool = True
     float_target: str | None = None
+    kv_bits: int = 16
 
     @abstractmethod
     def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> Any:

@@ -64,6 +64,9 @@ def _aie(npu: Npu) -> Target:
 # How a model may be asked to run: as floats, or quantized with activations in bfloat16 or, on the cpu, rounded to int8.
 PRECISIONS = ("bf16", "w4abf16", "w4aint8")
 
+# Of keys and values in the cache: bfloat16, or on the cpu int8 with a scale for each head and position.
+KV_BITS = (16, 8)
+
 # Those for which it matters which NPU is meant.
 NPU_TARGETS = ("aie", "aie_emu")
 
@@ -75,22 +78,28 @@ TARGETS: dict[str, Callable[[Npu], Target]] = {
 }
 
 
-def open_target(name: str, npu: Npu = Npu(), int8: bool = False) -> Target:
-    """The backend that runs on target `name` of this machine; int8: with activations rounded to int8, which the cpu's
-    kernels alone do. Raises `TargetError` with the reason if none does.
+def open_target(name: str, npu: Npu = Npu(), int8: bool = False, kv_bits: int = 16) -> Target:
+    """The backend that runs on target `name` of this machine; int8: with activations rounded to int8, kv_bits: with
+    keys and values in so many, which the cpu's kernels alone do. Raises `TargetError` with the reason if none does.
     """
     if name not in TARGETS:
         raise TargetError(f"`target={name}` is not known; use one of {', '.join(TARGETS)}")
-    return _cpu_int8(name) if int8 else TARGETS[name](npu)
+    if kv_bits != 16:
+        _check_kernels(name, f"`kv_bits={kv_bits}`", "16")
+    if int8:
+        _check_kernels(name, "`precision=w4aint8`", "w4abf16")
+    if not int8 and kv_bits == 16:
+        return TARGETS[name](npu)
+    from qlinear.backends.cpu.backend import CpuBackend
+
+    return Target(CpuBackend(int8, kv_bits))
 
 
-def _cpu_int8(name: str) -> Target:
+def _check_kernels(name: str, asked: str, instead: str) -> None:
+    """Raise `TargetError` for another target than the cpu, and where its kernels are not built."""
     from qlinear.backends.cpu import native
 
     if name != "cpu":
-        raise TargetError(f"`precision=w4aint8` runs on `target=cpu` only, not on {name}; use w4abf16")
+        raise TargetError(f"{asked} runs on `target=cpu` only, not on {name}; use {instead}")
     if not native.is_built():
-        raise TargetError(f"`precision=w4aint8`: {native.HOW_TO_BUILD}")
-    from qlinear.backends.cpu.backend import CpuBackend
-
-    return Target(CpuBackend(int8=True))
+        raise TargetError(f"{asked}: {native.HOW_TO_BUILD}")

@@ -20,15 +20,16 @@ DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
 class CpuBackend(Backend):
     """`qlinear.backends.base.Backend` on the native kernels; `name` says which instruction set they use.
 
-    int8: round bfloat16 activations to int8, as of `CpuWeight`; others are then refused. Raises `TargetError` where the
+    int8: round bfloat16 activations to int8, as of `CpuWeight`; others are then refused. kv_bits: 16, or 8 for a cache
+    of int8. Raises `TargetError` where the
     kernels are not built or RUN_AWQ_ISA names an instruction set that is not there.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, int8: bool = False) -> None:
-        self.name = native.code_name(int8)
-        self._int8 = int8
+    def __init__(self, int8: bool = False, kv_bits: int = 16) -> None:
+        self.name = native.code_name(int8, kv_bits)
+        self._int8, self.kv_bits = int8, kv_bits
         native.use_torch_threads()
         self._linear = native.library().awq_linear
         self._arena = Arena()
@@ -45,7 +46,7 @@ class CpuBackend(Backend):
     def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
         from qlinear.backends.cpu.decoder import CpuDecoder
 
-        return CpuDecoder(stack, max_tokens, chunk, slots)
+        return CpuDecoder(stack, max_tokens, chunk, slots, self.kv_bits)
 
     def matmul(self, x: Tensor, prepared: CpuWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, bfloat16 or float32; inference only, no gradient.

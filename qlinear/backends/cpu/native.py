@@ -133,9 +133,9 @@ def select_isa(isa: str | None = None) -> str:
     return library().awq_isa().decode()
 
 
-def code_name(int8: bool) -> str:
+def code_name(int8: bool, kv_bits: int = 16) -> str:
     """Select the instruction set, and say what runs on it as results do. Raises as `select_isa` does."""
-    return f"cpu/{select_isa()}{' int8' if int8 else ''}"
+    return f"cpu/{select_isa()}{' int8' if int8 else ''}{'' if kv_bits == 16 else f' kv{kv_bits}'}"
 
 
 def available_isas() -> tuple[str, ...]:
