@@ -20,12 +20,15 @@ from qlinear.process import peak_rss_bytes
 
 @dataclass(frozen=True)
 class Spec:
-    """What to load. path: a checkpoint or a GGUF file; context: positions to have room for."""
+    """What to load. path: a checkpoint or a GGUF file; context: positions to have room for; kv_bits: of keys and
+    values, which 8 makes int8 with scales.
+    """
 
     engine: Engine
     path: str
     threads: int
     context: int
+    kv_bits: int = 16
 
 
 @dataclass(frozen=True)

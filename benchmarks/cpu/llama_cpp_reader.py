@@ -8,6 +8,8 @@ from benchmarks.cpu.contestant import Facts, Spec
 from benchmarks.machine import resident_bytes
 
 BATCH = 512  # tokens of a prompt in one call
+FLASH_ATTENTION = 1  # LLAMA_FLASH_ATTN_TYPE_ENABLED
+Q8_0 = 8  # GGML_TYPE_Q8_0
 
 
 class LlamaCppReader:
@@ -17,6 +19,9 @@ class LlamaCppReader:
         before, start = resident_bytes(), time.perf_counter()
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = spec.context, BATCH, BATCH
+        params.flash_attn_type = FLASH_ATTENTION
+        if spec.kv_bits == 8:
+            params.type_k = params.type_v = Q8_0
         params.n_threads = params.n_threads_batch = spec.threads
         self._quiet = llama.llama_log_callback(lambda *_: None)
         llama.llama_log_set(self._quiet, None)

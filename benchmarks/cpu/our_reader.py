@@ -31,7 +31,8 @@ class OurReader:
         fused, notes = spec.engine is not Engine.MODULES, []
         precision = "w4aint8" if spec.engine is Engine.INT8 else "w4abf16"
         before, start = resident_bytes(), time.perf_counter()
-        model = run_awq.load(spec.path, precision=precision, flash_attention=fused, progress=notes.append)
+        how = dict(precision=precision, kv_bits=spec.kv_bits, flash_attention=fused)
+        model = run_awq.load(spec.path, **how, progress=notes.append)
         load_s = time.perf_counter() - start
         self.facts = Facts(load_s, before, weights_of(_stack(model)))
         trim_heap()  # what loading left behind is not the decoder's

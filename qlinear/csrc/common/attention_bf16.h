@@ -34,7 +34,7 @@ void score_tiles(const Bf16* q, const Bf16* keys, int64_t width, float scale, fl
 
 // out (ROWS, width) += weights (ROWS, CACHE_STEP) bf16 @ values, for VECTORS * 16 features: a lane a feature
 template <class Pairs, int ROWS, int VECTORS>
-void add_pairs(const Bf16* weights, const Bf16* values, int64_t positions, int64_t width, float* out) {
+void add_pairs(const Bf16* weights, const Bf16* values, int64_t positions, int64_t width, bool ask, float* out) {
   Floats acc[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
@@ -46,7 +46,7 @@ void add_pairs(const Bf16* weights, const Bf16* values, int64_t positions, int64
     for (int v = 0; v < VECTORS; ++v) {
       const Bf16* at = values + p * width + 2 * v * LANES;
       value[v] = load_pairs(at);
-      ask_ahead(at);
+      if (ask) ask_ahead(at);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
@@ -103,9 +103,9 @@ class CacheOfPairs {
       float* out = job_.out + (step.row + r) * width;
       int64_t d = 0;
       for (; d + 4 * LANES <= width; d += 4 * LANES)
-        add_pairs<Pairs, ROWS, 4>(weights, values + 2 * d, step.positions, width, out + d);
+        add_pairs<Pairs, ROWS, 4>(weights, values + 2 * d, step.positions, width, r == 0 && step.row == 0, out + d);
       for (; d < width; d += LANES)
-        add_pairs<Pairs, ROWS, 1>(weights, values + 2 * d, step.positions, width, out + d);
+        add_pairs<Pairs, ROWS, 1>(weights, values + 2 * d, step.positions, width, r == 0 && step.row == 0, out + d);
     });
   }
 

@@ -88,7 +88,7 @@ struct ByteWeights {
 // out (ROWS, width) += weights @ values, for VECTORS * 16 features: a lane a feature
 template <class Quads, int ROWS, int VECTORS>
 void add_bytes(const uint8_t* weights, const float* units, const uint8_t* values, int64_t positions, int64_t width,
-               float* out) {
+               bool ask, float* out) {
   constexpr int64_t QUAD = 4;
   Ints upper[ROWS][VECTORS] = {}, lower[ROWS][VECTORS] = {};
   for (int64_t first = 0; first < positions; first += CACHE_TILE, values += cache_tile_bytes(width, 8), weights += CACHE_TILE) {
@@ -98,7 +98,7 @@ void add_bytes(const uint8_t* weights, const float* units, const uint8_t* values
       for (int v = 0; v < VECTORS; ++v) {
         const uint8_t* at = values + p * width + QUAD * v * LANES;
         value[v] = load_quads(at);
-        ask_ahead(at);
+        if (ask) ask_ahead(at);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < ROWS; ++r) {
@@ -180,9 +180,9 @@ class CacheOfBytes {
       float* out = job_.out + (step.row + r) * width;
       int64_t d = 0;
       for (; d + 4 * LANES <= width; d += 4 * LANES)
-        add_bytes<Quads, ROWS, 4>(weights, weights_.units + r, values + 4 * d, step.positions, width, out + d);
+        add_bytes<Quads, ROWS, 4>(weights, weights_.units + r, values + 4 * d, step.positions, width, r == 0 && step.row == 0, out + d);
       for (; d < width; d += LANES)
-        add_bytes<Quads, ROWS, 1>(weights, weights_.units + r, values + 4 * d, step.positions, width, out + d);
+        add_bytes<Quads, ROWS, 1>(weights, weights_.units + r, values + 4 * d, step.positions, width, r == 0 && step.row == 0, out + d);
     });
   }
 
