@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.model import About, Model
     from engine.runner import Runner
     from qlinear.backends.registry import Npu, Target
+    from qlinear.backends.widths import Widths
     from quantization.quantize import Result
 
 __all__ = ["AwqError", "Awq", "Note", "Recipe", "Step", "__version__", "export", "load", "quantize"]
@@ -87,6 +88,7 @@ def load(
     target: str = "cpu",
     precision: str = "w4abf16",
     kv_bits: int = 16,
+    head_bits: int = 16,
     device: str = "phx",
     latency: "Mapping[str, float] | None" = None,
     flash_attention: bool | None = None,
@@ -97,34 +99,35 @@ def load(
     """Load a model onto a target, ready to run.
 
     source: the directory of a checkpoint, or with precision "bf16" a float model by name as for `quantize`; precision
-    "w4aint8" rounds activations to int8, at 3 bits too, and `kv_bits=8` keeps keys and values as int8 and not as
-    bfloat16, both on the cpu's kernels only; target: "cpu", "cuda", "aie" or "aie_emu"; device: which NPU an aie target
-    is; latency: figures of its latency model to replace; flash_attention: run the whole stack at once where model and
-    target allow it; None: as was asked for when the checkpoint was made, and where nothing was, yes; draft: "lookup",
-    or the directory of a smaller checkpoint with the same tokens: what proposes tokens, so that several are read at a
-    time; the answers stay the same. Raises `AwqError` for a source that cannot be read and a target that this machine
-    does not have.
+    "w4aint8" rounds activations to int8, at 3 bits too, `kv_bits=8` keeps keys and values, and `head_bits=8` a head
+    that is not quantized, as int8 and not as bfloat16, all three on the cpu's kernels only; target: "cpu", "cuda",
+    "aie" or "aie_emu"; device: which NPU an aie target is; latency: figures of its latency model to replace;
+    flash_attention: run the whole stack at once where model and target allow it; None: as was asked for when the
+    checkpoint was made, and where nothing was, yes; draft: "lookup", or the directory of a smaller checkpoint with the
+    same tokens: what proposes tokens, so that several are read at a time; the answers stay the same. Raises `AwqError`
+    for a source that cannot be read and a target that this machine does not have.
     """
     from qlinear.backends.registry import PRECISIONS, Npu, open_target
+    from qlinear.backends.widths import Widths
 
     source, npu = _path("source", source), Npu(device, latency or {})
-    _check_kv_bits(kv_bits, flash_attention)
+    widths = _widths(kv_bits, head_bits, flash_attention)
     if draft is not None:
         draft = _path("draft", draft)
         _check_draft(draft, target, flash_attention)
     if precision == "bf16":
-        opened = open_target(target, npu, kv_bits=kv_bits)
+        opened = open_target(target, npu, widths=widths)
         model = _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
     elif precision in PRECISIONS:
         model = _load_quantized(
-            source, _How(target, npu, precision, kv_bits, flash_attention, trust_remote_code), progress
+            source, _How(target, npu, precision, widths, flash_attention, trust_remote_code), progress
         )
     else:
         raise OptionError(f"`precision={precision}` is not one of {', '.join(PRECISIONS)}")
     if draft == LOOKUP:
         model.propose_by_lookup()
     elif draft is not None:
-        how = _How("cpu", Npu(), precision if precision != "bf16" else "w4abf16", 16, None, trust_remote_code)
+        how = _How("cpu", Npu(), precision if precision != "bf16" else "w4abf16", Widths(), None, trust_remote_code)
         model.propose_by(_load_quantized(draft, how, progress))
     return model
 
@@ -140,13 +143,16 @@ def _check_draft(draft: str, target: str, flash_attention: bool | None) -> None:
         raise OptionError(f"`draft={draft}` means nothing with `flash_attention=False`; leave one of them out")
 
 
-def _check_kv_bits(kv_bits: int, flash_attention: bool | None) -> None:
-    from qlinear.backends.registry import KV_BITS
+def _widths(kv_bits: int, head_bits: int, flash_attention: bool | None) -> "Widths":
+    from qlinear.backends.registry import HEAD_BITS, KV_BITS
+    from qlinear.backends.widths import Widths
 
-    if kv_bits not in KV_BITS:
-        raise OptionError(f"`kv_bits={kv_bits}` is not one of {', '.join(map(str, KV_BITS))}")
-    if kv_bits != 16 and flash_attention is False:
-        raise OptionError(f"`kv_bits={kv_bits}` means nothing with `flash_attention=False`; leave one of them out")
+    for name, bits, known in (("kv_bits", kv_bits, KV_BITS), ("head_bits", head_bits, HEAD_BITS)):
+        if bits not in known:
+            raise OptionError(f"`{name}={bits}` is not one of {', '.join(map(str, known))}")
+        if bits != 16 and flash_attention is False:
+            raise OptionError(f"`{name}={bits}` means nothing with `flash_attention=False`; leave one of them out")
+    return Widths(kv_bits, head_bits)
 
 
 def _path(name: str, value: object) -> str:
@@ -163,7 +169,7 @@ class _How:
     target: str
     npu: "Npu"
     precision: str
-    kv_bits: int
+    widths: "Widths"
     flash_attention: bool | None
     trust_remote_code: bool
 
@@ -202,13 +208,13 @@ def _at_hand(directory: str, how: _How) -> tuple:
 
     try:
         opened = open_at_hand(Path(directory), how.flash_attention, how.int8)
-        runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole, how.kv_bits)
+        runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole, how.widths)
         opened.parts.check_all_used()
     except Exception as error:  # whatever makes it not a plain one: the long way knows what to say
         if is_out_of_memory(error):  # and takes more
             raise
         return None, None, None
-    return runner, opened.tokenizer, _about(directory, how.precision, native.code_name(how.int8, how.kv_bits), opened)
+    return runner, opened.tokenizer, _about(directory, how.precision, native.code_name(how.int8, how.widths), opened)
 
 
 def _whole(directory: str, how: _How) -> tuple:
@@ -218,7 +224,7 @@ def _whole(directory: str, how: _How) -> tuple:
     from engine.whole import ModuleRunner
     from qlinear.backends.registry import open_target
 
-    on = open_target(how.target, how.npu, how.int8, how.kv_bits)
+    on = open_target(how.target, how.npu, how.int8, how.widths)
     opened = open_quantized(Path(directory), on.backend, how.flash_attention, how.trust_remote_code)
     runner = ModuleRunner(opened.module, on.backend, opened.flash_attention)
     return runner, opened.tokenizer, _about(directory, how.precision, on.backend.name, opened, on.note)

@@ -3,7 +3,7 @@
 import click
 
 from checkpoints.formats.names import FORMATS
-from qlinear.backends.registry import KV_BITS, PRECISIONS, TARGETS
+from qlinear.backends.registry import HEAD_BITS, KV_BITS, PRECISIONS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
@@ -118,6 +118,14 @@ kv_bits = click.option(
     show_default=True,
     help="Bits of keys and values in the cache: bfloat16, or on the cpu int8 with a scale for each head and position: "
     "half the memory, faster over long contexts (docs/contexts.md).",
+)
+head_bits = click.option(
+    "--head_bits",
+    type=click.Choice(HEAD_BITS),
+    default=16,
+    show_default=True,
+    help="Bits of an output head that is not quantized: bfloat16, or on the cpu int8, read in half the time "
+    "(docs/cpu.md).",
 )
 target = click.option(
     "--target",
@@ -274,8 +282,8 @@ GROUPS = {
         seqlen, seed, bos, resume, dry_run, tensor_parallel,
     ),
     "Running": (
-        checkpoint, precision, kv_bits, target, device, latency, flash_attention, num_torch_threads, prompt, chat,
-        system, context, max_new_tokens, stop, temperature, top_k, top_p, draft,
+        checkpoint, precision, kv_bits, head_bits, target, device, latency, flash_attention, num_torch_threads,
+        prompt, chat, system, context, max_new_tokens, stop, temperature, top_k, top_p, draft,
     ),
     "Serving": (host, port, api_key, slots),
     "Evaluating": (dataset, window, n_windows, tasks, shots, eval_data, limit, float_model),

@@ -21,6 +21,7 @@ class ModelRequest:
     checkpoint: str | None
     precision: str
     kv_bits: int
+    head_bits: int
     target: str
     device: str
     latency: tuple[str, ...]
@@ -34,6 +35,7 @@ class ModelRequest:
             model_name=model_name,
             precision="bf16",
             kv_bits=16,
+            head_bits=16,
             target=target,
             flash_attention=flash_attention,
             latency=(),
@@ -54,6 +56,7 @@ class ModelResult:
     notes: tuple[str, ...]
     precision: str
     kv_bits: int
+    head_bits: int
     kv_bytes: int | None
     flash_attention: bool
     checkpoint: str | None
@@ -73,6 +76,7 @@ def open_model(request: ModelRequest, watch: Watcher, draft: str | None = None) 
         target=request.target,
         precision=request.precision,
         kv_bits=request.kv_bits,
+        head_bits=request.head_bits,
         device=request.device,
         latency=_figures(request.latency),
         flash_attention=request.flash_attention,
@@ -99,6 +103,7 @@ def described(task: str, request: ModelRequest, model: Model, notes: tuple[str, 
         "notes": tuple(map(as_options, (*model.about.notes, *notes))),
         "precision": request.precision,
         "kv_bits": request.kv_bits,
+        "head_bits": request.head_bits,
         "kv_bytes": model.kv_bytes,
         "flash_attention": model.flash_attention,
         "checkpoint": model.about.checkpoint,

@@ -11,13 +11,14 @@ from engine.stack import Parts, describe
 from qlinear.backends.cpu.decoder import CpuDecoder
 from qlinear.backends.cpu.limits import inner_size
 from qlinear.backends.stack import Mixture, Stack, StackDecoder, Unsupported
+from qlinear.backends.widths import Widths
 
 
 class StackRunner:
     """`engine.runner.Runner`.
 
     config: of config.json; generation: of generation_config.json; parts: the weights; open_whole: opens the same model
-    as modules, for what the stack cannot do; kv_bits: of keys and values in the cache.
+    as modules, for what the stack cannot do; widths: of what it holds.
     """
 
     meter = None
@@ -30,10 +31,10 @@ class StackRunner:
         generation: Mapping[str, Any] | None,
         parts: Parts,
         open_whole: Callable[[], Runner],
-        kv_bits: int = 16,
+        widths: Widths = Widths(),
     ):
         """Lays all weights out. Raises `Unsupported` for a model that is not known well enough."""
-        self._config, self._parts, self._open_whole, self._kv_bits = config, parts, open_whole, kv_bits
+        self._config, self._parts, self._open_whole, self._widths = config, parts, open_whole, widths
         self._whole: Runner | None = None
         self._rules = PlainRules(generation or {})
         self.vocabulary = self.outputs = config.vocab_size
@@ -77,7 +78,7 @@ class StackRunner:
         return self._as_whole().slots(max_tokens, slots, note)
 
     def _stack_decoder(self, max_tokens: int, chunk: int, slots: int = 1) -> CpuDecoder:
-        return CpuDecoder(self.describe(max_tokens), max_tokens, chunk, slots, self._kv_bits)
+        return CpuDecoder(self.describe(max_tokens), max_tokens, chunk, slots, self._widths)
 
     def _as_whole(self) -> Runner:
         if self._whole is None:

@@ -73,9 +73,9 @@ class ModuleRunner:
             fused, reason = fused_decoder(self.module, self._backend, max_tokens)
             if fused is not None:
                 return fused
-            self._check_kv_bits(reason)
+            self._check_widths(reason)
             note(f"`flash_attention` runs the model's own modules: {reason}")
-        self._check_kv_bits("`flash_attention` is off")
+        self._check_widths("`flash_attention` is off")
         return self._modules(max_tokens, self.flash_attention and not rewinds)
 
     def slots(self, max_tokens: int, slots: int, note: Callable[[str], None]) -> StackDecoder:
@@ -92,12 +92,11 @@ class ModuleRunner:
             note(f"one text is written at a time: {reason}")
         return OneText(self.decoder(max_tokens, True, note), CHUNK)
 
-    def _check_kv_bits(self, reason: str | None) -> None:
-        """Raise `TargetError` where the modules' own cache, of bfloat16, would take the place of the one asked for."""
-        if self._backend.kv_bits != 16:
-            raise TargetError(
-                f"`kv_bits={self._backend.kv_bits}` takes a model whose stack is run as a whole: {reason}; use 16"
-            )
+    def _check_widths(self, reason: str | None) -> None:
+        """Raise `TargetError` where the modules' own cache and head would take the place of those asked for."""
+        for option, bits in (("kv_bits", self._backend.widths.kv), ("head_bits", self._backend.widths.head)):
+            if bits != 16:
+                raise TargetError(f"`{option}={bits}` takes a model whose stack is run as a whole: {reason}; use 16")
 
     def _modules(self, max_tokens: int, static_cache: bool) -> ModuleDecoder:
         if not self._causal:

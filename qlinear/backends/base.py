@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qlinear.backends.stack import Stack, StackDecoder, Unsupported
+from qlinear.backends.widths import Widths
 from qlinear.errors import TargetError
 from qlinear.packing import JoinedWeight, PackedWeight
 
@@ -29,14 +30,14 @@ class Backend(ABC):
     device: where the activations and the rest of the model have to be.
     joins_gate_up: whether one matmul for gate and up is faster than two; for q, k and v it always is.
     float_target: the target that a float model runs on to be compared with what runs here; None: this one.
-    kv_bits: of keys and values in the cache of its `decoder`.
+    widths: of what its `decoder` holds.
     """
 
     name: str
     device: torch.device
     joins_gate_up: bool = True
     float_target: str | None = None
-    kv_bits: int = 16
+    widths: Widths = Widths()
 
     @abstractmethod
     def prepare(self, weight: PackedWeight | JoinedWeight, bias: Tensor | None) -> Any:

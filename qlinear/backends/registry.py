@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qlinear.backends.widths import Widths
 from qlinear.errors import TargetError
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ PRECISIONS = ("bf16", "w4abf16", "w4aint8")
 # Of keys and values in the cache: bfloat16, or on the cpu int8 with a scale for each head and position.
 KV_BITS = (16, 8)
 
+# Of an output head that is not quantized: bfloat16, or on the cpu int8 with a scale for 64 weights.
+HEAD_BITS = (16, 8)
+
 # Those for which it matters which NPU is meant.
 NPU_TARGETS = ("aie", "aie_emu")
 
@@ -78,21 +82,24 @@ TARGETS: dict[str, Callable[[Npu], Target]] = {
 }
 
 
-def open_target(name: str, npu: Npu = Npu(), int8: bool = False, kv_bits: int = 16) -> Target:
-    """The backend that runs on target `name` of this machine; int8: with activations rounded to int8, kv_bits: with
-    keys and values in so many, which the cpu's kernels alone do. Raises `TargetError` with the reason if none does.
+def open_target(name: str, npu: Npu = Npu(), int8: bool = False, widths: Widths = Widths()) -> Target:
+    """The backend that runs on target `name` of this machine. Raises `TargetError` with the reason if none does.
+
+    int8: with activations rounded to int8; widths: with what is not quantized in so many bits. The cpu's kernels alone
+    do either.
     """
     if name not in TARGETS:
         raise TargetError(f"`target={name}` is not known; use one of {', '.join(TARGETS)}")
-    if kv_bits != 16:
-        _check_kernels(name, f"`kv_bits={kv_bits}`", "16")
+    for option, bits in (("kv_bits", widths.kv), ("head_bits", widths.head)):
+        if bits != 16:
+            _check_kernels(name, f"`{option}={bits}`", "16")
     if int8:
         _check_kernels(name, "`precision=w4aint8`", "w4abf16")
-    if not int8 and kv_bits == 16:
+    if not int8 and widths == Widths():
         return TARGETS[name](npu)
     from qlinear.backends.cpu.backend import CpuBackend
 
-    return Target(CpuBackend(int8, kv_bits))
+    return Target(CpuBackend(int8, widths))
 
 
 def _check_kernels(name: str, asked: str, instead: str) -> None:

@@ -58,6 +58,7 @@ def test_perplexity_is_that_of_the_logits(run, model, rounded, tokenizer, text_f
         "notes": scored["notes"],  # empty, or that the native kernels are not built
         "precision": precision,
         "kv_bits": 16,
+        "head_bits": 16,
         "kv_bytes": scored["kv_bytes"],  # of the whole stack's cache
         "flash_attention": precision == "w4abf16",  # the default
         "checkpoint": None if precision == "bf16" else str(rounded),

@@ -9,6 +9,7 @@ from transformers import cache_utils
 
 from qlinear.backends.cpu import native
 from qlinear.backends.stack import Reading
+from qlinear.backends.widths import Widths
 from qlinear.errors import OptionError, TargetError
 from tests.engine.fusing import distance, float_logits, quantized_on, stepped, tokens_of
 from tests.engine.test_slots import interleaved, read
@@ -60,7 +61,7 @@ def logits_over_int8(exact, tokens):
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "cohere2", "olmo2", "phi3"])
 def test_logits(isa, kind):
     """Rotated, normed, capped and in windows, as a prompt and token by token."""
-    tokens, backend = tokens_of(50), CpuBackend(kv_bits=8)
+    tokens, backend = tokens_of(50), CpuBackend(widths=Widths(kv=8))
     model, exact = quantized_on(backend, kind)
     decoder, reason = fused_decoder(model, backend, 64, 32)
     assert decoder is not None, reason
@@ -72,7 +73,7 @@ def test_logits(isa, kind):
 
 
 def stack_of(model, max_tokens, chunk, slots, kv_bits=8):
-    backend = CpuBackend(kv_bits=kv_bits)
+    backend = CpuBackend(widths=Widths(kv=kv_bits))
     return backend.decoder(describe(model.config, ModuleParts(model), max_tokens), max_tokens, chunk, slots)
 
 
@@ -172,11 +173,11 @@ def test_what_is_no_cache_is_refused(checkpoint, monkeypatch):
 
 def test_modules_refuse_it():
     """Of a model that is not run as a whole, or not asked to be."""
-    model, _ = quantized_on(CpuBackend(kv_bits=8), "llama")
+    model, _ = quantized_on(CpuBackend(widths=Widths(kv=8)), "llama")
     beyond = r"^`kv_bits=8` takes a model whose stack is run as a whole: .*; use 16$"
     with pytest.raises(TargetError, match=beyond):
-        ModuleRunner(model, CpuBackend(kv_bits=8), False).decoder(16, False, print)
+        ModuleRunner(model, CpuBackend(widths=Widths(kv=8)), False).decoder(16, False, print)
     model.config.model_type = "gpt_oss"
     for make in (lambda runner: runner.decoder(16, False, print), lambda runner: runner.slots(16, 2, print)):
         with pytest.raises(TargetError, match="does not know gpt_oss models"):
-            make(ModuleRunner(model, CpuBackend(kv_bits=8), True))
+            make(ModuleRunner(model, CpuBackend(widths=Widths(kv=8)), True))

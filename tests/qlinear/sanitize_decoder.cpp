@@ -84,7 +84,8 @@ class Random {
       block.window = i % 2 == 0 ? 0 : s.window;
       blocks_.push_back(block);
     }
-    const awq_matrix head = s.dense_head ? dense(s.vocabulary, HIDDEN) : packed(s.vocabulary, HIDDEN);
+    awq_matrix head = s.dense_head ? dense(s.vocabulary, HIDDEN) : packed(s.vocabulary, HIDDEN);
+    if (s.dense_head && s.int8) head = in_bytes(head);
     const float attention_cap = s.every_norm ? 20.0f : 0.0f, logit_cap = s.every_norm ? 30.0f : 0.0f;
     model_ = {blocks_.data(), bf16(s.vocabulary * HIDDEN, 1.0f), norm(HIDDEN), s.parallel ? norm(HIDDEN) : nullptr,
               {{head}, 1}, LAYERS, s.vocabulary, HIDDEN, s.heads, s.kv_heads, s.head_dim, s.rotary_dim, TOKENS, SLOTS, CHUNK, 1e-5f, 1.5f,
@@ -102,6 +103,15 @@ class Random {
     halves_.emplace_back(size_t(count));
     for (uint16_t& value : halves_.back()) value = to_bf16(size * uniform());
     return halves_.back().data();
+  }
+
+  awq_matrix in_bytes(const awq_matrix& matrix) {
+    const int64_t n = matrix.weight.n, k = matrix.weight.k, groups = (k + 63) / 64;
+    bytes_.emplace_back(size_t(n * groups * 64));
+    int8_t* codes = reinterpret_cast<int8_t*>(bytes_.back().data());
+    halves_.emplace_back(size_t(n * groups));
+    awq_to_bytes(matrix.dense, n, k, codes, halves_.back().data());
+    return {matrix.weight, nullptr, codes, halves_.back().data()};
   }
 
   const float* norm(int64_t n) {

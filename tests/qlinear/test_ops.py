@@ -16,7 +16,7 @@ except TargetError as error:
 CSRC = Path(native.__file__).parents[2] / "csrc"
 LINEAR = ("linear_bf16", "linear_f32", "linear_int8", "pack_tile_3", "pack_tile_4")
 DECODER_ROWS = ("norm", "norm_heads", "add", "embed", "rope", "gate", "merge", "scale", "route", "mix", "cap",
-                "layer_norm", "activate")  # fmt: skip
+                "layer_norm", "activate", "to_bytes")  # fmt: skip
 DECODER_PAIRS = ("attend", "dense", "dense_logits")
 EVERY = {*LINEAR, *DECODER_ROWS, *DECODER_PAIRS, "attend_int8"}
 # What each instruction set overrides; the other entries stay those of the ones below it.

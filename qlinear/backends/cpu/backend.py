@@ -11,6 +11,7 @@ from qlinear.backends.cpu.memory import Arena
 from qlinear.backends.cpu.pack import TILE, StoredWeight, pack
 from qlinear.backends.cpu.weight import CpuWeight
 from qlinear.backends.stack import Stack, StackDecoder
+from qlinear.backends.widths import Widths
 from qlinear.errors import TargetError
 from qlinear.packing import JoinedWeight, PackedWeight
 
@@ -20,16 +21,16 @@ DTYPES = {torch.bfloat16: 0, torch.float32: 1}  # enum awq_dtype
 class CpuBackend(Backend):
     """`qlinear.backends.base.Backend` on the native kernels; `name` says which instruction set they use.
 
-    int8: round bfloat16 activations to int8, as of `CpuWeight`; others are then refused. kv_bits: 16, or 8 for a cache
-    of int8. Raises `TargetError` where the
-    kernels are not built or RUN_AWQ_ISA names an instruction set that is not there.
+    int8: round bfloat16 activations to int8, as of `CpuWeight`; others are then refused. widths: of what its decoders
+    hold. Raises `TargetError` where the kernels are not built or RUN_AWQ_ISA names an instruction set that is not
+    there.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, int8: bool = False, kv_bits: int = 16) -> None:
-        self.name = native.code_name(int8, kv_bits)
-        self._int8, self.kv_bits = int8, kv_bits
+    def __init__(self, int8: bool = False, widths: Widths = Widths()) -> None:
+        self.name = native.code_name(int8, widths)
+        self._int8, self.widths = int8, widths
         native.use_torch_threads()
         self._linear = native.library().awq_linear
         self._arena = Arena()
@@ -46,7 +47,7 @@ class CpuBackend(Backend):
     def decoder(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1) -> StackDecoder:
         from qlinear.backends.cpu.decoder import CpuDecoder
 
-        return CpuDecoder(stack, max_tokens, chunk, slots, self.kv_bits)
+        return CpuDecoder(stack, max_tokens, chunk, slots, self.widths)
 
     def matmul(self, x: Tensor, prepared: CpuWeight) -> Tensor:
         """`x @ weight.T + bias`: `(..., K)` in, `(..., N)` out, bfloat16 or float32; inference only, no gradient.

@@ -9,6 +9,7 @@ import numpy as np
 
 from qlinear.backends.cpu import native_decoder as native
 from qlinear.backends.cpu.arrays import as_float32, host_array, to_bfloat16
+from qlinear.backends.cpu.bytes import in_bytes
 from qlinear.backends.cpu.limits import check
 from qlinear.backends.cpu.memory import huge_pages
 from qlinear.backends.cpu.native import Weight
@@ -26,6 +27,8 @@ from qlinear.backends.stack import (
     StackBlock,
     Unsupported,
 )
+from qlinear.backends.widths import Widths
+from qlinear.errors import TargetError
 
 TILE, CACHE_STEP = 16, 128  # positions that a cache keeps together, and that it is padded to (csrc/common/ops.h)
 
@@ -35,15 +38,15 @@ class CpuDecoder:
 
     same_in_any_cut = True  # csrc/common/decoder.h
 
-    def __init__(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1, kv_bits: int = 16):
-        """kv_bits: 16, keys and values as bfloat16, or 8, as int8 with a scale for each head and position.
+    def __init__(self, stack: Stack, max_tokens: int, chunk: int, slots: int = 1, widths: Widths = Widths()):
+        """widths: of the cache, and of a head that is not quantized.
 
         Raises `Unsupported` for a stack beyond the limits of csrc, `TargetError` where memory is not to be had.
         """
         check(stack)
         self._library = native.decoder_library()
         self._kept: list = []  # what the description points into
-        self._head_dim, self.kv_bits = stack.head_dim, kv_bits
+        self._head_dim, self._widths = stack.head_dim, widths
         self.max_tokens, self.vocabulary, self.chunk, self.slots = max_tokens, stack.vocabulary, chunk, slots
         self._cache = self._make_cache(stack)
         description = self._describe(stack)
@@ -93,8 +96,8 @@ class CpuDecoder:
         to.
         """
         bytes_of = self._library.awq_cache_bytes
-        of_slot = bytes_of(self.max_tokens, stack.kv_heads, stack.head_dim, self.kv_bits)
-        self._tile_bytes = bytes_of(TILE, 1, stack.head_dim, self.kv_bits) * TILE // CACHE_STEP
+        of_slot = bytes_of(self.max_tokens, stack.kv_heads, stack.head_dim, self._widths.kv)
+        self._tile_bytes = bytes_of(TILE, 1, stack.head_dim, self._widths.kv) * TILE // CACHE_STEP
         shape = len(stack.blocks), 2, self.slots, stack.kv_heads, of_slot // stack.kv_heads
         return huge_pages(prod(shape))[: prod(shape)].reshape(shape)
 
@@ -111,14 +114,14 @@ class CpuDecoder:
             embedding=self._bf16(stack.embedding, "the embedding"),
             final_norm=self._fp32(stack.final_norm),
             final_bias=self._fp32(stack.final_bias),
-            head=self._projection(stack.head),
+            head=self._head(stack.head),
             layers=len(stack.blocks),
             rotary_dim=2 * stack.blocks[0].cosines.shape[1],
             max_tokens=self.max_tokens,
             slots=self.slots,
             chunk=self.chunk,
             activation=native.PLAIN_ACTIVATIONS[stack.activation],
-            kv_bits=self.kv_bits,
+            kv_bits=self._widths.kv,
             **{name: getattr(stack, name) for name in same},
         )
 
@@ -185,10 +188,28 @@ class CpuDecoder:
         return None if array is None else self._keep(np.ascontiguousarray(as_float32(array)))
 
     def _bf16(self, array: Array, what: str) -> int:
+        return self._keep(np.ascontiguousarray(self._host_bf16(array, what)))
+
+    def _host_bf16(self, array: Array, what: str) -> np.ndarray:
         array = host_array(array)
         if array.dtype != np.uint16:
             raise Unsupported(f"the fused decoder runs bfloat16; {what} is {array.dtype}")
-        return self._keep(np.ascontiguousarray(array))
+        return array
+
+    def _head(self, matrices: Projection) -> native.Projection:
+        if self._widths.head == 16:
+            return self._projection(matrices)
+        if not all(isinstance(matrix, Dense) for matrix in matrices):
+            raise TargetError(f"`head_bits={self._widths.head}`: the output head is quantized already; leave it out")
+        described = [self._in_bytes(matrix) for matrix in matrices]
+        return native.Projection((native.Matrix * native.PARTS)(*described), len(described))
+
+    def _in_bytes(self, matrix: Dense) -> native.Matrix:
+        n, k = matrix.weight.shape
+        made = in_bytes(np.ascontiguousarray(self._host_bf16(matrix.weight, "the output head")))
+        self._kept.append(made)
+        weight = Weight(None, self._fp32(matrix.bias), n, k, 0, 0)
+        return native.Matrix(weight, None, self._keep(made.codes), self._keep(made.scales))
 
     def _projection(self, matrices: Projection) -> native.Projection:
         described = [self._matrix(matrix) for matrix in matrices]

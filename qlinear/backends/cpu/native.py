@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qlinear.backends.widths import Widths
 from qlinear.errors import TargetError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _SIGNATURES = {
     "awq_use_huge_pages": (None, [_POINTER, _INT64]),
     "awq_packed_bytes": (_INT64, [_INT64, _INT64, _INT32, _INT32]),
     "awq_pack": (None, [_POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT32, _INT32, _POINTER]),
+    "awq_to_bytes": (None, [_POINTER, _INT64, _INT64, _POINTER, _POINTER]),
     "awq_is_finite": (_INT32, [_POINTER, _INT64]),
     "awq_unpack": (None, [_POINTER, _POINTER, _POINTER, _POINTER]),
     "awq_linear": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER]),
@@ -133,9 +135,11 @@ def select_isa(isa: str | None = None) -> str:
     return library().awq_isa().decode()
 
 
-def code_name(int8: bool, kv_bits: int = 16) -> str:
+def code_name(int8: bool, widths: Widths = Widths()) -> str:
     """Select the instruction set, and say what runs on it as results do. Raises as `select_isa` does."""
-    return f"cpu/{select_isa()}{' int8' if int8 else ''}{'' if kv_bits == 16 else f' kv{kv_bits}'}"
+    parts = [f"cpu/{select_isa()}"] + ["int8"] * int8
+    parts += [f"{name}{bits}" for name, bits in (("kv", widths.kv), ("head", widths.head)) if bits != 16]
+    return " ".join(parts)
 
 
 def available_isas() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ PLAIN_ACTIVATIONS = ACTIVATIONS | {"gelu_new": 1, "relu2": 2, "xielu": 3}
 class Matrix(ctypes.Structure):
     """struct awq_matrix"""
 
-    _fields_ = [("weight", Weight), ("dense", _POINTER)]
+    _fields_ = [("weight", Weight), ("dense", _POINTER), ("bytes", _POINTER), ("byte_scales", _POINTER)]
 
 
 class Projection(ctypes.Structure):

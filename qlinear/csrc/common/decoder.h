@@ -13,10 +13,13 @@
 extern "C" {
 #endif
 
-// One weight: packed, or (where `dense` is not null) bf16 (n, k), row-major; n, k and bias are those of `weight`.
+// One weight: packed; or, where `dense` is not null, bf16 (n, k), row-major; or, where `bytes` is not null, what
+// awq_to_bytes makes of that. n, k and bias are those of `weight`.
 typedef struct awq_matrix {
   awq_weight weight;
   const uint16_t* dense;
+  const int8_t* bytes;
+  const uint16_t* byte_scales;
 } awq_matrix;
 
 // Up to three weights that read the same input; their outputs lie side by side. All dense, or all packed with one

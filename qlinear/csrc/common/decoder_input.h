@@ -8,7 +8,10 @@
 
 namespace awq {
 
-inline bool is_dense(const awq_projection& projection) { return projection.part[0].dense != nullptr; }
+// In bf16, or in bytes: what reads bf16 rows as they are.
+inline bool is_dense(const awq_projection& projection) {
+  return projection.part[0].dense != nullptr || projection.part[0].bytes != nullptr;
+}
 
 inline int64_t inputs_of(const awq_projection& projection) { return projection.part[0].weight.k; }
 

@@ -2,6 +2,7 @@
 // Lanes lie along k, in pairs; four weight rows at a time are as many linear streams.
 #pragma once
 
+#include "bytes.h"
 #include "lanes.h"
 #include "ops.h"
 
@@ -55,6 +56,7 @@ void dense_columns(const DenseJob& job, int64_t column, int64_t row, int64_t las
 // A panel of rows at a time, which stays in L2 while the weights stream past it.
 template <class Pairs, class Out>
 void dense(const DenseJob& job, Out* y, int64_t stride) {
+  if (job.matrix.bytes != nullptr) return multiply_bytes<Pairs>(job, y, stride);
   constexpr int64_t PANEL = 48;
   for (int64_t row = 0; row < job.rows; row += PANEL) {
     const int64_t last = row + PANEL < job.rows ? row + PANEL : job.rows;

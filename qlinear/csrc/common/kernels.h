@@ -74,6 +74,10 @@ AWQ_EXPORT void awq_pack(const uint32_t* words, const uint32_t* zeros, const uin
 // Whether none of `count` bf16 values is infinite or NaN.
 AWQ_EXPORT int32_t awq_is_finite(const uint16_t* values, int64_t count);
 
+// bf16 (n, k) in bytes: groups of 64 in a row, the last filled with zeros, have int8 codes, (n, groups, 64), and a bf16
+// scale, (n, groups), of which the largest is 127. The bytes 4w to 4w + 3 of a group are its columns 2w, 2w + 1, 32 + 2w and 33 + 2w.
+AWQ_EXPORT void awq_to_bytes(const uint16_t* dense, int64_t n, int64_t k, int8_t* bytes, uint16_t* byte_scales);
+
 // The way back, one byte a value: codes (n, k), zeros (n, k / group_size), scales (n, k / group_size) bf16.
 AWQ_EXPORT void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales);
 

@@ -30,6 +30,7 @@ constexpr void for_each_op(Visit&& visit) {
   visit("scale", &Ops::scale);
   visit("dense", &Ops::dense);
   visit("dense_logits", &Ops::dense_logits);
+  visit("to_bytes", &Ops::to_bytes);
   visit("route", &Ops::route);
   visit("mix", &Ops::mix);
   visit("cap", &Ops::cap);

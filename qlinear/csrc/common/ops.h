@@ -62,8 +62,11 @@ constexpr int64_t cache_tile_bytes(int64_t width, int32_t kv_bits) {
   return CACHE_TILE * (kv_bits == 8 ? width + int64_t(sizeof(float)) : 2 * width);
 }
 constexpr int64_t DENSE_UNIT = 32;      // outputs of a unit of work in a dense matmul
+constexpr int64_t BYTE_GROUP = 64;      // weights of one byte that share a scale
 constexpr float NO_SCORE = -1e30f;      // the largest of no scores
 constexpr int64_t MAX_EXPERT_GROUPS = 64;
+
+inline int64_t byte_groups(int64_t k) { return (k + BYTE_GROUP - 1) / BYTE_GROUP; }
 
 // A query head's attention over one more split of positions, and that over those before it.
 struct MergeJob {
@@ -111,6 +114,8 @@ struct Ops {
   void (*dense_logits)(const DenseJob& job, float* y, int64_t stride);
   void (*route)(const awq_route_job& job);
   void (*mix)(const awq_mix_job& job, uint16_t* out);
+  // a row of k weights in bytes, and the scales of its groups
+  void (*to_bytes)(const uint16_t* row, int64_t k, int8_t* codes, uint16_t* scales);
   // x (n) becomes limit * tanh(x / limit)
   void (*cap)(float limit, int64_t n, float* x);
 

@@ -43,6 +43,24 @@ void awq_pack(const uint32_t* words, const uint32_t* zeros, const uint16_t* scal
       &job);
 }
 
+void awq_to_bytes(const uint16_t* dense, int64_t n, int64_t k, int8_t* bytes, uint16_t* byte_scales) {
+  struct Job {
+    const uint16_t* dense;
+    int64_t k;
+    int8_t* bytes;
+    uint16_t* scales;
+  } job{dense, k, bytes, byte_scales};
+  awq::for_range(
+      n, 256,
+      [](int64_t begin, int64_t end, void* context) {
+        const Job& j = *static_cast<Job*>(context);
+        const int64_t groups = awq::byte_groups(j.k);
+        for (int64_t row = begin; row < end; ++row)
+          awq::ops().to_bytes(j.dense + row * j.k, j.k, j.bytes + row * groups * awq::BYTE_GROUP, j.scales + row * groups);
+      },
+      &job);
+}
+
 int32_t awq_is_finite(const uint16_t* values, int64_t count) {
   struct Job {
     const uint16_t* values;

@@ -1,6 +1,7 @@
 // The decoder's operations on single rows: norms, rotation, gated activation, the merging of attention's splits.
 #pragma once
 
+#include "bytes.h"
 #include "lanes.h"
 #include "ops.h"
 #include "routing.h"
@@ -182,6 +183,7 @@ void use_row_ops(Ops& ops) {
   ops.norm = norm;
   ops.layer_norm = layer_norm;
   ops.norm_heads = norm_heads;
+  ops.to_bytes = to_bytes;
   ops.add = add;
   ops.embed = embed;
   ops.rope = rope;
