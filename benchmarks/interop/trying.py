@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.interop.checkpoints import COUNT, Reference
@@ -13,6 +14,12 @@ from benchmarks.interop.openers import Opener
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECONDS = 900
+# Run in an environment with names of packages: which version of each it has, as JSON.
+VERSIONS = """
+import json, sys
+from importlib.metadata import version
+print(json.dumps({name: version(name) for name in sys.argv[1:]}))
+"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def _run(command: list) -> None:
 def attempt(opener: Opener, python: Path, name: str, directory: Path, reference: Reference, date: str) -> Tried:
     script = SCRIPTS / f"{opener.script}.py"
     ids = json.dumps(reference.ids)
+    row = Tried(opener.name, name, date, False, versions=versions(python, opener.shows))
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": ""}
     try:
         done = subprocess.run(
@@ -68,15 +76,19 @@ def attempt(opener: Opener, python: Path, name: str, directory: Path, reference:
             capture_output=True, text=True, timeout=SECONDS, env={**os.environ, **quiet}, cwd=directory.parent,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Tried(opener.name, name, date, False, said=f"nothing within {SECONDS} s")
+        return replace(row, said=f"nothing within {SECONDS} s")
     found = answer(done.stdout)
     if found is None:
-        return Tried(opener.name, name, date, False, said=last_line(done.stderr))
+        return replace(row, said=last_line(done.stderr))
     same = agreement(reference.tokens, found["tokens"])
-    return Tried(
-        opener.name, name, date, True, same, found["ids"] == reference.ids, reference.margin, reference.prompt,
-        versions=found["versions"],
-    )  # fmt: skip
+    compared = dict(same=same, ids=found["ids"] == reference.ids, margin=reference.margin, prompt=reference.prompt)
+    return replace(row, opened=True, **compared)
+
+
+def versions(python: Path, names: Sequence[str]) -> dict[str, str]:
+    """Which version of each package that Python's environment has."""
+    asked = subprocess.run([python, "-c", VERSIONS, *names], capture_output=True, text=True, check=True)
+    return json.loads(asked.stdout)
 
 
 def agreement(ours: list[int], theirs: list[int]) -> int:

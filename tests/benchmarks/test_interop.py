@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.interop import trying
 from benchmarks.interop.checkpoints import COUNT, EXPORTS, RECIPES, Reference
 from benchmarks.interop.openers import OPENERS, Opener
@@ -27,16 +29,17 @@ def test_tokens_are_compared_until_one_differs():
 
 
 def test_a_script_that_answers_and_one_that_fails(tmp_path, monkeypatch):
-    said = {"tokens": [*range(COUNT - 1), 99], "ids": [5, 9], "versions": {"reader": "1.0"}}
+    said = {"tokens": [*range(COUNT - 1), 99], "ids": [5, 9]}
     (tmp_path / "good.py").write_text(f"print('loading')\nprint({json.dumps(said)!r})")
     (tmp_path / "bad.py").write_text("raise ValueError('no such format | at all')")
     monkeypatch.setattr(trying, "SCRIPTS", tmp_path)
     rows = []
     for script in ("good", "bad"):
-        opener = Opener(script, (), script, ("w4",))
+        opener = Opener(script, (), ("pytest",), script, ("w4",))
         rows.append(attempt(opener, Path(sys.executable), "w4", tmp_path / "w4", REFERENCE, "2026-01-02"))
     assert rows[0].opened and rows[0].same == COUNT - 1 and rows[0].ids and rows[0].margin == 0.5
     assert not rows[1].opened and rows[1].said == "ValueError: no such format | at all"
+    assert [row.versions for row in rows] == [{"pytest": pytest.__version__}] * 2
 
 
 def test_an_environment_is_made_once(tmp_path, monkeypatch):
@@ -49,7 +52,7 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
             Path(ran[-1][-1]).mkdir(parents=True)
 
     monkeypatch.setattr(trying, "_run", run)
-    opener = Opener("x", ("a", "b[c]"), "x_", ("w4",), without=("d",), anyhow=("a==1",))
+    opener = Opener("x", ("a", "b[c]"), (), "x_", ("w4",), without=("d",), anyhow=("a==1",))
     python = trying.environment(opener, tmp_path)
     assert python == trying.environment(opener, tmp_path) == tmp_path / "x" / "a-b[c]" / "bin" / "python"
     assert [command[3:] for command in ran[1:]] == [

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 
 import onnxruntime_genai
 
@@ -32,7 +31,6 @@ def main(directory: str, text: str, ids: list[int], count: int) -> None:
             tokens.append(int(generator.get_logits()[0, -1].argmax()))
             generator.append_tokens(tokens[-1:])
         said = {"tokens": tokens, "ids": list(map(int, onnxruntime_genai.Tokenizer(model).encode(text)))}
-    said["versions"] = {name: version(name) for name in ("onnxruntime-genai", "onnxruntime", "transformers")}
     print(json.dumps(said))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ def main(directory: str, text: str, ids: list[int], count: int) -> None:
             chosen = opened.model(known).logits[0, -1].argmax()
             known = torch.cat([known, chosen.view(1, 1)], dim=1)
     said = {"tokens": known[0, len(ids) :].tolist(), "ids": opened.tokenizer(text)["input_ids"]}
-    said["versions"] = {"gptqmodel": version("gptqmodel"), "transformers": version("transformers")}
     print(json.dumps(said))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.metadata import version
 
 import llama_cpp
 
@@ -11,7 +10,7 @@ def main(file: str, text: str, ids: list[int], count: int) -> None:
     model = llama_cpp.Llama(file, n_ctx=512, n_threads=2, verbose=False)
     tokens = [token for token, _ in zip(model.generate(ids, temp=0.0), range(count), strict=False)]
     said = {"tokens": tokens, "ids": model.tokenize(text.encode(), add_bos=True, special=True)}
-    print(json.dumps(said | {"versions": {"llama-cpp-python": version("llama-cpp-python")}}))
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

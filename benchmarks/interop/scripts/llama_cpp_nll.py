@@ -5,7 +5,6 @@ WINDOWS: a JSON file with lists of tokens; of each list all but the first are pr
 
 import json
 import sys
-from importlib.metadata import version
 
 import llama_cpp
 import numpy
@@ -24,7 +23,7 @@ def main(file: str, windows: list[list[int]], threads: int) -> None:
         norm = numpy.log(numpy.exp(logits - highest[:, None]).sum(-1)) + highest
         sums.append(float((norm - logits[numpy.arange(len(logits)), window[1:]]).sum()))
         print(len(sums), file=sys.stderr, flush=True)
-    print(json.dumps({"tokens": [], "nats": sums, "versions": {"llama-cpp-python": version("llama-cpp-python")}}))
+    print(json.dumps({"tokens": [], "nats": sums}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.metadata import version
 
 import mlx.core as mx
 from mlx_lm import load
@@ -13,7 +12,6 @@ def main(directory: str, text: str, ids: list[int], count: int) -> None:
     model, tokenizer = load(directory)
     tokens = [int(token) for token, _ in generate_step(mx.array(ids), model, max_tokens=count)]
     said = {"tokens": tokens, "ids": list(tokenizer.encode(text))}
-    said["versions"] = {name: version(name) for name in ("mlx-lm", "mlx", "transformers")}
     print(json.dumps(said))
 
 

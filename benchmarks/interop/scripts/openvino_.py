@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.metadata import version
 
 import torch
 from optimum.intel import OVModelForCausalLM
@@ -13,14 +12,16 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "
 
 
 def main(directory: str, text: str, ids: list[int], count: int) -> None:
-    model = OVModelForCausalLM.from_pretrained(directory, export=True, ov_config=EXACT)
+    try:
+        model = OVModelForCausalLM.from_pretrained(directory, export=True, ov_config=EXACT)
+    except RuntimeError as error:  # of the tracing: what went wrong in it is its cause
+        raise error.__cause__ or error from None
     known = torch.tensor([ids])
     for _ in range(count):
         chosen = model(input_ids=known, attention_mask=torch.ones_like(known)).logits[0, -1].argmax()
         known = torch.cat([known, chosen.view(1, 1)], dim=1)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     said = {"tokens": known[0, len(ids) :].tolist(), "ids": tokenizer(text)["input_ids"]}
-    said["versions"] = {name: version(name) for name in ("optimum-intel", "openvino", "transformers")}
     print(json.dumps(said))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.metadata import version
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,7 +16,6 @@ def main(directory: str, text: str, ids: list[int], count: int) -> None:
             chosen = model(known).logits[0, -1].argmax()
             known = torch.cat([known, chosen.view(1, 1)], dim=1)
     said = {"tokens": known[0, len(ids) :].tolist(), "ids": tokenizer(text)["input_ids"]}
-    said["versions"] = {"transformers": version("transformers"), "torch": version("torch")}
     print(json.dumps(said))
 
 

