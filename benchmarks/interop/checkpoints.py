@@ -65,11 +65,12 @@ def make(name: str, folder: Path) -> Path:
 
 def refer(directory: Path, prompts: Sequence[str] = PROMPTS) -> Reference:
     model = load(directory)
-    found = [_answer(model, prompt) for prompt in prompts]
+    found = [answered(model, prompt) for prompt in prompts]
     return max(found, key=lambda reference: reference.margin)
 
 
-def _answer(model, prompt: str) -> Reference:
+def answered(model, prompt: str) -> Reference:
+    """What an opened checkpoint writes greedily after a prompt."""
     ids = [int(token) for token in model.tokenizer(prompt)["input_ids"]]
     known, margins = list(ids), []
     for _ in range(COUNT):

@@ -89,7 +89,7 @@ OPENERS = (
         (TORCH, "optimum-intel[openvino]", "accelerate", "compressed-tensors==0.14.*"),
         ("optimum-intel", "openvino", "transformers", "compressed-tensors"),
         "openvino_",
-        ("w4", "w4 --lm_head", "w4 symmetric", "w3"),
+        ("w4", "w4 --lm_head", "w4 symmetric"),
         without=("torchvision",),
     ),
     # OpenVINO takes awq's weights from AutoAWQ's modules, and the last AutoAWQ from transformers 4.51.
