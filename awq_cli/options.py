@@ -125,7 +125,7 @@ head_bits = click.option(
     default=16,
     show_default=True,
     help="Bits of an output head that is not quantized: bfloat16, or on the cpu int8, read in half the time "
-    "(docs/cpu.md).",
+    "(docs/int8.md).",
 )
 target = click.option(
     "--target",

@@ -27,7 +27,14 @@ def rows_of(page):
 
 def test_quality_is_that_of_the_models(made):
     source, checkpoint, text = made
-    options = dict(checkpoint=(str(checkpoint),), dataset=text, float_model=str(source), window=WINDOW, n_windows=COUNT)
+    options = dict(
+        part="activations",
+        checkpoint=(str(checkpoint),),
+        dataset=text,
+        float_model=str(source),
+        window=WINDOW,
+        n_windows=COUNT,
+    )
     page = int8.measured(options | dict(speed=(), prompt=1, new=1, rounds=1))
     assert f"Quality on {COUNT} windows of {WINDOW} tokens of text.txt." in page and "Speed" not in page
     headings, _, exact, rounded = rows_of(page)
@@ -39,10 +46,20 @@ def test_quality_is_that_of_the_models(made):
     assert exact[5:] == ["", ""] and 1e-6 < float(rounded[5]) < float(rounded[3])
 
 
+def test_a_head_may_be_what_is_rounded(made):
+    options = dict(part="head", checkpoint=(str(made[1]),), dataset=made[2], float_model=None, window=WINDOW)
+    page = int8.measured(options | dict(n_windows=COUNT, speed=(str(made[1]),), prompt=4, new=2, rounds=1))
+    quality, _, exact, rounded, speed, _, sixteen, eight = rows_of(page)
+    assert quality[1:4] == ["head bits", "perplexity", "divergence from 16"] and speed[1] == "head bits"
+    found = load(made[1], head_bits=8).perplexity(made[2].read_text(), WINDOW, COUNT)
+    assert rounded[:3] == ["made", "8", f"{found:.3f}"] and 1e-7 < float(rounded[3]) < 0.01
+    assert exact[:2] == sixteen[:2] == ["made", "16"] and eight[2] == f"cpu/{native.select_isa()} head8"
+
+
 def test_speed_is_taken_in_turns(made, monkeypatch):
     taken = iter([9, 9, 9, 9, 4, 1, 2, 0.5, 4, 1, 2, 0.5])  # a round to warm up, then prompt and tokens of either way
     monkeypatch.setattr(int8, "timed", lambda work: (work(), (second := next(taken), second * 2))[1])
-    exact, rounded = int8.speed_rows(str(made[1]), 8, 2, 2)
+    exact, rounded = int8.speed_rows(int8.PARTS["activations"], str(made[1]), 8, 2, 2)
     backend = f"cpu/{native.select_isa()}"
     assert exact == ["made", "w4abf16", backend, "2", "", "2.0", ""]
     assert rounded == ["made", "w4aint8", f"{backend} int8", "4", "2.00x (2.00x)", "4.0", "2.00x (2.00x)"]
