@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def stopped(stage: Stage, kind: str, seed: int) -> str:
         _wait_for_the_beginning(stage.folder, place, process)
         if kind == "late kill":
             _wait_for((stage.folder / place / ".q.partial" / "journal.json").exists, process)
-        time.sleep(rng.uniform(0, stage.seconds))
+        with suppress(subprocess.TimeoutExpired):  # it was a busy moment that took so long
+            process.wait(rng.uniform(0, stage.seconds))
         process.kill()
     code = process.wait(LIMIT_S)
     lines = (stage.folder / f"{place}.err").read_text(errors="replace").splitlines()
