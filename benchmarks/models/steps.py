@@ -101,13 +101,13 @@ def limited(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def step(way: Way, name: str, failed: Outcome = Outcome.FAULT, needed: bool = True) -> Iterator[None]:
-    """failed: what an exception that is no `AwqError` of one line means; needed: whether nothing goes on without it."""
+    """failed: what an exception that is no `AwqError` means; needed: whether nothing goes on without it."""
     try:
         with limited(LIMIT_S):
             yield
         return
     except Exception as error:
-        refused = isinstance(error, AwqError) and "\n" not in str(error)
+        refused = isinstance(error, AwqError)
         outcome = Outcome.REFUSED if refused else failed
         text, where = (str(error), name) if refused else (one_line(error), f"{name}: {place(error)}")
     if _RANK.index(outcome) > _RANK.index(way.outcome):

@@ -125,7 +125,7 @@ def test_a_model_that_is_another_one_when_it_is_loaded_again(tmp_path, monkeypat
     ("error", "outcome", "said"),
     [
         (ModelError("no; use another"), Outcome.REFUSED, "no; use another"),
-        (ModelError("no;\nuse another"), Outcome.FAULT, "ModelError: no; use another"),
+        (ModelError("no;\nuse another"), Outcome.REFUSED, "no; use another"),
         (KeyError("x"), Outcome.FAULT, "KeyError: 'x'"),
     ],
 )
