@@ -6,10 +6,10 @@ RUN := $(BIN)/python run_awq.py
 PIP := $(BIN)/pip install -q -c constraints.txt
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-.PHONY: help demo test fuzz bench interop sanitize lint clean
+.PHONY: help demo test fuzz bench interop interop-foreign sanitize lint clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 demo: $(VENV)/installed ## quantize the embedded model to 4 bits, benchmark it, have it answer a question
 	$(RUN) --task quantize --w_bit 4 --overwrite
@@ -28,6 +28,9 @@ bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch a
 
 interop: $(VENV)/installed ## open checkpoints with other programs, each in its environment, and write docs/interop.md
 	$(BIN)/python -m benchmarks.interop $(INTEROP)
+
+interop-foreign: $(VENV)/installed ## have other programs quantize, each in its environment, and run here what they write
+	$(BIN)/python -m benchmarks.interop.foreign $(INTEROP)
 
 sanitize: $(VENV)/installed ## run kernels and decoder under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(PIP) setuptools

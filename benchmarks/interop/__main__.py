@@ -18,7 +18,7 @@ from benchmarks.interop.trying import NoEnvironment, Tried, attempt, environment
 @click.argument("names", nargs=-1, type=click.Choice([opener.name for opener in OPENERS]))
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/interop"), show_default=True)
 def main(names: Sequence[str], folder: Path) -> None:
-    from benchmarks.interop.page import verdict, write_row
+    from benchmarks.interop.page import OPENED, cells, verdict
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def main(names: Sequence[str], folder: Path) -> None:
             continue
         for row in _tried(opener, folder):
             click.echo(f"{row.opener:24} {row.checkpoint:24} {verdict(row)}")
-            write_row(row)
+            OPENED.write(cells(row.opener, row.versions, row.checkpoint, verdict(row), row.date))
 
 
 def _tried(opener: Opener, folder: Path):

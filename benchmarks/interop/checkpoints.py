@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from checkpoints.formats.names import GGUF_FLOATS
 from run_awq import Recipe, export, load, quantize
@@ -74,8 +75,13 @@ def answered(model, prompt: str) -> Reference:
     ids = [int(token) for token in model.tokenizer(prompt)["input_ids"]]
     known, margins = list(ids), []
     for _ in range(COUNT):
-        last = torch.as_tensor(model.logits(known)).reshape(-1, model.vocabulary)[-1]
+        last = last_logits(model, known)
         first, second = last.topk(2).values.tolist()
         margins.append(first - second)
         known.append(int(last.argmax()))
     return Reference(prompt, ids, known[len(ids) :], min(margins))
+
+
+def last_logits(model, known: list[int]) -> Tensor:
+    """`(vocabulary,)`: of what follows these tokens."""
+    return torch.as_tensor(model.logits(known)).reshape(-1, model.vocabulary)[-1]

@@ -1,22 +1,28 @@
 """Who opens checkpoints: programs in environments of their own, and what each is given to open."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Opener:
-    """name: of the row; requires: what pip is asked for; shows: packages whose versions the row tells; without:
-    packages taken out again, which do not load beside a CPU build of torch; anyhow: versions put in at last, whatever
-    others ask for; script: in `scripts/`; opens: names of checkpoints (see `checkpoints.py`).
+class Program:
+    """name: of the row; requires: what pip is asked for; shows: packages whose versions the row tells; script: in
+    `scripts/`; without: packages taken out again, which do not load beside a CPU build of torch; anyhow: versions put
+    in at last, whatever others ask for.
     """
 
     name: str
     requires: tuple[str, ...]
     shows: tuple[str, ...]
     script: str
+    without: tuple[str, ...] = field(default=(), kw_only=True)
+    anyhow: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class Opener(Program):
+    """opens: names of checkpoints (see `checkpoints.py`)."""
+
     opens: tuple[str, ...]
-    without: tuple[str, ...] = ()
-    anyhow: tuple[str, ...] = ()
 
 
 NATIVE = ("w4", "w4 --lm_head", "w3")

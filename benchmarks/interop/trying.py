@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.interop.checkpoints import COUNT, Reference
-from benchmarks.interop.openers import Opener
+from benchmarks.interop.openers import Opener, Program
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECONDS = 900
+# Of an environment's own Python: nothing is asked of the hub, and nothing found that is installed here.
+QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": ""}
 # Run in an environment with names of packages: which version of each it has, as JSON.
 VERSIONS = """
 import json, sys
@@ -44,17 +46,17 @@ class NoEnvironment(Exception):
     """pip could not make it."""
 
 
-def environment(opener: Opener, folder: Path) -> Path:
+def environment(program: Program, folder: Path) -> Path:
     """Its Python. Raises `NoEnvironment` with pip's last word."""
-    place = folder / opener.script.strip("_") / "-".join(opener.requires).replace("/", "_")
+    place = folder / program.script.removeprefix("write_").strip("_") / "-".join(program.requires).replace("/", "_")
     python = place / "bin" / "python"
     if not (place / "made").is_file():
         _run([sys.executable, "-m", "venv", place])
-        _run([python, "-m", "pip", "install", "-q", *opener.requires])
-        if opener.anyhow:
-            _run([python, "-m", "pip", "install", "-q", "--no-deps", *opener.anyhow])
-        if opener.without:
-            _run([python, "-m", "pip", "uninstall", "-q", "-y", *opener.without])
+        _run([python, "-m", "pip", "install", "-q", *program.requires])
+        if program.anyhow:
+            _run([python, "-m", "pip", "install", "-q", "--no-deps", *program.anyhow])
+        if program.without:
+            _run([python, "-m", "pip", "uninstall", "-q", "-y", *program.without])
         (place / "made").touch()
     return python
 
@@ -69,11 +71,10 @@ def attempt(opener: Opener, python: Path, name: str, directory: Path, reference:
     script = SCRIPTS / f"{opener.script}.py"
     ids = json.dumps(reference.ids)
     row = Tried(opener.name, name, date, False, versions=versions(python, opener.shows))
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": ""}
     try:
         done = subprocess.run(
             [python, script, directory, reference.prompt, ids, str(COUNT)],
-            capture_output=True, text=True, timeout=SECONDS, env={**os.environ, **quiet}, cwd=directory.parent,
+            capture_output=True, text=True, timeout=SECONDS, env={**os.environ, **QUIET}, cwd=directory.parent,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return replace(row, said=f"nothing within {SECONDS} s")

@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.interop import trying
-from benchmarks.interop.checkpoints import COUNT, EXPORTS, RECIPES, Reference
+from benchmarks.interop.checkpoints import COUNT, EXPORTS, PROMPTS, RECIPES, Reference
 from benchmarks.interop.openers import OPENERS, Opener
-from benchmarks.interop.page import BEGIN, END, verdict, with_row
+from benchmarks.interop.page import END, FOREIGN, OPENED, cells, verdict
+from benchmarks.interop.reading import Compared, compare, tell
 from benchmarks.interop.trying import Tried, agreement, answer, attempt, last_line
+from benchmarks.interop.writers import WRITERS
 
 REFERENCE = Reference("w5 w9", [5, 9], list(range(COUNT)), 0.5)
 
@@ -19,6 +22,13 @@ def test_every_row_has_what_it_opens_and_a_script():
     known = RECIPES.keys() | EXPORTS.keys()
     for opener in OPENERS:
         assert set(opener.opens) <= known and (trying.SCRIPTS / f"{opener.script}.py").is_file()
+
+
+def test_every_writer_has_a_script_and_rows_of_its_own():
+    assert len(set(FOREIGN.order)) == len(FOREIGN.order) == sum(len(writer.makes) for writer in WRITERS)
+    for writer in WRITERS:
+        assert (trying.SCRIPTS / f"{writer.script}.py").is_file() and writer.script.startswith("write_")
+        json.dumps(writer.makes)
 
 
 def test_tokens_are_compared_until_one_differs():
@@ -62,7 +72,7 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
 
 PAGE = f"""Before.
 
-{BEGIN}
+{OPENED.begin}
 
 | opener | checkpoint | result | date |
 | --- | --- | --- | --- |
@@ -79,10 +89,10 @@ Behind.
 def test_a_row_takes_the_place_of_the_one_before():
     """Rows are in the order of the openers, and those of openers that are no more go."""
     versions = {"mlx-lm": "2.0", "mlx": "3.1"}
-    page = with_row(PAGE, Tried("mlx-lm", "w4 as awq", "2026-01-02", True, COUNT, True, versions=versions))
-    page = with_row(page, Tried("vLLM on a CPU", "w4", "2026-01-03", False, said="a | b"))
+    page = OPENED.with_row(PAGE, cells("mlx-lm", versions, "w4 as awq", "same tokens", "2026-01-02"))
+    page = OPENED.with_row(page, cells("vLLM on a CPU", {}, "w4", "fails: a | b", "2026-01-03"))
     assert page.startswith("Before.\n") and page.endswith("\nBehind.\n")
-    assert page.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:] == [
+    assert page.split(OPENED.begin)[1].split(END)[0].strip().splitlines()[2:] == [
         "| mlx-lm (mlx-lm 2.0, mlx 3.1) | `w4 as awq` | same tokens | 2026-01-02 |",
         "| vLLM on a CPU | `w4` | fails: a / b | 2026-01-03 |",
         "| llama.cpp (llama-cpp-python 0.1) | `w4 as gguf` | same tokens | 2026-01-01 |",
@@ -94,3 +104,37 @@ def test_what_a_row_says():
     assert verdict(row) == "same tokens"
     assert verdict(Tried("x", "w4", "2026-01-02", True, 3, True)) == "opens, the first 3 of 16 tokens are the same"
     assert verdict(Tried("x", "w4", "2026-01-02", True, 3, False)).startswith("opens, its tokenizer gives")
+
+
+class Counting:
+    """After token t comes t + 1, whose logit leads by `lead`, and after that t + 2."""
+
+    vocabulary = 200
+
+    def __init__(self, leads: dict[int, float]):
+        self.leads = leads  # by the length of the text
+
+    def tokenizer(self, text: str) -> dict:
+        return {"input_ids": [len(text)]}
+
+    def logits(self, known: list[int]) -> torch.Tensor:
+        logits = torch.zeros(self.vocabulary)
+        logits[known[-1] + 1], logits[known[-1] + 2] = 9.0, 9.0 - self.leads.get(known[0], 1.0)
+        return logits
+
+
+def test_what_another_program_writes_is_compared_after_every_prompt():
+    """Where it parts, it is told how far behind its token is here, and the prompt with the largest lead decides."""
+    lengths = [len(prompt) for prompt in PROMPTS]
+    model = Counting({lengths[0]: 0.25, lengths[1]: 3.0})
+    theirs = [[length + 1 + step for step in range(COUNT)] for length in lengths]
+    assert tell(compare(model, theirs)) == f"same tokens after all {len(PROMPTS)} prompts"
+    theirs[0][5] += 1
+    found = compare(model, theirs)
+    assert found[0] == Compared(5, 0.25, 0.25) and found[1] == Compared(COUNT, 3.0, None)
+    assert tell(found) == f"same tokens; 1 of {len(PROMPTS)} prompts part where theirs is behind here by 0.25"
+    theirs[1][2] = 0
+    assert tell(compare(model, theirs)) == (
+        f"the first 2 of {COUNT} tokens are the same; 2 of {len(PROMPTS)} prompts part where theirs is behind here by "
+        "0.25 and 9.00"
+    )

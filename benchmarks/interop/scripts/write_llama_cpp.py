@@ -1,11 +1,12 @@
-"""Run in an environment with llama-cpp-python: FILE PLACE PROMPTS COUNT -> llama.cpp's Q4_0 of a GGUF file, in PLACE.
+"""Run in an environment with llama-cpp-python: FILE PLACE GIVEN -> llama.cpp's Q4_0 of a GGUF file, in PLACE.
 
-The greedy tokens, as JSON on the last line.
+GIVEN: as JSON, `prompts` as tokens and `count`. The greedy tokens, as JSON on the last line.
 """
 
 import ctypes
 import json
 import sys
+from pathlib import Path
 
 import llama_cpp
 
@@ -23,4 +24,5 @@ def main(file: str, place: str, prompts: list[list[int]], count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]))
+    given = json.loads(Path(sys.argv[3]).read_text(encoding="utf-8"))
+    main(sys.argv[1], sys.argv[2], given["prompts"], given["count"])

@@ -1,0 +1,32 @@
+"""Run in an environment with GPTQModel: FLOATS PLACE GIVEN -> a checkpoint in PLACE, and what it writes there.
+
+GIVEN: as JSON, `texts` to calibrate on, `prompts` as tokens, `count`, and `how`: what its `QuantizeConfig` takes.
+The greedy tokens, as JSON on the last line.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+# Its pools of threads cannot be made for fewer processors than this, and it counts them as it is imported.
+os.cpu_count = lambda counted=os.cpu_count: max(4, counted())
+
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
+from greedy import written  # noqa: E402
+
+# The kernels that need no compiler: others are built for minutes when they are first asked for.
+BACKENDS = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
+
+
+def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
+    if not Path(place).is_dir():
+        model = GPTQModel.load(floats, QuantizeConfig(**how), device="cpu")
+        model.quantize(texts, batch_size=len(texts))
+        model.save(place)
+    opened = GPTQModel.load(place, backend=BACKENDS[how.get("method", "gptq")], device="cpu")
+    print(json.dumps({"tokens": written(opened.model, prompts, count)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], **json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))

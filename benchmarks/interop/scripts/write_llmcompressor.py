@@ -1,0 +1,45 @@
+"""Run in an environment with llm-compressor: FLOATS PLACE GIVEN -> a checkpoint in PLACE, and what is written with it.
+
+GIVEN: as JSON, `texts` to calibrate on, `prompts` as tokens, `count`, and `how`: its modifiers by
+name, with their arguments. It is opened by transformers. The greedy tokens, as JSON on the last line.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from greedy import written
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+MODIFIERS = {each.__name__: each for each in (AWQModifier, GPTQModifier, QuantizationModifier)}
+
+
+def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
+    if not Path(place).is_dir():
+        compress(floats, place, texts, how)
+    opened = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    print(json.dumps({"tokens": written(opened, prompts, count)}))
+
+
+def compress(floats: str, place: str, texts: list[str], modifiers: dict[str, dict]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(floats)
+    model = AutoModelForCausalLM.from_pretrained(floats, dtype=torch.bfloat16)
+    longest = 128
+    rows = Dataset.from_list([dict(tokenizer(text, max_length=longest, truncation=True)) for text in texts])
+    recipe = [MODIFIERS[name](**arguments) for name, arguments in modifiers.items()]
+    oneshot(
+        model=model, recipe=recipe, dataset=rows, max_seq_length=longest, num_calibration_samples=len(rows),
+        processor=tokenizer,
+    )  # fmt: skip
+    model.save_pretrained(place, save_compressed=True)
+    tokenizer.save_pretrained(place)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], **json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))
