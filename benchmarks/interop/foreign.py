@@ -3,7 +3,8 @@
 python -m benchmarks.interop.foreign                    # every one: gigabytes of packages, an hour or two
 python -m benchmarks.interop.foreign GPTQModel AutoAWQ  # these anew, the others as they were
 
-What a checkpoint writes here is compared with what the program writes that made it.
+What a checkpoint writes here is compared with what the program writes that made it. A checkpoint that is there already
+is opened by both again, and not made anew.
 """
 
 import datetime
@@ -78,7 +79,7 @@ def _written(writer: Writer, made: str, python: Path, place: Path, folder: Path)
     given = folder / "given.json"
     given.write_text(json.dumps(_given() | dict(how=writer.makes[made])), encoding="utf-8")
     place.parent.mkdir(parents=True, exist_ok=True)
-    command = [python, (SCRIPTS / f"{writer.script}.py"), source.resolve(), place.resolve(), given.resolve()]
+    command = [python, SCRIPTS / f"{writer.script}.py", source.resolve(), place.resolve(), given.resolve()]
     try:
         done = subprocess.run(
             list(map(str, command)), capture_output=True, text=True, timeout=SECONDS, env={**os.environ, **QUIET},

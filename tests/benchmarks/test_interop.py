@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.interop import trying
+from benchmarks.interop import foreign, trying
 from benchmarks.interop.checkpoints import COUNT, EXPORTS, PROMPTS, RECIPES, Reference
 from benchmarks.interop.openers import OPENERS, Opener
 from benchmarks.interop.page import END, FOREIGN, OPENED, cells, verdict
 from benchmarks.interop.reading import Compared, compare, tell
 from benchmarks.interop.trying import Tried, agreement, answer, attempt, last_line
-from benchmarks.interop.writers import WRITERS
+from benchmarks.interop.writers import WRITERS, Writer
 
 REFERENCE = Reference("w5 w9", [5, 9], list(range(COUNT)), 0.5)
 
@@ -104,6 +104,26 @@ def test_what_a_row_says():
     assert verdict(row) == "same tokens"
     assert verdict(Tried("x", "w4", "2026-01-02", True, 3, True)) == "opens, the first 3 of 16 tokens are the same"
     assert verdict(Tried("x", "w4", "2026-01-02", True, 3, False)).startswith("opens, its tokenizer gives")
+
+
+def test_what_is_not_written_and_what_is_refused(tmp_path, monkeypatch):
+    """What failed is not left behind, for the next run would take it for a checkpoint."""
+    start = """
+import json, pathlib, sys
+pathlib.Path(sys.argv[2]).mkdir()
+given = json.loads(pathlib.Path(sys.argv[3]).read_text())
+"""
+    (tmp_path / "write_bad.py").write_text(f"{start}raise ValueError(f'{{sys.argv[1]}}: no {{given[\"how\"]}}')")
+    (tmp_path / "write_empty.py").write_text(f"{start}print(json.dumps(dict(tokens=given['prompts'])))")
+    monkeypatch.setattr(foreign, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(foreign, "_floats", lambda place: tmp_path)
+    monkeypatch.setattr(foreign, "_given", lambda: dict(prompts=[[3]]))
+    bad, empty = (Writer(f"X {kind}", (), (), f"write_{kind}", {"awq, b": {"bits": 4}}) for kind in ("bad", "empty"))
+    python, place = Path(sys.executable), tmp_path / "foreign"
+    assert foreign._result(bad, "awq, b", python, tmp_path) == f"not written: ValueError: {tmp_path}: no {{'bits': 4}}"
+    assert not (place / "x-bad-awq-b").exists()
+    assert foreign._result(empty, "awq, b", python, tmp_path).startswith("refused: ")
+    assert (place / "x-empty-awq-b").is_dir()
 
 
 class Counting:
