@@ -23,7 +23,7 @@ MODIFIERS = {each.__name__: each for each in (AWQModifier, GPTQModifier, Quantiz
 def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
     if not Path(place).is_dir():
         compress(floats, place, texts, how)
-    opened = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    opened = AutoModelForCausalLM.from_pretrained(place).eval()
     print(json.dumps({"tokens": written(opened, prompts, count)}))
 
 
