@@ -16,7 +16,7 @@ class Writer(Program):
     of_gguf: bool = False
 
 
-def _gptq(bits: int = 4, **more) -> dict[str, Any]:
+def _gptqmodel(bits: int = 4, **more) -> dict[str, Any]:
     return dict(bits=bits, group_size=64) | more
 
 
@@ -36,12 +36,13 @@ WRITERS = (
         GPTQMODEL,
         "write_gptqmodel",
         {
-            "gptq, symmetric": _gptq(**PLAIN_ORDER),
-            "gptq, asymmetric": _gptq(sym=False, **PLAIN_ORDER),
-            "gptq, as it is by default": dict(bits=4, group_size=64),
-            "gptq, 3 bits": _gptq(3, **PLAIN_ORDER),
-            "gptq, desc_act": _gptq(desc_act=True),
-            "awq": dict(bits=4, group_size=64, method="awq", format="gemm", sym=False),
+            "gptq, symmetric": _gptqmodel(**PLAIN_ORDER),
+            "gptq, asymmetric": _gptqmodel(sym=False, **PLAIN_ORDER),
+            "gptq, as it is by default": _gptqmodel(),
+            "gptq, 3 bits": _gptqmodel(3, **PLAIN_ORDER),
+            "gptq, desc_act": _gptqmodel(desc_act=True),
+            "awq": _gptqmodel(method="awq", format="gemm", sym=False),
+            "awq, as it is by default": _gptqmodel(method="awq", format="gemm"),
         },
     ),
     Writer(

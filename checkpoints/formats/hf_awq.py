@@ -5,6 +5,9 @@ Of a linear (N, K) in groups of g, GEMM (https://github.com/casper-hansen/AutoAW
 column `8 c + AWQ_ORDER[i]`, and `scales` float16 `(K / g, N)`. GEMV (`WQLinear_GEMV`) stores `qweight` `(N, K / 8)`,
 `qzeros` `(N, P)` and `scales` `(N, 8 P)` in plain order, its groups padded to P words. In both
 `w = (q - zero) * scale`, and a bias `(N,)` is float16. `gemv_fast.py` has the third arrangement.
+
+`zero_point` false says that the grid is symmetric. GPTQModel 7.6, whose awq is so unless it is told otherwise, stores
+the middle, 8, as every zero point then (`AWQProcessor.pseudo_quantize_tensor`).
 """
 
 from contextlib import ExitStack
@@ -34,6 +37,7 @@ from qlinear.packing import PackedWeight, unpack
 from qlinear.replace import LinearWeight
 
 BITS = 4
+MIDDLE = 2 ** (BITS - 1)
 WORDS, ZEROS, SCALES = "qweight", "qzeros", "scales"
 WEIGHT_PARTS = (WORDS, ZEROS, SCALES)
 PER_WORD = 8
@@ -90,10 +94,14 @@ def _straighten(words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What a checkpoint's config says of its weights. group_size: None for whole rows; version: in VERSIONS."""
+    """What a checkpoint's config says of its weights.
+
+    group_size: None for whole rows; version: in VERSIONS; symmetric: whether every zero point is the middle.
+    """
 
     group_size: int | None
     version: str
+    symmetric: bool
     rounding: Rounding
 
 
@@ -113,9 +121,10 @@ def read_section(section: Any, directory: Path, rounding: Rounding | None = None
     version = version.lower() if isinstance(version, str) else version
     if version not in VERSIONS:
         raise CheckpointError(f"{where} says version {version!r} of awq; what is read here are {', '.join(VERSIONS)}")
-    if section.get("zero_point", True) is not True:
-        raise CheckpointError(f"{where} says zero_point {section['zero_point']!r}; awq without zero points is not read")
-    return Quantization(None if group_size == -1 else group_size, version, rounding or Rounding())
+    zero_point = section.get("zero_point", True)
+    if type(zero_point) is not bool:
+        raise CheckpointError(f"{where} says zero_point {zero_point!r}; it has to be true or false")
+    return Quantization(None if group_size == -1 else group_size, version, not zero_point, rounding or Rounding())
 
 
 def check_linear(
@@ -167,6 +176,11 @@ def read_linear(
         scales = scales[: found.groups].t()
         zeros = gemv_fast.zero_points(f"{name}.{ZEROS}", tensors.floats(ZEROS)[: found.groups].t(), scales)
         codes = gemv_fast.unpack_codes(tensors.words(WORDS, torch.int16))
+    if quantization.symmetric and (zeros != MIDDLE).any():
+        raise CheckpointError(
+            f"{name}.{ZEROS} holds zero points other than {MIDDLE}, where the config says that there are none "
+            f"(zero_point false); ask who made it which of the two is right"
+        )
     repeat = found.group_size // runs_in(found.group_size)
     scales = quantization.rounding(f"{name}.{SCALES}", scales)
     grid = GridWeight(codes.contiguous(), zeros.repeat_interleave(repeat, 1), scales.repeat_interleave(repeat, 1), BITS)

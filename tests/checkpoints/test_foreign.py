@@ -85,6 +85,21 @@ def test_zero_points_that_are_stored_as_products(tmp_path):
         read(tensors | {"qweight": tensors["qweight"].int()}, section, tmp_path)
 
 
+@pytest.mark.parametrize(("name", "version"), [("autoawq_gemm", "gemm"), ("autoawq_gemv", "gemv")])
+def test_awq_of_a_symmetric_grid(tmp_path, name, version):
+    """As GPTQModel writes awq unless it is told otherwise: no zero points by the config, and 8 for each in the file."""
+    tensors, codes, _ = packed(name)
+    section = AWQ | {"zero_point": False, "version": version}
+    tensors["qzeros"] = torch.full_like(tensors["qzeros"], 0x88888888 - 2**32)
+    made, _, _ = read(tensors, section, tmp_path, "bias" in tensors)
+    scales = (tensors["scales"] if version == "gemv" else tensors["scales"].t())[:, : K // GROUP].to(torch.bfloat16)
+    expected = (codes.double() - 8) * scales.double().repeat_interleave(GROUP, 1)
+    assert torch.equal(made.codes, codes) and torch.equal(made.dequantize().double(), expected)
+    tensors["qzeros"][1, 0] -= 1
+    with pytest.raises(CheckpointError, match=r"qzeros holds zero points other than 8, where the config says .* none"):
+        read(tensors, section, tmp_path, "bias" in tensors)
+
+
 def test_zero_points_of_the_first_version_are_one_more(tmp_path):
     """As AutoGPTQ has written symmetric weights: 7 in every field. Nothing said is the first version."""
     tensors, _, _ = packed("gptqmodel_v2_4bit")
@@ -154,7 +169,7 @@ def test_a_bias_of_zeros_where_the_model_has_none_is_dropped(tmp_path):
         (AWQ | {"version": "marlin"}, "says version 'marlin' of awq; what is read here are gemm, gemv, gemv_fast"),
         (AWQ | {"version": 3}, "says version 3 of awq"),
         (AWQ | {"version": "gemv"}, r"qweight is \(128, 4\) on disk, \(32, 16\) by"),
-        (AWQ | {"zero_point": False}, "says zero_point False; awq without zero points is not read"),
+        (AWQ | {"zero_point": 0}, "says zero_point 0; it has to be true or false"),
         (GPTQ | {"bits": 8}, r"says 8 bits of gptq; this program runs \(3, 4\)"),
         (GPTQ | {"checkpoint_format": "marlin"}, "says checkpoint_format 'marlin'; what is read here are gptq"),
         (GPTQ | {"pack_dtype": "int64"}, "packs into 'int64'"),
