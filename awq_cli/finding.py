@@ -12,7 +12,7 @@ from quantization.paths import MODELS, checkpoint_name
 from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, Awq, Recipe
 
 # The fields of a recipe that a checkpoint is named after.
-NAMING = ("w_bit", "group_size", "symmetric", "awq", "solver", "lm_head")
+NAMING = ("w_bit", "bits_per_weight", "group_size", "symmetric", "awq", "solver", "lm_head")
 
 
 def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) -> Path:
@@ -40,7 +40,7 @@ def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) ->
 
 def _candidates(model_name: str, recipe: Recipe) -> Iterator[Path]:
     model = model_slug(model_name)
-    sizes = (recipe.group_size,) if recipe.group_size else DEFAULT_GROUP_SIZES
+    sizes = (recipe.group_size,) if recipe.group_size or recipe.mixed else DEFAULT_GROUP_SIZES
     for size in sizes:
         for solver in (recipe.solver,) if recipe.solver else _default_solvers(recipe):
             for distill in (1, 0):
@@ -71,7 +71,8 @@ def _missing(model_name: str, recipe: Recipe) -> str:
     have = f"{MODELS}/ has {', '.join(there)}" if there else f"{MODELS}/ has none"
     solver = recipe.solver or _default_solvers(recipe)[0]
     wanted = checkpoint_name(model_slug(model_name), replace(recipe, solver=solver, flash_attention=False))
-    make = f"run_awq.py --task quantize --model_name {shlex.quote(model_name)} --w_bit {recipe.w_bit}"
+    make = f"run_awq.py --task quantize --model_name {shlex.quote(model_name)} "
+    make += f"--bits_per_weight {recipe.bits_per_weight:g}" if recipe.mixed else f"--w_bit {recipe.w_bit}"
     make += f" --group_size {recipe.group_size}" * bool(recipe.group_size) + " --symmetric" * recipe.symmetric
     make += " --awq none" * (recipe.awq is Awq.NONE)
     make += f" --solver {recipe.solver}" * bool(recipe.solver) + " --lm_head" * recipe.lm_head

@@ -4,7 +4,7 @@ from qlinear.backends.registry import NPU_TARGETS
 from quantization.methods import METHODS
 from quantization.recipe import DEFAULT_SOLVERS, Awq
 
-_WHICH_CHECKPOINT = ("model_name", "w_bit", "group_size", "symmetric", "awq", "solver", "lm_head")
+_WHICH_CHECKPOINT = ("model_name", "w_bit", "bits_per_weight", "group_size", "symmetric", "awq", "solver", "lm_head")
 _SAMPLING = ("top_k", "top_p", "seed")
 _CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed", "bos")
 
@@ -21,7 +21,8 @@ def _reads_no_text(values, awq: str) -> bool:
     """Whether nothing looks at calibration text."""
     solver = values["solver"] or DEFAULT_SOLVERS[Awq(awq)]
     reads = METHODS[solver].reads_text(awq != "none")
-    return _quantize(values) and values["awq"] == awq and not reads and not values["distill"]
+    reads = reads or values["distill"] or values["bits_per_weight"] is not None
+    return _quantize(values) and values["awq"] == awq and not reads
 
 
 def _evaluates(values, perplexity: bool) -> bool:
@@ -33,6 +34,7 @@ def _evaluates(values, perplexity: bool) -> bool:
 
 # Which options mean nothing beside which: (test of all values, in words, the idle ones).
 IDLE = (
+    (lambda values: values["bits_per_weight"] is not None, "with --bits_per_weight", ("w_bit",)),
     (lambda values: not values["lm_head"], "without --lm_head", ("lm_head_group_size",)),
     (lambda values: _quantize(values) and values["awq"] == "none", "with --awq none", ("scales",)),
     (lambda values: _reads_no_text(values, "none"), "with --awq none and --solver rtn or hqq", _CALIBRATION),

@@ -31,6 +31,12 @@ group_size = click.option(
     type=click.Choice(GROUP_SIZES),
     help="Weights that share a scale.  [default: the largest of 128, 64, 32 that divides every layer]",
 )
+bits_per_weight = click.option(
+    "--bits_per_weight",
+    type=float,
+    help="3 or 4 bits and a group size for each layer as it needs them, so many bits in the mean, scales and zero "
+    "points counted; in the place of --w_bit.",
+)
 symmetric = click.option(
     "--symmetric",
     is_flag=True,
@@ -278,8 +284,8 @@ version = click.version_option(__version__, message="run_awq %(version)s")
 GROUPS = {
     "Model": (task, model_name, trust_remote_code),
     "Quantizing": (
-        w_bit, group_size, symmetric, awq, scales, solver, distill, lm_head, lm_head_group_size, calib_data, n_samples,
-        seqlen, seed, bos, resume, dry_run, tensor_parallel,
+        w_bit, bits_per_weight, group_size, symmetric, awq, scales, solver, distill, lm_head, lm_head_group_size,
+        calib_data, n_samples, seqlen, seed, bos, resume, dry_run, tensor_parallel,
     ),
     "Running": (
         checkpoint, precision, kv_bits, head_bits, target, device, latency, flash_attention, num_torch_threads,

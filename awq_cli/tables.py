@@ -52,6 +52,9 @@ def _show_quantize(out: Terminal, result: Any) -> None:
         f"{size.bits_per_weight:.2f} bits a weight ({size.bits_per_weight_with_embeddings:.2f} with embeddings)",
         soft_wrap=True,
     )
+    if result.bits_per_weight:
+        shares = (f"{one.linears} of {one.w_bit} bits in groups of {one.group_size}" for one in result.grids)
+        out.print(f"layers: {', '.join(shares)}", soft_wrap=True)
     out.print(
         f"{seconds.total:.1f} s (loading {seconds.load:.1f}, blocks {seconds.search:.1f}, "
         f"of which float forward passes {seconds.forward:.1f}), peak memory {amount(result.peak_rss_bytes)}",

@@ -10,12 +10,22 @@ from qlinear.errors import one_line
 
 SIZE = "bits a weight, embeddings included"
 
+# In the place of a format: of a checkpoint whose layers differ in their bits.
+MIXED = "mixed bits"
+
 # Who opens which format, as docs/interop.md shows it: (program, how).
 READERS = {
     "compressed-tensors": (
         ("run_awq", 'load("{directory}")'),
         ("transformers with compressed-tensors", 'AutoModelForCausalLM.from_pretrained("{directory}")'),
         ("vLLM (4 bits)", "vllm serve {directory}"),
+    ),
+    MIXED: (
+        ("run_awq", 'load("{directory}")'),
+        (
+            "transformers (symmetric only)",
+            'AutoModelForCausalLM.from_pretrained("{directory}")',
+        ),
     ),
     "awq": (
         ("run_awq", 'load("{directory}")'),
@@ -73,10 +83,11 @@ def card_text(origin: Origin, format: str, label: str, facts: dict[str, Any], lo
         base_model=origin.hub_id, base_model_relation="quantized" if origin.hub_id else None,
         license=origin.licence, license_name=origin.licence_name, license_link=origin.licence_link,
         library_name="transformers", pipeline_tag="text-generation",
-        tags=[format, "awq", f"{facts.get('bits')}-bit"],
+        tags=[format, "awq", f"{facts.get('bits')}-bit".replace(f"{MIXED}-bit", "mixed-bit")],
     )  # fmt: skip
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    readers = "\n".join(f"| {who} | `{how.format(directory=label)}` |" for who, how in READERS[format])
+    known = READERS[MIXED if facts.get("bits") == MIXED else format]
+    readers = "\n".join(f"| {who} | `{how.format(directory=label)}` |" for who, how in known)
     lost = "\n".join(f"- {sentence}" for sentence in losses) or "- nothing was measured"
     shown = origin.hub_id or (Path(origin.name).name if origin.name else "a model that its recipe does not name")
     body = f"""# {label}
@@ -109,14 +120,15 @@ def facts_of(recipe: dict) -> dict[str, Any]:
     calibration = recipe.get("calibration") if isinstance(recipe.get("calibration"), dict) else {}
     asked = recipe.get("options") if isinstance(recipe.get("options"), dict) else {}
     head_size = asked.get("lm_head_group_size") or recipe.get("group_size")
+    mixed = recipe.get("bits_per_weight")
     told = {
-        "bits": recipe.get("w_bit"),
+        "bits": MIXED if isinstance(mixed, float) else recipe.get("w_bit"),
         "group size": recipe.get("group_size"),
         "symmetric": recipe.get("symmetric"),
         "scales": recipe.get("awq"),
         "solver": recipe.get("solver"),
         "distillation": f"of the scales, {asked['distill']} steps" if asked.get("distill") else None,
-        "output head": f"quantized in groups of {head_size}" if recipe.get("lm_head") else None,
+        "output head": f"quantized{f' in groups of {head_size}' * bool(head_size)}" if recipe.get("lm_head") else None,
         "calibration text": calibration.get("source") and Path(str(calibration["source"])).name,
         "samples": calibration.get("n_samples"),
         "tokens a sample": calibration.get("seqlen"),

@@ -99,7 +99,7 @@ class Journal:
     def _check_kinds(self) -> None:
         """Raise `ValueError` unless every field is of its kind, and the files are named as they are numbered here."""
         held = [*(file for file, _ in self.files), *self.kept, self.state]
-        plain = (str, int, bool, type(None))
+        plain = (str, int, float, bool, type(None))
         right = (
             type(self.number) is int
             and isinstance(self.fingerprint, dict)
@@ -137,7 +137,7 @@ class Journal:
         with self.reading():
             return {name for file, _ in self.files for name in self.load(file)}
 
-    def identify(self, marks: dict[str, str | int | bool | None]) -> None:
+    def identify(self, marks: dict[str, str | int | float | bool | None]) -> None:
         """Add to the fingerprint; in a run taken up again, raise `CheckpointError` for the first mark that differs."""
         for name, value in marks.items():
             was = self.fingerprint.get(name)

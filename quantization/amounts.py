@@ -10,7 +10,8 @@ from quantization import distill as distillation
 from quantization import gauge
 from quantization.gauge import Rates
 from quantization.plan import Job
-from quantization.recipe import Awq
+from quantization.recipe import DEFAULT_GROUP_SIZES, Awq
+from quantization.sensitivity import SAMPLES
 from quantization.streams import N_CONFIRM_SAMPLES
 from scales.awq import CONFIRM_TOKENS, MOST_RANKED
 from scales.search import N_CONFIRMED
@@ -27,6 +28,8 @@ LEARNED_TOKENS = 3 * 100 * 1024
 # Of a token that is distilled from: the float model's pass, the quantized one's there and back, and looks at the
 # samples held back; of the head, which has no gradient of its own.
 PASSES, HEAD_PASSES = 4.2, 3.1
+# Where bits are spent by need: passes over its text, there twice and back once, and the grids that are tried.
+MEASURE_PASSES, OFFERS = 3.0, 2 * len(DEFAULT_GROUP_SIZES)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Source:
 @dataclass(frozen=True)
 class Seconds:
     """What a block takes. forward: passes over the text; statistics: Gram matrices; search; solve: one part for each
-    input of its linears, as those are solved by themselves; distill: its share of the fit of all scales in the end.
+    input of its linears, as those are solved by themselves; distill: its share of the fit of all scales in the end;
+    measure: of finding out what each grid would cost each linear.
     """
 
     forward: float
@@ -60,10 +64,11 @@ class Seconds:
     search: float
     solve: tuple[float, ...]
     distill: float = 0.0
+    measure: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.forward + self.statistics + self.search + sum(self.solve) + self.distill
+        return self.measure + self.forward + self.statistics + self.search + sum(self.solve) + self.distill
 
 
 def sources(block: nn.Module, anatomy: Anatomy, config) -> list[Source]:
@@ -145,7 +150,12 @@ def block_seconds(inputs: Sequence[Source], text: Text, job: Job, rates: Rates) 
         search += (2 * N_CONFIRM_SAMPLES * text.seqlen + (N_CONFIRMED + 1) * max(CONFIRM_TOKENS, text.seqlen)) * token
     solve = tuple(_solve(source, job, rates) for source in inputs)
     distill = _distill(job, token + active * (rates.fast - rates.product), rates) if job.recipe.distill else 0.0
-    return Seconds(forward, gram if text.gathered else 0.0, search, solve, distill)
+    measured = 0.0
+    if job.recipe.mixed:
+        sample = SAMPLES * text.seqlen
+        offer = weights * rates.rounding + sample * active * rates.fast
+        measured = MEASURE_PASSES * sample * token + OFFERS * offer
+    return Seconds(forward, gram if text.gathered else 0.0, search, solve, distill, measured)
 
 
 def _distill(job: Job, token: float, rates: Rates) -> float:

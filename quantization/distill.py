@@ -93,7 +93,7 @@ def open_distillation(job: Job, names: Sequence[str], stored: Mapping[str, Tenso
     for name in names:
         base = job.source.linear_in_files(name)
         weights[name] = grid_weight(
-            {part: stored[f"{base}.{part}"] for part in weight_parts(job.recipe.symmetric)}, job.recipe.w_bit
+            {part: stored[f"{base}.{part}"] for part in weight_parts(job.recipe.symmetric)}, job.grid_of(name).bits
         )
         if (bias := stored.get(f"{base}.{BIAS}")) is not None:
             biases[name] = bias
@@ -116,8 +116,10 @@ class Distillation:
         """dtype: of the products."""
         self._total = job.recipe.distill
         self._size = _samples_a_step(job.recipe)
-        self._rate = RATE * 2 ** (3 - job.recipe.w_bit)
         self._scales = FittedScales(list(weights.values()))
+        self._rates = torch.empty_like(self._scales.logs)
+        for rate, weight in zip(self._scales.parts(self._rates), weights.values(), strict=True):
+            rate.fill_(RATE * 2 ** (3 - weight.bits))
         parts = zip(
             weights.items(),
             self._scales.parts(self._scales.logs),
@@ -155,7 +157,7 @@ class Distillation:
         self._square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
         mean = self._mean / (1 - BETAS[0] ** (done + 1))
         root = (self._square / (1 - BETAS[1] ** (done + 1))).sqrt_().add_(TINY)
-        self._scales.logs.addcdiv_(mean, root, value=-self._rate * (1 - done / self._total))
+        self._scales.logs.addcdiv_(mean.mul_(self._rates), root, value=-(1 - done / self._total))
         gradient.zero_()
         self.result = replace(self.result, steps=done + 1)
 

@@ -22,6 +22,7 @@ from quantization.gauge import CROP, Rates, measure
 from quantization.kept import kept_float
 from quantization.plan import Job, examine_job, make_job
 from quantization.recipe import Awq, Recipe
+from quantization.sensitivity import SAMPLES
 from quantization.shards import Misfit, misfits, quantized_shapes, shards_served
 from quantization.shared import RANKS, Shared, shared
 from quantization.unit import full_name
@@ -60,8 +61,8 @@ class Forecast:
 
     task: str
     model: str
-    w_bit: int
-    group_size: int
+    w_bit: int | None
+    group_size: int | None
     awq: str
     solver: str
     weights: int
@@ -107,16 +108,18 @@ def forecast(
 
     def memory(samples: int) -> int:
         whole = bytes_needed(job) if recipe.distill else 0
-        return libraries + max(_memory(job, inputs, replace(text, samples=samples)), whole)
+        measured = _memory_measured(job, inputs) if recipe.mixed else 0
+        return libraries + max(_memory(job, inputs, replace(text, samples=samples)), whole, measured)
 
     return Forecast(
-        "dry_run", source.name, job.recipe.w_bit, job.plan.group_size, job.recipe.awq.value, job.recipe.solver,
+        "dry_run", source.name, None if recipe.mixed else recipe.w_bit,
+        recipe.group_size if recipe.mixed else job.plan.group_size, job.recipe.awq.value, job.recipe.solver,
         source.float_bytes // FLOAT_BYTES, len(job.plan.units), source.float_bytes, made, layers, examined,
         total, max(LEAST_ERROR, abs(other - total) / total), _parts(near), memory(text.samples),
         available_bytes(), made + _progress(job, text) + min(made, SHARD_BYTES), _free(output),
         [shared(ranks, near, inputs, text, memory) for ranks in RANKS if text.gathered],
-        shards_served(served, job.grid, decoder), shards,
-        misfits(served, job.grid, decoder, shards) if shards else [],
+        shards_served(served, job.coarsest, decoder), shards,
+        misfits(served, job.coarsest, decoder, shards) if shards else [],
     )  # fmt: skip
 
 
@@ -136,7 +139,7 @@ def _layers(job: Job) -> list[LayerKind]:
         if id(tensor) in seen and not quantized:
             continue
         seen.add(id(tensor))
-        bits = grids[owner].bits_per_weight if quantized else FLOAT_BITS
+        bits = (job.recipe.bits_per_weight or grids[owner].bits_per_weight) if quantized else FLOAT_BITS
         kind = template(owner) if tensor.ndim > 1 else "norms and biases"
         reason = None if quantized else reasons.get(kind) or _why_float(tensor.ndim, owner == plan.head)
         key = (kind, tuple(tensor.shape) if tensor.ndim > 1 else (1,))
@@ -179,13 +182,22 @@ def _time(job: Job, inputs: list[list[Source]], text: Text, crop: int) -> list[S
 def _parts(times: Iterable[Seconds]) -> dict[str, float]:
     times = list(times)
     parts = {
+        "measuring": sum(each.measure for each in times),
         "forward passes": sum(each.forward for each in times),
         "statistics": sum(each.statistics for each in times),
         "search": sum(each.search for each in times),
         "codes": sum(sum(each.solve) for each in times),
         "distillation": sum(each.distill for each in times),
     }
-    return {name: seconds for name, seconds in parts.items() if seconds or name != "distillation"}
+    return {name: seconds for name, seconds in parts.items() if seconds or name not in ("measuring", "distillation")}
+
+
+def _memory_measured(job: Job, inputs: list[list[Source]]) -> int:
+    """As grids are chosen: what every block is given, and of one the weights and errors, what goes in and comes out."""
+    tokens, width = SAMPLES * job.recipe.seqlen, getattr(job.source.config.get_text_config(), "hidden_size", 0)
+    ways = max(sum(n + k for source in sources_ for n, k in source.shapes) for sources_ in inputs)
+    weights = max(sum(source.weights for source in sources_) for sources_ in inputs)
+    return tokens * FLOAT_BYTES * (len(inputs) * width + ways) + 2 * 4 * weights
 
 
 def _memory(job: Job, inputs: list[list[Source]], text: Text) -> int:

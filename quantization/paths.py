@@ -20,7 +20,11 @@ def checkpoint_name(model: str, recipe: Recipe) -> str:
 
 
 def _of_grid(recipe: Recipe) -> list[str]:
-    return [f"w{recipe.w_bit}", f"g{recipe.group_size or '*'}"] + ["symmetric"] * recipe.symmetric
+    if recipe.mixed:
+        bits, sizes = f"w{recipe.bits_per_weight:g}", f"g{recipe.group_size or 'mixed'}"
+    else:
+        bits, sizes = f"w{recipe.w_bit}", f"g{recipe.group_size or '*'}"
+    return [bits, sizes] + ["symmetric"] * recipe.symmetric
 
 
 def refuse_another_model(directory: Path, model_name: str, fingerprint: str) -> None:

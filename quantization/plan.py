@@ -1,6 +1,7 @@
 """What quantizing is going to do to a model, settled before the first block."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import GridError, ModelError
 from qlinear.grid import Grid, check_divides
 from qlinear.progress import Note, Watcher
-from qlinear.sizes import GROUP_SIZES
+from qlinear.sizes import BITS, GROUP_SIZES
 from quantization.examine import BlocksError, examined
 from quantization.kept import Kept, kept_float, share_kept
 from quantization.recipe import DEFAULT_GROUP_SIZES, Awq, Recipe
@@ -42,7 +43,8 @@ class Plan:
 class Job:
     """A model, what was asked for (settled), what that comes to, and who watches.
 
-    kept: what of the decoder stays float; kept_share: of its weights; ranks: who does it.
+    kept: what of the decoder stays float; kept_share: of its weights; ranks: who does it; grids: of each linear by full
+    name where they differ, once they are chosen.
     """
 
     source: PretrainedModel
@@ -52,11 +54,24 @@ class Job:
     kept: tuple[Kept, ...] = ()
     kept_share: float = 0.0
     ranks: Ranks = ALONE
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+
+    def grid_of(self, name: str) -> Grid:
+        """name: of a linear, the output head's too."""
+        return self.grids.get(name, self.head_grid if name == self.plan.head else self.grid)
 
     @property
     def grid(self) -> Grid:
-        """Of the linears in the units."""
+        """Of the linears in the units, where they are all on one."""
         return Grid(self.recipe.w_bit, self.plan.group_size, self.recipe.symmetric)
+
+    @property
+    def coarsest(self) -> Grid:
+        """The fewest bits and the largest groups that any linear has, or may come to have."""
+        if self.recipe.mixed and not self.grids:
+            return replace(self.grid, bits=min(BITS))
+        grids = list(self.grids.values()) or [self.grid]
+        return replace(self.grid, bits=min(g.bits for g in grids), group_size=max(g.group_size for g in grids))
 
     @property
     def head_grid(self) -> Grid:
@@ -81,7 +96,7 @@ def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
 def make_job(source: PretrainedModel, recipe: Recipe, watch: Watcher) -> Job:
     """What is going to be done, as far as is known before a weight is read. Raises as `make_plan` does."""
     plan = make_plan(source, recipe)
-    if recipe.group_size is None:
+    if recipe.group_size is None and not recipe.mixed:
         sizes = ", ".join(map(str, DEFAULT_GROUP_SIZES))
         watch(Note(f"group size {plan.group_size}: the largest of {sizes} that divides every layer"))
     return Job(source, recipe, plan, watch)
@@ -108,13 +123,14 @@ def examine_job(job: Job) -> Job:
         worst = sorted(kept, key=lambda entry: -entry.bytes)[:3]
         told = ", ".join(f"{entry.name} ({entry.reason})" for entry in worst)
         job.watch(Note(f"{share:.0%} of the decoder's weights stay in bfloat16: {told}"))
-    return Job(source, recipe, plan, job.watch, tuple(kept), share, job.ranks)
+    return replace(job, recipe=recipe, plan=plan, kept=tuple(kept), kept_share=share)
 
 
 def _without_blocks(source: PretrainedModel, recipe: Recipe, head: str, reason: str) -> Plan:
     """Every linear by itself: all that can be done where the blocks are not to be found or run."""
-    if recipe.awq is not Awq.NONE or recipe.method.reads_text(False) or recipe.distill:
-        raise ModelError(f"{reason}; `awq=none` with `solver=rtn` rounds without running them")
+    if recipe.awq is not Awq.NONE or recipe.method.reads_text(False) or recipe.distill or recipe.mixed:
+        one = " and one `w_bit`" * recipe.mixed
+        raise ModelError(f"{reason}; `awq=none` with `solver=rtn`{one} rounds without running them")
     units, anatomies = _linears(source.model, head)
     return Plan(units, anatomies, False, _group_size(source.model, recipe, units, anatomies, head), head)
 

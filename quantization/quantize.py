@@ -8,7 +8,7 @@ from torch import nn
 
 from checkpoints.beside import find_beside
 from checkpoints.card import card_text, facts_of, losses_of, read_origin
-from checkpoints.formats.compressed_tensors import quantization_section
+from checkpoints.formats.compressed_tensors import mixed_section, quantization_section
 from checkpoints.journal import Journal
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
@@ -24,11 +24,20 @@ from quantization.distributed import open_ranks
 from quantization.kept import Kept, KindRecord, kinds_found
 from quantization.plan import Job, examine_job, make_job
 from quantization.recipe import Awq, Recipe
-from quantization.resume import as_it_began, marks, refuse_another_run, text_marks, told_if_stopped, versions
+from quantization.resume import (
+    as_it_began,
+    kept_grids,
+    marks,
+    refuse_another_run,
+    text_marks,
+    told_if_stopped,
+    versions,
+)
 from quantization.scaling import Scaling, open_scaling
+from quantization.sensitivity import with_grids
 from quantization.shards import quantized_shapes, shards_served
 from quantization.streams import TOKENS, Sides, Streams, open_streams
-from quantization.tally import LinearLosses, Size, least_bytes
+from quantization.tally import GridRecord, LinearLosses, Size, least_bytes
 from quantization.unit import BlockErrors, Distilled
 from quantization.work import Work
 from scales.ranks import Ranks
@@ -53,13 +62,14 @@ class Result:
     """blocks: by name; empty where every linear was solved by itself; kinds: of decoder blocks, and their edges;
 
     chat_template: whether the model has one; kept: what of the decoder stays float, and kept_share: how much of its
-    weights that is; shards: over how many vLLM can serve it.
+    weights that is; shards: over how many vLLM can serve it; w_bit, group_size: None where layers differ in it, and
+    bits_per_weight was asked for; grids: how many linears are on which.
     """
 
     task: str
     model: str
-    w_bit: int
-    group_size: int
+    w_bit: int | None
+    group_size: int | None
     symmetric: bool
     lm_head: bool
     awq: str
@@ -80,6 +90,8 @@ class Result:
     kept: list[Kept]
     kept_share: float
     shards: list[int]
+    bits_per_weight: float | None
+    grids: list[GridRecord]
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ def _refuse_ranks(recipe: Recipe, ranks: Ranks) -> None:
 def _take_part(job: Job, resume: bool) -> None:
     """What a rank does that does not lead: its share of every block."""
     job.ranks.told(None)  # whether the place to write to is one
-    work = _open_work(examine_job(job), None, resume)
+    work = _open_work(with_grids(examine_job(job)), None, resume)
     for index in range(work.tally.units, len(job.plan.units)):
         work.quantize_unit(index)
     work.write_rest()
@@ -148,6 +160,7 @@ def _lead(job: Job, model_name: str, place: Place, trust_remote_code: bool, star
         job.ranks.told(True)
         job = examine_job(job)
         check_fits(job)
+        job = with_grids(job, kept_grids(writer.journal, job) if place.resume else None)
         recipe, plan = job.recipe, job.plan
         work = _open_work(job, writer, place.resume)
         load = time.perf_counter() - start
@@ -215,8 +228,8 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
     return Result(
         "quantize",
         job.source.name,
-        recipe.w_bit,
-        job.plan.group_size,
+        None if recipe.mixed else recipe.w_bit,
+        recipe.group_size if recipe.mixed else job.plan.group_size,
         recipe.symmetric,
         recipe.lm_head,
         scaling.awq.value,
@@ -236,7 +249,9 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
         list(job.kept),
         job.kept_share,
-        shards_served(quantized_shapes(job), job.grid, job.source.config.get_text_config()),
+        shards_served(quantized_shapes(job), job.coarsest, job.source.config.get_text_config()),
+        recipe.bits_per_weight,
+        work.tally.grids(),
     )
 
 
@@ -252,18 +267,24 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
     return Description(source.config, source.generation_config, source.tokenizer, beside, trust_remote_code)
 
 
+def _section(job: Job, names: list[str], kept: list[str]) -> dict:
+    if job.grids:
+        return mixed_section({job.source.linear_in_files(name): job.grids[name] for name in names}, kept)
+    head = (job.plan.head, job.head_grid.group_size) if job.recipe.lm_head else None
+    return quantization_section(job.grid, head, kept)
+
+
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
-    head = (job.plan.head, job.head_grid.group_size) if recipe.lm_head else None
-    if head is not None:
+    if recipe.lm_head:
         source.config.tie_word_embeddings = False
     kept = [
         name
         for name, module in source.model.named_modules()
         if isinstance(module, nn.Linear) and name not in work.tally.quantized_names
     ]
-    section = quantization_section(job.grid, head, kept)
+    section = _section(job, work.tally.quantized_names, kept)
     made = {
         **asdict(result),
         "fingerprint": source.fingerprint,

@@ -26,6 +26,9 @@ class Awq(str, Enum):
 # none, where nothing is searched.
 DEFAULT_SOLVERS = {Awq.AUTO: "gptq", Awq.RUN: "gptq", Awq.LOAD: "rtn", Awq.NONE: "rtn"}
 
+# What `bits_per_weight` may be, from about 3 bits in the largest groups to 4 in the smallest.
+MIXED = (3, 5)
+
 # In this order group sizes are tried when none is asked for.
 DEFAULT_GROUP_SIZES = (128, 64, 32)
 
@@ -34,18 +37,21 @@ DEFAULT_GROUP_SIZES = (128, 64, 32)
 class Recipe:
     """How a model is quantized; every field has the command's default. Raises `OptionError` for a value out of range.
 
-    w_bit: 3 or 4; group_size: weights that share a scale, 32, 64, 128 or 256; None: the largest of 128, 64, 32 that
-    divides every layer; symmetric: the same zero point for every group, for loaders that know no other; awq: "auto",
-    "load", "run" or "none" (see `Awq`); scales: the MIT-Han-Lab result file to load or to write, None: one in
-    $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or "learned", None: gptq, but rtn where no scales are searched; distill:
-    steps, of 1024 tokens each, in which all scales are fitted to the float model's predictions in the end; lm_head:
-    whether the output head is quantized too, in groups of lm_head_group_size, None: as large as the others; calib_data:
-    "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are
-    drawn by seed; bos: whether the token for the beginning of a text stands before it, once, None: as the tokenizer has
-    it; flash_attention: the checkpoint's default for running it, None: the engine's own.
+    w_bit: 3 or 4; bits_per_weight: scales and zero points counted, spent on 3 and 4 bits and on groups as each layer
+    needs them, in the place of w_bit; group_size, where it is given, is then that of all; group_size: weights that
+    share a scale, 32, 64, 128 or 256; None: the largest of 128, 64, 32 that divides every layer; symmetric: the same
+    zero point for every group, for loaders that know no other; awq: "auto", "load", "run" or "none" (see `Awq`);
+    scales: the MIT-Han-Lab result file to load or to write, None: one in $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or
+    "learned", None: gptq, but rtn where no scales are searched; distill: steps, of 1024 tokens each, in which all
+    scales are fitted to the float model's predictions in the end; lm_head: whether the output head is quantized too, in
+    groups of lm_head_group_size, None: as large as the others; calib_data: "builtin", "self", "pileval", "wikitext2",
+    "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are drawn by seed; bos: whether the token for the
+    beginning of a text stands before it, once, None: as the tokenizer has it; flash_attention: the checkpoint's default
+    for running it, None: the engine's own.
     """
 
     w_bit: int = 4
+    bits_per_weight: float | None = None
     group_size: int | None = None
     symmetric: bool = False
     awq: Awq = Awq.AUTO
@@ -64,6 +70,10 @@ class Recipe:
     def __post_init__(self) -> None:
         _check("w_bit", self.w_bit, BITS)
         _check("group_size", self.group_size, (None, *GROUP_SIZES))
+        bits = self.bits_per_weight
+        if bits is not None and (type(bits) not in (int, float) or not MIXED[0] <= bits <= MIXED[1]):
+            raise OptionError(f"`bits_per_weight={bits}` has to be a number from {MIXED[0]} to {MIXED[1]}")
+        object.__setattr__(self, "bits_per_weight", bits and float(bits))
         _check("symmetric", self.symmetric, (False, True))
         _check("lm_head_group_size", self.lm_head_group_size, (None, *GROUP_SIZES))
         _check("awq", self.awq, [awq.value for awq in Awq])
@@ -89,7 +99,13 @@ class Recipe:
     def settled(self, group_size: int | None = None) -> "Recipe":
         """With the solver that is taken by default, and a group size if one is given, filled in."""
         solver = self.solver or DEFAULT_SOLVERS[self.awq]
-        return replace(self, solver=solver, group_size=group_size or self.group_size)
+        size = self.group_size if self.mixed else group_size or self.group_size
+        return replace(self, solver=solver, group_size=size)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether each layer has bits of its own."""
+        return self.bits_per_weight is not None
 
     @property
     def method(self) -> Method:

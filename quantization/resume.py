@@ -11,8 +11,9 @@ from pathlib import Path
 from checkpoints.formats.compressed_tensors import weight_parts
 from checkpoints.journal import Journal
 from qlinear.errors import CheckpointError
+from qlinear.grid import Grid
 from qlinear.progress import Note
-from qlinear.sizes import GROUP_SIZES
+from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.plan import Job
 from quantization.recipe import Awq, Recipe
@@ -31,7 +32,7 @@ def versions() -> dict[str, str]:
     return {"run-awq": __version__, **{name: version(name) for name in ("torch", "transformers")}}
 
 
-def marks(job: Job, scaling: Scaling) -> dict[str, str | int | bool | None]:
+def marks(job: Job, scaling: Scaling) -> dict[str, str | int | float | bool | None]:
     """All that the weights depend on but the calibration text, by the names the user knows it by."""
     recipe = job.recipe
     plain = {f"`{name}`": value for name, value in recipe.to_json().items() if name not in _BY_MEANING}
@@ -76,6 +77,19 @@ def as_it_began(recipe: Recipe, journal: Journal) -> Recipe:
     if recipe.awq is not Awq.AUTO:
         return recipe
     return replace(recipe, awq=journal.fingerprint.get("`awq`", Awq.AUTO))
+
+
+def kept_grids(journal: Journal, job: Job) -> dict[str, Grid] | None:
+    """Those that an earlier run has chosen, None where it has not. Raises `CheckpointError` if they make no sense."""
+    if not journal.record or not job.recipe.mixed:
+        return None
+    journal.identify({MODEL: job.source.fingerprint[:16], "`bits_per_weight`": job.recipe.bits_per_weight})
+    with journal.reading():
+        found = {name: Grid(bits, size, job.recipe.symmetric) for name, (bits, size) in journal.record["grids"].items()}
+        wrong = [grid for grid in found.values() if grid.bits not in BITS or grid.group_size not in GROUP_SIZES]
+        if wrong or not set(found) <= {name for name, _ in job.source.model.named_modules()}:
+            raise ValueError("grids of other layers")
+    return found
 
 
 def check_tally(tally: Tally, job: Job, stored: set[str]) -> None:

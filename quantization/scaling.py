@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from architectures.family import Edge
 from qlinear.errors import OptionError
 from qlinear.files import why_not_writable
+from qlinear.grid import Grid
 from qlinear.progress import Note
 from qlinear.solvers.rtn import rtn
 from quantization.paths import scales_path
@@ -98,12 +99,12 @@ class SearchedScaling(Scaling):
         super().__init__(Awq.RUN, torch.float32, path)
         self._job = job
         # the search looks at what its blocks, quantized, hand over
-        self._file = zoo.ScaleFile(meta={**_made_for(job), "solver": job.recipe.solver})
-        self._rounding = _plain_rounding(job)
+        self._file = zoo.ScaleFile(meta={**_said_of(job), "solver": job.recipe.solver})
 
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
         config = self._job.source.config
-        found = quantize_block(unit.block, unit.anatomy, config, seen, self._rounding, ranks=self._job.ranks)
+        roundings = {name: _plain_rounding(self._job.grid_of(full_name(unit.name, name))) for name in unit.linears}
+        found = quantize_block(unit.block, unit.anatomy, config, seen, roundings, ranks=self._job.ranks)
         _clip(unit.block, found.clips, self._job.recipe)
         _divide(seen, found.scales, config)
         if found.fell_back:
@@ -177,15 +178,18 @@ def _grouped(job: Job) -> Recipe:
 
 
 def _made_for(job: Job) -> dict[str, Any]:
-    """What a scales file has to say of itself, if it says anything."""
-    grid = job.grid
-    asked = {"w_bit": grid.bits, "group_size": grid.group_size, "symmetric": grid.symmetric}
-    return asked | {"fingerprint": job.source.fingerprint}
+    """What a scales file has to say of itself, if it says anything; None: nothing."""
+    grid, mixed = job.grid, job.recipe.bits_per_weight
+    asked = {"bits_per_weight": mixed, "symmetric": grid.symmetric, "fingerprint": job.source.fingerprint}
+    return asked if mixed else asked | {"w_bit": grid.bits, "group_size": grid.group_size}
 
 
-def _plain_rounding(job: Job) -> Rounding:
+def _said_of(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in _made_for(job).items() if value is not None}
+
+
+def _plain_rounding(grid: Grid) -> Rounding:
     """What the search rounds its candidates with, whichever way the codes are chosen in the end."""
-    grid = job.grid
 
     def quantize(weight: Tensor) -> Tensor:
         return rtn(weight, grid).dequantize()
@@ -222,7 +226,7 @@ def _by_block(job: Job, file: zoo.ScaleFile) -> list[zoo.BlockScales]:
         return fold.scale_length(model.get_submodule(plan.units[index]), edge, config)
 
     known = {unit: anatomy.edges for unit, anatomy in zip(plan.units, plan.anatomies, strict=True)}
-    return zoo.by_block(file, known, linear_shape, scale_length, plan.group_size)
+    return zoo.by_block(file, known, linear_shape, scale_length, lambda name: job.grid_of(name).group_size)
 
 
 def _fits(file: zoo.ScaleFile, job: Job) -> bool:

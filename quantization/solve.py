@@ -1,5 +1,6 @@
 """Codes for all linears of a unit, once it is scaled."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,18 +15,23 @@ from scales.search import relative_loss, sample_rows, substituted
 from scales.statistics import InputStatistics
 
 
-def round_linears(unit: Unit, method: Method, grid: Grid, ranks: Ranks = ALONE) -> Solution:
-    """Each linear by itself, without looking at any text."""
+def round_linears(unit: Unit, method: Method, grids: Mapping[str, Grid], ranks: Ranks = ALONE) -> Solution:
+    """Each linear by itself, without looking at any text. grids: by local name."""
     weights = {name: linear.weight.data for name, linear in unit.linears.items()}
-    held = list(weights.values())
-    made = ranks.share([float(weight.numel()) for weight in held], lambda index: method.linear(held[index], grid))
-    return Solution(dict(zip(weights, made, strict=True)), {})
+    names = list(weights)
+    made = ranks.share(
+        [float(weight.numel()) for weight in weights.values()],
+        lambda index: method.linear(weights[names[index]], grids[names[index]]),
+    )
+    return Solution(dict(zip(names, made, strict=True)), {})
 
 
-def solve_block(task: BlockTask, method: Method, grid: Grid, statistics: dict[str, InputStatistics]) -> Solution:
+def solve_block(
+    task: BlockTask, method: Method, grids: Mapping[str, Grid], statistics: dict[str, InputStatistics]
+) -> Solution:
     """Each linear by itself, its errors weighed by the inputs it sees; from there, the block as a whole.
 
-    statistics: of their inputs, as the unit is scaled.
+    grids: by local name, one for all that read the same; statistics: of their inputs, as the unit is scaled.
     """
     ranks, weights = task.held.ranks, {name: linear.weight.data for name, linear in task.unit.linears.items()}
     together = reading_the_same(statistics)
@@ -34,16 +40,16 @@ def solve_block(task: BlockTask, method: Method, grid: Grid, statistics: dict[st
         parts = [weights[name] for name in together[index]]
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         with statistics[together[index][0]].shrunk() as gram:
-            solved = method.linear(joined, grid, gram)
+            solved = method.linear(joined, grids[together[index][0]], gram)
         return solved.split([len(part) for part in parts])
 
     costs = [float(sum(weights[name].numel() for name in names) * weights[names[0]].shape[1]) for names in together]
-    grids = {
+    found = {
         name: made
         for names, solved in zip(together, ranks.share(costs, solve), strict=True)
         for name, made in zip(names, solved, strict=True)
     }
-    solution = Solution({name: grids[name] for name in weights}, {})
+    solution = Solution({name: found[name] for name in weights}, {})
     if method.block:
         solution = method.block(task, solution)
     names = list(weights)

@@ -67,8 +67,8 @@ class Student:
         share, total = weight / hidden.shape[1], 0.0
         for some, wanted in zip(last.split(LOGITS, 1), self._teacher[sample].split(LOGITS, 1), strict=True):
             with torch.no_grad():
-                target = self._log_probabilities(wanted.float(), self._float_head)
-            found = self._log_probabilities(some, self._head)
+                target = self._predicted(wanted.float(), self._float_head)
+            found = self._predicted(some, self._head)
             loss = nn.functional.kl_div(found, target, reduction="sum", log_target=True)
             total += loss.item()
             if loss.requires_grad:
@@ -83,11 +83,21 @@ class Student:
             x = call.at(sample)(block, x)
         return x
 
-    def _log_probabilities(self, hidden: Tensor, head: Function) -> Tensor:
-        """What the model makes of its last block's outputs, `(tokens, vocabulary)`; some scale what the head gives."""
-        model, given = self._source.model, self._calls[0].like_output(hidden)
-        modules = [*self._blocks, model.get_submodule(self._head_name)]
-        with forwards(modules, [*[lambda *_, **__: given] * len(self._blocks), head]):
-            tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64)
-            logits = model(input_ids=tokens, use_cache=False).logits
-        return logits[0].float().log_softmax(-1)
+    def _predicted(self, hidden: Tensor, head: Function) -> Tensor:
+        model = self._source.model
+        return log_probabilities(model, self._blocks, (self._head_name, head), self._calls[0], hidden)
+
+
+def log_probabilities(
+    model: nn.Module, blocks: Sequence[nn.Module], head: tuple[str, Function], call: Call, hidden: Tensor
+) -> Tensor:
+    """What the model makes of its last block's outputs, `(tokens, vocabulary)`; some scale what the head gives.
+
+    head: its name, and what computes in its place; call: any block's; hidden: `(1, tokens, hidden)`.
+    """
+    (name, function), given = head, call.like_output(hidden)
+    modules = [*blocks, model.get_submodule(name)]
+    with forwards(modules, [*[lambda *_, **__: given] * len(blocks), function]):
+        tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64)
+        logits = model(input_ids=tokens, use_cache=False).logits
+    return logits[0].float().log_softmax(-1)

@@ -1,6 +1,7 @@
 """What has become of a model: the count that a run keeps, puts on record, and tells in the end."""
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
@@ -26,15 +27,16 @@ def least_bytes(job: Job) -> int:
     As if every matrix of the units, and of the head if asked for, were quantized; all else is in bfloat16.
     """
     recipe, plan = job.recipe, job.plan
+    mixed = recipe.bits_per_weight
 
     def bits(name: str, dimensions: int) -> float:
         owner = name.rpartition(".")[0]
         if dimensions < 2:
             return 16
         if owner == plan.head:
-            return job.head_grid.bits_per_weight if recipe.lm_head else 16
+            return (mixed or job.head_grid.bits_per_weight) if recipe.lm_head else 16
         quantized = any(owner == unit or owner.startswith(f"{unit}.") for unit in plan.units)
-        return job.grid.bits_per_weight if quantized else 16
+        return (mixed or job.grid.bits_per_weight) if quantized else 16
 
     names: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in stored_tensors(job.source.model):
@@ -57,12 +59,22 @@ class LinearLosses:
     loss_awq: float | None
     loss_solver: float | None
     ratio: float | None
-    fed: Fed | None = None
+    fed: Fed | None
+    w_bit: int
 
     @property
     def loss_saved(self) -> float | None:
         """That of the codes in the checkpoint; None where it is not known."""
         return self.loss_awq if self.loss_solver is None else self.loss_solver
+
+
+@dataclass(frozen=True)
+class GridRecord:
+    """How many linears are on one grid."""
+
+    w_bit: int
+    group_size: int
+    linears: int
 
 
 @dataclass
@@ -78,6 +90,11 @@ class Tally:
     quantized_bytes: int = 0
     quantized_weights: int = 0
     bytes: int = 0
+
+    def grids(self) -> list[GridRecord]:
+        """Those with most linears first."""
+        counted = Counter((layer.w_bit, layer.group_size) for layer in self.layers)
+        return [GridRecord(*grid, count) for grid, count in counted.most_common()]
 
     def size(self, float_bytes: int) -> Size:
         """float_bytes: all weights of the float model in bfloat16."""

@@ -89,6 +89,7 @@ class Work:
         found, kept = self.scaling.found()
         record = {"seconds": time.perf_counter() - self.began, "tally": self.tally.to_json(), "scaling": found}
         record["fit"] = self._fit and asdict(self._fit.result)
+        record["grids"] = {name: [grid.bits, grid.group_size] for name, grid in self.job.grids.items()}
         if self.streams is None:
             return Snapshot(record, kept, state)
         record["forward_seconds"] = self.streams.forward_seconds
@@ -142,21 +143,23 @@ class Work:
     def _count(self, name: str, searched: LayerLoss | None, solved: float | None, fed: Fed | None) -> None:
         found = (searched.loss_rtn, searched.loss_awq) if searched else (None, None)
         ratio = searched.ratio if searched else None
-        self.tally.layers.append(LinearLosses(name, self.job.grid.group_size, *found, solved, ratio, fed))
+        grid = self.job.grid_of(name)
+        self.tally.layers.append(LinearLosses(name, grid.group_size, *found, solved, ratio, fed, grid.bits))
 
     def _solve(self, unit: Unit) -> tuple[dict[str, LayerLoss], Solution]:
-        method, grid = self.job.recipe.method, self.job.grid
+        method = self.job.recipe.method
+        grids = {local: self.job.grid_of(full_name(unit.name, local)) for local in unit.anatomy.linears}
         if self.streams is None:
-            return self.scaling.apply(unit, None), round_linears(unit, method, grid, self.job.ranks)
+            return self.scaling.apply(unit, None), round_linears(unit, method, grids, self.job.ranks)
         seen = self._look(unit)
         losses = self.scaling.apply(unit, seen)
         known = seen.statistics if seen else {}
         del seen  # lets go of the samples it holds
         task = self.streams.task(unit)
         if task is None:
-            rounded = round_linears(unit, method, grid, self.job.ranks)
+            rounded = round_linears(unit, method, grids, self.job.ranks)
             return losses, replace(rounded, fed=fed(known))
-        solution = solve_block(task, method, grid, known)
+        solution = solve_block(task, method, grids, known)
         del known  # before the block's weights are there twice, float and rounded
         self.streams.step(task, solution)
         return losses, solution
@@ -213,7 +216,7 @@ class Work:
 
     def _quantize_head(self, name: str) -> None:
         """All ranks show what their samples make of it; the one that writes solves it."""
-        source, grid = self.job.source, self.job.head_grid
+        source, grid = self.job.source, self.job.grid_of(name)
         statistics = self.streams.head_statistics() if self.streams else None
         if self.writer is None:
             return
@@ -224,7 +227,7 @@ class Work:
                 made = self.job.recipe.method.linear(head.weight.data, grid, gram)
             loss = statistics and relative_loss(made.dequantize(), head.weight.data, statistics.gram)
         self._add_quantized(name, head, made)
-        self.tally.layers.append(LinearLosses(name, grid.group_size, None, None, loss, None))
+        self.tally.layers.append(LinearLosses(name, grid.group_size, None, None, loss, None, None, grid.bits))
         source.release(name)
 
     def _add_quantized(self, name: str, linear: nn.Linear, made: GridWeight) -> None:

@@ -1,6 +1,6 @@
 """AWQ on one decoder block: search scales, fold them in, search clips; keep plain rounding if that is better."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -76,23 +76,24 @@ def quantize_block(
     anatomy: Anatomy,
     config,
     seen: Observation,
-    rounding: Rounding,
+    roundings: Mapping[str, Rounding],
     *,
     ranks: Ranks = ALONE,
 ) -> BlockResult:
     """Scale `block`, which holds float32 weights, so that rounding it does the least harm; all ranks together.
 
-    The clips belong to it, and are judged with it, but it is for the caller to apply them: only plain rounding needs
-    them, other solvers find ranges of their own.
+    roundings: of each linear by its local name, one for all that an edge scales. The clips belong to it, and are judged
+    with it, but it is for the caller to apply them: only plain rounding needs them, other solvers find ranges of their
+    own.
     """
-    quantize = rounding.quantize
     linears = {name: block.get_submodule(name) for name in anatomy.linears}
-    rounded = [quantize_by_rows(linear.weight.data, quantize) for linear in linears.values()]
+    quantizers = {name: roundings[name].quantize for name in linears}
+    rounded = [quantize_by_rows(linear.weight.data, quantizers[name]) for name, linear in linears.items()]
     with substituted(list(linears.values()), rounded):
         error_rtn = _mean_error(block, seen, ranks)
     del rounded
-    loss_rtn = _rounding_losses(linears, seen.statistics, quantize, ranks)
-    choices = [(edge, _search_edge(block, edge, config, seen, quantize, ranks=ranks)) for edge in anatomy.edges]
+    loss_rtn = _rounding_losses(linears, seen.statistics, quantizers, ranks)
+    choices = [(edge, _search_edge(block, edge, config, seen, quantizers, ranks=ranks)) for edge in anatomy.edges]
 
     # From here on there are two copies of the weights: this one and the block's, which is scaled, then rounded.
     original = {name: parameter.data.clone() for name, parameter in block.named_parameters()}
@@ -101,9 +102,9 @@ def quantize_block(
     scales = {
         name: fold.consumer_scale(edge, choice.vector, config) for edge, choice in choices for name in edge.layers
     }
-    clips, loss_awq = _clip_all(linears, anatomy, seen.statistics, scales, rounding, ranks)
-    for linear in linears.values():
-        quantize_by_rows(linear.weight.data, quantize, out=linear.weight.data)
+    clips, loss_awq = _clip_all(linears, anatomy, seen.statistics, scales, roundings, ranks)
+    for name, linear in linears.items():
+        quantize_by_rows(linear.weight.data, quantizers[name], out=linear.weight.data)
     error_awq = _mean_error(block, seen, ranks)
     for name, parameter in block.named_parameters():
         parameter.data.copy_(original[name])
@@ -120,9 +121,10 @@ def quantize_block(
 
 
 def _search_edge(
-    block: nn.Module, edge: Edge, config, seen: Observation, quantize: Quantizer, *, ranks: Ranks
+    block: nn.Module, edge: Edge, config, seen: Observation, quantizers: Mapping[str, Quantizer], *, ranks: Ranks
 ) -> ScaleChoice:
     names = [name for name in edge.layers if name in seen.statistics]  # a router's weight is scaled but not rounded
+    quantize = quantizers[names[0]]
     linears = [block.get_submodule(name) for name in names]
     statistics = [seen.statistics[name] for name in names]
 
@@ -158,7 +160,7 @@ def _clip_all(
     anatomy: Anatomy,
     statistics: dict[str, InputStatistics],
     scales: dict[str, Tensor],
-    rounding: Rounding,
+    roundings: Mapping[str, Rounding],
     ranks: Ranks,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Clip every linear whose loss does not pass through q.k; returns the clips and all relative losses.
@@ -169,6 +171,7 @@ def _clip_all(
 
     def clipped(index: int) -> tuple[Tensor | None, float]:
         name = names[index]
+        rounding = roundings[name]
         linear, gram = linears[name], statistics[name].gram
         scale = scales[name] if name in scales else gram.new_ones(len(gram))
         folded, clip = sample_rows(linear.weight.data).clone(), None
@@ -192,13 +195,16 @@ def _costs(linears: dict[str, nn.Linear]) -> list[float]:
 
 
 def _rounding_losses(
-    linears: dict[str, nn.Linear], statistics: dict[str, InputStatistics], quantize: Quantizer, ranks: Ranks
+    linears: dict[str, nn.Linear],
+    statistics: dict[str, InputStatistics],
+    quantizers: dict[str, Quantizer],
+    ranks: Ranks,
 ) -> dict[str, float]:
     names = list(linears)
 
     def loss(index: int) -> float:
         rows = sample_rows(linears[names[index]].weight.data)
-        return relative_loss(quantize(rows), rows, statistics[names[index]].gram)
+        return relative_loss(quantizers[names[index]](rows), rows, statistics[names[index]].gram)
 
     return dict(zip(names, ranks.share(_costs(linears), loss), strict=True))
 

@@ -24,6 +24,7 @@ from qlinear.files import write_whole
 META_KINDS = {
     "w_bit": int,
     "group_size": int,
+    "bits_per_weight": float,
     "symmetric": bool,
     "fingerprint": str,
     "solver": str,
@@ -119,13 +120,13 @@ def by_block(
     known: Mapping[str, Sequence[Edge]],
     linear_shape: Callable[[str], tuple[int, int]],
     scale_length: Callable[[int, Edge], int],
-    group_size: int,
+    group_size: Callable[[str], int],
 ) -> list[BlockScales]:
     """Sort a file's entries by block, checking each against the model; raises `ScalesError`, changes nothing.
 
     known: the edges of each block, by its name, in order; linear_shape: global name -> (N, K) of a linear of the
-    blocks, `KeyError` if there is none; scale_length: number of a block, edge -> length of the vector that is searched
-    for it.
+    blocks, `KeyError` if there is none; group_size: of a linear, by global name; scale_length: number of a block, edge
+    -> length of the vector that is searched for it.
     """
     block_names = list(known)
     blocks = [BlockScales([], {}) for _ in block_names]
@@ -156,7 +157,7 @@ def by_block(
             n, k = linear_shape(layer)
         except KeyError as error:
             raise ScalesError(f"the scales file clips {layer}, which this model does not have") from error
-        _check_clip_shape(layer, limits, n, k, group_size)
+        _check_clip_shape(layer, limits, n, k, group_size(layer))
         if not (torch.isfinite(limits).all() and (limits >= 0).all()):
             raise ScalesError(f"the scales file has a clip for {layer} that is negative or not finite")
         blocks[index].clips[local] = limits.float()
@@ -194,8 +195,9 @@ def _check_clip_shape(layer: str, limits: Tensor, n: int, k: int, group_size: in
 def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
     """Raise `ScalesError` if the file says, in its entry or its name, that it was made for other options.
 
-    One that does not say for which kind of grid was made for asymmetric ones, as llm-awq makes them all.
-    `expected` holds `w_bit`, `group_size`, `symmetric` and, for files written here, `fingerprint` of the float model.
+    One that does not say for which kind of grid was made for asymmetric ones, as llm-awq makes them all. `expected`
+    holds `w_bit` and `group_size`, where all layers have the same, `bits_per_weight` (None there), `symmetric` and, for
+    files written here, `fingerprint` of the float model.
     """
     said = {"symmetric": False} | file.meta
     named = re.search(r"-w(\d+)-g(\d+)", path.name)
@@ -205,10 +207,11 @@ def check_made_for(path: Path, file: ScaleFile, expected: dict) -> None:
     words = {
         "w_bit": "{} bits".format,
         "group_size": "group size {}".format,
+        "bits_per_weight": lambda bits: "one grid for all layers" if bits is None else f"{bits:g} bits a weight",
         "symmetric": lambda is_so: "symmetric grids" if is_so else "asymmetric grids",
         "fingerprint": "the model of fingerprint {:.12}".format,
     }
     for key, phrase in words.items():
-        if key in said and said[key] != expected[key]:
+        if key in said and key in expected and said[key] != expected[key]:
             made, wanted = phrase(said[key]), phrase(expected[key])
             raise ScalesError(f"scales file {path} was made for {made}, not for {wanted}")

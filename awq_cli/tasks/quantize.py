@@ -35,6 +35,8 @@ class Result(quantization.Result):
 
 
 def run(request: Request, watch: Watcher) -> Result | Forecast:
+    if request.format is not None and request.recipe.mixed:
+        raise OptionError("`bits_per_weight`: layers of several bits, and an export has one number; leave `format` out")
     if request.format == "awq" and request.recipe.w_bit != 4:
         raise OptionError(
             f"`format=awq` has 4 bits only; `format=gptq` and `format=compressed-tensors` have {request.recipe.w_bit}"

@@ -7,7 +7,7 @@ Of a linear `NAME`, a checkpoint holds `NAME.weight_packed`, `.weight_zero_point
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +87,39 @@ def quantization_section(grid: Grid, head: tuple[str, int] | None, kept: list[st
     with kernels of their own (vLLM) pass over it. The observer is what the compressed-tensors library writes; it says
     nothing of the weights. A zero point's dtype is left to the library: its version 0.12 refuses to be told.
     """
-
-    def scheme(targets: list[str], size: int) -> dict:
-        weights = {
-            "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "strategy": "group", "group_size": size,
-            "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {},
-        }  # fmt: skip
-        return {"targets": targets, "weights": weights}
-
-    groups = {"group_0": scheme(["Linear"], grid.group_size)}
+    groups = [_written(grid, ["Linear"])]
     if head is not None:
-        groups["group_1"] = scheme([f"re:.*{head[0]}$"], head[1])
+        groups.append(_written(replace(grid, group_size=head[1]), [f"re:.*{head[0]}$"]))
+    return _section(groups, kept)
+
+
+def mixed_section(grids: Mapping[str, Grid], kept: list[str]) -> dict:
+    """The same where linears differ. grids: of every quantized linear by name.
+
+    transformers 5 dequantizes all of them by the first scheme, whatever the others say. Not told to, it takes each
+    layer's own where they are symmetric, and refuses the others, as above.
+    """
+    named: dict[Grid, list[str]] = {}
+    for name, grid in grids.items():
+        named.setdefault(grid, []).append(name)
+    section = _section([_written(grid, names) for grid, names in named.items()], kept)
+    return section | {"dequantize": len({grid.bits for grid in named}) == 1}
+
+
+def _written(grid: Grid, targets: list[str]) -> dict:
+    weights = {
+        "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "strategy": "group",
+        "group_size": grid.group_size, "dynamic": False, "observer": "memoryless_minmax", "observer_kwargs": {},
+    }  # fmt: skip
+    return {"targets": targets, "weights": weights}
+
+
+def _section(groups: list[dict], kept: list[str]) -> dict:
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
-        "config_groups": groups,
+        "config_groups": {f"group_{index}": group for index, group in enumerate(groups)},
         "ignore": kept,
         "dequantize": True,
     }

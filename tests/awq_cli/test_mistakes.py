@@ -25,6 +25,7 @@ IDLE = [
     ("decode", ["--csv", "rows.csv"], "--csv means nothing for --task decode"),
     ("decode", ["--n_samples", "8"], "--n_samples means nothing for --task decode"),
     ("decode", ["--dataset", "x.txt"], "--dataset means nothing for --task decode"),
+    ("decode", ["--bits_per_weight", "3.5", "--w_bit", "4"], "--w_bit means nothing with --bits_per_weight"),
     ("decode", ["--checkpoint", "x", "--w_bit", "4"], "--w_bit means nothing with --checkpoint"),
     ("decode", ["--checkpoint", "x", "--lm_head"], "--lm_head means nothing with --checkpoint"),
     ("decode", ["--precision", "bf16", "--checkpoint", "x"], "--checkpoint means nothing with --precision bf16"),
@@ -54,6 +55,9 @@ MALFORMED = [
     (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'chat', "
      "'serve', 'benchmark', 'benchmark_long', 'perplexity', 'evaluate', 'export'."),
     (["--task", "quantize", "--w_bit", "5"], "Invalid value for '--w_bit': '5' is not one of '3', '4'."),
+    (["--task", "quantize", "--bits_per_weight", "9"], "--bits_per_weight 9.0 has to be a number from 3 to 5"),
+    (["--task", "quantize", "--bits_per_weight", "3.5", "--format", "awq"],
+     "--bits_per_weight: layers of several bits, and an export has one number; leave --format out"),
     (["--task", "quantize", "--group_size", "96"],
      "Invalid value for '--group_size': '96' is not one of '32', '64', '128', '256'."),
     (["--task", "quantize", "--n_samples", "0"], "Invalid value for '--n_samples': 0 is not in the range x>=1."),

@@ -57,7 +57,7 @@ def test_the_eight_commands_of_the_original(run, model, text_file, bits, head, f
 
     assert len(made["layers"]) == 2 * LINEARS_A_BLOCK + head
     for layer in made["layers"]:
-        assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "loss_solver", "ratio", "fed"}
+        assert layer.keys() == {"name", "group_size", "loss_rtn", "loss_awq", "loss_solver", "ratio", "fed", "w_bit"}
         if layer["name"] == "lm_head":
             assert layer["group_size"] == 64 and (layer["loss_rtn"], layer["loss_awq"], layer["ratio"]) == (None,) * 3
         else:

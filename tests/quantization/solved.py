@@ -13,4 +13,4 @@ def seen_by(task: BlockTask) -> dict[str, InputStatistics]:
 
 
 def solved(task: BlockTask, method: str, grid: Grid) -> Solution:
-    return solve_block(task, METHODS[method], grid, seen_by(task))
+    return solve_block(task, METHODS[method], dict.fromkeys(task.unit.linears, grid), seen_by(task))

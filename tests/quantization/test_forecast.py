@@ -139,7 +139,7 @@ def test_seconds_are_counted_by_shapes():
 
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
     job = SimpleNamespace(
-        recipe=SimpleNamespace(distill=0, method=METHODS["gptq"]), source=SimpleNamespace(config=config)
+        recipe=SimpleNamespace(distill=0, mixed=False, method=METHODS["gptq"]), source=SimpleNamespace(config=config)
     )
     found = amounts.block_seconds([Source(((32, 64),), 0.5, 1.0)], text, job, RATES)
     assert found.forward == pytest.approx(20 * 2 * 0.5 * 32 * 64 * 1e-9)

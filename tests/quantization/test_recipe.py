@@ -17,9 +17,9 @@ SIZES = "32, 64, 128, 256"
 
 def test_the_defaults_are_those_of_the_command():
     assert Recipe().to_json() == {
-        "w_bit": 4, "group_size": None, "symmetric": False, "awq": "auto", "scales": None, "solver": None,
-        "distill": 0, "lm_head": False, "lm_head_group_size": None, "calib_data": "builtin", "n_samples": 64,
-        "seqlen": 512, "seed": 42, "bos": None, "flash_attention": None,
+        "w_bit": 4, "bits_per_weight": None, "group_size": None, "symmetric": False, "awq": "auto",
+        "scales": None, "solver": None, "distill": 0, "lm_head": False, "lm_head_group_size": None,
+        "calib_data": "builtin", "n_samples": 64, "seqlen": 512, "seed": 42, "bos": None, "flash_attention": None,
     }  # fmt: skip
     assert Recipe().awq is Awq.AUTO
 
@@ -28,6 +28,7 @@ def test_the_defaults_are_those_of_the_command():
     ("field", "values"),
     [
         ("w_bit", (3, 4)),
+        ("bits_per_weight", (None, 3, 3.5, 5)),
         ("group_size", (None, 32, 64, 128, 256)),
         ("awq", ("auto", "load", "run", "none")),
         ("solver", (None, "rtn", "hqq", "gptq", "learned")),

@@ -27,7 +27,7 @@ def options(source: Path, *more: str) -> tuple:
     text = ("--calib_data", calibration_text(source), "--n_samples", 7, "--seqlen", 16, "--seed", 0)
     return (
         *("--task", "quantize", "--model_name", source, "--group_size", 32, "--awq", "run", "--solver", "gptq"),
-        *("--lm_head", "--distill", 2, "--output", "q", "--scales", "s.pt", *text, *more),
+        *("--bits_per_weight", 4.1, "--lm_head", "--distill", 2, "--output", "q", "--scales", "s.pt", *text, *more),
     )
 
 

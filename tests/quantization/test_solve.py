@@ -90,7 +90,8 @@ def test_linears_with_one_input_are_handed_over_as_one():
         given.append((len(weight), gram))
         return METHODS["rtn"].linear(weight, grid)
 
-    solve_block(task, SimpleNamespace(linear=spy, block=None), Grid(4, GROUP), seen)
+    grids = dict.fromkeys(task.unit.linears, Grid(4, GROUP))
+    solve_block(task, SimpleNamespace(linear=spy, block=None), grids, seen)
     sizes = {name: linear.out_features for name, linear in task.unit.linears.items()}
     assert [rows for rows, _ in given] == [
         sizes[q] + sizes[k] + sizes[v],
@@ -104,7 +105,7 @@ def test_linears_with_one_input_are_handed_over_as_one():
 def test_linears_rounded_without_a_text():
     """In float64: each code is the nearest one, and nothing is said of errors."""
     unit = first_block("llama").unit
-    solution = round_linears(unit, METHODS["rtn"], Grid(4, GROUP))
+    solution = round_linears(unit, METHODS["rtn"], dict.fromkeys(unit.linears, Grid(4, GROUP)))
     assert list(solution.grids) == list(unit.linears) and solution.losses == {} and solution.block is None
     for name, linear in unit.linears.items():
         grid, weight = solution.grids[name], linear.weight.double()

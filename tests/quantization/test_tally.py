@@ -11,9 +11,9 @@ from quantization.tally import LinearLosses, Tally
 from quantization.unit import BlockErrors, Fed
 
 LAYERS = [
-    LinearLosses("model.layers.0.mlp.up_proj", 32, 0.5, 0.25, 0.125, 0.35, Fed(40, None)),
-    LinearLosses("model.layers.0.self_attn.q_proj", 32, 0.1, 0.1, None, None, Fed(80, "none")),
-    LinearLosses("lm_head", 64, None, None, None, None),
+    LinearLosses("model.layers.0.mlp.up_proj", 32, 0.5, 0.25, 0.125, 0.35, Fed(40, None), 4),
+    LinearLosses("model.layers.0.self_attn.q_proj", 32, 0.1, 0.1, None, None, Fed(80, "none"), 3),
+    LinearLosses("lm_head", 64, None, None, None, None, None, 3),
 ]
 
 

@@ -36,7 +36,7 @@ def by_block(file: ScaleFile, model, group_size: int = GROUP):
         dict.fromkeys(blocks, edges),
         lambda name: (linears[name].out_features, linears[name].in_features),
         lambda index, edge: fold.scale_length(list(blocks.values())[index], edge, model.config),
-        group_size,
+        lambda name: group_size,
     )
 
 

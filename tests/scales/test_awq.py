@@ -44,7 +44,9 @@ def observed(model):
 
 def quantize(model, block, seen, quantizer=rounded):
     """Search, and clip what was found, as plain rounding has it."""
-    found = quantize_block(block, known_of(model, block), model.config, seen, Rounding(quantizer, GROUP))
+    known = known_of(model, block)
+    roundings = dict.fromkeys(known.linears, Rounding(quantizer, GROUP))
+    found = quantize_block(block, known, model.config, seen, roundings)
     for name, limits in found.clips.items():
         fold.apply_clip(block.get_submodule(name), limits)
     return found

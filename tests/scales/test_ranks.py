@@ -109,7 +109,8 @@ def test_the_search_finds_what_one_finds():
             scale = weight.abs().amax(-1, keepdim=True) / 7
             return (weight / scale).round() * scale
 
-        return quantize_block(block, anatomy, model.config, seen, Rounding(quantize, 32), ranks=ranks)
+        roundings = dict.fromkeys(anatomy.linears, Rounding(quantize, 32))
+        return quantize_block(block, anatomy, model.config, seen, roundings, ranks=ranks)
 
     alone = searched(ALONE)
     assert alone.scales and alone.clips

@@ -40,6 +40,7 @@ KINDS = [
     (WHOLE, ("--awq", "none", "--solver", "learned")),
     (SHARDS, ("--awq", "none", "--lm_head")),
     (SHARDS, ("--awq", "run", "--symmetric", "--lm_head")),
+    (SHARDS, ("--awq", "run", "--bits_per_weight", "3.9", "--lm_head")),
 ]
 
 
