@@ -2,7 +2,17 @@
 
 import os
 
+import pytest
+
 # Threads that have nothing to do sleep: beside other busy processes, spinning ones take the cores from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Models here are tiny: a second thread takes more processor time than it saves. Tests of threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """Scales that a search finds are not left in the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

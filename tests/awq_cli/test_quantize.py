@@ -159,10 +159,10 @@ def test_a_checkpoint_of_another_default_is_found_too(run, model, text_file):
 @pytest.mark.parametrize("awq", ["none", "load"])
 @pytest.mark.parametrize("solver", METHODS)
 def test_calibration_options_are_refused_just_where_no_text_is_read(awq, solver):
-    values = {"task": "quantize", "awq": awq, "solver": solver}
     reads = METHODS[solver].reads_text(awq != "none")
-    for distill, read in ((0, reads), (5, True)):
-        idle = any(holds(values | {"distill": distill}) for holds, _, names in IDLE if "calib_data" in names)
+    for distill, bits, read in ((0, None, reads), (5, None, True), (0, 3.5, True)):
+        values = dict(task="quantize", awq=awq, solver=solver, distill=distill, bits_per_weight=bits)
+        idle = any(holds(values) for holds, _, names in IDLE if "calib_data" in names)
         assert idle is not read
 
 
