@@ -61,7 +61,7 @@ class Talking:
         self._raw, self._seen = b"", 0
 
     def __enter__(self) -> "Talking":
-        self.expect("/help lists commands")
+        self.expect("/help lists commands", seconds=240)  # a start says nothing of chat, and others may have the cores
         self.expect("\n>")
         return self
 
