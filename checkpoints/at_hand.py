@@ -106,10 +106,11 @@ def _read_compressed(section: dict) -> CompressedLinears:
     for one in weights:
         sizes.add(one.pop("group_size"))
         _check_plain(one, _WEIGHTS)
-    ((bits, symmetric),) = found
+    bits = frozenset(_bits(bits) for bits, _ in found)
+    (symmetric,) = {symmetric for _, symmetric in found}
     if type(symmetric) is not bool:
         raise Unsupported(f"symmetric {symmetric!r}")
-    return CompressedLinears(_bits(bits), symmetric, frozenset(sizes))
+    return CompressedLinears(bits, symmetric, frozenset(sizes))
 
 
 def _read_awq(section: dict) -> AwqLinears:

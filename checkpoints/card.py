@@ -10,8 +10,8 @@ from qlinear.errors import one_line
 
 SIZE = "bits a weight, embeddings included"
 
-# In the place of a format: of a checkpoint whose layers differ in their bits.
-MIXED = "mixed bits"
+# Instead of a number of bits, where layers differ in it; its readers have a row of their own.
+MIXED = "mixed"
 
 # Who opens which format, as docs/interop.md shows it: (program, how).
 READERS = {
@@ -83,7 +83,7 @@ def card_text(origin: Origin, format: str, label: str, facts: dict[str, Any], lo
         base_model=origin.hub_id, base_model_relation="quantized" if origin.hub_id else None,
         license=origin.licence, license_name=origin.licence_name, license_link=origin.licence_link,
         library_name="transformers", pipeline_tag="text-generation",
-        tags=[format, "awq", f"{facts.get('bits')}-bit".replace(f"{MIXED}-bit", "mixed-bit")],
+        tags=[format, "awq", f"{facts.get('bits')}-bit"],
     )  # fmt: skip
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     known = READERS[MIXED if facts.get("bits") == MIXED else format]
@@ -123,6 +123,7 @@ def facts_of(recipe: dict) -> dict[str, Any]:
     mixed = recipe.get("bits_per_weight")
     told = {
         "bits": MIXED if isinstance(mixed, float) else recipe.get("w_bit"),
+        "bits a weight asked for": mixed,
         "group size": recipe.get("group_size"),
         "symmetric": recipe.get("symmetric"),
         "scales": recipe.get("awq"),

@@ -88,19 +88,30 @@ class Linears(Protocol):
 
 @dataclass(frozen=True)
 class CompressedLinears:
-    """The compressed-tensors format: all alike, but in groups of one of the sizes. It is how the kernels' packer wants
-    them."""
+    """The compressed-tensors format, each linear of one of the bits and in groups of one of the sizes. It is how the
+    kernels' packer wants them."""
 
-    bits: int
+    bits: frozenset[int]
     symmetric: bool
     group_sizes: frozenset[int]
     parts: tuple[str, ...] = field(default=("weight_packed", "weight_zero_point", "weight_scale", "weight_shape"))
 
     def read(self, stored: Tensors) -> StoredWeight:
         words, scales = stored.words("weight_packed"), stored.scales("weight_scale")
-        (n, groups), bits = scales.shape, self.bits
+        (n, groups), bits = scales.shape, self._bits_of(stored, words)
         zeros = middle_zeros(bits, n, groups) if self.symmetric else stored.words("weight_zero_point")
         return _checked(stored.name, StoredWeight(words, zeros, scales, n, words.shape[1] * 32 // bits, bits), self)
+
+    def _bits_of(self, stored: Tensors, words: np.ndarray) -> int:
+        """Where linears differ, the words of a row and its length tell."""
+        if len(self.bits) == 1:
+            return next(iter(self.bits))
+        shape = stored.array(f"{stored.name}.weight_shape")
+        held = 32 * words.shape[1]
+        found = [bits for bits in self.bits if shape.shape == (2,) and held == bits * int(shape[1])]
+        if not found:
+            raise Unsupported(f"{stored.name} is of none of {sorted(self.bits)} bits")
+        return found[0]
 
 
 @dataclass(frozen=True)

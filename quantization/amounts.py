@@ -154,7 +154,8 @@ def block_seconds(inputs: Sequence[Source], text: Text, job: Job, rates: Rates) 
     if job.recipe.mixed:
         sample = SAMPLES * text.seqlen
         offer = weights * rates.rounding + sample * active * rates.fast
-        measured = MEASURE_PASSES * sample * token + OFFERS * offer
+        head = job.source.model.get_submodule(job.plan.head).weight.numel() / len(job.plan.units)
+        measured = MEASURE_PASSES * sample * (token + head * rates.product) + OFFERS * offer
     return Seconds(forward, gram if text.gathered else 0.0, search, solve, distill, measured)
 
 

@@ -20,6 +20,7 @@ from qlinear.errors import CalibrationError, OptionError
 from qlinear.grid import GridWeight
 from qlinear.process import available_bytes
 from qlinear.progress import Watcher, silent, steps
+from qlinear.sizes import GROUP_SIZES
 from quantization.fitted import FittedLinear, FittedScales, FixedLinear
 from quantization.learned import BETAS, MOST_HELD, TINY, draw_batches, split_samples
 from quantization.plan import Job
@@ -211,7 +212,7 @@ def bytes_needed(job: Job) -> int:
     the linears of all blocks keep of a sample for the way back.
     """
     total, kept = 0, 0
-    model, group_size = job.source.model, job.plan.group_size
+    model, group_size = job.source.model, min(GROUP_SIZES) if job.recipe.mixed else job.plan.group_size
     units = zip(job.plan.units, job.plan.anatomies, strict=True)
     for name in (full_name(unit, local) for unit, known in units for local in known.linears):
         linear = model.get_submodule(name)

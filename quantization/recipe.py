@@ -26,9 +26,6 @@ class Awq(str, Enum):
 # none, where nothing is searched.
 DEFAULT_SOLVERS = {Awq.AUTO: "gptq", Awq.RUN: "gptq", Awq.LOAD: "rtn", Awq.NONE: "rtn"}
 
-# What `bits_per_weight` may be, from about 3 bits in the largest groups to 4 in the smallest.
-MIXED = (3, 5)
-
 # In this order group sizes are tried when none is asked for.
 DEFAULT_GROUP_SIZES = (128, 64, 32)
 
@@ -70,11 +67,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _check("w_bit", self.w_bit, BITS)
         _check("group_size", self.group_size, (None, *GROUP_SIZES))
-        bits = self.bits_per_weight
-        if bits is not None and (type(bits) not in (int, float) or not MIXED[0] <= bits <= MIXED[1]):
-            raise OptionError(f"`bits_per_weight={bits}` has to be a number from {MIXED[0]} to {MIXED[1]}")
-        object.__setattr__(self, "bits_per_weight", bits and float(bits))
         _check("symmetric", self.symmetric, (False, True))
+        self._check_mixed()
         _check("lm_head_group_size", self.lm_head_group_size, (None, *GROUP_SIZES))
         _check("awq", self.awq, [awq.value for awq in Awq])
         _check("solver", self.solver, (None, *METHODS))
@@ -95,6 +89,19 @@ class Recipe:
             object.__setattr__(self, name, value and os.fspath(value))
         if self.scales is not None and self.awq is Awq.NONE:
             raise OptionError("`scales` means nothing with `awq=none`; leave it out")
+
+    def _check_mixed(self) -> None:
+        """Between the fewest bits in the largest groups there may be, and the most in the smallest."""
+        bits = self.bits_per_weight
+        if bits is None:
+            return
+        least, most = (
+            w_bit + (16 + w_bit * (not self.symmetric)) / (self.group_size or size)
+            for w_bit, size in ((min(BITS), max(GROUP_SIZES)), (max(BITS), min(GROUP_SIZES)))
+        )
+        if type(bits) not in (int, float) or not least <= bits <= most:
+            raise OptionError(f"`bits_per_weight={bits}` has to be a number from {least:.3f} to {most:.3f}")
+        object.__setattr__(self, "bits_per_weight", float(bits))
 
     def settled(self, group_size: int | None = None) -> "Recipe":
         """With the solver that is taken by default, and a group size if one is given, filled in."""

@@ -58,6 +58,17 @@ def test_every_family_that_is_fused(kind, options, tmp_path, monkeypatch):
     assert model.vocabulary == long.vocabulary == model.runner.outputs == long.runner.outputs
 
 
+@pytest.mark.parametrize("changes", [{}, dict(symmetric=True), dict(lm_head=True, group_size=64)])
+def test_layers_of_several_bits(tmp_path, monkeypatch, changes):
+    options = dict(bits_per_weight=4.0, group_size=None) | changes
+    directory = quantized(save_float(tmp_path / "float"), tmp_path / "quantized", **options)
+    groups = json.loads((directory / "config.json").read_text())["quantization_config"]["config_groups"].values()
+    assert {group["weights"]["num_bits"] for group in groups} == {3, 4}
+    model = load(directory)
+    assert isinstance(model.runner, StackRunner)
+    assert torch.equal(logits_of(model), logits_of(whole(directory, monkeypatch)))
+
+
 def test_neither_torch_nor_transformers_is_loaded(llama):
     code = (
         f"import sys, run_awq; model = run_awq.load({str(llama)!r})\n"

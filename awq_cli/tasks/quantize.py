@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from awq_cli.tasks.export import exported
 from checkpoints.export import Exported
+from checkpoints.formats.names import GGUF_FLOATS
 from qlinear.errors import OptionError
 from qlinear.process import rank_and_size
 from qlinear.progress import Watcher
@@ -35,8 +36,8 @@ class Result(quantization.Result):
 
 
 def run(request: Request, watch: Watcher) -> Result | Forecast:
-    if request.format is not None and request.recipe.mixed:
-        raise OptionError("`bits_per_weight`: layers of several bits, and an export has one number; leave `format` out")
+    if request.format is not None and request.recipe.mixed and request.format not in GGUF_FLOATS:
+        raise OptionError(f"`format={request.format}` has one number of bits; leave `bits_per_weight` out, or `format`")
     if request.format == "awq" and request.recipe.w_bit != 4:
         raise OptionError(
             f"`format=awq` has 4 bits only; `format=gptq` and `format=compressed-tensors` have {request.recipe.w_bit}"

@@ -55,9 +55,9 @@ MALFORMED = [
     (["--task", "train"], "Invalid value for '--task': 'train' is not one of 'quantize', 'decode', 'chat', "
      "'serve', 'benchmark', 'benchmark_long', 'perplexity', 'evaluate', 'export'."),
     (["--task", "quantize", "--w_bit", "5"], "Invalid value for '--w_bit': '5' is not one of '3', '4'."),
-    (["--task", "quantize", "--bits_per_weight", "9"], "--bits_per_weight 9.0 has to be a number from 3 to 5"),
+    (["--task", "quantize", "--bits_per_weight", "9"], "--bits_per_weight 9.0 has to be a number from 3.074 to 4.625"),
     (["--task", "quantize", "--bits_per_weight", "3.5", "--format", "awq"],
-     "--bits_per_weight: layers of several bits, and an export has one number; leave --format out"),
+     "--format awq has one number of bits; leave --bits_per_weight out, or --format"),
     (["--task", "quantize", "--group_size", "96"],
      "Invalid value for '--group_size': '96' is not one of '32', '64', '128', '256'."),
     (["--task", "quantize", "--n_samples", "0"], "Invalid value for '--n_samples': 0 is not in the range x>=1."),

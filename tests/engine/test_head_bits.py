@@ -27,15 +27,6 @@ from run_awq import load  # noqa: E402
 EIGHT = Widths(head=8)
 
 
-@pytest.fixture(params=AVAILABLE)
-def isa(request, monkeypatch):
-    monkeypatch.setenv(native.ISA_VARIABLE, request.param)
-    native.select_isa(request.param)
-    yield request.param
-    monkeypatch.undo()
-    native.select_isa("")
-
-
 def to_int8(weight):
     """Each 64 of a row rounded to integers of at most 127 times their scale, which is a bfloat16 number."""
     rows, columns = weight.shape

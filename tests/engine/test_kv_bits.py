@@ -32,15 +32,6 @@ from run_awq import load  # noqa: E402
 LONG = dict(max_position_embeddings=1024)
 
 
-@pytest.fixture(params=AVAILABLE)
-def isa(request, monkeypatch):
-    monkeypatch.setenv(native.ISA_VARIABLE, request.param)
-    native.select_isa(request.param)
-    yield request.param
-    monkeypatch.undo()
-    native.select_isa("")
-
-
 def to_int8(states):
     """Rounded to integers of at most 127 times a scale, each head at each position its own."""
     scale = states.abs().amax(-1, keepdim=True) / 127

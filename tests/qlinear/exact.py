@@ -50,3 +50,13 @@ def assert_close(y, x, weight, bias=None):
         allowed += int16_error(x, weight)
     excess = (y.double() - exact).abs() - allowed
     assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_rounded(y, exact):
+    """Within one rounding to bfloat16 and a little float32."""
+    excess = (y.double() - exact).abs() - 2**-8 * exact.abs() - 1e-6 * exact.abs().max()
+    assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"

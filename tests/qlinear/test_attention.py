@@ -9,27 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from qlinear.backends.cpu import native
-from qlinear.errors import TargetError
-
-try:
-    AVAILABLE = native.available_isas()
-except TargetError as error:
-    pytest.skip(str(error), allow_module_level=True)
-
-from qlinear.backends.cpu import native_decoder  # noqa: E402
-from qlinear.backends.cpu.arrays import to_bfloat16  # noqa: E402
+from qlinear.backends.cpu import native_decoder
+from qlinear.backends.cpu.arrays import to_bfloat16
 
 TILE, STEP = 16, 128
-
-
-@pytest.fixture(params=native.ISAS, autouse=True)
-def library(request):
-    if request.param not in AVAILABLE:
-        pytest.skip(f"this machine has no {request.param}")
-    native.select_isa(request.param)
-    yield native_decoder.decoder_library()
-    native.select_isa("")
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,8 @@ import ctypes
 import pytest
 import torch
 
-from qlinear.backends.cpu import native
-from qlinear.errors import TargetError
-
-try:
-    AVAILABLE = native.available_isas()
-except TargetError as error:
-    pytest.skip(str(error), allow_module_level=True)
-
-from qlinear.backends.cpu import native_decoder  # noqa: E402
-
-
-@pytest.fixture(params=native.ISAS, autouse=True)
-def library(request):
-    if request.param not in AVAILABLE:
-        pytest.skip(f"this machine has no {request.param}")
-    native.select_isa(request.param)
-    yield native_decoder.decoder_library()
-    native.select_isa("")
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_rounded(y, exact):
-    """Within one rounding to bfloat16 and a little float32."""
-    excess = (y.double() - exact).abs() - 2**-8 * exact.abs() - 1e-6 * exact.abs().max()
-    assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"
+from qlinear.backends.cpu import native, native_decoder
+from tests.qlinear.exact import assert_rounded, random
 
 
 def in_bytes(library, w):

@@ -28,13 +28,9 @@ SHAPES = ((1, 1), (7, 3), (33, 2), (100, 5))  # (N, groups along K)
 LEAST = 2.0**-112  # groups whose largest is below are measured by it
 
 
-@pytest.fixture(params=native.ISAS)
-def backend(request, monkeypatch):
-    if request.param not in AVAILABLE:
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setenv(native.ISA_VARIABLE, request.param)
-    yield CpuBackend(int8=True)
-    native.select_isa("")
+@pytest.fixture
+def backend(isa):
+    return CpuBackend(int8=True)
 
 
 def rounded(x, groups):

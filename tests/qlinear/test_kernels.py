@@ -21,13 +21,9 @@ ROWS = (1, 2, 3, 5, 8, 17, 64, 130)
 SHAPES = ((1, 1), (7, 3), (33, 2), (100, 5), (257, 3))  # (N, groups along K)
 
 
-@pytest.fixture(params=native.ISAS)
-def backend(request, monkeypatch):
-    if request.param not in AVAILABLE:
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setenv(native.ISA_VARIABLE, request.param)
-    yield CpuBackend()
-    native.select_isa("")
+@pytest.fixture
+def backend(isa):
+    return CpuBackend()
 
 
 @pytest.fixture

@@ -30,15 +30,6 @@ CLAIMS = {
 }
 
 
-@pytest.fixture(params=native.ISAS)
-def isa(request):
-    if request.param not in AVAILABLE:
-        pytest.skip(f"this machine has no {request.param}")
-    native.select_isa(request.param)
-    yield request.param
-    native.select_isa("")
-
-
 def sources():
     """Each entry's name, and the instruction set it comes from: None where it cannot be called."""
     library = native.library()

@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_the_command():
     ("field", "values"),
     [
         ("w_bit", (3, 4)),
-        ("bits_per_weight", (None, 3, 3.5, 5)),
+        ("bits_per_weight", (None, 3.1, 3.5, 4.6)),
         ("group_size", (None, 32, 64, 128, 256)),
         ("awq", ("auto", "load", "run", "none")),
         ("solver", (None, "rtn", "hqq", "gptq", "learned")),

@@ -164,16 +164,18 @@ def test_found_again_by_the_same_options(tmp_path, monkeypatch, capsys):
         find_checkpoint(str(path), asked(path, bits_per_weight=3.5), False)
 
 
-@pytest.mark.parametrize("bits", [2.9, 5.1, "4", True, float("nan")])
+@pytest.mark.parametrize("bits", [3, 4.7, "4", True, float("nan")])
 def test_what_is_no_number_of_bits(bits):
-    with pytest.raises(OptionError, match=r"^`bits_per_weight=.*` has to be a number from 3 to 5$"):
+    with pytest.raises(OptionError, match=r"^`bits_per_weight=.*` has to be a number from 3\.074 to 4\.625$"):
         Recipe(bits_per_weight=bits)
+    with pytest.raises(OptionError, match=r" has to be a number from 3\.250 to 4\.250$"):
+        Recipe(bits_per_weight=4.3, group_size=64, symmetric=True)
 
 
 def test_fewer_than_there_can_be(tmp_path):
     path = save_float(tmp_path / "m")
-    with pytest.raises(OptionError, match=r"^`bits_per_weight=3` has to be 3\.\d+ at least"):
-        quantized(path, tmp_path / "q", bits_per_weight=3, group_size=None)
+    with pytest.raises(OptionError, match=r"^`bits_per_weight=3.1` has to be 3\.\d+ at least"):
+        quantized(path, tmp_path / "q", bits_per_weight=3.1, group_size=None)
     assert not (tmp_path / "q").exists()
 
 
