@@ -92,11 +92,28 @@ def fused(model, max_tokens=128, chunk=32):
 
 
 def float_logits(exact, tokens):
-    """Logits, and which tokens' experts no rounding to bfloat16 would change."""
+    """Logits, and which tokens' experts no rounding to bfloat16 would change.
+
+    Roundings move a score by up to 0.005: a token whose experts were apart by 0.0088 has been seen to go to others.
+    """
     with torch.inference_mode():
         logits = exact(input_ids=tokens.unsqueeze(0)).logits[0]
-    margins = torch.stack([module.margins for module in exact.modules() if isinstance(module, Float64Mixture)])
-    return logits, margins.amin(0) > 0.005
+    return logits, margins(exact) > 0.01
+
+
+def margins(exact):
+    """By how much each token's last expert won over the next, in the layer where that was least."""
+    return torch.stack([module.margins for module in exact.modules() if isinstance(module, Float64Mixture)]).amin(0)
+
+
+def surest(exact, texts):
+    """The text of which the token that is nearest to other experts is farthest."""
+
+    def apart(text):
+        float_logits(exact, text)
+        return margins(exact).min().item()
+
+    return max(texts, key=apart)
 
 
 def distance(logits, expected):
@@ -112,7 +129,7 @@ def test_logits_of_every_mixture(model_type, options, bits):
     model, exact = mixture(model_type, bits, **options)
     expected, sure = float_logits(exact, tokens)
     decoder = fused(model)
-    assert sure.sum() > 40
+    assert sure.sum() > 30
     assert distance(read_all(decoder, tokens)[sure], expected[sure]) < 0.03
     assert distance(stepped(decoder, tokens, 30)[sure[29:]], expected[29:][sure[29:]]) < 0.03
 
@@ -165,7 +182,7 @@ def test_chunks_do_not_show(chunk):
 def test_experts_that_are_not_chosen_are_not_read(count):
     """Their scales made NaN, nothing changes; those of one that is chosen, and everything is NaN."""
     model, exact = mixture("qwen3_moe", num_experts=32, join=False)
-    tokens = next(text for text in map(tokens_of, [count] * 100, range(100)) if float_logits(exact, text)[1].all())
+    tokens = surest(exact, [tokens_of(count, seed) for seed in range(100)])
     for layer in exact.model.layers:
         layer.mlp.chosen.clear()
     float_logits(exact, tokens)
