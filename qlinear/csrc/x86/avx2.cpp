@@ -6,6 +6,7 @@
 #include "../common/pair_ops.h"
 #include "../common/row_ops.h"
 #include "isas.h"
+#include "now.h"
 
 namespace awq {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 // vpmaddwd, exact, and an addition.
 struct MultiplyThenAdd {
   static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+    return now(_mm256_add_epi32(acc, _mm256_madd_epi16(a, b)));
   }
 };
 
@@ -21,7 +22,7 @@ struct MultiplyThenAdd {
 struct FourInSteps {
   static AWQ_INLINE __m256i add(__m256i acc, __m256i codes, __m256i activations) {
     const __m256i twos = _mm256_maddubs_epi16(codes, activations);
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+    return now(_mm256_add_epi32(acc, _mm256_madd_epi16(twos, _mm256_set1_epi16(1))));
   }
 };
 

@@ -6,6 +6,7 @@
 #include "../common/pair_ops.h"
 #include "../common/row_ops.h"
 #include "isas.h"
+#include "now.h"
 
 namespace awq {
 namespace {
@@ -47,7 +48,7 @@ struct Avx512 : Avx512Float {
 struct FourInSteps {
   static AWQ_INLINE __m512i add(__m512i acc, __m512i codes, __m512i activations) {
     const __m512i twos = _mm512_maddubs_epi16(codes, activations);
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(twos, _mm512_set1_epi16(1)));
+    return now(_mm512_add_epi32(acc, _mm512_madd_epi16(twos, _mm512_set1_epi16(1))));
   }
 };
 
