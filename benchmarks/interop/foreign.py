@@ -2,6 +2,7 @@
 
 python -m benchmarks.interop.foreign                    # every one: gigabytes of packages, an hour or two
 python -m benchmarks.interop.foreign GPTQModel AutoAWQ  # these anew, the others as they were
+python -m benchmarks.interop.foreign GPTQModel --checkpoint awq --checkpoint "gptq, 3 bits"  # these of its rows
 
 What a checkpoint writes here is compared with what the program writes that made it. A checkpoint that is there already
 is opened by both again, and not made anew.
@@ -23,33 +24,36 @@ from benchmarks.interop.writers import WRITERS, Writer
 # What is calibrated on: texts of so many letters.
 TEXTS, LETTERS = 4, 250
 SECONDS = 7200
+MADE = tuple(dict.fromkeys(made for writer in WRITERS for made in writer.makes))
 
 
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1, type=click.Choice([writer.name for writer in WRITERS]))
+@click.option("--checkpoint", "only", multiple=True, type=click.Choice(MADE), help="Only those of this name.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/interop"), show_default=True)
-def main(names: Sequence[str], folder: Path) -> None:
+def main(names: Sequence[str], only: Sequence[str], folder: Path) -> None:
     from benchmarks.interop.page import FOREIGN, cells
 
     folder.mkdir(parents=True, exist_ok=True)
     for writer in WRITERS:
-        if names and writer.name not in names:
+        asked = [made for made in writer.makes if made in (only or MADE)]
+        if not asked or (names and writer.name not in names):
             continue
-        for made, found, result in _tried(writer, folder):
+        for made, found, result in _tried(writer, asked, folder):
             click.echo(f"{writer.name:16} {made:24} {result}")
             FOREIGN.write(cells(writer.name, found, made, result, datetime.date.today().isoformat()))
 
 
-def _tried(writer: Writer, folder: Path):
-    """Of each checkpoint its name, the versions that wrote it, and what came of it."""
+def _tried(writer: Writer, asked: Sequence[str], folder: Path):
+    """Of each checkpoint asked for its name, the versions that wrote it, and what came of it."""
     try:
         python = environment(writer, folder.resolve() / "environments")
     except NoEnvironment as error:
-        for made in writer.makes:
+        for made in asked:
             yield made, {}, f"pip: {error}"
         return
     found = versions(python, writer.shows)
-    for made in writer.makes:
+    for made in asked:
         yield made, found, _result(writer, made, python, folder)
 
 

@@ -108,6 +108,26 @@ OPENERS = (
         # Its requirements name triton, which is for GPUs.
         anyhow=("autoawq==0.2.9",),
     ),
+    # And gptq's from AutoGPTQ's, which optimum 2.1 no longer knows.
+    Opener(
+        "OpenVINO with AutoGPTQ",
+        (
+            TORCH,
+            "optimum-intel[openvino]==1.27.0",
+            "transformers==4.51.3",
+            "accelerate",
+            "datasets",
+            "peft==0.15.*",
+            "gekko",
+            "rouge",
+            "sentencepiece",
+        ),
+        ("optimum-intel", "openvino", "transformers", "auto-gptq"),
+        "openvino_",
+        ("w4 symmetric as gptq",),
+        # optimum-intel 1.27 asks for optimum 2.1.
+        anyhow=("auto-gptq==0.7.1", "optimum==2.0.0"),
+    ),
     Opener(
         "onnxruntime-genai's builder",
         (TORCH, "onnxruntime-genai", "onnx", "onnx-ir", "transformers", "accelerate"),

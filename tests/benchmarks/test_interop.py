@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks.interop import foreign, trying
 from benchmarks.interop.checkpoints import COUNT, EXPORTS, PROMPTS, RECIPES, Reference
@@ -124,6 +125,21 @@ given = json.loads(pathlib.Path(sys.argv[3]).read_text())
     assert not (place / "x-bad-awq-b").exists()
     assert foreign._result(empty, "awq, b", python, tmp_path).startswith("refused: ")
     assert (place / "x-empty-awq-b").is_dir()
+
+
+def test_single_checkpoints_are_asked_for_by_name(tmp_path, monkeypatch):
+    """A program that has none of that name is left alone, and a name that none has is refused."""
+    tried = []
+    monkeypatch.setattr(foreign, "_tried", lambda writer, asked, folder: tried.append((writer.name, asked)) or [])
+
+    def asked(*words):
+        tried.clear()
+        return CliRunner().invoke(foreign.main, [*words, "--folder", str(tmp_path)]).exit_code, list(tried)
+
+    assert asked("--checkpoint", "awq") == (0, [("GPTQModel", ["awq"]), ("AutoAWQ", ["awq"])])
+    assert asked("AutoAWQ", "--checkpoint", "gptq, 3 bits") == (0, [])
+    assert asked("llama.cpp") == (0, [("llama.cpp", ["gguf, Q4_0"])])
+    assert asked("--checkpoint", "awk") == (2, [])
 
 
 class Counting:

@@ -15,16 +15,18 @@ os.cpu_count = lambda counted=os.cpu_count: max(4, counted())
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
 from greedy import written  # noqa: E402
 
-# The kernels that need no compiler: others are built for minutes when they are first asked for.
+# The kernels that need no compiler: others are built for minutes when they are first asked for. Those of awq that it
+# packs with unless it is told are for GPUs.
 BACKENDS = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
 
 
 def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
+    backend = BACKENDS[how.get("method", "gptq")]
     if not Path(place).is_dir():
         model = GPTQModel.load(floats, QuantizeConfig(**how), device="cpu")
-        model.quantize(texts, batch_size=len(texts))
+        model.quantize(texts, batch_size=len(texts), backend=backend)
         model.save(place)
-    opened = GPTQModel.load(place, backend=BACKENDS[how.get("method", "gptq")], device="cpu")
+    opened = GPTQModel.load(place, backend=backend, device="cpu")
     print(json.dumps({"tokens": written(opened.model, prompts, count)}))
 
 

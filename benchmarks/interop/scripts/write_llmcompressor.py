@@ -1,7 +1,8 @@
 """Run in an environment with llm-compressor: FLOATS PLACE GIVEN -> a checkpoint in PLACE, and what is written with it.
 
 GIVEN: as JSON, `texts` to calibrate on, `prompts` as tokens, `count`, and `how`: its modifiers by
-name, with their arguments. It is opened by transformers. The greedy tokens, as JSON on the last line.
+name, with their arguments. It is opened by transformers, in float32: in bfloat16, activations rounded elsewhere decide
+more tokens. The greedy tokens, as JSON on the last line.
 """
 
 import json
@@ -15,15 +16,18 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+# Its awq asks for memory that a GPU can read, and fails where there is no GPU.
+IntermediatesCache.pin_memory = lambda *given: None
 MODIFIERS = {each.__name__: each for each in (AWQModifier, GPTQModifier, QuantizationModifier)}
 
 
 def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
     if not Path(place).is_dir():
         compress(floats, place, texts, how)
-    opened = AutoModelForCausalLM.from_pretrained(place).eval()
+    opened = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
     print(json.dumps({"tokens": written(opened, prompts, count)}))
 
 
