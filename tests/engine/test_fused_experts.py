@@ -94,11 +94,13 @@ def fused(model, max_tokens=128, chunk=32):
 def float_logits(exact, tokens):
     """Logits, and which tokens' experts no rounding to bfloat16 would change.
 
-    Roundings move a score by up to 0.005: a token whose experts were apart by 0.0088 has been seen to go to others.
+    Tokens have been seen to go to others where a softmax's scores were apart by 0.0051, and a sigmoid's, which
+    roundings move further as they do not share a sum, by 0.0088.
     """
+    noise = 0.01 if hasattr(exact.config, "n_group") else 0.0075
     with torch.inference_mode():
         logits = exact(input_ids=tokens.unsqueeze(0)).logits[0]
-    return logits, margins(exact) > 0.01
+    return logits, margins(exact) > noise
 
 
 def margins(exact):
@@ -129,7 +131,7 @@ def test_logits_of_every_mixture(model_type, options, bits):
     model, exact = mixture(model_type, bits, **options)
     expected, sure = float_logits(exact, tokens)
     decoder = fused(model)
-    assert sure.sum() > 30
+    assert sure.sum() > 40
     assert distance(read_all(decoder, tokens)[sure], expected[sure]) < 0.03
     assert distance(stepped(decoder, tokens, 30)[sure[29:]], expected[29:][sure[29:]]) < 0.03
 
