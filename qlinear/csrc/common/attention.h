@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t ROW_BLOCK = LANES;      // rows that are scored, weighed and added up together: a lane each
 constexpr int64_t KEY_TILES = 2;          // tiles of keys scored side by side
+constexpr int64_t MAX_WIDTH = 256;        // of a head, see decoder.h
 constexpr int64_t CACHE_AHEAD = 8192;     // bytes that keys and values are asked for before they are needed
 constexpr float LOG2_E = 1.44269504f;
 
@@ -37,27 +38,36 @@ struct Sight {
 
 // One row's scores as they come from the products, to those that count: capped, and out of sight where the row does not
 // see the position. Returns the largest, a lane each.
+template <int WIDTH>
 AWQ_INLINE Floats see(const awq_attention_job& job, int64_t row, const Sight& step, float* scores) {
   const int64_t position = job.first + row / job.group;
   const int64_t last = position < job.end ? position : job.end - 1;
   const int64_t oldest = job.window != 0 ? position - job.window + 1 : 0;
   const int64_t low = (oldest > job.begin ? oldest : job.begin) - step.first, high = last - step.first;
   const Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  Floats highest = splat(NO_SCORE);
+  typename Register<WIDTH>::Floats part, highest[LANES / WIDTH];
+  for (auto& of_part : highest) of_part = typename Register<WIDTH>::Floats{} + NO_SCORE;
   for (int64_t i = 0; i < step.positions; i += LANES) {
-    Floats score = load(scores + i, LANES);
-    if (job.cap != 0.0f) score = job.cap * hyperbolic_tangent(score / job.cap);
-    if (low > i || high < i + LANES - 1) {
-      const Ints at = LANE + int32_t(i);
-      score = at >= int32_t(low > 0 ? low : 0) ? score : splat(2 * NO_SCORE);
-      score = at <= int32_t(high < step.positions ? high : step.positions) ? score : splat(2 * NO_SCORE);
-      store(score, scores + i, LANES);
-    } else if (job.cap != 0.0f) {
+    const bool all_seen = low <= i && high >= i + LANES - 1;
+    if (!all_seen || job.cap != 0.0f) {
+      Floats score = load(scores + i, LANES);
+      if (job.cap != 0.0f) score = job.cap * hyperbolic_tangent(score / job.cap);
+      if (!all_seen) {
+        const Ints at = LANE + int32_t(i);
+        score = at >= int32_t(low > 0 ? low : 0) ? score : splat(2 * NO_SCORE);
+        score = at <= int32_t(high < step.positions ? high : step.positions) ? score : splat(2 * NO_SCORE);
+      }
       store(score, scores + i, LANES);
     }
-    highest = larger(highest, score);
+#pragma GCC unroll 4
+    for (int p = 0; p < LANES / WIDTH; ++p) {
+      memcpy(&part, scores + i + p * WIDTH, sizeof part);
+      highest[p] = larger(highest[p], part);
+    }
   }
-  return highest;
+  Floats whole;
+  memcpy(&whole, highest, sizeof whole);
+  return whole;
 }
 
 // Scores of some rows to the weights of values; what was added up before is scaled to the new largest score.
@@ -65,14 +75,15 @@ template <class Cache>
 AWQ_INLINE void weigh(const awq_attention_job& job, const Sight& step, float* scores, Cache& cache) {
   Floats values[LANES] = {};
   float kept[LANES], tops[LANES];
-  for (int64_t r = 0; r < step.rows; ++r) values[r] = see(job, step.row + r, step, scores + r * CACHE_STEP);
+  for (int64_t r = 0; r < step.rows; ++r)
+    values[r] = see<Cache::WIDTH>(job, step.row + r, step, scores + r * CACHE_STEP);
   const Floats before = load(job.maxima + step.row, step.rows), top = larger(before, joined<Larger>(values));
   const Floats factor = exponential(before - top);
   store(top * LOG2_E, tops, LANES);
   store(factor, kept, LANES);
   store(top, job.maxima + step.row, step.rows);
   for (int64_t r = 0; r < step.rows; ++r)
-    values[r] = cache.weights(step, r, scores + r * CACHE_STEP, [&](Floats score) __attribute__((always_inline)) {
+    values[r] = cache.weights(step, r, scores + r * CACHE_STEP, [&](auto score) __attribute__((always_inline)) {
       return exp2_up_to_1(score * LOG2_E - tops[r]);
     });
   cache.round(step, scores);

@@ -125,6 +125,8 @@ void add_bytes(const uint8_t* weights, const float* units, const uint8_t* values
 template <class Quads>
 class CacheOfBytes {
  public:
+  static constexpr int WIDTH = LANES;
+
   explicit CacheOfBytes(const awq_attention_job& job)
       : job_(job), keys_(static_cast<const uint8_t*>(job.keys)), values_(static_cast<const uint8_t*>(job.values)) {
     for (int64_t r = 0; r < job.rows; ++r) {

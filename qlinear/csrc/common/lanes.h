@@ -22,7 +22,8 @@ typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
 using Bf16 = uint16_t;  // the bits of a bf16 value
 
 AWQ_INLINE Floats splat(float value) { return Floats{} + value; }
-AWQ_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+template <class Vector>
+AWQ_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 AWQ_INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 
 inline float widen(Bf16 bits) {
@@ -155,34 +156,61 @@ AWQ_INLINE Floats exponential(Floats x) {
 
 // 2^x for x up to 1, or NaN, to 2 ulp: 2^n times a polynomial on [-1/2, 1/2] whose coefficients make its largest relative
 // error there the least, 8e-8. Exactly 0 below the smallest normal number.
-AWQ_INLINE Floats exp2_up_to_1(Floats x) {
+template <class Vector>
+AWQ_INLINE Vector exp2_up_to_1(Vector x) {
+  using Whole = decltype(x < x);
   constexpr float LOWEST = -126.0f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction
-  const Floats bounded = larger(splat(LOWEST), x);  // in this order a NaN stays one
-  const Floats shifted = bounded + ROUND, r = bounded - (shifted - ROUND);
-  Floats p = splat(0.00132764717f);
+  const Vector lowest = Vector{} + LOWEST, bounded = larger(lowest, x);  // in this order a NaN stays one
+  const Vector shifted = bounded + ROUND, r = bounded - (shifted - ROUND);
+  Vector p = Vector{} + 0.00132764717f;
   p = p * r + 0.00967554154f;
   p = p * r + 0.0555071328f;
   p = p * r + 0.240221197f;
   p = p * r + 0.693146967f;
   p = p * r + 1.0f;
-  return x < splat(LOWEST) ? Floats{} : (Floats)((Ints)p + ((Ints)shifted << 23));
+  return x < lowest ? Vector{} : (Vector)((Whole)p + ((Whole)shifted << 23));
 }
 
 AWQ_INLINE Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
-// acc + a . b for sixteen pairs of bf16, each product exact, summed in fp32; and what makes bf16 of fp32. An instruction
+// Vectors of so many lanes. One that is wider than a register is kept in memory by the compiler, so inner loops are
+// written for registers.
+template <int WIDTH>
+struct Register {
+  typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+  typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
+};
+
+// Of `most` vectors side by side, as many as leave the sums of some rows in registers.
+constexpr int beside(int rows, int sums, int most) {
+  return sums / rows < 1 ? 1 : sums / rows < most ? sums / rows : most;
+}
+
+// acc + a . b for pairs of bf16, each product exact, summed in fp32; and what makes bf16 of fp32. An instruction
 // set may bring its own.
-// AT_ONCE: query rows side by side, as many as the registers hold sums for.
-template <int AT_ONCE>
+// ROWS: query rows side by side; SUMS: sums of sixteen lanes that there are registers for; WIDTH: lanes of a register;
+// Same: as what a value is kept that is the same in all lanes, here as float, for no row to take its pairs apart anew.
+template <int AT_ONCE, int MOST_SUMS, int REGISTER>
 struct PairsByHalves {
-  static constexpr int ROWS = AT_ONCE;
-  static AWQ_INLINE Floats even(Words pairs) { return (Floats)(pairs << 16); }
-  static AWQ_INLINE Floats odd(Words pairs) { return (Floats)(pairs & 0xffff0000u); }
-  static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
-    acc = acc + even(a) * even(b);
-    return acc + odd(a) * odd(b);
+  static constexpr int ROWS = AT_ONCE, SUMS = MOST_SUMS, WIDTH = REGISTER;
+  using Same = float;
+  using In = Register<WIDTH>;
+  template <class Vector, class Pairs>
+  static AWQ_INLINE Vector multiply_add(Vector acc, Pairs a, Pairs b) {
+    acc = acc + (Vector)(a << 16) * (Vector)(b << 16);
+    return acc + (Vector)(a & 0xffff0000u) * (Vector)(b & 0xffff0000u);
   }
-  static AWQ_INLINE Halves round(Floats value) { return narrow(value); }
+  template <class Vector, class Pairs>
+  static AWQ_INLINE Vector multiply_add(Vector acc, Pairs a, const float* same) {
+    acc = acc + (Vector)(a << 16) * same[0];
+    return acc + (Vector)(a & 0xffff0000u) * same[1];
+  }
+  // Round to bf16 and keep that; what is kept.
+  static AWQ_INLINE typename In::Floats keep(typename In::Floats value, float* to) {
+    value = (typename In::Floats)(round_to_bf16((typename In::Words)value) << 16);
+    memcpy(to, &value, sizeof value);
+    return value;
+  }
 };
 
 }  // namespace

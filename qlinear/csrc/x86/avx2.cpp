@@ -148,7 +148,7 @@ void use_avx2(Ops& ops) {
   set_int8_rows(ops.linear_int8, Avx2Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx2>(ops);
   use_row_ops(ops);
-  use_pair_ops<PairsByHalves<2>>(ops);
+  use_pair_ops<PairsByHalves<4, 4, 8>>(ops);
   ops.attend_int8 = attend<CacheOfBytes<QuadsInHalves<FourAsWords>>>;
 }
 

@@ -108,7 +108,7 @@ void use_avx512(Ops& ops) {
   set_int8_rows(ops.linear_int8, Avx512Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx512>(ops);
   use_row_ops(ops);
-  use_pair_ops<PairsByHalves<8>>(ops);
+  use_pair_ops<PairsByHalves<8, 16, 16>>(ops);
   ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAsWords>>>;
 }
 

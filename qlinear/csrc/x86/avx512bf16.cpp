@@ -44,11 +44,19 @@ struct Avx512Bf16 : Avx512Float {
 
 // The decoder's products of bf16 pairs.
 struct PairsAtOnce {
-  static constexpr int ROWS = 8;
+  static constexpr int ROWS = 8, SUMS = 16, WIDTH = 16;
+  using Same = Bf16;
   static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
     return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
   }
-  static AWQ_INLINE Halves round(Floats value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
+  static AWQ_INLINE Floats multiply_add(Floats acc, Words a, const Bf16* same) {
+    return multiply_add(acc, a, broadcast(same));
+  }
+  static AWQ_INLINE Floats keep(Floats value, Bf16* to) {
+    const Halves rounded = (Halves)_mm512_cvtneps_pbh((__m512)value);
+    memcpy(to, &rounded, sizeof rounded);
+    return widen(rounded);
+  }
 };
 
 // Ticks that a burst of independent instructions takes, enough of them to fill two units at a latency of 8 cycles.
