@@ -14,6 +14,20 @@ TASKS = ("quantize", "decode", "chat", "serve", "benchmark", "benchmark_long", "
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
 
+
+class AsWritten(click.Choice):
+    """Shown as they are written; click would show the underscores that hyphens are compared as."""
+
+    def get_metavar(self, *args, **kwargs) -> str:
+        return f"[{'|'.join(self.choices)}]"
+
+    def convert(self, value, param, ctx):
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, self.choices))}.", param, ctx)
+
+
 task = click.option("--task", type=click.Choice(TASKS), required=True, metavar="NAME", help=", ".join(TASKS) + ".")
 
 model_name = click.option(
@@ -251,7 +265,7 @@ output = click.option("--output", type=click.Path(), help="Where to save the che
 checkpoint = click.option("--checkpoint", type=click.Path(), help="Checkpoint to run.")
 format_ = click.option(
     "--format",
-    type=click.Choice(FORMATS),
+    type=AsWritten(FORMATS),
     help="Write the checkpoint for other programs too: AutoAWQ's format, GPTQ's, compressed-tensors with one group "
     "size, or a GGUF file for llama.cpp, its embedding in 8 bits, float16 or bfloat16.  [needed by --task export]",
 )

@@ -117,7 +117,8 @@ def named(directory: Path) -> Iterator[None]:
 def _read_config(directory: Path) -> dict:
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json; quantize a model to make one")
+        lacking = "a file that is no .gguf" if directory.is_file() else "it has no config.json"
+        raise CheckpointError(f"{directory} is not a checkpoint: {lacking}; quantize a model to make one")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -71,6 +71,10 @@ MALFORMED = [
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
     (["--task", "decode", "--checkpoint", "nowhere"],
      "nowhere is not a checkpoint: it has no config.json; quantize a model to make one"),
+    (["--task", "decode", "--checkpoint", __file__],
+     f"{__file__} is not a checkpoint: a file that is no .gguf; quantize a model to make one"),
+    (["--task", "export", "--format", "gguf_f17"], "Invalid value for '--format': 'gguf_f17' is not one of "
+     "'compressed-tensors', 'awq', 'gptq', 'gguf', 'gguf-f16', 'gguf-bf16'."),
     (["--task", "decode", "--precision", "bf16", "--target", "aie"],
      "--precision bf16 runs the float model, which --target aie cannot; use cpu"),
     (["--task", "decode", "--precision", "bf16", "--model_name", "./no/model"],
