@@ -69,5 +69,12 @@ WRITERS = (
             "rounded, 3 bits": {"QuantizationModifier": _compressed(3, False)},
         },
     ),
+    Writer(
+        "AutoRound",
+        (TORCH, "auto-round", "accelerate"),
+        ("auto-round", "transformers", "torch"),
+        "write_autoround",
+        {},  # its checkpoints are made for the table of recipes alone
+    ),
     Writer("llama.cpp", LLAMA_CPP.requires, LLAMA_CPP.shows, "write_llama_cpp", {"gguf, Q4_0": {}}, of_gguf=True),
 )

@@ -1,141 +1,187 @@
-"""docs/results.md: the table, how it was measured, and two pictures."""
+"""docs/results.md: for each model three tables and two pictures, and how all of it was measured."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from benchmarks.machine import processor
+from benchmarks.recipes.figures import ANSWERS, Draw, Figures, Record, Value
 from benchmarks.recipes.picture import Point, draw
-from benchmarks.recipes.rows import ROWS, Row
-from benchmarks.recipes.settings import Settings
-from benchmarks.recipes.speed import Speed
-from benchmarks.recipes.steps import Kind
+from benchmarks.recipes.rows import DISTILL_STEPS, ROWS, Row
 from benchmarks.table import Table
-from benchmarks.typed import typed
+from benchmarks.yardstick.measure import Told, ratio
 
 NOTE = """\
-How it was measured, after torchao's table for AWQ:
+## How it was measured
 
+- **draws** of the calibration text `{calib_data}`, {n_samples} samples of 512 tokens each. Where there are several, a
+  figure is their mean, and after it, in brackets, stands how far a single one lies from that (standard deviation).
+- **minutes** are those of the whole command, reading and writing included; of another program, those that it took with
+  the opened model.
+- **bits** a weight are those of the quantized layers, scales and zero points included.
+- **perplexity** is of {windows}, ± its standard error over windows. On the
+  text that a model was calibrated on it would flatter itself.
+- The **divergences** are those of the predictions from the float model's, in nats a token (Kullback-Leibler), on
+  passages of up to three kinds: `{web}`, the float model's own answers in a chat (where it has a template for one), and
+  sources of Python's library. ± is the standard error over passages. **99 %** is what one token in a hundred exceeds,
+  **top-1** the share of tokens for which both models find the same one likeliest, both on `{web}`.
+  **beside default** is by how much the divergence there is larger than that of the default at as many bits, passage by
+  passage, where most of the scatter drops out.
+- **answers** are to lm-eval's own tasks at its own shot counts (none for any of the three): accuracy for MC2 and
+  WinoGrande, accuracy normalized by length for ARC challenge, of {questions} each, with lm-eval's standard errors.
 - **tokens/s** is new tokens / (prefill + decode) seconds: prompt "Hello, my name is", 200 new tokens, the mean of 5
-  samples after one that is not counted, with `--flash_attention`. **GB/s** is size times tokens/s.
-- **peak** is the largest resident set while those samples are drawn, interpreter and libraries included. Each
-  measurement is a process of its own, so nothing that calibration left behind, such as a cache, is in it.
-- **size** is that of all stored tensors without the embedding, or with it where the output head is tied to it and
-  reads it for every token. Scales and zero points are in it, packed as they are run. **bits** a weight are those of
-  the quantized layers, scales and zero points included.
-- **perplexity**, **KL** and **top-1** are of {text}: KL is the divergence from the float model's prediction in nats a
-  token, top-1 the share of tokens for which both find the same one likeliest. Their standard errors are over windows.
-  AWQ was calibrated on `{calibration}`; on the text that perplexity is measured on it would flatter itself.
-- The last three columns are lm-eval's own tasks at its own shot counts (none for any of the three): accuracy for MC2
-  and WinoGrande, accuracy normalized by length for ARC challenge, with lm-eval's standard errors.
-- The errors of two rows are not independent: both answered the same questions. Small differences show in KL first.
+  samples after one that is not counted. **GB/s** is size times tokens/s. **peak** is the largest resident set
+  meanwhile, interpreter and libraries included; each measurement is a process of its own. **size** is that of all
+  stored tensors without the embedding, or with it where the output head is tied to it and reads it for every token.
 """
-FLOAT_BITS = 16.0
+QUALITY = ("draws", "minutes", "bits", "perplexity")
+SPEED = ["", "tokens/s", "GB/s", "peak GB", "size GB"]
+TASKS = {"truthfulqa_mc2": "TruthfulQA MC2", "winogrande": "WinoGrande", "arc_challenge": "ARC challenge"}
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One column of scores: task and metric as `--task evaluate` names them, and digits after the point."""
-
-    heading: str
-    task: str
-    metric: str
-    digits: int
-
-
-PERPLEXITY = Metric("perplexity", "perplexity", "perplexity", 2)
-METRICS = (
-    PERPLEXITY,
-    Metric("KL", "perplexity", "kl_divergence", 3),
-    Metric("top-1", "perplexity", "top1_agreement", 3),
-    Metric("TruthfulQA MC2", "truthfulqa_mc2", "acc", 3),
-    Metric("WinoGrande", "winogrande", "acc", 3),
-    Metric("ARC challenge", "arc_challenge", "acc_norm", 3),
-)
-HEADINGS = ["", "tokens/s", "GB/s", "peak GB", "size GB", "bits", *(metric.heading for metric in METRICS)]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A figure and its standard error, None where there is none."""
-
-    value: float
-    stderr: float | None
-
-    def cell(self, digits: int) -> str:
-        return f"{self.value:.{digits}f}" + ("" if self.stderr is None else f" ± {self.stderr:.{digits}f}")
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One row's figures. text: what its perplexity was measured on, in words."""
-
-    row: Row
-    speed: Speed
-    bits_per_weight: float
-    scores: dict[Metric, Value]
-    text: str
-
-    @staticmethod
-    def of(row: Row, results: dict[Kind, Any]) -> "Figures":
-        """results: what each step wrote as JSON."""
-        perplexity = results[Kind.PERPLEXITY]
-        scored = [*perplexity["scores"], *results[Kind.QUESTIONS]["scores"]]
-        found = {(score["task"], score["metric"]): Value(score["value"], score["stderr"]) for score in scored}
-        quantized = results.get(Kind.QUANTIZE)
-        windows, window, dataset = scored[0]["examples"], perplexity["window"], perplexity["dataset"]
-        return Figures(
-            row,
-            typed(Speed, results[Kind.SPEED]),
-            quantized["size"]["bits_per_weight"] if quantized else FLOAT_BITS,
-            {metric: found[metric.task, metric.metric] for metric in METRICS if (metric.task, metric.metric) in found},
-            f"{windows} windows of {window} tokens of `{dataset}`",
-        )
-
-    @property
-    def perplexity(self) -> float:
-        return self.scores[PERPLEXITY].value
-
-    def cells(self) -> list[str]:
-        speed = self.speed
-        return [
-            self.row.name,
-            Value(speed.tok_s, speed.tok_s_stderr).cell(1),
-            f"{speed.size_bytes * speed.tok_s / 1e9:.2f}",
-            f"{speed.peak_rss_bytes / 1e9:.2f}",
-            f"{speed.size_bytes / 1e9:.3f}",
-            f"{self.bits_per_weight:.2f}",
-            *(self.scores[m].cell(m.digits) if m in self.scores else "-" for m in METRICS),
-        ]
-
-
-def write_page(figures: list[Figures], settings: Settings, output: Path) -> None:
+def write_page(record: Record, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    axes = {
-        "size": ("size, GB", [figure.speed.size_bytes / 1e9 for figure in figures]),
-        "speed": ("tokens/s", [figure.speed.tok_s for figure in figures]),
-    }
-    pictures = []
-    for name, (label, values) in axes.items():
-        file = output.with_name(f"{output.stem}-{name}.svg")
-        draw(label, [Point(one.row, x, one.perplexity) for one, x in zip(figures, values, strict=True)], file)
-        pictures.append(f"![perplexity against {label}]({file.name})")
-    output.write_text(markdown(figures, settings, pictures), encoding="utf-8")
-
-
-def markdown(figures: list[Figures], settings: Settings, pictures: list[str]) -> str:
-    # The fused decoder runs the float model with the same kernels, whatever its modules would run on.
-    quantized = [figure for figure in figures if figure.row.recipe is not None] or figures
-    backends = ", ".join(sorted({figure.speed.backend for figure in quantized}))
-    decoders = ", ".join(sorted({figure.speed.decoder for figure in figures}))
-    missing = ", ".join(row.name for row in ROWS if row not in [figure.row for figure in figures])
     parts = [
-        f"# {settings.model_name}: what each recipe costs and keeps",
-        f"Made by `{settings.command()}` on {processor()}, threads: {figures[0].speed.threads}, kernels: {backends}, "
-        f"through: {decoders}. `default` and `learned` are this project's; the others are torchao's recipes, run by "
-        f"this project." + f" Not run: {missing}." * bool(missing),
-        Table("recipes", HEADINGS, [figure.cells() for figure in figures]).markdown(),
-        "\n\n".join(pictures),
-        NOTE.format(text=figures[0].text, calibration=Path(settings.calib_data).name),
+        "# What each recipe costs and keeps",
+        f"Made by `{record.command()}`. `default`, `learned`, `distilled` (the default and {DISTILL_STEPS} steps of "
+        "`--distill`) and `mixed` (`--bits_per_weight`, groups of any size) are this project's. `int4wo` and `awq` are "
+        "torchao's recipes, by its names, and `rounded` the same at 3 bits, run by this project. What is named after "
+        "another program was made by that, and read and measured here as all else is.",
     ]
-    return "\n\n".join(parts)
+    for model, found in record.rows.items():
+        parts += [f"## {model}", record.abouts[model], *_of_model(model, found, output)]
+    questions = f"the first {record.settings['limit']} questions" if record.settings["limit"] else "all questions"
+    parts.append(NOTE.format(**record.settings, windows=record.windows, questions=questions))
+    output.write_text("\n\n".join(parts), encoding="utf-8")
+
+
+def _of_model(model: str, found: Mapping[str, Figures], output: Path) -> Iterable[str]:
+    rows = [row for row in ROWS if row.name in found]
+    yield quality(rows, found).markdown()
+    yield _processors(rows, found)
+    if missing := [row.name for row in ROWS if row.name not in found]:
+        yield f"Not run yet: {', '.join(missing)}."
+    points = [(row, divergence) for row in rows if (divergence := _web(found[row.name])) is not None]
+    for name, label, value in (
+        ("size", "bits a weight", lambda draw: draw.bits),
+        ("time", "minutes to make", lambda draw: draw.seconds / 60),
+    ):
+        if points:
+            file = output.with_name(f"{output.stem}-{Path(model).stem}-{name}.svg")
+            draw(label, [Point(row, value(_first(found[row.name])), web) for row, web in points], file)
+            yield f"![divergence against {label}]({file.name})"
+    if asked := [row for row in rows if found[row.name].answers]:
+        yield "**Answers.**"
+        cells = [[row.name, *_answers(found[row.name])] for row in asked]
+        yield Table("answers", ["", *TASKS.values()], cells).markdown()
+    timed: dict[str, list[Row]] = {}
+    for row in rows:
+        if (known := found[row.name].timed) is not None:
+            about = f"{known.processor}, threads: {known.speed.threads}"
+            timed.setdefault(about, []).append(row)
+    for about, some in timed.items():
+        yield f"**Speed** on {about}."
+        yield Table("speed", SPEED, [_speed(row, found[row.name]) for row in some]).markdown()
+
+
+def quality(rows: list[Row], found: Mapping[str, Figures]) -> Table:
+    texts = list(dict.fromkeys(text for row in rows for one in found[row.name].draws.values() for text in one.texts))
+    headings = ["", *QUALITY, *texts]
+    if texts:
+        headings += ["99 %", "top-1", "beside default"]
+    cells = []
+    for row in rows:
+        figures = found[row.name]
+        draws = list(figures.draws.values())
+        first = draws[0]
+        minutes = sum(one.seconds for one in draws) / len(draws) / 60
+        perplexity = _over([Value(one.perplexity.value, one.perplexity.stderr) for one in draws], 2)
+        line = [row.name, str(len(draws)), f"{minutes:.1f}" if minutes else "-", f"{first.bits:.2f}", perplexity]
+        for text in texts:
+            told = [one.texts[text] for one in draws if text in one.texts]
+            line.append(_over([estimate(each) for each in told], 3) if told else "-")
+        if texts:
+            told = first.texts.get(texts[0])
+            line += [f"{told.most:.2f}", f"{told.agreement:.3f}"] if told else ["-", "-"]
+            line.append(_beside(row, found, texts[0]))
+        cells.append(line)
+    return Table("quality", headings, cells)
+
+
+def estimate(told: Told) -> Value:
+    found = ratio(told.sums, told.tokens)
+    return Value(found.value, found.error)
+
+
+def _over(values: list[Value], digits: int) -> str:
+    """The mean of the draws, the error of the first, and of several how far one lies from the mean."""
+    mean = sum(one.value for one in values) / len(values)
+    cell = Value(mean, values[0].stderr).cell(digits)
+    if len(values) == 1:
+        return cell
+    off = math.sqrt(sum((one.value - mean) ** 2 for one in values) / (len(values) - 1))
+    return f"{cell} ({off:.{digits}f})"
+
+
+def _beside(row: Row, found: Mapping[str, Figures], text: str) -> str:
+    """Against the default at as many bits, draw by draw and passage by passage; nothing where there is none."""
+    bits = _first(found[row.name]).bits
+    name = f"default-w{int(bits)}"
+    if name == row.name or name not in found or bits % 1 > 0.5:
+        return ""
+    base, draws = found[name].draws, found[row.name].draws
+    pairs = [
+        (one.texts[text], base.get(seed, _first(found[name])).texts[text])
+        for seed, one in draws.items()
+        if text in one.texts and text in base.get(seed, _first(found[name])).texts
+    ]
+    if not pairs:
+        return ""
+    values = []
+    for one, other in pairs:
+        above = ratio([a - b for a, b in zip(one.sums, other.sums, strict=True)], one.tokens)
+        values.append(Value(above.value, above.error))
+    mean = sum(one.value for one in values) / len(values)
+    return f"{mean:+.3f} ± {values[0].stderr:.3f}"
+
+
+def _first(figures: Figures) -> Draw:
+    return next(iter(figures.draws.values()))
+
+
+def _web(figures: Figures) -> float | None:
+    """The divergence on the first kind of text, in the mean of the draws."""
+    values = [estimate(next(iter(one.texts.values()))).value for one in figures.draws.values() if one.texts]
+    return sum(values) / len(values) if values else None
+
+
+def _processors(rows: list[Row], found: Mapping[str, Figures]) -> str:
+    """Where the minutes were measured, and by which versions of other programs."""
+    by_processor: dict[str, list[str]] = {}
+    versions: dict[str, str] = {}
+    for row in rows:
+        for one in found[row.name].draws.values():
+            if one.seconds and row.name not in by_processor.setdefault(one.processor, []):
+                by_processor[one.processor].append(row.name)
+            versions |= one.versions
+    if len(by_processor) == 1:
+        told = [f"Minutes on {next(iter(by_processor))}."]
+    else:
+        told = [f"Minutes on {name}: {', '.join(names)}." for name, names in by_processor.items()]
+    if versions:
+        told.append("Other programs: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
+    return " ".join(told)
+
+
+def _answers(figures: Figures) -> list[str]:
+    return [figures.answers[task].cell(3) if task in figures.answers else "-" for task in ANSWERS]
+
+
+def _speed(row: Row, figures: Figures) -> list[str]:
+    speed = figures.timed.speed
+    return [
+        row.name,
+        Value(speed.tok_s, speed.tok_s_stderr).cell(1),
+        f"{speed.size_bytes * speed.tok_s / 1e9:.2f}",
+        f"{speed.peak_rss_bytes / 1e9:.2f}",
+        f"{speed.size_bytes / 1e9:.3f}",
+    ]

@@ -1,4 +1,4 @@
-"""Perplexity against what it costs, one named point a row; no name lies over another or over a point."""
+"""Divergence against what it costs, one named point a row; no name lies over another or over a point."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ INK = "#1b1e23"
 COLOURS = {
     Family.FLOAT: INK,
     Family.TORCHAO: "#efb118",
+    Family.PEERS: "#6cc5b0",
     Family.FOUR_BITS: "#4269d0",
     Family.THREE_BITS: "#ff725c",
 }
@@ -23,11 +24,11 @@ PLACES = BESIDE + [
 
 @dataclass(frozen=True)
 class Point:
-    """x: what the row costs."""
+    """x: what the row costs; y: its divergence from the float model, in nats a token."""
 
     row: Row
     x: float
-    perplexity: float
+    y: float
 
 
 def draw(label: str, points: list[Point], file: Path) -> None:
@@ -40,10 +41,10 @@ def draw(label: str, points: list[Point], file: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for family, colour in COLOURS.items():
-        chosen = [(point.x, point.perplexity) for point in points if point.row.family is family]
+        chosen = [(point.x, point.y) for point in points if point.row.family is family]
         if chosen:
             axes.scatter(*zip(*chosen, strict=True), color=colour, label=family.value, zorder=3)
-    axes.set(xlabel=label, ylabel="perplexity (lower is better)")
+    axes.set(xlabel=label, ylabel="divergence, nats a token (lower is better)")
     axes.margins(0.18)
     axes.grid(color="#e4e6ea")
     axes.spines[["top", "right"]].set_visible(False)
@@ -60,10 +61,10 @@ def _name_points(axes, points: list[Point]) -> None:
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
-    marks = axes.transData.transform([(point.x, point.perplexity) for point in points])
+    marks = axes.transData.transform([(point.x, point.y) for point in points])
     taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
     inside = axes.bbox.padded(4)
-    for point in sorted(points, key=lambda one: -one.perplexity):
+    for point in sorted(points, key=lambda one: -one.y):
         for place in PLACES:
             text = _write(axes, point, place)
             box = Text.get_window_extent(text).padded(1)  # without the line to the point
@@ -80,7 +81,7 @@ def _write(axes, point: Point, place: tuple[float, float]):
     line = dict(arrowstyle="-", color=COLOURS[point.row.family], lw=0.6, shrinkA=0, shrinkB=2)
     text = axes.annotate(
         point.row.name,
-        (point.x, point.perplexity),
+        (point.x, point.y),
         place,
         textcoords="offset points",
         fontsize=8,

@@ -1,30 +1,44 @@
 """What is the same for all rows of a table."""
 
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command was given; None where the program's own default holds. work: where what is done is kept."""
+    """What the command was given; None where the program's own default holds.
 
-    model_name: str
+    models: names or places of float models; draws: of the calibration text, for each row that reads any; dataset: for
+    perplexity; web: a text for the yardstick, None: none is laid on; work: where what is done is kept; environments:
+    of other programs.
+    """
+
+    models: tuple[str, ...]
     group_size: int | None
     calib_data: str
     n_samples: int
+    draws: int
     eval_data: str | None
     dataset: str | None
     n_windows: int | None
+    web: str | None
+    passages: int | None
     limit: int | None
     threads: int | None
     work: Path
+    environments: Path
 
-    def command(self) -> str:
-        """As one would type it again: with the names of files, not the places where they happened to be."""
-        words = ["python", "-m", "benchmarks.recipes"]
-        for name, value in vars(self).items():
-            if value is not None and name != "work":
-                named = value if name == "model_name" else Path(value).name if isinstance(value, str) else str(value)
-                words += [f"--{name}", named]
-        return shlex.join(words)
+    def shared(self) -> dict[str, str | int | None]:
+        """What has to be the same for figures to stand in one table."""
+        names = ("group_size", "calib_data", "n_samples", "dataset", "n_windows", "web", "passages", "limit")
+        values = {name: getattr(self, name) for name in names}
+        return {name: Path(value).name if isinstance(value, str) else value for name, value in values.items()}
+
+    def of_model(self, model: str) -> "Settings":
+        """Those of one model alone, whose work lies apart."""
+        return replace(self, models=(model,), work=self.work / Path(model).stem)
+
+    @property
+    def model(self) -> str:
+        (one,) = self.models
+        return one

@@ -38,11 +38,11 @@ def named(context: click.Context, parameter: click.Parameter, given: Sequence[st
 
 
 def texts(model: Model, file: Path, count: int, window: int) -> dict[str, list[Passage]]:
-    return {
-        file.name: web(model, file, count, window),
-        "chat": chat(model, min(count, len(QUESTIONS)), window // 2),
-        "code": code(model, count, window),
-    }
+    """By their names; a model without a chat template is not asked to chat."""
+    found = {file.name: web(model, file, count, window)}
+    if model.tokenizer.chat_template:
+        found["chat"] = chat(model, min(count, len(QUESTIONS)), window // 2)
+    return found | {"code": code(model, count, window)}
 
 
 def table(text: str, found: dict[str, list[Apart]]) -> Table:
@@ -81,7 +81,7 @@ def _told(estimate: Estimate, digits: int = 4) -> str:
 @click.option("--web", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="A text file.")
 @click.option("--passages", default=24, show_default=True, type=click.IntRange(2, len(QUESTIONS)), help="Of each kind.")
 @click.option("--window", default=512, show_default=True, type=click.IntRange(16), help="Tokens of a passage.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what was found to a file.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it to a file, by texts and recipes.")
 def main(model_name: str, recipes: dict, web: Path, json_file: Path | None, **sizes: int) -> None:
     reference = load(model_name, precision="bf16")
     models = {name: [load(place) for place in places] for name, places in recipes.items()}
@@ -90,7 +90,7 @@ def main(model_name: str, recipes: dict, web: Path, json_file: Path | None, **si
         found = iter(collect(flat, reference, some))
         by_name = {name: [next(found) for _ in draws] for name, draws in models.items()}
         tokens = sum(len(passage.tokens) - passage.first for passage in some)
-        kept[text] = {name: [asdict(one.mean) for one in draws] for name, draws in by_name.items()}
+        kept[text] = {name: [asdict(one.told()) for one in draws] for name, draws in by_name.items()}
         Console().print(table(f"{text}, {tokens:,} tokens of {len(some)} passages", by_name).rich())
     if json_file is not None:
         json_file.write_text(json.dumps(kept, indent=2))

@@ -19,6 +19,20 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What is kept of one checkpoint and one kind of text. sums, tokens: of the divergences of each passage, in nats,
+    and how many there are; median, most: of single tokens, most: exceeded by one in a hundred; agreement: the share of
+    tokens whose likeliest is the float model's.
+    """
+
+    sums: tuple[float, ...]
+    tokens: tuple[int, ...]
+    median: float
+    most: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Apart:
     """Of the predicted tokens of each passage: divergences `(n,)` in nats, and whether both agree `(n,)`."""
 
@@ -38,6 +52,11 @@ class Apart:
         """Of all tokens' divergences."""
         return float(np.quantile(np.concatenate(self.divergences), share))
 
+    def told(self) -> Told:
+        sums = tuple(float(one.sum(dtype=np.float64)) for one in self.divergences)
+        sizes = tuple(len(one) for one in self.divergences)
+        return Told(sums, sizes, self.quantile(0.5), self.quantile(0.99), self.agreement.value)
+
     def above(self, other: "Apart") -> Estimate:
         """By how much the mean is larger than another's on the same passages: what they have in common drops out."""
         pairs = zip(self.divergences, other.divergences, strict=True)
@@ -47,12 +66,16 @@ class Apart:
 def mean(passages: Sequence[np.ndarray]) -> Estimate:
     """Over all tokens. Tokens of a passage go together, so that passages are what is drawn: the error is that of the
     ratio of two sums over them (Cochran, Sampling Techniques, 1977, 6.4)."""
-    sums = np.array([one.sum(dtype=np.float64) for one in passages])
-    sizes = np.array([len(one) for one in passages], np.float64)
+    return ratio([one.sum(dtype=np.float64) for one in passages], [len(one) for one in passages])
+
+
+def ratio(sums: Sequence[float], sizes: Sequence[int]) -> Estimate:
+    """`mean`, of the sums over each passage."""
+    sums, sizes = np.array(sums, np.float64), np.array(sizes, np.float64)
     value = sums.sum() / sizes.sum()
-    if len(passages) < 2:
+    if len(sums) < 2:
         return Estimate(float(value), float("nan"))
-    off = np.square(sums - value * sizes).sum() * len(passages) / (len(passages) - 1)
+    off = np.square(sums - value * sizes).sum() * len(sums) / (len(sums) - 1)
     return Estimate(float(value), float(np.sqrt(off) / sizes.sum()))
 
 

@@ -1,7 +1,7 @@
-"""The cells of docs/results.md, by hand, and the command that makes it."""
+"""The cells of docs/results.md, by hand, what is on record of them, and the command that makes both."""
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,15 +10,19 @@ from click.testing import CliRunner
 
 from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import page, speed
-from benchmarks.recipes.page import Figures, Value
+from benchmarks.recipes.about import about
+from benchmarks.recipes.figures import Draw, Figures, Record, Timed, Value, empty, figures_of, windows_of
 from benchmarks.recipes.rows import ROWS
 from benchmarks.recipes.settings import Settings
 from benchmarks.recipes.speed import Speed
 from benchmarks.recipes.steps import Kind, StepFailed
+from benchmarks.yardstick.measure import Told
 from engine.generate import Token
 
 BY_NAME = {row.name: row for row in ROWS}
-SETTINGS = Settings("tiny", 64, "/texts/c4.txt", 16, None, None, None, None, None, Path("/folder"))
+SETTINGS = Settings(
+    ("tiny",), 64, "/texts/c4.txt", 16, 2, None, None, None, "/texts/web.txt", None, 200, None, Path("/f"), Path("/e")
+)
 TIMED = Speed("cpu/avx2", "FusedDecoder", 2, 40.0, 1.25, (39.0, 41.0), 750_000_000, 250_000_000)
 
 
@@ -29,19 +33,22 @@ def score(task: str, metric: str, value: float, stderr: float | None, examples: 
 PERPLEXITY = {
     "window": 2048,
     "dataset": "text.txt",
-    "scores": [
-        score("perplexity", "perplexity", 21.456, 1.5),
-        score("perplexity", "kl_divergence", 0.12345, 0.0021),
-        score("perplexity", "top1_agreement", 0.8, None),
-    ],
+    "scores": [score("perplexity", "perplexity", 21.456, 1.5), score("perplexity", "top1_agreement", 0.8, None)],
 }
 QUESTIONS = {"scores": [score("winogrande", "acc", 0.5, 0.035, 200), score("arc_challenge", "acc_norm", 0.25, 0.03)]}
+TOLD = {"sums": [1.0, 4.0], "tokens": [10, 10], "median": 0.1, "most": 1.5, "agreement": 0.75}
 RESULTS = {
-    Kind.QUANTIZE: {"size": {"bits_per_weight": 4.3125}},
+    Kind.QUANTIZE: {"size": {"bits_per_weight": 4.3125}, "seconds": {"total": 90.0}},
     Kind.SPEED: {**vars(TIMED), "samples": [39.0, 41.0]},
     Kind.PERPLEXITY: PERPLEXITY,
     Kind.QUESTIONS: QUESTIONS,
+    Kind.YARDSTICK: {"web.txt": TOLD, "code": TOLD},
 }
+
+
+def drawn(perplexity: float, *sums: float, bits: float = 4.3125, seconds: float = 60.0) -> Draw:
+    told = Told(tuple(sums), (10,) * len(sums), 0.1, 1.5, 0.75)
+    return Draw(seconds, "some processor", bits, {}, Value(perplexity, 1.5), {"web.txt": told})
 
 
 def test_tokens_a_second_count_the_prompts_time():
@@ -58,8 +65,8 @@ def test_an_embedding_that_is_not_the_head_is_no_part_of_the_size(tied, size, tm
     (tmp_path / "config.json").write_text(json.dumps(config))
     module = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(to_dict=lambda: config)))
     for checkpoint in (None, str(tmp_path)):
-        about = SimpleNamespace(model_bytes=10_000, checkpoint=checkpoint)
-        assert speed._size_bytes(SimpleNamespace(about=about, module=module)) == size
+        known = SimpleNamespace(model_bytes=10_000, checkpoint=checkpoint)
+        assert speed._size_bytes(SimpleNamespace(about=known, module=module)) == size
 
 
 @pytest.mark.parametrize("arguments", [[], ["--model_name", "a", "--checkpoint", "b"]])
@@ -77,50 +84,97 @@ def test_a_value_and_its_error():
     assert Value(0.123456, 0.0021).cell(3) == "0.123 ± 0.002" and Value(2.0, None).cell(1) == "2.0"
 
 
-def test_the_cells_of_a_row():
-    figures = Figures.of(BY_NAME["awq-uint4"], RESULTS)
-    assert figures.cells() == [
-        "awq-uint4",
-        "40.0 ± 1.2",
-        "10.00",  # 250 MB x 40 a second
-        "0.75",
-        "0.250",
-        "4.31",
-        "21.46 ± 1.50",
-        "0.123 ± 0.002",
-        "0.800",
-        "-",  # TruthfulQA was not asked
-        "0.500 ± 0.035",
-        "0.250 ± 0.030",
-    ]
-    assert figures.text == "20 windows of 2048 tokens of `text.txt`" and figures.perplexity == 21.456
-    assert len(page.HEADINGS) == 12
+def test_figures_are_those_of_the_steps():
+    second = {kind: RESULTS[kind] for kind in (Kind.QUANTIZE, Kind.PERPLEXITY)}
+    found = figures_of(BY_NAME["awq-uint4"], {0: RESULTS, 1: second})
+    assert list(found.draws) == ["42", "43"] and found.timed.speed == TIMED
+    assert found.answers == {"winogrande": Value(0.5, 0.035), "arc_challenge": Value(0.25, 0.03)}
+    first = found.draws["42"]
+    assert (first.seconds, first.bits, first.perplexity) == (90.0, 4.3125, Value(21.456, 1.5))
+    assert first.texts["code"] == Told((1.0, 4.0), (10, 10), 0.1, 1.5, 0.75) and found.draws["43"].texts == {}
+    assert windows_of(RESULTS) == "20 windows of 2048 tokens of `text.txt`"
 
 
-def test_the_float_model_has_16_bits():
-    results = {kind: found for kind, found in RESULTS.items() if kind is not Kind.QUANTIZE}
-    assert Figures.of(BY_NAME["bfloat16"], results).cells()[5] == "16.00"
+def test_the_float_model_has_16_bits_and_other_programs_have_versions():
+    read = {Kind.PERPLEXITY: PERPLEXITY}
+    assert figures_of(BY_NAME["bfloat16"], {0: read}).draws["42"].bits == 16
+    made = {**RESULTS[Kind.QUANTIZE], "versions": {"gptqmodel": "7"}}
+    assert figures_of(BY_NAME["gptqmodel-w4"], {0: {Kind.QUANTIZE: made, **read}}).draws["42"].versions == {
+        "gptqmodel": "7"
+    }
 
 
-def test_the_page():
-    both = [Figures.of(BY_NAME[name], RESULTS) for name in ("bfloat16", "awq-uint4")]
-    both[0] = dataclasses.replace(both[0], speed=dataclasses.replace(TIMED, backend="cpu/torch bf16"))
-    head, made, table, picture, note = page.markdown(both, SETTINGS, ["![a](b.svg)"]).split("\n\n", 4)
-    assert head == "# tiny: what each recipe costs and keeps" and picture == "![a](b.svg)"
-    assert f"Made by `{SETTINGS.command()}` on " in made
-    assert "threads: 2, kernels: cpu/avx2, through: FusedDecoder." in made
-    assert "Not run: int4wo-g, int4wo-hqq, awq-hqq-int4, default-w4," in made
-    assert [line.split(" | ")[0] for line in table.splitlines()] == ["| ", "| ---", "| bfloat16", "| awq-uint4"]
-    assert "are of 20 windows of 2048 tokens of `text.txt`:" in note and "calibrated on `c4.txt`" in note
+def test_a_row_tells_means_scatter_and_differences():
+    found = {
+        "default-w4": Figures({"42": drawn(20.0, 1.0, 3.0), "43": drawn(22.0, 2.0, 4.0)}, None, {}),
+        "learned-w4": Figures({"42": drawn(19.0, 0.5, 2.0, seconds=90.0)}, None, {}),
+        "mixed-3.8": Figures({"42": drawn(21.0, 2.0, 2.0, bits=3.8)}, None, {}),
+    }
+    table = page.quality([BY_NAME[name] for name in found], found)
+    assert table.headings == ["", *page.QUALITY, "web.txt", "99 %", "top-1", "beside default"]
+    default, learned, mixed = table.rows
+    # Two passages of ten tokens: 0.1 and 0.3 a token; the error of their mean is half their difference.
+    assert default[:6] == [
+        "default-w4", "2", "1.0", "4.31", "21.00 ± 1.50 (1.41)", "0.250 ± 0.100 (0.071)"
+    ]  # fmt: skip
+    assert default[6:] == ["1.50", "0.750", ""]
+    # By 0.05 and 0.1 a token less than the default of the same draw.
+    assert learned[2] == "1.5" and learned[-1] == "-0.075 ± 0.025" and mixed[-1] == ""
+
+
+def test_what_a_later_run_found_goes_on_record_beside_the_earlier(tmp_path):
+    file = tmp_path / "docs" / "results.json"
+    assert Record.read(file) is None
+    timed = Timed(TIMED, "some processor")
+    first = empty(SETTINGS).joined(
+        "tiny", "a model", "2 windows", {"default-w4": Figures({"42": drawn(20.0, 1.0)}, timed, {})}
+    )
+    first.write(file)
+    assert Record.read(file) == first
+    later = Record.read(file).joined(
+        "tiny", "a model", "2 windows",
+        {"default-w4": Figures({"43": drawn(21.0, 1.0)}, None, {}), "learned-w4": Figures({}, None, {})},
+    )  # fmt: skip
+    both = later.rows["tiny"]["default-w4"]
+    assert list(both.draws) == ["42", "43"] and both.timed == timed and "learned-w4" in later.rows["tiny"]
+    assert later.command() == (
+        "python -m benchmarks.recipes --model_name tiny --draws 2 --eval_data DIR --group_size 64 --calib_data c4.txt "
+        "--n_samples 16 --web web.txt --limit 200"
+    )
+
+
+def recorded(names, timed=None) -> Record:
+    timed = timed or Timed(TIMED, "some processor")
+    answers = {"winogrande": Value(0.5, 0.035)}
+    rows = {name: Figures({"42": drawn(20.0, 1.0, 3.0)}, timed, answers) for name in names}
+    return empty(SETTINGS).joined("tiny", "A tiny model.", "20 windows of 8 tokens of `text.txt`", rows)
 
 
 def test_the_page_and_its_pictures_are_written(tmp_path):
     pytest.importorskip("matplotlib")
-    figures = [Figures.of(row, RESULTS) for row in ROWS]  # all at one point: every name finds a place
-    page.write_page(figures, SETTINGS, tmp_path / "docs" / "results.md")
-    assert "![perplexity against tokens/s](results-speed.svg)" in (tmp_path / "docs" / "results.md").read_text()
-    files = sorted(file.name for file in (tmp_path / "docs").iterdir())
-    assert files == ["results-size.svg", "results-speed.svg", "results.md"]
+    output = tmp_path / "docs" / "results.md"
+    page.write_page(recorded([row.name for row in ROWS]), output)  # all at one point: every name finds a place
+    text = output.read_text()
+    assert "## tiny\n\nA tiny model.\n\n|  | draws |" in text and "\n\nMinutes on some processor.\n\n" in text
+    assert "![divergence against bits a weight](results-tiny-size.svg)" in text and "Not run yet" not in text
+    assert "| awq-uint4 | - | 0.500 ± 0.035 | - |" in text
+    assert "**Speed** on some processor, threads: 2." in text
+    assert "| awq-uint4 | 40.0 ± 1.2 | 10.00 | 0.75 | 0.250 |" in text  # 250 MB x 40 a second
+    assert "are to lm-eval's own tasks" in text and "of the first 200 questions each" in text
+    assert "20 windows of 8 tokens of `text.txt`" in text and "text `c4.txt`, 16 samples" in text
+    files = sorted(file.name for file in output.parent.iterdir())
+    assert files == ["results-tiny-size.svg", "results-tiny-time.svg", "results.md"]
+
+
+def test_rows_of_several_processors_are_told_apart(tmp_path):
+    pytest.importorskip("matplotlib")
+    record = recorded(["bfloat16"], Timed(TIMED, "another one"))
+    other = Figures({"42": replace(drawn(20.0, 1.0, 2.0), processor="another one", versions={"x": "7"})}, None, {})
+    record = record.joined("tiny", "A tiny model.", "", {"default-w4": Figures({"42": drawn(9.0, 1.0, 2.0)}, None, {})})
+    page.write_page(record.joined("tiny", "", "", {"gptqmodel-w4": other}), tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "Minutes on some processor: bfloat16, default-w4. Minutes on another one: gptqmodel-w4." in text
+    assert "Other programs: x 7." in text and "Not run yet: int4wo-g, int4wo-hqq," in text
 
 
 def run(*arguments):
@@ -132,25 +186,53 @@ def test_an_unknown_row_is_refused(tmp_path):
     assert refused.exit_code == 2 and "there is no row int8" in refused.output
 
 
-def test_a_row_that_fails_is_named_and_the_others_are_written(tmp_path, monkeypatch):
-    def fake(row, settings):
+class Fake(SimpleNamespace):
+    """A step that found something once; the yardstick has yet to be laid on. What is run anew fails."""
+
+    def kept(self, work):
+        return None if self.kind is Kind.YARDSTICK and not self.laid else RESULTS[self.kind]
+
+    def run(self, work):
+        raise StepFailed("-m x: error: no room")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    laid, pages = [], []
+
+    def steps(row, draw, settings):
         if row.name == "int4wo-g":
-            raise StepFailed("-m x: error: no room")
-        return row.name
+            return [SimpleNamespace(row=row.name, kind=Kind.QUANTIZE, kept=lambda work: None, run=Fake().run)]
+        return [Fake(row=row.name, kind=kind, laid=False) for kind in Kind]
 
-    written = []
-    monkeypatch.setattr(command, "run_row", fake)
-    monkeypatch.setattr(command, "write_page", lambda figures, settings, output: written.append((figures, output)))
-    done = run("--rows", "awq-uint4,int4wo-g,bfloat16", "--work", tmp_path, "--output", tmp_path / "x.md")
-    assert written == [(["bfloat16", "awq-uint4"], tmp_path / "x.md")] and done.exit_code == 1
-    assert "int4wo-g failed: -m x: error: no room" in done.output
-    assert "rows that failed and are not in the table: int4wo-g" in str(done.exception) + done.output
+    def lay_on(pending, work):
+        laid.append([step.row for step in pending])
+        for step in pending:
+            step.laid = True
+
+    monkeypatch.setattr(command, "steps", steps)
+    monkeypatch.setattr(command, "lay_on", lay_on)
+    monkeypatch.setattr(command, "about", lambda model: "A model.")
+    monkeypatch.setattr(command, "write_page", lambda record, output: pages.append(record))
+    return laid, pages
 
 
-def test_what_is_kept_is_not_run_again(monkeypatch, tmp_path):
-    class Kept(SimpleNamespace):
-        def kept(self, work):
-            return RESULTS[self.kind]
+def test_a_row_that_fails_is_named_and_the_others_are_written(tmp_path, fake):
+    laid, pages = fake
+    asked = ["--work", tmp_path, "--output", tmp_path / "x.md", "--draws", 2]
+    done = run("--rows", "awq-uint4,int4wo-g", *asked)
+    assert done.exit_code == 1 and "int4wo-g failed: -m x: error: no room" in done.output
+    assert "not in the table unless from an earlier run: int4wo-g" in str(done.exception) + done.output
+    assert laid == [["awq-uint4", "awq-uint4"]]  # both draws at once
+    (record,) = pages
+    assert list(record.rows["smollm2-135m-instruct"]) == ["awq-uint4"] and Record.read(tmp_path / "x.json") == record
 
-    monkeypatch.setattr(command, "steps", lambda row, settings: [Kept(kind=kind) for kind in Kind])
-    assert command.run_row(BY_NAME["awq-uint4"], SETTINGS) == Figures.of(BY_NAME["awq-uint4"], RESULTS)
+    again = run("--rows", "bfloat16", *asked)
+    assert again.exit_code == 0 and list(pages[1].rows["smollm2-135m-instruct"]) == ["awq-uint4", "bfloat16"]
+    other = run("--rows", "bfloat16", *asked, "--limit", 7)
+    assert other.exit_code == 2 and "has figures for other values of limit" in other.output
+
+
+def test_what_a_float_model_is_stands_over_its_table(tmp_path):
+    told = about("smollm2-135m-instruct")
+    assert "135 million weights" in told and "(Q4_1 69%, Q8_0 31% of its bytes), dequantized" in told

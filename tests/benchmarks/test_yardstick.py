@@ -91,7 +91,8 @@ def test_the_command_tells_means_scatter_and_differences(places, tmp_path):
     assert list(found) == ["web.txt", "chat", "code"]
     for kind in found.values():
         (four,), (same, three) = kind["four"], kind["both"]
-        assert four == same and three["value"] > four["value"] > 0
+        assert four == same and sum(three["sums"]) > sum(four["sums"]) > 0
+        assert len(four["sums"]) == len(four["tokens"]) == 2
     assert CliRunner().invoke(main, [*asked, "--recipe", w4]).exit_code == 2
 
 

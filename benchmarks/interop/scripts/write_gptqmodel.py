@@ -1,12 +1,13 @@
 """Run in an environment with GPTQModel: FLOATS PLACE GIVEN -> a checkpoint in PLACE, and what it writes there.
 
 GIVEN: as JSON, `texts` to calibrate on, `prompts` as tokens, `count`, and `how`: what its `QuantizeConfig` takes.
-The greedy tokens, as JSON on the last line.
+The greedy tokens, and the seconds that quantizing took, as JSON on the last line.
 """
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 # Its pools of threads cannot be made for fewer processors than this, and it counts them as it is imported.
@@ -20,14 +21,20 @@ from greedy import written  # noqa: E402
 BACKENDS = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
 
 
-def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
+def main(
+    floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict, longest: int = 0
+) -> None:
+    """longest: what it takes of a text is all of it."""
+    seconds = 0.0
     backend = BACKENDS[how.get("method", "gptq")]
     if not Path(place).is_dir():
         model = GPTQModel.load(floats, QuantizeConfig(**how), device="cpu")
-        model.quantize(texts, batch_size=len(texts), backend=backend)
+        start = time.perf_counter()
+        model.quantize(texts, batch_size=min(len(texts), 4), backend=backend)
+        seconds = time.perf_counter() - start
         model.save(place)
     opened = GPTQModel.load(place, backend=backend, device="cpu")
-    print(json.dumps({"tokens": written(opened.model, prompts, count)}))
+    print(json.dumps({"tokens": written(opened.model, prompts, count), "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Run in an environment with llm-compressor: FLOATS PLACE GIVEN -> a checkpoint in PLACE, and what is written with it.
 
-GIVEN: as JSON, `texts` to calibrate on, `prompts` as tokens, `count`, and `how`: its modifiers by
-name, with their arguments. It is opened by transformers, in float32: in bfloat16, activations rounded elsewhere decide
-more tokens. The greedy tokens, as JSON on the last line.
+GIVEN: as JSON, `texts` to calibrate on, `longest` tokens of each, `prompts` as tokens, `count`, and `how`: its
+modifiers by name, with their arguments. It is opened by transformers, in float32: in bfloat16, activations rounded
+elsewhere decide more tokens. The greedy tokens, and the seconds that it took, as JSON on the last line.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -24,25 +25,28 @@ IntermediatesCache.pin_memory = lambda *given: None
 MODIFIERS = {each.__name__: each for each in (AWQModifier, GPTQModifier, QuantizationModifier)}
 
 
-def main(floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict) -> None:
-    if not Path(place).is_dir():
-        compress(floats, place, texts, how)
+def main(
+    floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict, longest: int = 128
+) -> None:
+    seconds = 0.0 if Path(place).is_dir() else compress(floats, place, texts, longest, how)
     opened = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
-    print(json.dumps({"tokens": written(opened, prompts, count)}))
+    print(json.dumps({"tokens": written(opened, prompts, count), "seconds": seconds}))
 
 
-def compress(floats: str, place: str, texts: list[str], modifiers: dict[str, dict]) -> None:
+def compress(floats: str, place: str, texts: list[str], longest: int, modifiers: dict[str, dict]) -> float:
     tokenizer = AutoTokenizer.from_pretrained(floats)
     model = AutoModelForCausalLM.from_pretrained(floats, dtype=torch.bfloat16)
-    longest = 128
     rows = Dataset.from_list([dict(tokenizer(text, max_length=longest, truncation=True)) for text in texts])
     recipe = [MODIFIERS[name](**arguments) for name, arguments in modifiers.items()]
+    start = time.perf_counter()
     oneshot(
         model=model, recipe=recipe, dataset=rows, max_seq_length=longest, num_calibration_samples=len(rows),
         processor=tokenizer,
     )  # fmt: skip
+    seconds = time.perf_counter() - start
     model.save_pretrained(place, save_compressed=True)
     tokenizer.save_pretrained(place)
+    return seconds
 
 
 if __name__ == "__main__":
