@@ -2,6 +2,7 @@
 
 import click
 
+from awq_cli.choices import AsWritten
 from checkpoints.formats.names import FORMATS
 from qlinear.backends.registry import HEAD_BITS, KV_BITS, PRECISIONS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
@@ -13,20 +14,6 @@ TASKS = ("quantize", "decode", "chat", "serve", "benchmark", "benchmark_long", "
 
 # The recipe's defaults are the command's.
 DEFAULTS = Recipe()
-
-
-class AsWritten(click.Choice):
-    """Shown as they are written; click would show the underscores that hyphens are compared as."""
-
-    def get_metavar(self, *args, **kwargs) -> str:
-        return f"[{'|'.join(self.choices)}]"
-
-    def convert(self, value, param, ctx):
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"{value!r} is not one of {', '.join(map(repr, self.choices))}.", param, ctx)
-
 
 task = click.option("--task", type=click.Choice(TASKS), required=True, metavar="NAME", help=", ".join(TASKS) + ".")
 

@@ -18,11 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 SPARE = 16
 
 
-def main(
-    floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict, longest: int = 128
-) -> None:
-    """prompts, count: of which nothing is made."""
-    seconds = 0.0 if Path(place).is_dir() else quantize(floats, place, texts, longest, how)
+def main(floats: str, place: str, given: dict) -> None:
+    seconds = 0.0 if Path(place).is_dir() else quantize(floats, place, given["texts"], given["longest"], given["how"])
     print(json.dumps({"tokens": [], "seconds": seconds}))
 
 
@@ -38,4 +35,4 @@ def quantize(floats: str, place: str, texts: list[str], longest: int, how: dict)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], **json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))
+    main(sys.argv[1], sys.argv[2], json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))

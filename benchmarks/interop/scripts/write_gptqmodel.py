@@ -21,11 +21,8 @@ from greedy import written  # noqa: E402
 BACKENDS = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
 
 
-def main(
-    floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict, longest: int = 0
-) -> None:
-    """longest: what it takes of a text is all of it."""
-    seconds = 0.0
+def main(floats: str, place: str, given: dict) -> None:
+    how, texts, seconds = given["how"], given["texts"], 0.0
     backend = BACKENDS[how.get("method", "gptq")]
     if not Path(place).is_dir():
         model = GPTQModel.load(floats, QuantizeConfig(**how), device="cpu")
@@ -34,8 +31,8 @@ def main(
         seconds = time.perf_counter() - start
         model.save(place)
     opened = GPTQModel.load(place, backend=backend, device="cpu")
-    print(json.dumps({"tokens": written(opened.model, prompts, count), "seconds": seconds}))
+    print(json.dumps({"tokens": written(opened.model, given["prompts"], given["count"]), "seconds": seconds}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], **json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))
+    main(sys.argv[1], sys.argv[2], json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))

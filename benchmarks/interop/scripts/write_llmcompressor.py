@@ -25,15 +25,14 @@ IntermediatesCache.pin_memory = lambda *given: None
 MODIFIERS = {each.__name__: each for each in (AWQModifier, GPTQModifier, QuantizationModifier)}
 
 
-def main(
-    floats: str, place: str, texts: list[str], prompts: list[list[int]], count: int, how: dict, longest: int = 128
-) -> None:
-    seconds = 0.0 if Path(place).is_dir() else compress(floats, place, texts, longest, how)
+def main(floats: str, place: str, given: dict) -> None:
+    seconds = 0.0 if Path(place).is_dir() else compress(floats, place, given)
     opened = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
-    print(json.dumps({"tokens": written(opened, prompts, count), "seconds": seconds}))
+    print(json.dumps({"tokens": written(opened, given["prompts"], given["count"]), "seconds": seconds}))
 
 
-def compress(floats: str, place: str, texts: list[str], longest: int, modifiers: dict[str, dict]) -> float:
+def compress(floats: str, place: str, given: dict) -> float:
+    texts, longest, modifiers = given["texts"], given.get("longest", 128), given["how"]
     tokenizer = AutoTokenizer.from_pretrained(floats)
     model = AutoModelForCausalLM.from_pretrained(floats, dtype=torch.bfloat16)
     rows = Dataset.from_list([dict(tokenizer(text, max_length=longest, truncation=True)) for text in texts])
@@ -50,4 +49,4 @@ def compress(floats: str, place: str, texts: list[str], longest: int, modifiers:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], **json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))
+    main(sys.argv[1], sys.argv[2], json.loads(Path(sys.argv[3]).read_text(encoding="utf-8")))
