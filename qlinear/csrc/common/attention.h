@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t ROW_BLOCK = LANES;      // rows that are scored, weighed and added up together: a lane each
 constexpr int64_t KEY_TILES = 2;          // tiles of keys scored side by side
-constexpr int64_t MAX_WIDTH = 256;        // of a head, see decoder.h
 constexpr int64_t CACHE_AHEAD = 8192;     // bytes that keys and values are asked for before they are needed
 constexpr float LOG2_E = 1.44269504f;
 
@@ -23,10 +22,11 @@ struct Count {
   static constexpr int value = VALUE;
 };
 
-AWQ_INLINE Words broadcast(const void* four_bytes) {
+template <class Vector = Words>
+AWQ_INLINE Vector broadcast(const void* four_bytes) {
   uint32_t word;
   memcpy(&word, four_bytes, sizeof word);
-  return Words{} + word;
+  return Vector{} + word;
 }
 
 AWQ_INLINE void ask_ahead(const void* line) { __builtin_prefetch(static_cast<const char*>(line) + CACHE_AHEAD, 0, 2); }

@@ -69,7 +69,7 @@ void add_pairs(const typename Pairs::Same* weights, const Bf16* values, int64_t 
 // Some rows' queries as `Same`: where that is another type, in a place of their own.
 template <class Same>
 struct Queries {
-  alignas(64) Same kept[ROW_BLOCK * MAX_WIDTH];
+  alignas(64) Same kept[ROW_BLOCK * MAX_HEAD];
   AWQ_INLINE const Same* of(const Bf16* q, int64_t count) {
     for (int64_t i = 0; i < count; i += LANES) store(load(q + i, LANES), kept + i, LANES);
     return kept;

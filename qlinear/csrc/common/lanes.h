@@ -24,7 +24,8 @@ using Bf16 = uint16_t;  // the bits of a bf16 value
 AWQ_INLINE Floats splat(float value) { return Floats{} + value; }
 template <class Vector>
 AWQ_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
-AWQ_INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+template <class Vector>
+AWQ_INLINE Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
 
 inline float widen(Bf16 bits) {
   const uint32_t word = uint32_t(bits) << 16;
@@ -70,6 +71,30 @@ AWQ_INLINE void store(Floats value, Bf16* to, int64_t count) {
   const Halves bits = narrow(value);
   if (count >= LANES) memcpy(to, &bits, sizeof bits);
   else memcpy(to, &bits, size_t(count) * sizeof *to);
+}
+
+// Vectors of so many lanes. One that is wider than a register is kept in memory by the compiler, so inner loops are
+// written for registers.
+template <int WIDTH>
+struct Register {
+  typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+  typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
+  typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+  typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+};
+
+// A register of bf16, widened; and back.
+template <class In>
+AWQ_INLINE typename In::Floats load_register(const Bf16* from) {
+  typename In::Halves bits;
+  memcpy(&bits, from, sizeof bits);
+  return (typename In::Floats)(__builtin_convertvector(bits, typename In::Words) << 16);
+}
+template <class In>
+AWQ_INLINE void store_register(typename In::Floats value, Bf16* to) {
+  const auto rounded = round_to_bf16((typename In::Words)value);
+  const auto bits = __builtin_convertvector(rounded, typename In::Halves);
+  memcpy(to, &bits, sizeof bits);
 }
 
 // Sixteen pairs of bf16: a lane a pair, its first value in the low half.
@@ -137,12 +162,14 @@ AWQ_INLINE Floats joined(const Floats* values) {
 AWQ_INLINE Floats totals(const Floats* values) { return joined<Adds>(values); }
 
 // e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number.
-AWQ_INLINE Floats exponential(Floats x) {
+template <class Vector>
+AWQ_INLINE Vector exponential(Vector x) {
+  using Whole = decltype(x < x);
   constexpr float LOWEST = -87.33f, HIGHEST = 88.37f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction
-  const Floats bounded = smaller(larger(x, splat(LOWEST)), splat(HIGHEST));
-  const Floats n = (bounded * 1.44269504f + ROUND) - ROUND;
-  const Floats r = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first short
-  Floats p = splat(1.0f / 5040);
+  const Vector lowest = Vector{} + LOWEST, bounded = smaller(larger(x, lowest), Vector{} + HIGHEST);
+  const Vector n = (bounded * 1.44269504f + ROUND) - ROUND;
+  const Vector r = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first short
+  Vector p = Vector{} + 1.0f / 5040;
   p = p * r + 1.0f / 720;
   p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
@@ -150,8 +177,8 @@ AWQ_INLINE Floats exponential(Floats x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return x < splat(LOWEST) ? Floats{} : p * (Floats)exponent;
+  const Whole exponent = (__builtin_convertvector(n, Whole) + 127) << 23;
+  return x < lowest ? Vector{} : p * (Vector)exponent;
 }
 
 // 2^x for x up to 1, or NaN, to 2 ulp: 2^n times a polynomial on [-1/2, 1/2] whose coefficients make its largest relative
@@ -171,15 +198,8 @@ AWQ_INLINE Vector exp2_up_to_1(Vector x) {
   return x < lowest ? Vector{} : (Vector)((Whole)p + ((Whole)shifted << 23));
 }
 
-AWQ_INLINE Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
-
-// Vectors of so many lanes. One that is wider than a register is kept in memory by the compiler, so inner loops are
-// written for registers.
-template <int WIDTH>
-struct Register {
-  typedef float Floats __attribute__((vector_size(4 * WIDTH)));
-  typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
-};
+template <class Vector>
+AWQ_INLINE Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
 // Of `most` vectors side by side, as many as leave the sums of some rows in registers.
 constexpr int beside(int rows, int sums, int most) {

@@ -117,10 +117,12 @@ void rope(const awq_rope_job& job, const Bf16* in, Bf16* out) {
   for (int64_t i = 2 * half; i < n; i += LANES) store(load(x + i, n - i), out + i, n - i);
 }
 
-AWQ_INLINE Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
+template <class Vector>
+AWQ_INLINE Vector silu(Vector x) { return x / (1.0f + exponential(-x)); }
 
 // The tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
-AWQ_INLINE Floats gelu_tanh(Floats x) {
+template <class Vector>
+AWQ_INLINE Vector gelu_tanh(Vector x) {
   constexpr float ROOT = 0.7978845608f;  // sqrt(2 / pi)
   return 0.5f * x * (1.0f + hyperbolic_tangent(ROOT * (x + 0.044715f * x * x * x)));
 }
@@ -152,12 +154,17 @@ void activate(const Bf16* x, int64_t n, int32_t activation, const float* curve, 
   for (int64_t i = 0; i < n; i += LANES) store(activated(load(x + i, n - i), activation, curve), out + i, n - i);
 }
 
+// WIDTH: lanes of a register.
+template <int WIDTH>
 void gate(const Bf16* gate, const Bf16* up, int64_t n, int32_t activation, Bf16* out) {
-  for (int64_t i = 0; i < n; i += LANES) {
-    const Floats x = load(gate + i, n - i);
-    const Floats y = activation == AWQ_SILU ? silu(x) : gelu_tanh(x);
-    store(y * load(up + i, n - i), out + i, n - i);
-  }
+  using In = Register<WIDTH>;
+  const auto gated = [=](auto x, auto y) __attribute__((always_inline)) {
+    return (activation == AWQ_SILU ? silu(x) : gelu_tanh(x)) * y;
+  };
+  int64_t i = 0;
+  for (; i + WIDTH <= n; i += WIDTH)
+    store_register<In>(gated(load_register<In>(gate + i), load_register<In>(up + i)), out + i);
+  if (i < n) store(gated(load(gate + i, n - i), load(up + i, n - i)), out + i, n - i);
 }
 
 void cap(float limit, int64_t n, float* x) {
@@ -179,6 +186,7 @@ void merge(const MergeJob& job) {
     store(load(job.merged + d, LANES) * kept + load(job.out + d, LANES) * weight, job.merged + d, LANES);
 }
 
+template <int WIDTH>
 void use_row_ops(Ops& ops) {
   ops.norm = norm;
   ops.layer_norm = layer_norm;
@@ -187,7 +195,7 @@ void use_row_ops(Ops& ops) {
   ops.add = add;
   ops.embed = embed;
   ops.rope = rope;
-  ops.gate = gate;
+  ops.gate = gate<WIDTH>;
   ops.activate = activate;
   ops.merge = merge;
   ops.scale = scale;

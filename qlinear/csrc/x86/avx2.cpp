@@ -147,7 +147,7 @@ void use_avx2(Ops& ops) {
   set_blocks<Avx2Int8<FourInSteps>>(ops.linear_int8);
   set_int8_rows(ops.linear_int8, Avx2Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx2>(ops);
-  use_row_ops(ops);
+  use_row_ops<8>(ops);
   use_pair_ops<PairsByHalves<4, 4, 8>>(ops);
   ops.attend_int8 = attend<CacheOfBytes<QuadsInHalves<FourAsWords>>>;
 }

@@ -91,18 +91,13 @@ struct Avx2Int16 : Avx2Base {
   };
 };
 
-// Four bytes by four of a cache of int8, in both halves of sixteen lanes: Quads::multiply_add of either half.
-template <class Half>
+// Four bytes by four of a cache of int8, by `Four`.
+template <class Four>
 struct QuadsInHalves {
-  static constexpr int SUMS = 2;
-  static AWQ_INLINE Ints multiply_add(Ints acc, Words unsigned_bytes, Words signed_bytes) {
-    __m256i sums[2], a[2], b[2];
-    memcpy(sums, &acc, sizeof sums);
-    memcpy(a, &unsigned_bytes, sizeof a);
-    memcpy(b, &signed_bytes, sizeof b);
-    for (int half = 0; half < 2; ++half) sums[half] = Half::add(sums[half], a[half], b[half]);
-    memcpy(&acc, sums, sizeof acc);
-    return acc;
+  static constexpr int ROWS = 4, SUMS = 4, WIDTH = 8;
+  using In = Register<WIDTH>;
+  static AWQ_INLINE In::Ints multiply_add(In::Ints acc, In::Words unsigned_bytes, In::Words signed_bytes) {
+    return (In::Ints)Four::add((__m256i)acc, (__m256i)unsigned_bytes, (__m256i)signed_bytes);
   }
 };
 

@@ -107,7 +107,7 @@ void use_avx512(Ops& ops) {
   set_blocks<Avx512Int8<FourInSteps>>(ops.linear_int8);
   set_int8_rows(ops.linear_int8, Avx512Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx512>(ops);
-  use_row_ops(ops);
+  use_row_ops<16>(ops);
   use_pair_ops<PairsByHalves<8, 16, 16>>(ops);
   ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAsWords>>>;
 }

@@ -73,7 +73,7 @@ struct Avx512Float : Avx512Base {
 // Four bytes by four of a cache of int8, by `Four`.
 template <class Four>
 struct QuadsAtOnce {
-  static constexpr int SUMS = 4;
+  static constexpr int ROWS = 8, SUMS = 16, WIDTH = 16;
   static AWQ_INLINE Ints multiply_add(Ints acc, Words unsigned_bytes, Words signed_bytes) {
     return (Ints)Four::add((__m512i)acc, (__m512i)unsigned_bytes, (__m512i)signed_bytes);
   }
