@@ -95,7 +95,12 @@ TEXT = click.Path(exists=True, dir_okay=False)
 def main(rows: list[Row], work: Path, environments: Path, output: Path, **given) -> None:
     whole = Settings(work=work.resolve(), environments=environments.resolve(), **given)
     kept = output.with_suffix(".json")
-    record = Record.read(kept) or empty(whole)
+    if kept == output:
+        raise click.UsageError(f"--output {output} is where the figures go on record; give the page another ending")
+    try:
+        record = Record.read(kept) or empty(whole)
+    except ValueError as error:
+        raise click.UsageError(f"{kept} is no record of figures: {error}; give another --output") from error
     if record.settings != whole.shared():
         different = [name for name, value in whole.shared().items() if record.settings.get(name) != value]
         raise click.UsageError(f"{kept} has figures for other values of {', '.join(different)}; give another --output")

@@ -73,7 +73,7 @@ class Record:
     words; rows: by model and by the row's name.
     """
 
-    settings: dict[str, Any]
+    settings: dict[str, str | None]
     windows: str
     abouts: dict[str, str]
     rows: dict[str, dict[str, Figures]]
@@ -83,9 +83,7 @@ class Record:
         """None where there is none. Raises `ValueError` for anything else than a record."""
         if not file.is_file():
             return None
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        rows = typed(dict[str, dict[str, Figures]], kept["rows"])
-        return Record(kept["settings"], kept["windows"], kept["abouts"], rows)
+        return typed(Record, json.loads(file.read_text(encoding="utf-8")))
 
     def joined(self, model: str, about: str, windows: str, found: Mapping[str, Figures]) -> "Record":
         """With the rows of a model that a run has found."""
@@ -98,8 +96,9 @@ class Record:
         """What makes all of it."""
         draws = max(len(figures.draws) for rows in self.rows.values() for figures in rows.values())
         words = [word for model in self.rows for word in ("--model_name", model)]
-        words += ["--draws", str(draws), "--eval_data", "DIR"]
-        given = {name: str(value) for name, value in self.settings.items() if value is not None}
+        asked = any(figures.answers for rows in self.rows.values() for figures in rows.values())
+        words += ["--draws", str(draws), *["--eval_data", "DIR"] * asked]
+        given = {name: value for name, value in self.settings.items() if value is not None}
         words += [word for name, value in given.items() for word in (f"--{name}", value)]
         return shlex.join(["python", "-m", "benchmarks.recipes", *words])
 

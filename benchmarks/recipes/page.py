@@ -9,6 +9,7 @@ from benchmarks.recipes.picture import Point, draw
 from benchmarks.recipes.rows import DISTILL_STEPS, ROWS, Row
 from benchmarks.table import Table
 from benchmarks.yardstick.measure import Told, ratio
+from checkpoints.local import slug
 
 NOTE = """\
 ## How it was measured
@@ -20,18 +21,21 @@ NOTE = """\
 - **bits** a weight are those of the quantized layers, scales and zero points included.
 - **perplexity** is of {windows}, ± its standard error over windows. On the
   text that a model was calibrated on it would flatter itself.
+{divergences}- **answers** are to lm-eval's own tasks at its own shot counts (none for any of the three):
+  accuracy for MC2 and WinoGrande, accuracy normalized by length for ARC challenge, of {questions} each, with lm-eval's
+  standard errors.
+- **tokens/s** is new tokens / (prefill + decode) seconds: prompt "Hello, my name is", 200 new tokens, the mean of 5
+  samples after one that is not counted. **GB/s** is size times tokens/s. **peak** is the largest resident set
+  meanwhile, interpreter and libraries included; each measurement is a process of its own. **size** is that of all
+  stored tensors without the embedding, or with it where the output head is tied to it and reads it for every token.
+"""
+DIVERGENCES = """\
 - The **divergences** are those of the predictions from the float model's, in nats a token (Kullback-Leibler), on
   passages of up to three kinds: `{web}`, the float model's own answers in a chat (where it has a template for one), and
   sources of Python's library. ± is the standard error over passages. **99 %** is what one token in a hundred exceeds,
   **top-1** the share of tokens for which both models find the same one likeliest, both on `{web}`.
   **beside default** is by how much the divergence there is larger than that of the default at as many bits, passage by
   passage, where most of the scatter drops out.
-- **answers** are to lm-eval's own tasks at its own shot counts (none for any of the three): accuracy for MC2 and
-  WinoGrande, accuracy normalized by length for ARC challenge, of {questions} each, with lm-eval's standard errors.
-- **tokens/s** is new tokens / (prefill + decode) seconds: prompt "Hello, my name is", 200 new tokens, the mean of 5
-  samples after one that is not counted. **GB/s** is size times tokens/s. **peak** is the largest resident set
-  meanwhile, interpreter and libraries included; each measurement is a process of its own. **size** is that of all
-  stored tensors without the embedding, or with it where the output head is tied to it and reads it for every token.
 """
 QUALITY = ("draws", "minutes", "bits", "perplexity")
 SPEED = ["", "tokens/s", "GB/s", "peak GB", "size GB"]
@@ -50,7 +54,8 @@ def write_page(record: Record, output: Path) -> None:
     for model, found in record.rows.items():
         parts += [f"## {model}", record.abouts[model], *_of_model(model, found, output)]
     questions = f"the first {record.settings['limit']} questions" if record.settings["limit"] else "all questions"
-    parts.append(NOTE.format(**record.settings, windows=record.windows, questions=questions))
+    divergences = DIVERGENCES.format(web=record.settings["web"]) if record.settings["web"] else ""
+    parts.append(NOTE.format(**record.settings, windows=record.windows, questions=questions, divergences=divergences))
     output.write_text("\n\n".join(parts), encoding="utf-8")
 
 
@@ -66,7 +71,7 @@ def _of_model(model: str, found: Mapping[str, Figures], output: Path) -> Iterabl
         ("time", "minutes to make", lambda draw: draw.seconds / 60),
     ):
         if points:
-            file = output.with_name(f"{output.stem}-{Path(model).stem}-{name}.svg")
+            file = output.with_name(f"{output.stem}-{slug(model)}-{name}.svg")
             draw(label, [Point(row, value(_first(found[row.name])), web) for row, web in points], file)
             yield f"![divergence against {label}]({file.name})"
     if asked := [row for row in rows if found[row.name].answers]:

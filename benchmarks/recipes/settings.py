@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from checkpoints.local import slug
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,15 +30,15 @@ class Settings:
     work: Path
     environments: Path
 
-    def shared(self) -> dict[str, str | int | None]:
+    def shared(self) -> dict[str, str | None]:
         """What has to be the same for figures to stand in one table."""
         names = ("group_size", "calib_data", "n_samples", "dataset", "n_windows", "web", "passages", "limit")
         values = {name: getattr(self, name) for name in names}
-        return {name: Path(value).name if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value if value is None else Path(str(value)).name for name, value in values.items()}
 
     def of_model(self, model: str) -> "Settings":
         """Those of one model alone, whose work lies apart."""
-        return replace(self, models=(model,), work=self.work / Path(model).stem)
+        return replace(self, models=(model,), work=self.work / slug(Path(model).name))
 
     @property
     def model(self) -> str:

@@ -138,9 +138,10 @@ def test_what_a_later_run_found_goes_on_record_beside_the_earlier(tmp_path):
     both = later.rows["tiny"]["default-w4"]
     assert list(both.draws) == ["42", "43"] and both.timed == timed and "learned-w4" in later.rows["tiny"]
     assert later.command() == (
-        "python -m benchmarks.recipes --model_name tiny --draws 2 --eval_data DIR --group_size 64 --calib_data c4.txt "
-        "--n_samples 16 --web web.txt --limit 200"
+        "python -m benchmarks.recipes --model_name tiny --draws 2 --group_size 64 --calib_data c4.txt --n_samples 16 "
+        "--web web.txt --limit 200"
     )
+    assert "--draws 1 --eval_data DIR" in recorded(["bfloat16"]).command()
 
 
 def recorded(names, timed=None) -> Record:
@@ -177,6 +178,13 @@ def test_rows_of_several_processors_are_told_apart(tmp_path):
     assert "Other programs: x 7." in text and "Not run yet: int4wo-g, int4wo-hqq," in text
 
 
+def test_what_was_not_measured_is_not_explained(tmp_path):
+    pytest.importorskip("matplotlib")
+    record = recorded(["bfloat16"])
+    page.write_page(replace(record, settings={**record.settings, "web": None}), tmp_path / "results.md")
+    assert "**divergences**" not in (tmp_path / "results.md").read_text()
+
+
 def run(*arguments):
     return CliRunner().invoke(command.main, list(map(str, arguments)))
 
@@ -184,6 +192,19 @@ def run(*arguments):
 def test_an_unknown_row_is_refused(tmp_path):
     refused = run("--rows", "bfloat16,int8", "--work", tmp_path)
     assert refused.exit_code == 2 and "there is no row int8" in refused.output
+
+
+def test_the_page_does_not_take_the_records_place(tmp_path):
+    refused = run("--rows", "bfloat16", "--work", tmp_path, "--output", tmp_path / "x.json")
+    assert refused.exit_code == 2 and "give the page another ending" in refused.output
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no json", '{"settings": {}, "windows": "", "abouts": {}, "rows": []}'])
+def test_a_file_that_is_no_record_is_named_in_one_line(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    refused = run("--rows", "bfloat16", "--work", tmp_path, "--output", tmp_path / "x.md")
+    assert refused.exit_code == 2 and "x.json is no record of figures: " in refused.output
+    assert (tmp_path / "x.json").read_text() == text
 
 
 class Fake(SimpleNamespace):
@@ -233,6 +254,6 @@ def test_a_row_that_fails_is_named_and_the_others_are_written(tmp_path, fake):
     assert other.exit_code == 2 and "has figures for other values of limit" in other.output
 
 
-def test_what_a_float_model_is_stands_over_its_table(tmp_path):
+def test_what_a_float_model_is_stands_over_its_table():
     told = about("smollm2-135m-instruct")
     assert "135 million weights" in told and "(Q4_1 69%, Q8_0 31% of its bytes), dequantized" in told

@@ -16,6 +16,7 @@ from benchmarks.recipes.peers import with_groups
 from benchmarks.recipes.rows import ROWS, Family, Row
 from benchmarks.recipes.settings import Settings
 from benchmarks.recipes.steps import QUESTIONS, RUN, TOGETHER, Kind, Step, StepFailed, lay_on, options, recipe_of, steps
+from checkpoints.local import slug
 from quantization.recipe import Awq, Recipe
 
 WORK, ENVIRONMENTS = Path("/folder"), Path("/environments")
@@ -120,8 +121,10 @@ def test_the_steps_of_the_float_row_and_of_nothing_but_defaults():
 
 def test_a_models_work_lies_apart():
     found = replace(SETTINGS, models=("a", "/models/b.gguf")).of_model("/models/b.gguf")
-    assert (found.model, found.work) == ("/models/b.gguf", WORK / "b")
-    assert found.shared()["calib_data"] == "c4.txt" and found.shared()["group_size"] == 64
+    assert (found.model, found.work) == ("/models/b.gguf", WORK / slug("b.gguf"))
+    assert found.shared()["calib_data"] == "c4.txt" and found.shared()["group_size"] == "64"
+    of_two = [SETTINGS.of_model(f"/models/Qwen2.5-{size}").work for size in ("0.5B", "1.5B")]
+    assert of_two[0] != of_two[1]
 
 
 LAY = """
