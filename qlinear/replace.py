@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -76,19 +77,20 @@ class GroupedOutput(nn.Module):
 
 
 class LinearGroup(nn.Module):
-    """The joined layer of a group and the results not yet taken."""
+    """The joined layer of a group and, for each thread that calls it, the results not yet taken."""
 
     def __init__(self, joined: QLinearPerGrp, sizes: list[int]):
         super().__init__()
         self.joined, self.sizes = joined, sizes
-        self._input: Tensor | None = None
-        self._waiting: dict[int, Tensor] = {}
+        self._pending: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}  # by thread: an input, and what waits of it
 
     def take(self, x: Tensor, index: int) -> Tensor:
-        if x is not self._input or index not in self._waiting:
-            self._waiting = dict(enumerate(self.joined(x).split(self.sizes, dim=-1)))
-            self._input = x
-        output = self._waiting.pop(index)
-        if not self._waiting:
-            self._input = None
+        thread = get_ident()
+        seen, waiting = self._pending.get(thread, (None, {}))
+        if x is not seen or index not in waiting:
+            waiting = dict(enumerate(self.joined(x).split(self.sizes, dim=-1)))
+            self._pending[thread] = x, waiting
+        output = waiting.pop(index)
+        if not waiting:
+            del self._pending[thread]
         return output

@@ -227,7 +227,8 @@ def test_on_modules_one_at_a_time(runner):
     for seed, one in enumerate(heard):
         batch.add(asked(40, seed // 2, most=6), one)
     for seed, one in enumerate(heard):
-        assert one.wait().tokens == alone(modules, asked(40, seed // 2, most=6))
+        assert one.wait().error is None
+        assert one.tokens == alone(modules, asked(40, seed // 2, most=6))
     assert batch.counts.known == 39
     batch.close()
 

@@ -1,6 +1,8 @@
 """Quantized layers in a model, alone and joined."""
 
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import pytest
@@ -103,6 +105,36 @@ def test_results_are_let_go_of_when_all_are_taken():
     alive += [weakref.ref(joined.get_submodule(name)(x)) for name in GROUP]
     del x
     assert [ref() for ref in alive] == [None] * 4
+
+
+def test_threads_take_their_own_results():
+    """Two texts written at once by one model: neither reads what is the other's, nor has it computed anew."""
+    separate, joined = separate_and_joined()
+    calls = count_matmuls(joined)
+    inputs = [torch.randn(2, 64), torch.randn(3, 64)]
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for name in GROUP:
+            for thread, x in zip((first, second), inputs, strict=True):
+                thread.submit(assert_same, separate, joined, name, x).result()
+    assert len(calls) == 2
+
+
+def test_threads_at_once():
+    separate, joined = separate_and_joined()
+
+    def client(rows):
+        for step in range(200):
+            x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(step))
+            for name in GROUP:
+                assert_same(separate, joined, name, x)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(client, (1, 2, 40)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_members_keep_their_sizes_and_one_layer_holds_the_weight():
