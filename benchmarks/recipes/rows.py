@@ -36,8 +36,7 @@ def reads_text(recipe: Recipe) -> bool:
     return recipe.awq is not Awq.NONE or recipe.method.reads_text(awq=False)
 
 
-# The float model, and torchao's five by its names. Scales are searched once for each number of bits and then found in
-# the cache.
+# The float model, and torchao's five by its names.
 _TORCHAO = (
     Row("bfloat16", Family.FLOAT),
     Row("int4wo-g", Family.TORCHAO, Recipe(awq=Awq.NONE, solver="rtn")),

@@ -55,7 +55,7 @@ class Step:
     def run(self, work: Path) -> Any:
         """What the command finds now, which is kept in `work`. Raises `StepFailed`."""
         start = time.perf_counter()
-        result = found(self.command, work)
+        result = found(self.command, work, self.row)
         self.keep(work, result, time.perf_counter() - start)
         return result
 
@@ -69,11 +69,14 @@ class Step:
         os.replace(partial, file)
 
 
-def found(command: Sequence[str], work: Path) -> Any:
-    """What a command writes as JSON where it is asked to. Raises `StepFailed`."""
+def found(command: Sequence[str], work: Path, row: str) -> Any:
+    """What a command writes as JSON where it is asked to. Raises `StepFailed`.
+
+    Every row searches its own scales, as whoever makes that alone would: the minutes of all are told.
+    """
     work.mkdir(parents=True, exist_ok=True)
     out = work / "found.json"
-    environment = {**os.environ, "AWQ_CACHE": str(work / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "AWQ_CACHE": str(work / "cache" / row), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *command, "--json", str(out)], env=environment, capture_output=True, text=True
     )
@@ -91,7 +94,7 @@ def lay_on(pending: Sequence[Step], work: Path) -> None:
         some = pending[start : start + TOGETHER]
         begun = time.perf_counter()
         recipes = [word for step in some for word in step.command[-2:]]
-        texts = found([*some[0].command[:-2], *recipes], work)
+        texts = found([*some[0].command[:-2], *recipes], work, some[0].row)
         seconds = (time.perf_counter() - begun) / len(some)
         for step in some:
             step.keep(work, {text: kept[step.row][0] for text, kept in texts.items()}, seconds)
@@ -116,12 +119,14 @@ def steps(row: Row, draw: int, settings: Settings) -> Iterator[Step]:
         time_it = ("-m", "benchmarks.recipes.speed", *which, *_option("--threads", settings.threads))
         yield Step(name, Kind.SPEED, time_it)
     evaluate = [RUN, "--task", "evaluate", *which, *precision, "--flash_attention"]
-    evaluate += _option("--num_torch_threads", settings.threads) + _option("--eval_data", settings.eval_data)
-    text = _option("--dataset", settings.dataset) + _option("--n_windows", settings.n_windows)
+    evaluate += _option("--num_torch_threads", settings.threads)
+    data = _option("--eval_data", settings.eval_data)
+    text = _option("--dataset", settings.dataset) if settings.dataset else data
+    text = text + _option("--n_windows", settings.n_windows)
     yield Step(name, Kind.PERPLEXITY, (*evaluate, "--tasks", "perplexity", *text, *alone))
     if draw == 0 and row.peer is None and settings.eval_data is not None:
-        limit = _option("--limit", settings.limit)
-        yield Step(name, Kind.QUESTIONS, (*evaluate, "--tasks", QUESTIONS, *limit, *alone))
+        asked = data + _option("--limit", settings.limit)
+        yield Step(name, Kind.QUESTIONS, (*evaluate, "--tasks", QUESTIONS, *asked, *alone))
     if settings.web is not None and row.family is not Family.FLOAT:
         apart = ["-m", "benchmarks.yardstick", "--model_name", settings.model, "--web", settings.web]
         apart += _option("--passages", settings.passages) + ["--recipe", f"{name}={checkpoint}"]

@@ -72,15 +72,24 @@ def test_the_steps_of_a_quantized_row():
     assert timed.command == ("-m", "benchmarks.recipes.speed", "--checkpoint", checkpoint, "--threads", "2")
     evaluate = (
         RUN, "--task", "evaluate", "--checkpoint", checkpoint, "--flash_attention", "--num_torch_threads", "2",
-        "--eval_data", "/data", "--tasks",
+        "--tasks",
     )  # fmt: skip
-    alone = ("--float_model", "none")
-    assert (read.kind, read.command) == (Kind.PERPLEXITY, (*evaluate, "perplexity", "--n_windows", "20", *alone))
-    assert asked.command == (*evaluate, QUESTIONS, "--limit", "200", *alone)
+    alone, data = ("--float_model", "none"), ("--eval_data", "/data")
+    assert (read.kind, read.command) == (Kind.PERPLEXITY, (*evaluate, "perplexity", *data, "--n_windows", "20", *alone))
+    assert asked.command == (*evaluate, QUESTIONS, *data, "--limit", "200", *alone)
     assert apart.command == (
         "-m", "benchmarks.yardstick", "--model_name", "tiny", "--web", "/texts/web.txt", "--passages", "8",
         "--recipe", f"default-w3-lm_head={checkpoint}",
     )  # fmt: skip
+
+
+def test_a_text_of_its_own_is_read_whether_questions_are_asked_or_not():
+    """So that a table gets its questions later, and its perplexities are not measured again."""
+    given = replace(SETTINGS, dataset="/texts/test.txt")
+    found = [list(steps(BY_NAME["default-w4"], 0, replace(given, eval_data=data))) for data in ("/data", None)]
+    read = [next(step for step in some if step.kind is Kind.PERPLEXITY) for some in found]
+    assert read[0] == read[1] and "--eval_data" not in read[0].command
+    assert [sum(step.kind is Kind.QUESTIONS for step in some) for some in found] == [1, 0]
 
 
 def test_later_draws_are_neither_timed_nor_asked_questions():
@@ -150,7 +159,7 @@ WRITE = "import json, os, sys; json.dump({'cache': os.environ['AWQ_CACHE'], 'n':
 def test_a_result_is_kept_for_the_same_command(tmp_path):
     step = Step("row", Kind.SPEED, ("-c", WRITE))
     assert step.kept(tmp_path) is None
-    found = {"cache": str(tmp_path / "cache"), "n": 1}
+    found = {"cache": str(tmp_path / "cache" / "row"), "n": 1}
     assert step.run(tmp_path) == found and step.kept(tmp_path) == found
     (file,) = (tmp_path / "results").iterdir()
     assert file.name == "row.speed.json" and json.loads(file.read_text())["wall_s"] > 0
