@@ -15,7 +15,8 @@ from setuptools.errors import CompileError
 CSRC = "qlinear/csrc"
 # The kernels need -O3, but an explicit level wins: a sanitizer build at -O3 takes ten times as long.
 OPTIMIZE = [] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O3"]
-BASELINE = ["-std=c++17", *OPTIMIZE, "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+# Python may have been built with -fwrapv, which keeps vectors on the stack that fit into registers.
+BASELINE = ["-std=c++17", *OPTIMIZE, "-fno-wrapv", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 # gcc's own AVX-512 headers trip its uninitialized-variable warnings.
 QUIET = ["-Wno-uninitialized"] + ["-Wno-maybe-uninitialized"] * ("clang" not in os.environ.get("CXX", ""))

@@ -44,27 +44,29 @@ AWQ_INLINE Floats see(const awq_attention_job& job, int64_t row, const Sight& st
   const int64_t last = position < job.end ? position : job.end - 1;
   const int64_t oldest = job.window != 0 ? position - job.window + 1 : 0;
   const int64_t low = (oldest > job.begin ? oldest : job.begin) - step.first, high = last - step.first;
-  const Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  typename Register<WIDTH>::Floats part, highest[LANES / WIDTH];
-  for (auto& of_part : highest) of_part = typename Register<WIDTH>::Floats{} + NO_SCORE;
-  for (int64_t i = 0; i < step.positions; i += LANES) {
-    const bool all_seen = low <= i && high >= i + LANES - 1;
-    if (!all_seen || job.cap != 0.0f) {
-      Floats score = load(scores + i, LANES);
-      if (job.cap != 0.0f) score = job.cap * hyperbolic_tangent(score / job.cap);
-      if (!all_seen) {
-        const Ints at = LANE + int32_t(i);
-        score = at >= int32_t(low > 0 ? low : 0) ? score : splat(2 * NO_SCORE);
-        score = at <= int32_t(high < step.positions ? high : step.positions) ? score : splat(2 * NO_SCORE);
-      }
-      store(score, scores + i, LANES);
-    }
+  using In = Register<WIDTH>;
+  typename In::Ints lane;
+  for (int i = 0; i < WIDTH; ++i) lane[i] = i;
+  typename In::Floats highest[LANES / WIDTH];
+  for (auto& part : highest) part = typename In::Floats{} + NO_SCORE;
+  for (int64_t i = 0; i < step.positions; i += LANES)
 #pragma GCC unroll 4
     for (int p = 0; p < LANES / WIDTH; ++p) {
-      memcpy(&part, scores + i + p * WIDTH, sizeof part);
-      highest[p] = larger(highest[p], part);
+      const int64_t first = i + p * WIDTH;
+      const bool all_seen = low <= first && high >= first + WIDTH - 1;
+      auto score = load<In>(scores + first);
+      if (!all_seen || job.cap != 0.0f) {
+        if (job.cap != 0.0f) score = job.cap * hyperbolic_tangent(score / job.cap);
+        if (!all_seen) {
+          const auto at = lane + int32_t(first);
+          const auto unseen = typename In::Floats{} + 2 * NO_SCORE;
+          score = at >= int32_t(low > 0 ? low : 0) ? score : unseen;
+          score = at <= int32_t(high < step.positions ? high : step.positions) ? score : unseen;
+        }
+        store<In>(score, scores + first);
+      }
+      highest[p] = larger(highest[p], score);
     }
-  }
   Floats whole;
   memcpy(&whole, highest, sizeof whole);
   return whole;
@@ -73,11 +75,12 @@ AWQ_INLINE Floats see(const awq_attention_job& job, int64_t row, const Sight& st
 // Scores of some rows to the weights of values; what was added up before is scaled to the new largest score.
 template <class Cache>
 AWQ_INLINE void weigh(const awq_attention_job& job, const Sight& step, float* scores, Cache& cache) {
+  using In = Register<Cache::WIDTH>;
   Floats values[LANES] = {};
   float kept[LANES], tops[LANES];
   for (int64_t r = 0; r < step.rows; ++r)
     values[r] = see<Cache::WIDTH>(job, step.row + r, step, scores + r * CACHE_STEP);
-  const Floats before = load(job.maxima + step.row, step.rows), top = larger(before, joined<Larger>(values));
+  const Floats before = load(job.maxima + step.row, step.rows), top = larger(before, joined<Larger, Cache::WIDTH>(values));
   const Floats factor = exponential(before - top);
   store(top * LOG2_E, tops, LANES);
   store(factor, kept, LANES);
@@ -87,11 +90,11 @@ AWQ_INLINE void weigh(const awq_attention_job& job, const Sight& step, float* sc
       return exp2_up_to_1(score * LOG2_E - tops[r]);
     });
   cache.round(step, scores);
-  store(load(job.sums + step.row, step.rows) * factor + totals(values), job.sums + step.row, step.rows);
+  store(load(job.sums + step.row, step.rows) * factor + totals<Cache::WIDTH>(values), job.sums + step.row, step.rows);
   for (int64_t r = 0; r < step.rows; ++r) {
     if (kept[r] == 1.0f) continue;
     float* row = job.out + (step.row + r) * job.width;
-    for (int64_t d = 0; d < job.width; d += LANES) store(load(row + d, LANES) * kept[r], row + d, LANES);
+    for (int64_t d = 0; d < job.width; d += In::LANES) store<In>(load<In>(row + d) * kept[r], row + d);
   }
 }
 

@@ -67,17 +67,18 @@ void add_pairs(const typename Pairs::Same* weights, const Bf16* values, int64_t 
 }
 
 // Some rows' queries as `Same`: where that is another type, in a place of their own.
-template <class Same>
+template <class Same, int WIDTH>
 struct Queries {
   alignas(64) Same kept[ROW_BLOCK * MAX_HEAD];
   AWQ_INLINE const Same* of(const Bf16* q, int64_t count) {
-    for (int64_t i = 0; i < count; i += LANES) store(load(q + i, LANES), kept + i, LANES);
+    using In = Register<WIDTH>;
+    for (int64_t i = 0; i < count; i += WIDTH) store<In>(load<In>(q + i), kept + i);
     return kept;
   }
 };
 
-template <>
-struct Queries<Bf16> {
+template <int WIDTH>
+struct Queries<Bf16, WIDTH> {
   AWQ_INLINE const Bf16* of(const Bf16* q, int64_t) { return q; }
 };
 
@@ -143,7 +144,7 @@ class CacheOfPairs {
   const awq_attention_job& job_;
   const Bf16* keys_;
   const Bf16* values_;
-  Queries<Same> queries_;
+  Queries<Same, WIDTH> queries_;
   alignas(64) Same weights_[ROW_BLOCK * CACHE_STEP];
 };
 

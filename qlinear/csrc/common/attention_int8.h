@@ -141,7 +141,7 @@ class CacheOfBytes {
   explicit CacheOfBytes(const awq_attention_job& job)
       : job_(job), keys_(static_cast<const uint8_t*>(job.keys)), values_(static_cast<const uint8_t*>(job.values)) {
     for (int64_t r = 0; r < job.rows; ++r) {
-      const Int8Sum made = to_integers(job.q + r * job.width, job.width, q_ + r * job.width);
+      const Int8Sum made = to_integers<Register<WIDTH>>(job.q + r * job.width, job.width, q_ + r * job.width);
       queries_[r] = {made.scale * job.scale, -128 * made.sum};
     }
   }
@@ -185,7 +185,7 @@ class CacheOfBytes {
   // Products (rows, CACHE_STEP) to integers.
   AWQ_INLINE void round(const Sight& step, const float* products) {
     constexpr float MOST = 65535.0f;
-    const Floats most = joined<LargerBits>(most_), steps = most > 0.0f ? MOST / most : most;
+    const Floats most = joined<LargerBits, WIDTH>(most_), steps = most > 0.0f ? MOST / most : most;
     float by[LANES];
     store(steps, by, LANES);
     store(most / MOST, weights_.units, LANES);
@@ -221,10 +221,11 @@ class CacheOfBytes {
 
   static AWQ_INLINE void round_row(const float* products, int64_t positions, float steps, uint8_t* upper) {
     constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: a sum with it ends in the nearest integer, ties to even
-    for (int64_t i = 0; i < positions; i += LANES) {
-      const Words integers = (Words)(load(products + i, LANES) * steps + ROUND) & 0xffffu;
-      const Bytes high = __builtin_convertvector(integers >> 8, Bytes);
-      const Bytes low = __builtin_convertvector(integers & 255u, Bytes);
+    using In = Register<WIDTH>;
+    for (int64_t i = 0; i < positions; i += WIDTH) {
+      const auto integers = (typename In::Words)(load<In>(products + i) * steps + ROUND) & 0xffffu;
+      const auto high = __builtin_convertvector(integers >> 8, typename In::Bytes);
+      const auto low = __builtin_convertvector(integers & 255u, typename In::Bytes);
       memcpy(upper + i, &high, sizeof high);
       memcpy(upper + CACHE_STEP + i, &low, sizeof low);
     }

@@ -14,73 +14,62 @@ namespace {
 constexpr int64_t PAIRED = 2 * LANES;  // columns that lie in a vector of pairs
 constexpr int HALVES = BYTE_GROUP / PAIRED;
 
-AWQ_INLINE Words pairs_at(const Bf16* from, int64_t count) {
-  if (count >= PAIRED) return load_pairs(from);
-  Bf16 some[PAIRED] = {};
-  if (count > 0) memcpy(some, from, size_t(count) * sizeof *from);
-  return load_pairs(some);
+// Bytes 2 half and 2 half + 1 of each word, as the pair of codes that `Pairs` multiplies by.
+template <class Pairs, class Words>
+AWQ_INLINE auto codes_of(Words words, int half) {
+  using Vector = typename Register<Pairs::WIDTH>::Floats;
+  return Pairs::joined(__builtin_convertvector(words << (24 - 16 * half) >> 24, Vector),
+                       __builtin_convertvector(words << (16 - 16 * half) >> 24, Vector));
 }
 
-// Bytes 2 half and 2 half + 1 of each word, as a pair of bf16.
-AWQ_INLINE Words codes_of(Ints words, int half) {
-  const Floats even = __builtin_convertvector(words << (24 - 16 * half) >> 24, Floats);
-  const Floats odd = __builtin_convertvector(words << (16 - 16 * half) >> 24, Floats);
-  return (Words)even >> 16 | ((Words)odd & 0xffff0000u);
-}
-
-// The columns [column, column + COLUMNS) of ROWS rows.
-template <class Pairs, int ROWS, int COLUMNS, class Out>
-AWQ_INLINE void bytes_block(const awq_matrix& matrix, const Bf16* x, int64_t column, Out* y, int64_t stride) {
-  const int64_t k = matrix.weight.k, groups = byte_groups(k);
-  const int8_t* w = matrix.bytes + column * groups * BYTE_GROUP;
-  const Bf16* scales = matrix.byte_scales + column * groups;
-  Floats acc[ROWS][COLUMNS] = {};
-  for (int64_t g = 0; g < groups; ++g) {
-    Words a[HALVES][ROWS];
-    for (int half = 0; half < HALVES; ++half)
-      for (int r = 0; r < ROWS; ++r) {
-        const int64_t at = g * BYTE_GROUP + half * PAIRED;
-        a[half][r] = pairs_at(x + r * k + at, k - at);
+// The weights of `dense` (dense.h) as bytes.
+struct InBytes {
+  // Lanes [LANE, LANE + PARTS * WIDTH) of the sums of ROWS x COLUMNS outputs, the first of them `column`.
+  template <class Pairs, int ROWS, int COLUMNS, int LANE, int PARTS>
+  static AWQ_INLINE void add_up(const awq_matrix& matrix, const Bf16* x, int64_t column,
+                                float (*sums)[COLUMNS][LANES]) {
+    using In = Register<Pairs::WIDTH>;
+    constexpr int WIDTH = Pairs::WIDTH;
+    const int64_t k = matrix.weight.k, groups = byte_groups(k), whole = k / BYTE_GROUP;
+    const int8_t* w = matrix.bytes + column * groups * BYTE_GROUP;
+    const Bf16* scales = matrix.byte_scales + column * groups;
+    typename In::Floats acc[ROWS][COLUMNS][PARTS] = {};
+    auto group = [&](int64_t g, const Bf16* inputs, int64_t x_stride) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int p = 0; p < PARTS; ++p) {
+        const int lane = LANE + p * WIDTH;
+        typename In::Words a[ROWS][HALVES];
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; ++r)
+          for (int half = 0; half < HALVES; ++half)
+            memcpy(&a[r][half], inputs + r * x_stride + half * PAIRED + 2 * lane, sizeof a[r][half]);
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) {
+          typename In::Ints words;
+          memcpy(&words, w + (c * groups + g) * BYTE_GROUP + 4 * lane, sizeof words);
+          const auto first = codes_of<Pairs>(words, 0), second = codes_of<Pairs>(words, 1);
+          const float scale = widen(scales[c * groups + g]);
+#pragma GCC unroll 4
+          for (int r = 0; r < ROWS; ++r) {
+            const auto sum = Pairs::multiply_add(typename In::Floats{}, a[r][0], first);
+            acc[r][c][p] += Pairs::multiply_add(sum, a[r][1], second) * scale;
+          }
+        }
       }
-    for (int c = 0; c < COLUMNS; ++c) {
-      Ints words;
-      memcpy(&words, w + (c * groups + g) * BYTE_GROUP, sizeof words);
-      const Words codes[HALVES] = {codes_of(words, 0), codes_of(words, 1)};
-      const Floats scale = splat(widen(scales[c * groups + g]));
-      for (int r = 0; r < ROWS; ++r) {
-        Floats sum{};
-        for (int half = 0; half < HALVES; ++half) sum = Pairs::multiply_add(sum, a[half][r], codes[half]);
-        acc[r][c] += sum * scale;
-      }
+    };
+    for (int64_t g = 0; g < whole; ++g) group(g, x + g * BYTE_GROUP, k);
+    if (whole < groups) {
+      const int64_t begin = whole * BYTE_GROUP;
+      Bf16 last[ROWS][BYTE_GROUP] = {};
+      for (int r = 0; r < ROWS; ++r) memcpy(last[r], x + r * k + begin, size_t(k - begin) * sizeof *x);
+      group(whole, last[0], BYTE_GROUP);
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < COLUMNS; ++c) memcpy(sums[r][c] + LANE, acc[r][c], sizeof acc[r][c]);
   }
-  for (int r = 0; r < ROWS; ++r)
-    for (int c = 0; c < COLUMNS; ++c) {
-      const float bias = matrix.weight.bias == nullptr ? 0 : matrix.weight.bias[column + c];
-      store(splat(total(acc[r][c]) + bias), y + r * stride + column + c, 1);
-    }
-}
-
-// A panel of rows at a time, which stays in L2 while the weights stream past it.
-template <class Pairs, int COLUMNS, class Out>
-void bytes_columns(const DenseJob& job, int64_t column, int64_t row, int64_t last, Out* y, int64_t stride) {
-  const int64_t k = job.matrix.weight.k;
-  for (; row + 4 <= last; row += 4)
-    bytes_block<Pairs, 4, COLUMNS>(job.matrix, job.x + row * k, column, y + row * stride, stride);
-  for (; row < last; ++row)
-    bytes_block<Pairs, 1, COLUMNS>(job.matrix, job.x + row * k, column, y + row * stride, stride);
-}
-
-template <class Pairs, class Out>
-void multiply_bytes(const DenseJob& job, Out* y, int64_t stride) {
-  constexpr int64_t PANEL = 48;
-  for (int64_t row = 0; row < job.rows; row += PANEL) {
-    const int64_t last = row + PANEL < job.rows ? row + PANEL : job.rows;
-    int64_t column = job.begin;
-    for (; column + 4 <= job.end; column += 4) bytes_columns<Pairs, 4>(job, column, row, last, y, stride);
-    for (; column < job.end; ++column) bytes_columns<Pairs, 1>(job, column, row, last, y, stride);
-  }
-}
+};
 
 // A row of bf16 (k) in bytes. The scale is rounded to bf16 before codes are chosen. Of a group that holds an infinity or
 // a NaN, the scale is a NaN.

@@ -30,7 +30,7 @@ void Step::store_key(const uint16_t* key, int64_t position, uint8_t* keys) const
     return;
   }
   int8_t integers[MAX_HEAD];
-  const float scale = to_integers(key, width(), integers).scale;
+  const float scale = to_integers<Four>(key, width(), integers).scale;
   uint8_t raised[MAX_HEAD];
   for (int64_t d = 0; d < width(); ++d) raised[d] = uint8_t(integers[d] + 128);
   store_key_features<QUAD>(raised, width(), tile + at * QUAD);  // (width / 4, 16 positions, 4)
@@ -45,7 +45,7 @@ void Step::store_value(const uint16_t* value, int64_t position, uint8_t* values)
     return;
   }
   int8_t integers[MAX_HEAD];
-  const float scale = to_integers(value, width(), integers).scale;
+  const float scale = to_integers<Four>(value, width(), integers).scale;
   // (4, width, 4 positions)
   store_value_features<QUAD>(integers, width(), reinterpret_cast<int8_t*>(tile) + at / QUAD * QUAD * width() + at % QUAD);
   memcpy(tile + CACHE_TILE * width() + at * sizeof scale, &scale, sizeof scale);

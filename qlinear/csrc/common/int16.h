@@ -32,22 +32,11 @@ inline float power_of_two(int exponent) {
 }
 
 // e, the exponent of the largest value: |x| < 2^(e + 1). 128: one is infinite or NaN; -127: all are less than normal.
-inline int largest_exponent(const Bf16* x, int64_t count) {
-  Shorts most = {};
-  for (int64_t i = 0; i < count; i += LANES) {
-    Shorts bits;
-    memcpy(&bits, x + i, sizeof bits);
-    bits &= 0x7fff;
-    most = bits > most ? bits : most;
-  }
-  int16_t lane[LANES];
-  memcpy(lane, &most, sizeof lane);
-  int16_t largest = 0;
-  for (const int16_t bits : lane) largest = bits > largest ? bits : largest;
-  return (largest >> 7) - 127;
-}
+inline int largest_exponent(const Bf16* x, int64_t count) { return (largest_bits(x, count) >> 7) - 127; }
 
-inline Int16Sum to_int16(const Bf16* x, int64_t count, int16_t* out) {
+// WIDTH: lanes of a register.
+template <int WIDTH>
+AWQ_INLINE Int16Sum to_int16(const Bf16* x, int64_t count, int16_t* out) {
   constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: a sum with it ends in the nearest integer, ties to even
   constexpr int32_t ROUND_BITS = 0x4b400000;
   constexpr int STEP = 14, INFINITE = 128;
@@ -59,19 +48,21 @@ inline Int16Sum to_int16(const Bf16* x, int64_t count, int16_t* out) {
   }
   if (exponent < LOWEST) exponent = LOWEST;
   const float steps = power_of_two(STEP - exponent);
-  Ints sums = {};
-  for (int64_t i = 0; i < count; i += LANES) {
-    const Ints integers = (Ints)(load(x + i, LANES) * steps + ROUND) - ROUND_BITS;
-    const Shorts short_integers = __builtin_convertvector(integers, Shorts);
+  using In = Register<WIDTH>;
+  typename In::Ints sums = {};
+  for (int64_t i = 0; i < count; i += WIDTH) {
+    const auto integers = (typename In::Ints)(load<In>(x + i) * steps + ROUND) - ROUND_BITS;
+    const auto short_integers = __builtin_convertvector(integers, typename In::Shorts);
     memcpy(out + i, &short_integers, sizeof short_integers);
     sums += integers;
   }
-  int32_t lane[LANES], sum = 0;
+  int32_t lane[WIDTH], sum = 0;
   memcpy(lane, &sums, sizeof lane);
   for (const int32_t part : lane) sum += part;
   return {power_of_two(exponent - STEP), (uint32_t(sum) & 0xff) | (uint32_t(sum) >> 8 << 16)};
 }
 
+template <int WIDTH>
 void lay_out_int16(const InputRows& in, void* out, void* sums_out) {
   const int64_t rows = in.rows, group_size = in.group_size;
   const Bf16* group = static_cast<const Bf16*>(in.x);
@@ -79,12 +70,12 @@ void lay_out_int16(const InputRows& in, void* out, void* sums_out) {
   Int16Sum* sums = static_cast<Int16Sum*>(sums_out);
   for (int64_t g = 0; g < in.k / group_size; ++g, group += group_size, pairs += group_size * rows, sums += rows) {
     if (rows == 1) {
-      sums[0] = to_int16(group, group_size, pairs);
+      sums[0] = to_int16<WIDTH>(group, group_size, pairs);
       continue;
     }
     for (int64_t r = 0; r < rows; ++r) {
       int16_t row[MAX_GROUP];
-      sums[r] = to_int16(group + r * in.stride, group_size, row);
+      sums[r] = to_int16<WIDTH>(group + r * in.stride, group_size, row);
       // (k) -> (k / 2, rows, 2), as in lay_out
       for (int64_t p = 0; p < group_size / 2; ++p) copy_pair(row + 2 * p, pairs + 2 * (p * rows + r));
     }
@@ -102,12 +93,13 @@ struct PlaceSets {
   static constexpr int height(int set) { return set % PLACES * BITS; }
 };
 
-inline void set_int16_rows(Route& route, int64_t rows) {
+template <int WIDTH>
+void set_int16_rows(Route& route, int64_t rows) {
   route.rows = rows;
   route.in_bytes = route.out_bytes = sizeof(Bf16);
   route.element_bytes = sizeof(int16_t);
   route.sum_bytes = sizeof(Int16Sum);
-  route.lay_out = lay_out_int16;
+  route.lay_out = lay_out_int16<WIDTH>;
   route.store_rows = store_rows<Bf16>;
 }
 

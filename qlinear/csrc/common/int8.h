@@ -25,36 +25,24 @@ struct Int8Sum {
   int32_t sum;  // of the integers
 };
 
-// The largest |x|, as the bits of a bf16 value. 0x7f80 and above: one is infinite or NaN.
-inline uint16_t largest_bits(const Bf16* x, int64_t count) {
-  Shorts most = {};
-  for (int64_t i = 0; i < count; i += LANES) {
-    Shorts bits;
-    memcpy(&bits, x + i, sizeof bits);
-    bits &= 0x7fff;
-    most = bits > most ? bits : most;
-  }
-  int16_t lane[LANES];
-  memcpy(lane, &most, sizeof lane);
-  int16_t largest = 0;
-  for (const int16_t bits : lane) largest = bits > largest ? bits : largest;
-  return uint16_t(largest);
-}
-
-// Of sixteen columns, a byte each, quads as unpacked codes have them (layout.h): of every eight columns those of pairs 0
-// and 2, then those of pairs 1 and 3, even columns before odd ones.
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
+// Of eight or sixteen columns, a byte each, quads as unpacked codes have them (layout.h): of every eight columns those of
+// pairs 0 and 2, then those of pairs 1 and 3, even columns before odd ones.
+using EightBytes = Register<8>::Bytes;
+using SixteenBytes = Sixteen::Bytes;
 constexpr int column_of_quad(int quad, int place) { return 2 * quad + place % 2 * 4 + place / 2; }  // of the eight
-AWQ_INLINE Bytes to_quads(Bytes columns) {
 #if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(columns, columns, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+#define AWQ_PLACED(Vector, columns, ...) __builtin_shufflevector(columns, columns, __VA_ARGS__)
 #else
-  return __builtin_shuffle(columns, Bytes{0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15});
+#define AWQ_PLACED(Vector, columns, ...) __builtin_shuffle(columns, Vector{__VA_ARGS__})
 #endif
+AWQ_INLINE EightBytes to_quads(EightBytes columns) { return AWQ_PLACED(EightBytes, columns, 0, 4, 1, 5, 2, 6, 3, 7); }
+AWQ_INLINE SixteenBytes to_quads(SixteenBytes columns) {
+  return AWQ_PLACED(SixteenBytes, columns, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
 }
+#undef AWQ_PLACED
 
-// Sixteen columns at a time, in the order that `place` puts them. out: room for whole vectors.
-template <class Place>
+// `In::LANES` columns at a time, in the order that `place` puts them. out: room for whole vectors.
+template <class In, class Place>
 AWQ_INLINE Int8Sum to_integers(const Bf16* x, int64_t count, int8_t* out, Place&& place) {
   constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: a sum with it ends in the nearest integer, ties to even
   constexpr int32_t ROUND_BITS = 0x4b400000;
@@ -71,23 +59,26 @@ AWQ_INLINE Int8Sum to_integers(const Bf16* x, int64_t count, int8_t* out, Place&
   memcpy(&word, &steps, sizeof word);
   word &= 0xffffff00;
   memcpy(&steps, &word, sizeof steps);
-  Ints sums = {};
-  for (int64_t i = 0; i < count; i += LANES) {
-    const Ints integers = (Ints)(load(x + i, LANES) * steps + ROUND) - ROUND_BITS;
-    const Bytes placed = place(__builtin_convertvector(integers, Bytes));
+  typename In::Ints sums = {};
+  for (int64_t i = 0; i < count; i += In::LANES) {
+    const auto integers = (typename In::Ints)(load<In>(x + i) * steps + ROUND) - ROUND_BITS;
+    const auto placed = place(__builtin_convertvector(integers, typename In::Bytes));
     memcpy(out + i, &placed, sizeof placed);
     sums += integers;
   }
-  int32_t lane[LANES], sum = 0;
+  int32_t lane[In::LANES], sum = 0;
   memcpy(lane, &sums, sizeof lane);
   for (const int32_t part : lane) sum += part;
   return {largest / MOST, sum};
 }
 
-inline Int8Sum to_integers(const Bf16* x, int64_t count, int8_t* out) {
-  return to_integers(x, count, out, [](Bytes columns) { return columns; });
+template <class In>
+AWQ_INLINE Int8Sum to_integers(const Bf16* x, int64_t count, int8_t* out) {
+  return to_integers<In>(x, count, out, [](auto columns) { return columns; });
 }
 
+// WIDTH: lanes of a register.
+template <int WIDTH>
 void lay_out_int8(const InputRows& in, void* out, void* sums_out) {
   constexpr int64_t QUAD = 4;
   const int64_t rows = in.rows, group_size = in.group_size;
@@ -97,19 +88,21 @@ void lay_out_int8(const InputRows& in, void* out, void* sums_out) {
   for (int64_t g = 0; g < in.k / group_size; ++g, group += group_size, quads += group_size * rows, sums += rows) {
     for (int64_t r = 0; r < rows; ++r) {
       int8_t row[MAX_GROUP];
-      sums[r] = to_integers(group + r * in.stride, group_size, row, to_quads);
+      using In = Register<(WIDTH > 8 ? WIDTH : 8)>;
+      sums[r] = to_integers<In>(group + r * in.stride, group_size, row, [](auto columns) { return to_quads(columns); });
       // (k) -> (k / 4, rows, 4)
       for (int64_t q = 0; q < group_size / QUAD; ++q) memcpy(quads + QUAD * (q * rows + r), row + QUAD * q, QUAD);
     }
   }
 }
 
-inline void set_int8_rows(Route& route, int64_t rows) {
+template <int WIDTH>
+void set_int8_rows(Route& route, int64_t rows) {
   route.rows = rows;
   route.in_bytes = route.out_bytes = sizeof(Bf16);
   route.element_bytes = sizeof(int8_t);
   route.sum_bytes = sizeof(Int8Sum);
-  route.lay_out = lay_out_int8;
+  route.lay_out = lay_out_int8<WIDTH>;
   route.store_rows = store_rows<Bf16>;
 }
 

@@ -48,60 +48,48 @@ inline Bf16 narrow(float value) {
   memcpy(&word, &value, sizeof word);
   return Bf16(round_to_bf16(word));
 }
-AWQ_INLINE Halves narrow(Floats value) { return __builtin_convertvector(round_to_bf16((Words)value), Halves); }
 
-// The first `count` lanes (all where it is 16 or more); the others are 0, or stay as they are in memory.
-AWQ_INLINE Floats load(const float* from, int64_t count) {
-  Floats value{};
-  if (count >= LANES) memcpy(&value, from, sizeof value);
-  else memcpy(&value, from, size_t(count) * sizeof *from);
-  return value;
-}
-AWQ_INLINE Floats load(const Bf16* from, int64_t count) {
-  Halves bits{};
-  if (count >= LANES) memcpy(&bits, from, sizeof bits);
-  else memcpy(&bits, from, size_t(count) * sizeof *from);
-  return widen(bits);
-}
-AWQ_INLINE void store(Floats value, float* to, int64_t count) {
-  if (count >= LANES) memcpy(to, &value, sizeof value);
-  else memcpy(to, &value, size_t(count) * sizeof *to);
-}
-AWQ_INLINE void store(Floats value, Bf16* to, int64_t count) {
-  const Halves bits = narrow(value);
-  if (count >= LANES) memcpy(to, &bits, sizeof bits);
-  else memcpy(to, &bits, size_t(count) * sizeof *to);
-}
-
-// Vectors of so many lanes. One that is wider than a register is kept in memory by the compiler, so inner loops are
-// written for registers.
+// Vectors of so many lanes. One that is wider than a register is kept in memory by the compiler, so loops are written for
+// registers.
 template <int WIDTH>
 struct Register {
+  static constexpr int LANES = WIDTH;
   typedef float Floats __attribute__((vector_size(4 * WIDTH)));
   typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
   typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
   typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+  typedef int16_t Shorts __attribute__((vector_size(2 * WIDTH)));
+  typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
 };
+using Sixteen = Register<LANES>;
+using Four = Register<4>;
 
-// A register of bf16, widened; and back.
-template <class In>
-AWQ_INLINE typename In::Floats load_register(const Bf16* from) {
-  typename In::Halves bits;
-  memcpy(&bits, from, sizeof bits);
+// The first `count` lanes (all where it is as many or more, none where it is below 1); the others are 0, or stay as they
+// are in memory.
+template <class In = Sixteen>
+AWQ_INLINE typename In::Floats load(const float* from, int64_t count = In::LANES) {
+  typename In::Floats value{};
+  if (count >= In::LANES) memcpy(&value, from, sizeof value);
+  else if (count > 0) memcpy(&value, from, size_t(count) * sizeof *from);
+  return value;
+}
+template <class In = Sixteen>
+AWQ_INLINE typename In::Floats load(const Bf16* from, int64_t count = In::LANES) {
+  typename In::Halves bits{};
+  if (count >= In::LANES) memcpy(&bits, from, sizeof bits);
+  else if (count > 0) memcpy(&bits, from, size_t(count) * sizeof *from);
   return (typename In::Floats)(__builtin_convertvector(bits, typename In::Words) << 16);
 }
-template <class In>
-AWQ_INLINE void store_register(typename In::Floats value, Bf16* to) {
-  const auto rounded = round_to_bf16((typename In::Words)value);
-  const auto bits = __builtin_convertvector(rounded, typename In::Halves);
-  memcpy(to, &bits, sizeof bits);
+template <class In = Sixteen>
+AWQ_INLINE void store(typename In::Floats value, float* to, int64_t count = In::LANES) {
+  if (count >= In::LANES) memcpy(to, &value, sizeof value);
+  else if (count > 0) memcpy(to, &value, size_t(count) * sizeof *to);
 }
-
-// Sixteen pairs of bf16: a lane a pair, its first value in the low half.
-AWQ_INLINE Words load_pairs(const Bf16* from) {
-  Words pairs;
-  memcpy(&pairs, from, sizeof pairs);
-  return pairs;
+template <class In = Sixteen>
+AWQ_INLINE void store(typename In::Floats value, Bf16* to, int64_t count = In::LANES) {
+  const auto bits = __builtin_convertvector(round_to_bf16((typename In::Words)value), typename In::Halves);
+  if (count >= In::LANES) memcpy(to, &bits, sizeof bits);
+  else if (count > 0) memcpy(to, &bits, size_t(count) * sizeof *to);
 }
 
 // Over the lanes, as a tree: a fixed order.
@@ -121,11 +109,38 @@ AWQ_INLINE float largest(Floats value) {
 }
 
 struct Adds {
-  static AWQ_INLINE Floats join(Floats a, Floats b) { return a + b; }
+  template <class Vector>
+  static AWQ_INLINE Vector join(Vector a, Vector b) { return a + b; }
 };
 struct Larger {
-  static AWQ_INLINE Floats join(Floats a, Floats b) { return larger(a, b); }
+  template <class Vector>
+  static AWQ_INLINE Vector join(Vector a, Vector b) { return larger(a, b); }
 };
+
+// Lanes A and B of p, then of q.
+template <int A, int B>
+AWQ_INLINE Four::Floats pick(Four::Floats p, Four::Floats q) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(p, q, A, B, A + 4, B + 4);
+#else
+  return __builtin_shuffle(p, q, Four::Ints{A, B, A + 4, B + 4});
+#endif
+}
+
+// A lane each: what the lanes of four times sixteen floats are joined to, in the order of `total`.
+template <class Join>
+AWQ_INLINE Four::Floats four_joined(const void* values) {
+  Four::Floats four[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    Four::Floats part[4];
+    memcpy(part, static_cast<const char*>(values) + i * sizeof part, sizeof part);
+    four[i] = Join::join(Join::join(part[0], part[2]), Join::join(part[1], part[3]));
+  }
+  const Four::Floats first = Join::join(pick<0, 1>(four[0], four[1]), pick<2, 3>(four[0], four[1]));
+  const Four::Floats second = Join::join(pick<0, 1>(four[2], four[3]), pick<2, 3>(four[2], four[3]));
+  return Join::join(pick<0, 2>(first, second), pick<1, 3>(first, second));
+}
 
 // p and q, folded in halves: lanes `width` apart in blocks of twice that are joined; those of p first, then of q.
 template <int WIDTH, class Join>
@@ -146,20 +161,29 @@ AWQ_INLINE Floats fold(Floats p, Floats q) {
 #undef AWQ_PICK
 }
 
-// A lane each: what the lanes of sixteen vectors are joined to, in the order of `total`.
-template <class Join>
+// A lane each: what the lanes of sixteen vectors are joined to, in the order of `total`. WIDTH: lanes of a register.
+template <class Join, int WIDTH>
 AWQ_INLINE Floats joined(const Floats* values) {
-  Floats eight[8], four[4], two[2];
+  if constexpr (WIDTH == LANES) {
+    Floats eight[8], four[4], two[2];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) eight[i] = fold<8, Join>(values[2 * i], values[2 * i + 1]);
+    for (int i = 0; i < 8; ++i) eight[i] = fold<8, Join>(values[2 * i], values[2 * i + 1]);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) four[i] = fold<4, Join>(eight[2 * i], eight[2 * i + 1]);
-  for (int i = 0; i < 2; ++i) two[i] = fold<2, Join>(four[2 * i], four[2 * i + 1]);
-  return fold<1, Join>(two[0], two[1]);
+    for (int i = 0; i < 4; ++i) four[i] = fold<4, Join>(eight[2 * i], eight[2 * i + 1]);
+    for (int i = 0; i < 2; ++i) two[i] = fold<2, Join>(four[2 * i], four[2 * i + 1]);
+    return fold<1, Join>(two[0], two[1]);
+  }
+  Four::Floats fours[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) fours[i] = four_joined<Join>(values + 4 * i);
+  Floats whole;
+  memcpy(&whole, fours, sizeof whole);
+  return whole;
 }
 
 // A lane each: `total` of sixteen vectors, with the same bits.
-AWQ_INLINE Floats totals(const Floats* values) { return joined<Adds>(values); }
+template <int WIDTH>
+AWQ_INLINE Floats totals(const Floats* values) { return joined<Adds, WIDTH>(values); }
 
 // e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number.
 template <class Vector>
@@ -209,12 +233,24 @@ constexpr int beside(int rows, int sums, int most) {
 // acc + a . b for pairs of bf16, each product exact, summed in fp32; and what makes bf16 of fp32. An instruction
 // set may bring its own.
 // ROWS: query rows side by side; SUMS: sums of sixteen lanes that there are registers for; WIDTH: lanes of a register;
-// Same: as what a value is kept that is the same in all lanes, here as float, for no row to take its pairs apart anew.
+// Same: as what a value is kept that is the same in all lanes, here as float, for no row to take its pairs apart anew;
+// joined: two values of each lane as the pair that `multiply_add` takes, here apart as they are.
 template <int AT_ONCE, int MOST_SUMS, int REGISTER>
 struct PairsByHalves {
   static constexpr int ROWS = AT_ONCE, SUMS = MOST_SUMS, WIDTH = REGISTER;
   using Same = float;
   using In = Register<WIDTH>;
+  template <class Vector>
+  struct Apart {
+    Vector even, odd;
+  };
+  template <class Vector>
+  static AWQ_INLINE Apart<Vector> joined(Vector even, Vector odd) { return {even, odd}; }
+  template <class Vector, class Pairs>
+  static AWQ_INLINE Vector multiply_add(Vector acc, Pairs a, const Apart<Vector>& b) {
+    acc = acc + (Vector)(a << 16) * b.even;
+    return acc + (Vector)(a & 0xffff0000u) * b.odd;
+  }
   template <class Vector, class Pairs>
   static AWQ_INLINE Vector multiply_add(Vector acc, Pairs a, Pairs b) {
     acc = acc + (Vector)(a << 16) * (Vector)(b << 16);

@@ -1,4 +1,4 @@
-// How a token chooses its experts, and what their results are brought together to.
+// How a token chooses its experts.
 #pragma once
 
 #include "lanes.h"
@@ -84,15 +84,6 @@ void route(const awq_route_job& job) {
   }
   if (sum < router.least_sum) sum = router.least_sum;
   for (int64_t i = 0; i < router.top_k; ++i) job.weights[i] *= router.normalized ? router.scaling / sum : router.scaling;
-}
-
-void mix(const awq_mix_job& job, Bf16* out) {
-  for (int64_t i = 0; i < job.n; i += LANES) {
-    Floats sum = {};
-    for (int64_t row = 0; row < job.count; ++row)
-      sum += load(job.rows + job.places[row] * job.n + i, job.n - i) * job.weights[row];
-    store(sum, out + i, job.n - i);
-  }
 }
 
 }  // namespace

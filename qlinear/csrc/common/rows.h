@@ -36,6 +36,22 @@ float sum(const In* x, int64_t count) {
   return (quarter[0] + quarter[1]) + (quarter[2] + quarter[3]);
 }
 
+// The largest |x|, as the bits of a bf16 value. 0x7f80 and above: one is infinite or NaN.
+inline uint16_t largest_bits(const Bf16* x, int64_t count) {
+  Shorts most = {};
+  for (int64_t i = 0; i < count; i += LANES) {
+    Shorts bits;
+    memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fff;
+    most = bits > most ? bits : most;
+  }
+  int16_t lane[LANES];
+  memcpy(lane, &most, sizeof lane);
+  int16_t largest = 0;
+  for (const int16_t bits : lane) largest = bits > largest ? bits : largest;
+  return uint16_t(largest);
+}
+
 // Group by group, so that what is written stays in L1 while the rows take their turns.
 template <class In, class Laid>
 void lay_out(const InputRows& in, void* out, void* sums_out) {

@@ -89,7 +89,7 @@ void use_scalar(Ops& ops) {
   set_blocks<Exact>(ops.linear_f32);
   set_rows<float, float>(ops.linear_f32, MOST_ROWS);
   set_blocks<Int8>(ops.linear_int8);
-  set_int8_rows(ops.linear_int8, MOST_ROWS);
+  set_int8_rows<4>(ops.linear_int8, MOST_ROWS);
   use_pack_tile<TransposeScalar>(ops);
   use_row_ops<4>(ops);
   use_pair_ops<PairsByHalves<2, 2, 4>>(ops);

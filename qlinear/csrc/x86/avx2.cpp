@@ -141,15 +141,15 @@ struct TransposeAvx2 {
 
 void use_avx2(Ops& ops) {
   set_blocks<Avx2Int16<MultiplyThenAdd>>(ops.linear_bf16);
-  set_int16_rows(ops.linear_bf16, Avx2Int16<MultiplyThenAdd>::ROWS);
+  set_int16_rows<8>(ops.linear_bf16, Avx2Int16<MultiplyThenAdd>::ROWS);
   set_blocks<Avx2>(ops.linear_f32);
   set_rows<float, float>(ops.linear_f32, Avx2::ROWS);
   set_blocks<Avx2Int8<FourInSteps>>(ops.linear_int8);
-  set_int8_rows(ops.linear_int8, Avx2Int8<FourInSteps>::ROWS);
+  set_int8_rows<8>(ops.linear_int8, Avx2Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx2>(ops);
   use_row_ops<8>(ops);
   use_pair_ops<PairsByHalves<4, 4, 8>>(ops);
-  ops.attend_int8 = attend<CacheOfBytes<QuadsInHalves<FourAsWords>>>;
+  ops.attend_int8 = attend<CacheOfBytes<Avx2Quads<FourAsWords>>>;
 }
 
 }  // namespace awq

@@ -93,7 +93,7 @@ struct Avx2Int16 : Avx2Base {
 
 // Four bytes by four of a cache of int8, by `Four`.
 template <class Four>
-struct QuadsInHalves {
+struct Avx2Quads {
   static constexpr int ROWS = 4, SUMS = 4, WIDTH = 8;
   using In = Register<WIDTH>;
   static AWQ_INLINE In::Ints multiply_add(In::Ints acc, In::Words unsigned_bytes, In::Words signed_bytes) {

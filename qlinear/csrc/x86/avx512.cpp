@@ -105,7 +105,7 @@ void use_avx512(Ops& ops) {
   set_blocks<Avx512>(ops.linear_f32);
   set_rows<float, float>(ops.linear_f32, Avx512::ROWS);
   set_blocks<Avx512Int8<FourInSteps>>(ops.linear_int8);
-  set_int8_rows(ops.linear_int8, Avx512Int8<FourInSteps>::ROWS);
+  set_int8_rows<16>(ops.linear_int8, Avx512Int8<FourInSteps>::ROWS);
   use_pack_tile<TransposeAvx512>(ops);
   use_row_ops<16>(ops);
   use_pair_ops<PairsByHalves<8, 16, 16>>(ops);

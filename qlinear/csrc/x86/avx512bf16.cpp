@@ -46,6 +46,7 @@ struct Avx512Bf16 : Avx512Float {
 struct PairsAtOnce {
   static constexpr int ROWS = 8, SUMS = 16, WIDTH = 16;
   using Same = Bf16;
+  static AWQ_INLINE Words joined(Floats even, Floats odd) { return (Words)even >> 16 | ((Words)odd & 0xffff0000u); }
   static AWQ_INLINE Floats multiply_add(Floats acc, Words a, Words b) {
     return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
   }

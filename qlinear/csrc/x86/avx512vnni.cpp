@@ -59,9 +59,9 @@ struct FourAtOnce {
 void use_avx512vnni(Ops& ops) {
   // fp32 activations and the decoder stay on AVX-512's fp32 multiply-add, but for a cache of int8.
   set_blocks<Avx512Vnni>(ops.linear_bf16);
-  set_int16_rows(ops.linear_bf16, Avx512Vnni::ROWS);
+  set_int16_rows<16>(ops.linear_bf16, Avx512Vnni::ROWS);
   set_blocks<Avx512Int8<FourAtOnce>>(ops.linear_int8);
-  set_int8_rows(ops.linear_int8, Avx512Int8<FourAtOnce>::ROWS);
+  set_int8_rows<16>(ops.linear_int8, Avx512Int8<FourAtOnce>::ROWS);
   ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAtOnce>>>;
 }
 

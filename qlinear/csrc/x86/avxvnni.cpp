@@ -24,10 +24,10 @@ struct FourAtOnce {
 void use(Ops& ops) {
   // fp32 activations and the decoder stay on AVX2's fp32 multiply-add, but for a cache of int8.
   set_blocks<Avx2Int16<AtOnce>>(ops.linear_bf16);
-  set_int16_rows(ops.linear_bf16, Avx2Int16<AtOnce>::ROWS);
+  set_int16_rows<8>(ops.linear_bf16, Avx2Int16<AtOnce>::ROWS);
   set_blocks<Avx2Int8<FourAtOnce>>(ops.linear_int8);
-  set_int8_rows(ops.linear_int8, Avx2Int8<FourAtOnce>::ROWS);
-  ops.attend_int8 = attend<CacheOfBytes<QuadsInHalves<FourAtOnce>>>;
+  set_int8_rows<8>(ops.linear_int8, Avx2Int8<FourAtOnce>::ROWS);
+  ops.attend_int8 = attend<CacheOfBytes<Avx2Quads<FourAtOnce>>>;
 }
 
 }  // namespace
