@@ -22,7 +22,7 @@ test: $(VENV)/tested ## run the tests
 fuzz: $(VENV)/tested ## damage every file that is read, stop quantizing at any moment; FUZZ="--seconds 1800 gguf" and others
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch and llama.cpp, and the machine's limits
+bench: $(VENV)/installed ## time kernels and models beside ONNX Runtime, torch, llama.cpp, OpenVINO, and the machine's limits
 	$(PIP) -e '.[bench]'
 	$(BIN)/python -m benchmarks.cpu --json build/cpu.json --plot build/cpu-kernels $(BENCH)
 

@@ -6,14 +6,13 @@
     python -m benchmarks.cpu --plot_from cpu.json --docs  tables and pictures again, from saved rows
 
 Ours and theirs alternate in rounds: one linear layer over M rows of activations on several shapes, then whole models
-against llama.cpp. A peer that is not installed is named and left out.
+against llama.cpp, OpenVINO and ONNX Runtime GenAI, each by an interpreter that has it. A peer that is not installed is
+named and left out.
 """
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from benchmarks.cpu.peers import has_onnxruntime
 from benchmarks.cpu.picture import draw
 from benchmarks.cpu.race import Race, run
 from benchmarks.cpu.report import LAYOUT, LinearRun, Machine, ModelRun, Report, Shape
+from benchmarks.cpu.rivals import RIVALS
 from benchmarks.cpu.roofs import Roof, roofs
 from benchmarks.cpu.tables import show, write_docs
 from benchmarks.docs import DOCS
@@ -40,28 +40,16 @@ DEFAULT_SHAPE = Shape(4096, 4096)
 SHAPES = "4096x4096,11008x4096,4096x11008,32000x4096,5632x2048"
 SHAPE_ROWS = (1, 128, 512)
 SWEEP = "1,2,4,8,16,32,64,128,256,512,1024"
-LLAMA = "CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary llama-cpp-python llama-cpp-python"
 NEEDED_GB = {"7b": 14, "30b-a3b-12l": 10}  # free memory: two engines and their files
 QUICK = dict(shapes=(), sweep_rows=(1, 16, 128), seconds=1.0, end_to_end=(SMOLLM2,), rounds=2, starts=1)
 
 
-def machine(threads: int, llama: str | None) -> Machine:
+def machine(threads: int, rivals: dict[str, str]) -> Machine:
+    """rivals: versions of other programs, by their names."""
     versions = {"torch": torch.__version__.split("+")[0]}
     if has_onnxruntime():
         versions["ONNX Runtime (ORT)"] = version("onnxruntime")
-    if llama:
-        versions["llama.cpp through llama-cpp-python"] = llama
-    return Machine(processor(), threads, native.select_isa(), versions)
-
-
-def llama_version(python: str) -> str | None:
-    """That of llama-cpp-python in another interpreter, or None; what else it prints comes before."""
-    command = [python, "-c", "import llama_cpp; print(llama_cpp.__version__)"]
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return lines[-1] if lines else None
+    return Machine(processor(), threads, native.select_isa(), versions | rivals)
 
 
 def say(text: str) -> None:
@@ -85,7 +73,7 @@ def linears(jobs: dict[Shape, list[int]], bench: Bench) -> Iterator[LinearRun]:
             yield measured
 
 
-def models(names: tuple[str, ...], work: Path, race: Race, llama: bool, found: list[Roof]) -> Iterator[ModelRun]:
+def models(names: tuple[str, ...], work: Path, race: Race, found: list[Roof]) -> Iterator[ModelRun]:
     work.mkdir(parents=True, exist_ok=True)
     for name in names:
         free = available_bytes() / 1e9
@@ -93,24 +81,29 @@ def models(names: tuple[str, ...], work: Path, race: Race, llama: bool, found: l
             say(f"{name} is left out: it needs {NEEDED_GB[name]} GB of free memory, {free:.0f} are there")
             continue
         say(f"{name}: files in {work}")
-        yield run(name, entries(name, work, llama), race, found)
+        yield run(name, entries(name, work, race.pythons), race, found)
 
 
 def measure(options: dict[str, Any]) -> Report:
     """options: of the command, by name."""
     torch.set_num_threads(options["threads"])
     torch.manual_seed(0)
-    names, race = options["end_to_end"], Race(**{field.name: options[field.name] for field in fields(Race)})
-    llama = llama_version(race.llama_python)
-    if names and llama is None:
-        say(f"llama.cpp is left out: {race.llama_python} has no llama_cpp (see --llama_python); {LLAMA}")
+    names, versions, pythons = options["end_to_end"], {}, {}
+    for rival in RIVALS:
+        python = options[rival.option]
+        if (there := rival.version(python)) is not None:
+            pythons[rival.engine], versions[rival.told] = python, there
+        elif names:
+            name = rival.engine.value
+            say(f"{name} is left out: {python} has no {rival.module} (see --{rival.option}); {rival.install}")
+    race = Race(*(options[name] for name in ("prompt", "new", "rounds", "starts", "threads")), pythons)
     found = roofs()
     jobs = linear_jobs(options["shapes"], options["sweep_rows"])
     layers = tuple(linears(jobs, Bench(options["group_size"], options["seconds"], found)))
     with tempfile.TemporaryDirectory() as directory:
         work = Path(options["work"] or directory).resolve()
-        wholes = tuple(models(names, work, race, llama is not None, found))
-    return Report(LAYOUT, machine(race.threads, llama), layers, wholes)
+        wholes = tuple(models(names, work, race, found))
+    return Report(LAYOUT, machine(race.threads, versions), layers, wholes)
 
 
 def listed(parse: Callable[[str], Any]) -> Callable[..., tuple]:
@@ -168,6 +161,8 @@ SHAPES_HELP = f"NxK, each at M = {', '.join(map(str, SHAPE_ROWS))}; may be empty
 @click.option("--rounds", default=7, type=click.IntRange(2), show_default=True, help="Of each model, after a warm-up.")
 @click.option("--starts", default=3, type=POSITIVE, show_default=True, help="Fresh processes of each contestant.")
 @click.option("--llama_python", default=sys.executable, help="An interpreter that has llama-cpp-python.")
+@click.option("--openvino_python", default=sys.executable, help="One that has optimum-intel with OpenVINO.")
+@click.option("--genai_python", default=sys.executable, help="One that has onnxruntime-genai.")
 @click.option("--work", help="Keep the models' files in this directory (about 18 GB) and use them again.")
 @click.option("--quick", is_flag=True, help="One shape, three M, one small model, two rounds.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured.")

@@ -3,7 +3,7 @@
     python -m benchmarks.cpu.contestant '{"engine": "fused", "path": DIRECTORY, "threads": 2, "context": 576}'
 
 It prints its `Facts` as one line of JSON when the model is there and an `Answer` for every `Job` read from standard
-input. Only the standard library is imported at the top: llama.cpp's interpreter may have nothing else.
+input. Only the standard library is imported at the top: the interpreter of another program may have nothing else.
 """
 
 import sys
@@ -20,8 +20,8 @@ from qlinear.process import peak_rss_bytes
 
 @dataclass(frozen=True)
 class Spec:
-    """What to load. path: a checkpoint or a GGUF file; context: positions to have room for; kv_bits: of keys and
-    values, which 8 makes int8 with scales.
+    """What to load. path: a checkpoint, a GGUF file or what a program has made of one; context: positions to have room
+    for; kv_bits: of keys and values, which 8 makes int8 with scales.
     """
 
     engine: Engine
@@ -84,6 +84,14 @@ def open_reader(spec: Spec) -> Reader:
         from benchmarks.cpu.llama_cpp_reader import LlamaCppReader
 
         return LlamaCppReader(spec)
+    if spec.engine is Engine.OPENVINO:
+        from benchmarks.cpu.openvino_reader import OpenVinoReader
+
+        return OpenVinoReader(spec)
+    if spec.engine is Engine.GENAI:
+        from benchmarks.cpu.genai_reader import GenaiReader
+
+        return GenaiReader(spec)
     from benchmarks.cpu.our_reader import OurReader
 
     return OurReader(spec)

@@ -1,14 +1,16 @@
 """Which models are run end to end, and the files that each contestant loads, made where they are missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
 import run_awq
-from benchmarks.cpu.llamas import LLAMAS, gguf_read_bytes, write_checkpoint, write_gguf
+from benchmarks.cpu.llamas import LLAMAS, write_checkpoint, write_gguf
 from benchmarks.cpu.moes import MOES
 from benchmarks.cpu.race import Entry
 from benchmarks.cpu.report import Engine, Way
+from benchmarks.cpu.rivals import RIVALS, of_directory, of_gguf
 from checkpoints.local import EMBEDDED
 from quantization.recipe import Awq, Recipe
 
@@ -19,10 +21,22 @@ MODELS = (*SHAPES, SMOLLM2)
 GROUP_SIZE = 128  # of the models with random weights
 
 
-def entries(model: str, work: Path, llama: bool) -> list[Entry]:
-    """What to run, ours first. work: where the files are kept; llama: whether llama.cpp is there to be compared."""
-    ours = _smollm2(work) if model == SMOLLM2 else _random(model, work)
-    return ours + ([_llama(model, work)] if llama else [])
+def entries(model: str, work: Path, pythons: Mapping[Engine, str]) -> list[Entry]:
+    """What to run, ours first. work: where the files are kept; pythons: interpreters of the programs to be compared.
+
+    Raises `SystemExit`, in one line, where one of these cannot make its own.
+    """
+    found = _smollm2(work) if model == SMOLLM2 else _random(model, work)
+    plain = next(entry.path for entry in found if entry.way.weights in ("w4", "w4, head bf16"))
+    for rival in RIVALS:
+        if rival.engine not in pythons:
+            continue
+        if rival.files is None:
+            found.append(_llama(model, work))
+        elif model not in MOES:
+            make = partial(rival.make, pythons[rival.engine], plain)
+            found.append(of_directory(rival, _made(work / f"{model}-{rival.module}", make), plain))
+    return found
 
 
 def _random(model: str, work: Path) -> list[Entry]:
@@ -62,7 +76,7 @@ def _llama(model: str, work: Path) -> Entry:
         path, weights = Path(found.locate()), "Q4_1"
     else:
         path, weights = _made(work / f"{model}.gguf", lambda path: write_gguf(SHAPES[model], path)), "Q4_0"
-    return Entry(Way(Engine.LLAMA, weights), path, gguf_read_bytes(path))
+    return of_gguf(path, weights)
 
 
 def _made(path: Path, make: Callable[[Path], object]) -> Path:

@@ -1,4 +1,4 @@
-"""Whole models, prompt and continuation: the fused decoder, the model's own modules and llama.cpp, in turns.
+"""Whole models, prompt and continuation: the fused decoder, the model's own modules and other programs, in turns.
 
 Every contestant lives in a process of its own (benchmarks/cpu/contestant.py), loaded once, and waits while another
 runs. A round gives each one prompt and its continuation; figures are medians over the rounds.
@@ -7,6 +7,7 @@ runs. A round gives each one prompt and its continuation; figures are medians ov
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,13 +19,14 @@ from benchmarks.cpu.roofs import Roof, limits_of
 from benchmarks.typed import T, from_json, to_json
 
 ROOT = Path(__file__).parents[2]
+WEIGHTS = (".safetensors", ".bin", ".data")  # files of weights in a directory
 FIRST_PROMPT = 16  # tokens, for the time to the first token of a fresh process
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to run. path: a checkpoint or a GGUF file; read_bytes: of the weights that a token reads, where the
-    contestant cannot say.
+    """Something to run. path: a file, or a directory with its weights; read_bytes: of these, what a token reads, where
+    the contestant cannot say.
     """
 
     way: Way
@@ -33,20 +35,20 @@ class Entry:
 
     @property
     def stored_bytes(self) -> int:
-        files = self.path.glob("*.safetensors") if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files)
+        files = self.path.iterdir() if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file == self.path or file.suffix in WEIGHTS)
 
 
 @dataclass(frozen=True)
 class Race:
-    """How a model is run. starts: fresh processes of each contestant; llama_python: the interpreter of llama.cpp."""
+    """How a model is run. starts: fresh processes of each contestant; pythons: the interpreters of other programs."""
 
     prompt: int
     new: int
     rounds: int
     starts: int
     threads: int
-    llama_python: str
+    pythons: Mapping[Engine, str]
 
     def tokens(self, count: int) -> tuple[int, ...]:
         return tuple((17 * i + i * i) % 29989 + 3 for i in range(count))  # no text: every id costs the same
@@ -69,7 +71,7 @@ class Contestant:
 
     def __init__(self, entry: Entry, race: Race):
         self.entry = entry
-        python = race.llama_python if entry.way.engine is Engine.LLAMA else sys.executable
+        python = race.pythons.get(entry.way.engine, sys.executable)
         command = [python, "-m", "benchmarks.cpu.contestant", to_json(race.spec(entry))]
         rate = new_memory.measure(entry.stored_bytes, race.threads)
         start = time.perf_counter()

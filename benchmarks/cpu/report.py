@@ -52,13 +52,15 @@ class Kernel(str, Enum):
 
 class Engine(str, Enum):
     """What runs a whole model: our fused decoder, the same with activations rounded to int8, the model's own modules on
-    our kernels, or llama.cpp.
+    our kernels, or another program.
     """
 
     FUSED = "fused"
     INT8 = "fused int8"
     MODULES = "modules"
     LLAMA = "llama.cpp"
+    OPENVINO = "OpenVINO"
+    GENAI = "ORT GenAI"
 
 
 @dataclass(frozen=True)

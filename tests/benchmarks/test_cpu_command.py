@@ -1,7 +1,6 @@
 """python -m benchmarks.cpu: its options, and what it does without measuring."""
 
 import json
-import stat
 
 import pytest
 from click.testing import CliRunner
@@ -77,22 +76,3 @@ def test_a_file_of_another_layout_is_refused_in_one_line(tmp_path):
     refused = run("--plot_from", tmp_path / "cpu.json")
     told = f"Error: {tmp_path}/cpu.json is a report of layout 1, this version reads layout 2; measure again\n"
     assert (refused.exit_code, refused.output) == (1, told)
-
-
-def fake_python(folder, script: str) -> str:
-    file = folder / "python"
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    return str(file)
-
-
-@pytest.mark.parametrize(
-    "script, version",
-    [("echo 0.3.36", "0.3.36"), ("echo found a device; echo 0.3.36", "0.3.36"), ("exit 1", None), ("true", None)],
-)
-def test_llama_cpps_version_is_what_its_python_says_last(tmp_path, script, version):
-    assert command.llama_version(fake_python(tmp_path, script)) == version
-
-
-def test_a_python_that_is_not_there_has_no_llama_cpp(tmp_path):
-    assert command.llama_version(str(tmp_path / "none")) is None

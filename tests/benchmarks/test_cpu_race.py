@@ -13,7 +13,7 @@ from benchmarks.cpu.report import Engine, Limit, ModelSize, Way
 from benchmarks.cpu.roofs import Roof
 from benchmarks.typed import from_json, to_json
 
-RACE = Race(prompt=20, new=4, rounds=2, starts=3, threads=2, llama_python="python-of-llama")
+RACE = Race(prompt=20, new=4, rounds=2, starts=3, threads=2, pythons={Engine.LLAMA: "python-of-llama"})
 SIZE = ModelSize(900, 100, 10)
 FUSED, LLAMA = Way(Engine.FUSED, "w4"), Way(Engine.LLAMA, "Q4_0")
 OURS = Facts(0.5, 7000, Weights(5000, 4000, SIZE))
@@ -33,7 +33,7 @@ def test_an_entrys_size_is_that_of_its_weights(tmp_path):
 
 def test_what_a_contestant_is_started_with(tmp_path):
     assert RACE.spec(Entry(FUSED, tmp_path)) == Spec(Engine.FUSED, str(tmp_path), 2, 24)
-    short = Race(4, 1, 2, 1, 2, "python")  # the first prompt has 16 tokens
+    short = Race(4, 1, 2, 1, 2, {})  # the first prompt has 16 tokens
     assert short.spec(Entry(FUSED, tmp_path)).context == 16
     assert RACE.tokens(3) == (3, 21, 41)
 

@@ -70,20 +70,18 @@ struct RowOps {
 
   template <class X>
   static AWQ_INLINE float inverse_rms(const X* x, float epsilon, int64_t n) {
+    constexpr int64_t STEP = 2 * LANES;
     Sums chain[2];  // two: one would wait for itself
-    const int64_t whole = n / (2 * LANES) * (2 * LANES);
-    for (int64_t i = 0; i < whole; i += 2 * LANES)
+    auto take = [&](int64_t at, int64_t count) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (int part = 0; part < 2 * Sums::PARTS; ++part) {
-        const Vector value = load<In>(x + i + part * WIDTH);
+        const Vector value = load<In>(x + at + part * WIDTH, count - part * WIDTH);
         chain[part / Sums::PARTS].part[part % Sums::PARTS] += value * value;
       }
-#pragma GCC unroll 8
-    for (int part = 0; part < 2 * Sums::PARTS; ++part) {
-      const int64_t at = whole + part * WIDTH;
-      const Vector value = load<In>(x + at, n - at);
-      chain[part / Sums::PARTS].part[part % Sums::PARTS] += value * value;
-    }
+    };
+    const int64_t whole = n / STEP * STEP;
+    for (int64_t i = 0; i < whole; i += STEP) take(i, STEP);
+    if (whole < n) take(whole, n - whole);
 #pragma GCC unroll 4
     for (int part = 0; part < Sums::PARTS; ++part) chain[0].part[part] += chain[1].part[part];
     return 1.0f / __builtin_sqrtf(chain[0].total() / float(n) + epsilon);
