@@ -81,7 +81,7 @@ def models(names: tuple[str, ...], work: Path, race: Race, found: list[Roof]) ->
             say(f"{name} is left out: it needs {NEEDED_GB[name]} GB of free memory, {free:.0f} are there")
             continue
         say(f"{name}: files in {work}")
-        yield run(name, entries(name, work, race.pythons), race, found)
+        yield run(name, entries(name, work, race.pythons, say), race, found)
 
 
 def measure(options: dict[str, Any]) -> Report:

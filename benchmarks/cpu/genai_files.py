@@ -14,17 +14,10 @@ HOW = ("block_size=128", "accuracy_level=4", "prune_lm_head=true")
 def main(checkpoint: Path, directory: Path) -> None:
     with tempfile.TemporaryDirectory() as made:
         write_random(checkpoint, Path(made, "float"))
-        builder = [
-            sys.executable,
-            "-m",
-            "onnxruntime_genai.models.builder",
-            "-i",
-            f"{made}/float",
-            "-o",
-            str(directory),
-        ]
-        builder += ["-e", "cpu", "-p", "int4", "-c", f"{made}/cache", "--extra_options", *HOW]
-        subprocess.run(builder, check=True, cwd=made)  # it has modules that are called as ours are
+        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", "int4"]
+        places = ["-i", f"{made}/float", "-o", str(directory), "-c", f"{made}/cache"]
+        # Not here: it has modules that are called as ours are.
+        subprocess.run([*builder, *places, "--extra_options", *HOW], check=True, cwd=made)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from benchmarks.cpu.llamas import LLAMAS, write_checkpoint, write_gguf
 from benchmarks.cpu.moes import MOES
 from benchmarks.cpu.race import Entry
 from benchmarks.cpu.report import Engine, Way
-from benchmarks.cpu.rivals import RIVALS, of_directory, of_gguf
+from benchmarks.cpu.rivals import RIVALS, NotMade, of_directory, of_gguf
 from checkpoints.local import EMBEDDED
 from quantization.recipe import Awq, Recipe
 
@@ -21,10 +21,9 @@ MODELS = (*SHAPES, SMOLLM2)
 GROUP_SIZE = 128  # of the models with random weights
 
 
-def entries(model: str, work: Path, pythons: Mapping[Engine, str]) -> list[Entry]:
-    """What to run, ours first. work: where the files are kept; pythons: interpreters of the programs to be compared.
-
-    Raises `SystemExit`, in one line, where one of these cannot make its own.
+def entries(model: str, work: Path, pythons: Mapping[Engine, str], say: Callable[[str], object]) -> list[Entry]:
+    """What to run, ours first. work: where the files are kept; pythons: interpreters of the programs to be compared;
+    say: is told of one that is left out, as it cannot make its own.
     """
     found = _smollm2(work) if model == SMOLLM2 else _random(model, work)
     plain = next(entry.path for entry in found if entry.way.weights in ("w4", "w4, head bf16"))
@@ -35,7 +34,10 @@ def entries(model: str, work: Path, pythons: Mapping[Engine, str]) -> list[Entry
             found.append(_llama(model, work))
         elif model not in MOES:
             make = partial(rival.make, pythons[rival.engine], plain)
-            found.append(of_directory(rival, _made(work / f"{model}-{rival.module}", make), plain))
+            try:
+                found.append(of_directory(rival, _made(work / f"{model}-{rival.module}", make), plain))
+            except NotMade as reason:
+                say(f"{model}: {rival.engine.value} is left out: {reason}")
     return found
 
 

@@ -9,6 +9,14 @@ from pathlib import Path
 from benchmarks.cpu.llamas import gguf_read_bytes
 from benchmarks.cpu.race import ROOT, WEIGHTS, Entry
 from benchmarks.cpu.report import Engine, Way
+from benchmarks.machine import available_bytes
+
+# To make a directory of a checkpoint, times its bytes: a float model, and another's copy of that.
+MAKING = 8
+
+
+class NotMade(Exception):
+    """Why a program has nothing to run, in one line."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,15 @@ class Rival:
         return (done.stdout.split() or [None])[-1]
 
     def make(self, python: str, checkpoint: Path, directory: Path) -> None:
-        """Raises `SystemExit`, in one line, where it cannot."""
+        """Raises `NotMade`."""
+        needed, free = MAKING * _stored(checkpoint), available_bytes()
+        if needed > free:
+            raise NotMade(f"its model takes about {needed / 1e9:.0f} GB to make, and {free / 1e9:.0f} GB are free")
         command = [python, "-m", self.files, str(checkpoint.resolve()), str(directory.resolve())]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise SystemExit(f"{python} -m {self.files}: {last}")
+            raise NotMade(f"{python} -m {self.files}: {last}")
 
 
 LLAMA = Rival(
@@ -85,9 +96,12 @@ def of_directory(rival: Rival, directory: Path, checkpoint: Path) -> Entry:
 
 def _read_bytes(rival: Rival, directory: Path, checkpoint: Path) -> int:
     """All of the files' but the embedding, of which a token reads one row."""
-    stored = sum(file.stat().st_size for file in directory.iterdir() if file.suffix in WEIGHTS)
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    return stored - EMBEDDING[rival.engine](config)
+    return _stored(directory) - EMBEDDING[rival.engine](config)
+
+
+def _stored(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.iterdir() if file.suffix in WEIGHTS)
 
 
 def _openvino_embedding(config: dict) -> int:

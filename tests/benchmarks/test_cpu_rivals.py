@@ -9,10 +9,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.cpu import contestant, models
+from benchmarks.cpu import contestant, models, rivals
 from benchmarks.cpu.contestant import Spec
 from benchmarks.cpu.report import Engine
-from benchmarks.cpu.rivals import GENAI, LLAMA, OPENVINO, RIVALS, of_directory
+from benchmarks.cpu.rivals import GENAI, LLAMA, OPENVINO, RIVALS, NotMade, of_directory
 
 
 def fake_python(folder, script: str) -> str:
@@ -63,7 +63,7 @@ def test_its_interpreter_makes_what_it_reads_once(tmp_path, monkeypatch):
     python = fake_python(tmp_path, MAKES)
     monkeypatch.setattr(models, "_random", lambda model, work: [SimpleNamespace(path=plain, way=way)])
     plain, way = checkpoint(tmp_path, False), SimpleNamespace(weights="w4")
-    find = partial(models.entries, "1.1b", tmp_path, {Engine.OPENVINO: python})
+    find = partial(models.entries, "1.1b", tmp_path, {Engine.OPENVINO: python}, pytest.fail)
     ours, theirs = find()
     assert theirs.way.engine is Engine.OPENVINO and theirs.path == tmp_path / "1.1b-openvino"
     assert (theirs.path / "model.bin").read_text() == f"-m benchmarks.cpu.openvino_files {plain}\n"
@@ -74,14 +74,22 @@ def test_of_mixtures_llama_cpp_alone_has_one(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_random", lambda *_: [SimpleNamespace(path=None, way=SimpleNamespace(weights="w4"))])
     monkeypatch.setattr(models, "_llama", lambda *_: "gguf")
     pythons = dict.fromkeys((Engine.LLAMA, Engine.OPENVINO, Engine.GENAI), "python")
-    assert models.entries("30b-a3b-12l", tmp_path, pythons)[1:] == ["gguf"]
+    assert models.entries("30b-a3b-12l", tmp_path, pythons, pytest.fail)[1:] == ["gguf"]
 
 
-def test_what_cannot_be_made_is_one_line(tmp_path):
+def test_who_cannot_make_its_own_is_left_out_in_one_line_and_the_others_run(tmp_path, monkeypatch):
     python = fake_python(tmp_path, "echo Traceback >&2; echo 'ImportError: nncf' >&2; exit 1")
-    with pytest.raises(SystemExit) as stop:
-        GENAI.make(python, tmp_path, tmp_path / "made")
-    assert str(stop.value) == f"{python} -m benchmarks.cpu.genai_files: ImportError: nncf"
+    ours, told = SimpleNamespace(path=tmp_path, way=SimpleNamespace(weights="w4")), []
+    monkeypatch.setattr(models, "_random", lambda *_: [ours])
+    assert models.entries("1.1b", tmp_path, {Engine.GENAI: python}, told.append) == [ours]
+    assert told == [f"1.1b: ORT GenAI is left out: {python} -m benchmarks.cpu.genai_files: ImportError: nncf"]
+
+
+def test_what_has_no_room_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(rivals, "available_bytes", lambda: 7_000_000_000)
+    monkeypatch.setattr(rivals, "_stored", lambda directory: 1_000_000_000)
+    with pytest.raises(NotMade, match="^its model takes about 8 GB to make, and 7 GB are free$"):
+        OPENVINO.make("no such python", tmp_path, tmp_path / "made")
 
 
 @pytest.fixture
