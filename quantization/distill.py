@@ -22,7 +22,7 @@ from qlinear.process import available_bytes
 from qlinear.progress import Watcher, silent, steps
 from qlinear.sizes import GROUP_SIZES
 from quantization.fitted import FittedLinear, FittedScales, FixedLinear
-from quantization.learned import BETAS, MOST_HELD, TINY, draw_batches, split_samples
+from quantization.learned import BETAS, HELD_SHARE, MOST_HELD, TINY, draw_batches
 from quantization.plan import Job
 from quantization.precision import product_dtype
 from quantization.recipe import Recipe
@@ -43,28 +43,44 @@ RATE = 0.003
 
 @dataclass(frozen=True)
 class Lesson:
-    """Text to learn from. tokens: `(samples, seqlen)` int64; meta: where it is from."""
+    """Text to learn from.
+
+    tokens: `(samples, seqlen)` int64; meta: where it is from; held: how many of the samples, the last ones, are held
+    back. Of a few samples none is: all are used for both.
+    """
 
     tokens: Tensor
     meta: dict
+    held: int
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest()[:16]
 
+    def split(self) -> tuple[list[int], list[int]]:
+        """Which samples are learned from and which are held back."""
+        count = len(self.tokens)
+        learned = list(range(count - self.held))
+        return learned, list(range(count - self.held, count)) if self.held else learned
+
 
 def open_lesson(job: Job, streams: Streams | None) -> Lesson:
     """As much text as the steps take and what is held back, or as much as there is. Raises as `open_streams` does.
 
-    streams: of what the model writes itself, its samples are taken again.
+    Held back is what is drawn last, and after all that the scales and the solver saw: they would do better on that
+    than on other text. streams: of what the model writes itself, its samples are taken again.
     """
     recipe = job.recipe
+    steps_take = recipe.distill * _samples_a_step(recipe)
     if streams is not None and recipe.calib_data == SELF:
         tokens, meta = streams.tokens, streams.meta
     else:
-        wanted = recipe.distill * _samples_a_step(recipe) + MOST_HELD
-        tokens, meta = read_tokens(replace(job, recipe=replace(recipe, n_samples=wanted), watch=silent, ranks=ALONE))
-    return Lesson(tokens, meta)
+        wanted = replace(recipe, n_samples=max(steps_take, recipe.n_samples) + MOST_HELD)
+        tokens, meta = read_tokens(replace(job, recipe=wanted, watch=silent, ranks=ALONE), as_drawn=True)
+    held = min(len(tokens) // HELD_SHARE, MOST_HELD)
+    learned = min(steps_take, len(tokens) - held)
+    tokens = torch.cat([tokens[:learned], tokens[len(tokens) - held :]])
+    return Lesson(tokens, meta | {"samples_drawn": len(tokens)}, held)
 
 
 def _samples_a_step(recipe: Recipe) -> int:
@@ -137,7 +153,7 @@ class Distillation:
 
     def run(self, student: Student, lesson: Lesson, watch: Watcher, kept: Callable[[], None]) -> None:
         """All steps that are left. student: with these linears in its place; kept: called after each step."""
-        learned, held = split_samples(len(lesson.tokens))
+        learned, held = lesson.split()
         if self.result.steps == 0:
             error = _mean_divergence(student, held)
             self.result = replace(self.result, before=error, after=error)

@@ -154,17 +154,17 @@ def open_streams(job: Job, sides: Sides, kept: Tensor | None) -> Streams:
     return Streams(meta, job, tokens, calls, floats, rounded)
 
 
-def read_tokens(job: Job, kept: Tensor | None = None) -> tuple[Tensor, dict]:
+def read_tokens(job: Job, kept: Tensor | None = None, as_drawn: bool = False) -> tuple[Tensor, dict]:
     """As many samples as the recipe asks for, or as there are, `(samples, seqlen)` int64, and what they were made of.
 
-    kept: those of an earlier run, to be taken up. Raises as `open_streams` does.
+    kept: those of an earlier run, to be taken up; as_drawn: as for `token_blocks`. Raises as `open_streams` does.
     """
     recipe = job.recipe
     known = getattr(job.source.config.get_text_config(), "max_position_embeddings", None)
     context = recipe.seqlen if known is None else known - first_position(job.source.model)
     if recipe.seqlen > context:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
-    tokens, text = job.ranks.told(_tokens(job, kept) if job.ranks.leads else None)
+    tokens, text = job.ranks.told(_tokens(job, kept, as_drawn) if job.ranks.leads else None)
     if len(tokens) < job.ranks.size:
         raise OptionError(f"{job.ranks.size} ranks have {len(tokens)} samples to share; start no more than that")
     check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))
@@ -172,7 +172,7 @@ def read_tokens(job: Job, kept: Tensor | None = None) -> tuple[Tensor, dict]:
     return tokens, {**text, **drawn}
 
 
-def _tokens(job: Job, kept: Tensor | None) -> tuple[Tensor, dict]:
+def _tokens(job: Job, kept: Tensor | None, as_drawn: bool) -> tuple[Tensor, dict]:
     """Token blocks `(samples, seqlen)` of a text or of the model's own, and what they were made of."""
     recipe = job.recipe
     if recipe.calib_data == SELF:
@@ -181,7 +181,7 @@ def _tokens(job: Job, kept: Tensor | None) -> tuple[Tensor, dict]:
     if recipe.calib_data in HUB:
         job.watch(Note(f"reading calibration text {recipe.calib_data} from the hub"))
     text = read_text(recipe.calib_data)
-    tokens, bos = token_blocks(job.source.tokenizer, text, recipe)
+    tokens, bos = token_blocks(job.source.tokenizer, text, recipe, as_drawn)
     if len(tokens) < recipe.n_samples:
         blocks = f"{len(tokens)} blocks of {recipe.seqlen} tokens"
         job.watch(Note(f"calibration text {text.name} has {blocks}; all are used"))

@@ -46,7 +46,12 @@ _TORCHAO = (
 )
 _BITS = {4: Family.FOUR_BITS, 3: Family.THREE_BITS}
 DISTILL_STEPS = 100
-_OURS = {"default": {}, "learned": {"solver": "learned"}, "distilled": {"distill": DISTILL_STEPS}}
+_OURS = {
+    "default": {},
+    "learned": {"solver": "learned"},
+    "distilled": {"distill": DISTILL_STEPS},
+    "learned-distilled": {"solver": "learned", "distill": DISTILL_STEPS},
+}
 _HEADS = {"": False, "-lm_head": True}
 
 
@@ -81,7 +86,7 @@ ROWS = (
         for bits, family in _BITS.items()
         for name, more in _OURS.items()
         for suffix, lm_head in _HEADS.items()
-        if not (lm_head and name == "distilled")
+        if not (lm_head and "distill" in more)
     ),
     Row("mixed-3.3", Family.THREE_BITS, Recipe(bits_per_weight=3.3)),
     Row("mixed-3.8", Family.THREE_BITS, Recipe(bits_per_weight=3.8)),

@@ -50,11 +50,12 @@ def read_text(source: str) -> CalibrationText:
     return CalibrationText(Path(source).name, text)
 
 
-def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> tuple[Tensor, bool]:
+def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe, as_drawn: bool = False) -> tuple[Tensor, bool]:
     """Up to `n_samples` blocks, drawn without replacement, in the order of the text: `(samples, seqlen)` int64.
 
-    And whether the token for the beginning of a text stood before it. Raises `CalibrationError` if the text holds less
-    than one block.
+    And whether the token for the beginning of a text stood before it. as_drawn: in the order in which they are drawn,
+    so that fewer samples of the same seed come first among more. Raises `CalibrationError` if the text holds less than
+    one block.
     """
     ids = torch.from_numpy(encode_whole(tokenizer, text.text, recipe.bos))
     seqlen = recipe.seqlen
@@ -66,4 +67,4 @@ def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe) -> tuple[Tens
         )
     blocks = ids[: available * seqlen].view(available, seqlen)
     drawn = torch.randperm(available, generator=torch.Generator().manual_seed(recipe.seed))[: recipe.n_samples]
-    return blocks[drawn.sort().values], begins_with_bos(tokenizer, ids)
+    return blocks[drawn if as_drawn else drawn.sort().values], begins_with_bos(tokenizer, ids)

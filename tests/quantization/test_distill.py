@@ -1,7 +1,5 @@
 """Scales fitted to the float model's predictions: what they come to, reckoned again from the checkpoint's files."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,9 +11,8 @@ from checkpoints.formats.compressed_tensors import grid_weight
 from qlinear.errors import CalibrationError, OptionError
 from qlinear.progress import Note, Step
 from quantization import distill
-from quantization.learned import MOST_HELD, split_samples
 from quantization.student import Student
-from quantization.texts.samples import read_text, token_blocks
+from quantization.texts.samples import read_text
 from run_awq import Recipe, quantize
 from tests.awq_cli.resume.test_same_bytes import contents
 from tests.quantized import calibration_text, recipe, save_float, word_tokenizer
@@ -46,6 +43,25 @@ def saved(tmp_path):
     return save
 
 
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """A function that tells what a recipe's distillation would be of, and stops there."""
+
+    def open_one(asked: Recipe) -> distill.Lesson:
+        found = []
+
+        def stop(*given):
+            found.append(distill.open_lesson(*given))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("quantization.quantize.open_lesson", stop)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(str(tmp_path / "m"), str(tmp_path / "q"), asked)
+        return found[0]
+
+    return open_one
+
+
 def made(model, output, **changes) -> tuple[dict, Recipe, object]:
     asked = recipe(model, w_bit=3, **changes)
     result = quantize(str(model), str(output), asked)
@@ -55,6 +71,13 @@ def made(model, output, **changes) -> tuple[dict, Recipe, object]:
 def dequantized(tensors: dict, linear: str, bits: int) -> torch.Tensor:
     parts = {name.removeprefix(f"{linear}."): tensors[name] for name in tensors if name.startswith(f"{linear}.")}
     return grid_weight(parts, bits).dequantize()
+
+
+def drawn(asked: Recipe) -> torch.Tensor:
+    """All blocks of the text, in the order in which they are drawn."""
+    words = torch.tensor(word_tokenizer()(read_text(asked.calib_data).text)["input_ids"])
+    blocks = words[: len(words) // asked.seqlen * asked.seqlen].view(-1, asked.seqlen)
+    return blocks[torch.randperm(len(blocks), generator=torch.Generator().manual_seed(asked.seed))]
 
 
 @torch.no_grad()
@@ -78,9 +101,8 @@ def divergence(model, tensors: dict, asked: Recipe) -> float:
             state[name].copy_(dequantized(tensors, base, asked.w_bit))
         elif name in tensors:
             state[name].copy_(tensors[name])
-    wanted = replace(asked, n_samples=STEPS * TOKENS // asked.seqlen + MOST_HELD)
-    tokens, _ = token_blocks(word_tokenizer(), read_text(asked.calib_data), wanted)
-    held = tokens[split_samples(len(tokens))[1]]
+    learned = STEPS * TOKENS // asked.seqlen
+    held = drawn(asked)[learned : learned + 8]
     target, found = (each(held).logits.log_softmax(-1) for each in (teacher, student))
     return float(kl_div(found, target, reduction="sum", log_target=True)) / held.numel()
 
@@ -119,6 +141,30 @@ def test_what_comes_out_worse_is_not_kept(tmp_path, saved, monkeypatch):
     tensors, _, result = made(model, tmp_path / "distilled", distill=STEPS)
     assert result.distilled.kept == 0 and result.distilled.after == result.distilled.before
     assert all(torch.equal(tensors[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "steps", "learned", "held"),
+    [
+        (8, 8, slice(64), slice(64, 72)),
+        (40, 2, slice(16), slice(42, 48)),  # one in eight, after all that is calibrated on
+        (200, 2, slice(16), slice(92, 100)),  # of 100 blocks, which are all calibrated on
+        (40, 50, slice(92), slice(92, 100)),
+    ],
+)
+def test_what_is_held_back_is_neither_learned_from_nor_calibrated_on(saved, opened, n_samples, steps, learned, held):
+    asked = recipe(saved(), w_bit=3, awq="run", n_samples=n_samples, distill=steps)
+    lesson = opened(asked)
+    first, last = lesson.split()
+    assert torch.equal(lesson.tokens[first], drawn(asked)[learned])
+    assert torch.equal(lesson.tokens[last], drawn(asked)[held])
+
+
+def test_of_a_few_samples_all_are_for_both(saved, opened):
+    asked = recipe(saved(), w_bit=3, seqlen=225, distill=9)
+    lesson = opened(asked)
+    assert torch.equal(lesson.tokens, drawn(asked)) and len(lesson.tokens) == 7
+    assert lesson.split() == (list(range(7)), list(range(7)))
 
 
 @pytest.mark.parametrize("steps", [0, 3, STEPS])

@@ -121,6 +121,14 @@ def test_the_seed_draws_the_blocks_and_touches_no_global_state():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_as_drawn_fewer_samples_come_first_among_more():
+    few, many = (Recipe(n_samples=count, seqlen=10, seed=3) for count in (4, 9))
+    found, _ = token_blocks(tokenizer, numbers(200), many, as_drawn=True)
+    assert torch.equal(found[:4].sort(0).values, blocks(numbers(200), few))
+    assert torch.equal(found.sort(0).values, blocks(numbers(200), many))
+    assert not torch.equal(found, found.sort(0).values)
+
+
 def test_a_text_with_fewer_blocks_than_samples_gives_all_it_has():
     found = blocks(numbers(59), Recipe(n_samples=128, seqlen=20))
     assert torch.equal(found, torch.arange(40).view(2, 20))
