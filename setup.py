@@ -41,10 +41,11 @@ SOURCES = {
         "avx512.cpp": [*AVX512, *QUIET],
         "avx512vnni.cpp": [*AVX512, "-mavx512vnni", *QUIET],
         "avx512bf16.cpp": [*AVX512, "-mavx512bf16", *QUIET],
+        "avx512amx.cpp": [*AVX512, "-mavx512vnni", *QUIET],
     },
 }
 # Flags that a compiler may be too old for (gcc 11, clang 12); the source then leaves its instruction set out.
-IF_KNOWN = {"avxvnni.cpp": ["-mavxvnni"]}
+IF_KNOWN = {"avxvnni.cpp": ["-mavxvnni"], "avx512amx.cpp": ["-mamx-tile", "-mamx-int8", "-mamx-bf16"]}
 # The folder of this machine's processor. A processor without one gets no library: with scalar code alone the cpu target
 # would be slower than with torch.
 PROCESSOR = {"x86_64": "x86", "amd64": "x86"}.get(platform.machine().lower())

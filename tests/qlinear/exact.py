@@ -40,13 +40,16 @@ def int16_error(x, weight):
     return half_step @ (levels * weight.scales.double().repeat_interleave(group, 1)).t()
 
 
-def assert_close(y, x, weight, bias=None):
-    """Within float32 rounding of the sum, and one rounding of the result to its own type."""
+def assert_close(y, x, weight, bias=None, isa=None):
+    """Within float32 rounding of the sum, and one rounding of the result to its own type.
+
+    isa: what y was computed on; None: the instruction set in use.
+    """
     exact, size = reference(x, weight, bias)
     rounding = 2**-8 if y.dtype == torch.bfloat16 else 2**-23
     assert y.dtype == x.dtype and y.shape == exact.shape
     allowed = rounding * exact.abs() + 5e-7 * size
-    if y.dtype == torch.bfloat16 and native.library().awq_isa().decode() in INT16:
+    if y.dtype == torch.bfloat16 and (isa or native.library().awq_isa().decode()) in INT16:
         allowed += int16_error(x, weight)
     excess = (y.double() - exact).abs() - allowed
     assert excess.max() <= 0, f"off by {excess.max():.3g} more than rounding explains"

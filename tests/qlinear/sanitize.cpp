@@ -110,7 +110,7 @@ int check(const Shape& s) {
 int main() {
   int passed = 0, failed = 0;
   awq_set_threads(nullptr, nullptr, 3);
-  for (const char* isa : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"}) {
+  for (const char* isa : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
     if (awq_select_isa(isa) != 0) {
       printf("%s: not on this machine\n", isa);
       continue;

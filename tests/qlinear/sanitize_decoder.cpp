@@ -231,7 +231,7 @@ int main() {
   constexpr double TOLERANCE = 0.03;
   int passed = 0, failed = 0;
   std::vector<const char*> isas;
-  for (const char* isa : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"}) {
+  for (const char* isa : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
     if (awq_select_isa(isa) == 0) isas.push_back(isa);
     else printf("%s: not on this machine\n", isa);
   }

@@ -27,6 +27,7 @@ CLAIMS = {
     "avx512": EVERY,
     "avx512vnni": {"linear_bf16", "linear_int8", "attend_int8"},
     "avx512bf16": {"linear_bf16", *DECODER_PAIRS},
+    "amx": {"linear_bf16", "linear_int8"},
 }
 
 

@@ -19,7 +19,7 @@ HOW_TO_BUILD = (
     "again with g++ or clang++ present"
 )
 ISA_VARIABLE = "RUN_AWQ_ISA"
-ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")
 
 
 class Weight(ctypes.Structure):

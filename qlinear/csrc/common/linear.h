@@ -17,7 +17,7 @@ struct Activations {
   const Route* route;
   int64_t rows, k, group_size;
   uint8_t* sums;  // block by block (groups, rows of the block)
-  uint8_t* x;     // block by block (k / 2, rows of the block, 2), or, of int8, (k / 4, rows of the block, 4)
+  uint8_t* x;     // block by block, as the route lays it out (ops.h)
 
   int64_t blocks() const { return (rows + route->rows - 1) / route->rows; }
   int64_t first_row(int64_t block) const { return rows * block / blocks(); }  // blocks differ by one row at most

@@ -10,7 +10,7 @@ namespace awq {
 
 // --- awq_linear
 
-constexpr int MAX_ROWS = 12;  // activation rows that a block kernel handles at most
+constexpr int MAX_ROWS = 32;  // activation rows that a block kernel handles at most
 
 // One tile times a block of activation rows: y (rows, 32) += x @ tile.T.
 // records: the tile's records (layout.h); x, sums: the block as laid out by the same route; y: fp32.
@@ -23,8 +23,8 @@ struct InputRows {
   int64_t stride, rows, k, group_size;
 };
 
-// Lay rows out for a block kernel, as (k / 2, rows, 2) or, of int8, (k / 4, rows, 4), and add up each group: sums
-// (groups, rows).
+// Lay rows out for a block kernel, as (k / 2, rows, 2) or, of int8, (k / 4, rows, 4), or, for tiles, (groups, rows,
+// group_size), and add up each group: sums (groups, rows).
 using LayOut = void (*)(const InputRows& in, void* out, void* sums);
 
 // Round y (rows, 32) to the output type; columns beyond `columns` are padding.

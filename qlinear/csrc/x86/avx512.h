@@ -53,6 +53,30 @@ struct Avx512Codes : Places<BITS, PLACES> {
   }
 };
 
+// Codes as bf16. vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above.
+template <int BITS>
+struct Avx512Values {
+  using Codes = Avx512Codes<BITS, 1>;
+  __m512i values;
+
+  Avx512Values() {
+    alignas(64) uint16_t table[32];
+    for (int i = 0; i < 32; ++i) {
+      const int sign = 1 << (BITS - 1), code = ((i & (2 * sign - 1)) ^ sign) - sign;
+      const float value = float(code);
+      uint32_t word;
+      memcpy(&word, &value, sizeof word);
+      table[i] = uint16_t(word >> 16);
+    }
+    values = _mm512_load_si512(table);
+  }
+
+  template <int P>
+  AWQ_INLINE __m512i pair(Codes& codes, const uint8_t* chunk) const {
+    return _mm512_permutexvar_epi16(codes.template field<P>(chunk), values);
+  }
+};
+
 // Products summed in fp32.
 struct Avx512Float : Avx512Base {
   static constexpr int SETS = 2;

@@ -17,29 +17,8 @@ struct Avx512Bf16 : Avx512Float {
     return _mm512_dpbf16_ps(acc, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(int(*input)));
   }
 
-  // vpermw looks at the low five bits of each index: shifting a code down is enough, whatever lies above it.
   template <int BITS, int MOST>
-  struct Unpacker : EvenSets<Avx512Bf16::SETS> {
-    using Codes = Avx512Codes<BITS, 1>;
-    __m512i values;
-
-    Unpacker() {
-      alignas(64) uint16_t table[32];
-      for (int i = 0; i < 32; ++i) {
-        const int sign = 1 << (BITS - 1), code = ((i & (2 * sign - 1)) ^ sign) - sign;
-        const float value = float(code);
-        uint32_t word;
-        memcpy(&word, &value, sizeof word);
-        table[i] = uint16_t(word >> 16);
-      }
-      values = _mm512_load_si512(table);
-    }
-
-    template <int P>
-    AWQ_INLINE Pair pair(Codes& codes, const uint8_t* chunk) const {
-      return _mm512_permutexvar_epi16(codes.template field<P>(chunk), values);
-    }
-  };
+  struct Unpacker : EvenSets<Avx512Bf16::SETS>, Avx512Values<BITS> {};
 };
 
 // The decoder's products of bf16 pairs.

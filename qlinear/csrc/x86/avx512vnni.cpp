@@ -2,6 +2,7 @@
 #include "../common/attention_int8.h"
 #include "../common/int16.h"
 #include "avx512int8.h"
+#include "avx512vnni.h"
 #include "isas.h"
 
 namespace awq {
@@ -46,12 +47,6 @@ struct Avx512Vnni : Avx512Base {
                                        _mm512_set1_epi32(SIGN * 0x00010001 << AT), 0x6a);
     }
   };
-};
-
-struct FourAtOnce {
-  static AWQ_INLINE __m512i add(__m512i acc, __m512i codes, __m512i activations) {
-    return _mm512_dpbusd_epi32(acc, codes, activations);
-  }
 };
 
 }  // namespace

@@ -4,13 +4,18 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "isas.h"
 
 namespace awq {
 namespace {
 
 struct Cpu {
-  bool avx2, avxvnni, avx512, avx512vnni, avx512bf16;
+  bool avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx;
 };
 
 // The registers that the operating system saves: without it, an instruction set that cpuid shows cannot be used.
@@ -20,18 +25,29 @@ uint64_t xgetbv() {
   return uint64_t(high) << 32 | low;
 }
 
+// Linux keeps tiles for those alone that have asked for them: for this process, all of its threads and its children.
+bool tiles_are_granted() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr int REQUEST_STATE = 0x1023, TILE_DATA = 18;
+  return syscall(SYS_arch_prctl, REQUEST_STATE, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+
 Cpu detect() {
   constexpr uint32_t FMA = 1u << 12, OSXSAVE = 1u << 27;                                         // leaf 1, ecx
   constexpr uint32_t AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;  // leaf 7, ebx
   constexpr uint32_t VNNI = 1u << 11;                                                            // leaf 7, ecx
+  constexpr uint32_t TILES = 1u << 24 | 1u << 25 | 1u << 22;  // themselves, of int8, of bf16      // leaf 7, edx
   constexpr uint32_t AVX_VNNI = 1u << 4, BF16 = 1u << 5;                                         // leaf 7.1, eax
-  constexpr uint64_t YMM_STATE = 0x06, ZMM_STATE = 0xe6;
+  constexpr uint64_t YMM_STATE = 0x06, ZMM_STATE = 0xe6, TILE_STATE = 0x60000;
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || (c & OSXSAVE) == 0) return {};
   const bool fma = (c & FMA) != 0;
   const uint64_t state = xgetbv();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return {};
-  const uint32_t features = b, more = c, wanted = F | DQ | BW | VL;
+  const uint32_t features = b, more = c, most = d, wanted = F | DQ | BW | VL;
   uint32_t sub_a = 0;
   if (a >= 1) __get_cpuid_count(7, 1, &sub_a, &b, &c, &d);
   Cpu cpu;
@@ -40,6 +56,7 @@ Cpu detect() {
   cpu.avx512 = cpu.avx2 && (features & wanted) == wanted && (state & ZMM_STATE) == ZMM_STATE;
   cpu.avx512vnni = cpu.avx512 && (more & VNNI) != 0;
   cpu.avx512bf16 = cpu.avx512 && (sub_a & BF16) != 0;
+  cpu.amx = cpu.avx512vnni && (most & TILES) == TILES && (state & TILE_STATE) == TILE_STATE && tiles_are_granted();
   return cpu;
 }
 
@@ -48,6 +65,11 @@ Cpu detect() {
 // say, so it is measured, once; ratios of 1 and 4 are far from the threshold of 2.
 bool avx512bf16_is_fast() {
   static const bool is_fast = bf16_pairs_are_fast();
+  return is_fast;
+}
+
+bool amx_is_fast() {
+  static const bool is_fast = tiles_are_fast();
   return is_fast;
 }
 
@@ -62,6 +84,7 @@ Isas isas() {
       {"avx512", cpu.avx512, nullptr, use_avx512},
       {"avx512vnni", cpu.avx512vnni, nullptr, use_avx512vnni},
       {"avx512bf16", cpu.avx512bf16, avx512bf16_is_fast, use_avx512bf16},
+      {"amx", cpu.amx && use_amx != nullptr, amx_is_fast, use_amx},
   };
   return {ISAS, sizeof ISAS / sizeof *ISAS};
 }
