@@ -9,7 +9,7 @@ from checkpoints.local import model_slug
 from checkpoints.origin import Origin
 from qlinear.errors import CheckpointError
 from quantization.paths import MODELS, checkpoint_name
-from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, Awq, Recipe
+from quantization.recipe import DEFAULT_GROUP_SIZES, DEFAULT_SOLVERS, EMBEDDING_BITS, Awq, Recipe
 
 # The fields of a recipe that a checkpoint is named after.
 NAMING = ("w_bit", "bits_per_weight", "group_size", "symmetric", "awq", "solver", "lm_head")
@@ -20,7 +20,7 @@ def find_checkpoint(model_name: str, recipe: Recipe, trust_remote_code: bool) ->
 
     A checkpoint made with `--flash_attention` differs only in its default, so either kind serves; the one made with
     the same flag is preferred. A solver of None stands for those that `quantize` takes by itself, the better one first;
-    so does a distilled one come before one that is not.
+    so does a distilled one come before one that is not, and an embedding of 16 bits before one of 8.
     One that was made of another model of the same name is passed over.
     """
     there = [path for path in _candidates(model_name, recipe) if (path / "config.json").is_file()]
@@ -44,9 +44,13 @@ def _candidates(model_name: str, recipe: Recipe) -> Iterator[Path]:
     for size in sizes:
         for solver in (recipe.solver,) if recipe.solver else _default_solvers(recipe):
             for distill in (1, 0):
-                for flash in (True, False) if recipe.flash_attention else (False, True):
-                    named = replace(recipe, group_size=size, solver=solver, distill=distill, flash_attention=flash)
-                    yield MODELS / checkpoint_name(model, named)
+                for bits in EMBEDDING_BITS:
+                    for flash in (True, False) if recipe.flash_attention else (False, True):
+                        named = replace(
+                            recipe, group_size=size, solver=solver, distill=distill, embedding_bits=bits,
+                            flash_attention=flash,
+                        )  # fmt: skip
+                        yield MODELS / checkpoint_name(model, named)
 
 
 def _other_model(path: Path, model_name: str, fingerprint: str | None) -> str:

@@ -2,7 +2,20 @@
 
 import click
 
-from awq_cli.options import GROUPS
+from awq_cli import options
+
+# In the order of `--help`, under its headings.
+_NAMES = {
+    "Model": "task model_name trust_remote_code",
+    "Quantizing": "w_bit bits_per_weight group_size symmetric awq scales solver distill lm_head lm_head_group_size "
+    "embedding_bits calib_data n_samples seqlen seed bos resume dry_run tensor_parallel",
+    "Running": "checkpoint precision kv_bits head_bits target device latency flash_attention num_torch_threads prompt "
+    "chat system context max_new_tokens stop temperature top_k top_p draft",
+    "Serving": "host port api_key slots",
+    "Evaluating": "dataset window n_windows tasks shots eval_data limit float_model",
+    "Output": "output format_ push overwrite json_file csv_file quiet version",
+}
+GROUPS = {heading: tuple(getattr(options, name) for name in names.split()) for heading, names in _NAMES.items()}
 
 
 class GroupedCommand(click.Command):

@@ -8,7 +8,7 @@ from qlinear.backends.registry import HEAD_BITS, KV_BITS, PRECISIONS, TARGETS
 from qlinear.sizes import BITS, GROUP_SIZES
 from qlinear.version import __version__
 from quantization.methods import METHODS
-from quantization.recipe import Awq, Recipe
+from quantization.recipe import EMBEDDING_BITS, Awq, Recipe
 
 TASKS = ("quantize", "decode", "chat", "serve", "benchmark", "benchmark_long", "perplexity", "evaluate", "export")
 
@@ -78,6 +78,13 @@ lm_head_group_size = click.option(
     type=click.Choice(GROUP_SIZES),
     help="Group size of the head; needs --lm_head.  [default: that of the other layers, the only one that transformers "
     "reads with compressed-tensors 0.19 and later]",
+)
+embedding_bits = click.option(
+    "--embedding_bits",
+    type=click.Choice(EMBEDDING_BITS),
+    default=DEFAULTS.embedding_bits,
+    show_default=True,
+    help="Of the embedding in the file, and of a head that is the same matrix. 8: this program alone opens it.",
 )
 calib_data = click.option(
     "--calib_data",
@@ -280,19 +287,3 @@ trust_remote_code = click.option("--trust_remote_code", is_flag=True, help="Let 
 
 quiet = click.option("--quiet", is_flag=True, help="No notes and no progress, only results.")
 version = click.version_option(__version__, message="run_awq %(version)s")
-
-# In the order of `--help`, under its headings.
-GROUPS = {
-    "Model": (task, model_name, trust_remote_code),
-    "Quantizing": (
-        w_bit, bits_per_weight, group_size, symmetric, awq, scales, solver, distill, lm_head, lm_head_group_size,
-        calib_data, n_samples, seqlen, seed, bos, resume, dry_run, tensor_parallel,
-    ),
-    "Running": (
-        checkpoint, precision, kv_bits, head_bits, target, device, latency, flash_attention, num_torch_threads,
-        prompt, chat, system, context, max_new_tokens, stop, temperature, top_k, top_p, draft,
-    ),
-    "Serving": (host, port, api_key, slots),
-    "Evaluating": (dataset, window, n_windows, tasks, shots, eval_data, limit, float_model),
-    "Output": (output, format_, push, overwrite, json_file, csv_file, quiet, version),
-}  # fmt: skip

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from checkpoints.formats.in_bytes import taken_out
 from checkpoints.formats.names import BY_WORDS
-from checkpoints.mapped import map_directory
+from checkpoints.mapped import StoredBytes, map_directory
 from checkpoints.plain_tokenizer import PlainTokenizer
 from checkpoints.recipes import asked_for_flash, read_recipe
 from checkpoints.stored_linears import AwqLinears, CompressedLinears, GptqLinears, Linears
@@ -68,9 +69,12 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: boo
         raise Unsupported("it has code of its own")
     if flash_attention is None and not asked_for_flash(recipe):
         raise Unsupported("it runs on its modules by default")
-    quantized = _read_section(config.pop("quantization_config", None))
+    section, in_bytes = taken_out(config.pop("quantization_config", None))
+    quantized = _read_section(section)
     described = SimpleNamespace(**config)
     tensors, stored_bytes = map_directory(directory)
+    for name, size in in_bytes.items():
+        tensors[f"{name}.weight"] = StoredBytes.taken_from(tensors, name, size)
     generation = directory / "generation_config.json"
     return Opened(
         described,

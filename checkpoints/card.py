@@ -87,6 +87,8 @@ def card_text(origin: Origin, format: str, label: str, facts: dict[str, Any], lo
     )  # fmt: skip
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     known = READERS[MIXED if facts.get("bits") == MIXED else format]
+    if "embedding" in facts:  # the others take it for another matrix, or say that it is missing
+        known = known[:1]
     readers = "\n".join(f"| {who} | `{how.format(directory=label)}` |" for who, how in known)
     lost = "\n".join(f"- {sentence}" for sentence in losses) or "- nothing was measured"
     shown = origin.hub_id or (Path(origin.name).name if origin.name else "a model that its recipe does not name")
@@ -130,6 +132,7 @@ def facts_of(recipe: dict) -> dict[str, Any]:
         "solver": recipe.get("solver"),
         "distillation": f"of the scales, {asked['distill']} steps" if asked.get("distill") else None,
         "output head": f"quantized{f' in groups of {head_size}' * bool(head_size)}" if recipe.get("lm_head") else None,
+        "embedding": "8 bits" if asked.get("embedding_bits") == 8 else None,
         "calibration text": calibration.get("source") and Path(str(calibration["source"])).name,
         "samples": calibration.get("n_samples"),
         "tokens a sample": calibration.get("seqlen"),

@@ -18,7 +18,7 @@ from checkpoints.formats.writers import WRITERS, Body, Writer, common_group_size
 from checkpoints.gguf_export import export_gguf
 from checkpoints.places import ModelSource
 from checkpoints.quantized import check_quantized, check_tensors, named, open_stored, read_recipe, read_tokenizer
-from checkpoints.sources import TensorSource, open_directory
+from checkpoints.sources import TensorSource
 from checkpoints.writer import CheckpointWriter, Description
 from qlinear.errors import OptionError
 from qlinear.grid import GridWeight, middle
@@ -107,7 +107,7 @@ class _Work:
         self.directory, self.writer, self.trusted = directory, writer, trust_remote_code
         opened: tuple[Layout, nn.Module, ModelSource] = open_stored(directory, trust_remote_code, Rounding(None))
         self.layout, self.model, self.source = opened
-        self.stored: TensorSource = open_directory(directory)
+        self.stored: TensorSource = self.layout.tensors(directory)
         self.scales, self.floats = Rounding(writer.dtype), Rounding(writer.dtype)
         with named(directory):
             self.found = check_tensors(self.model, self.source, self.layout)
@@ -194,7 +194,8 @@ class _Work:
     def _card(self, recipe: dict, result: Exported) -> str:
         origin = read_origin(recipe.get("options", {}).get("model_name"), self.directory)
         facts = facts_of(recipe) | {"bits": result.w_bit, "group size": result.group_size}
-        facts.pop(SIZE, None)
+        for name in (SIZE, "embedding"):  # is another now
+            facts.pop(name, None)
         losses = losses_of(recipe)
         if self.writer.dtype is not None:
             losses.append(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoints.formats.in_bytes import PARTS, SCALES, WORDS, from_bytes, shape_of
 from qlinear.backends.stack import Unsupported
 
 # Element types of a safetensors header, bfloat16 as the uint16 of its bits.
@@ -38,6 +39,33 @@ class Stored:
         length = self.end // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
             self.pages.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """A matrix of bfloat16 that is stored as bytes (`checkpoints.formats.in_bytes`)."""
+
+    words: Stored
+    scales: Stored
+    shape: tuple[int, ...]
+
+    @classmethod
+    def taken_from(cls, tensors: dict[str, Stored], name: str, group_size: int) -> "StoredBytes":
+        """Takes the parts of the matrix of that name out of all that is stored. Raises `Unsupported` for another."""
+        shape = shape_of(name, group_size, {stored: tensor.shape for stored, tensor in tensors.items()})
+        if shape is None or tensors[f"{name}.{WORDS}"].dtype != "I32" or tensors[f"{name}.{SCALES}"].dtype != "BF16":
+            raise Unsupported(f"{name} is not stored as bytes")
+        words, scales, _ = (tensors.pop(f"{name}.{part}") for part in PARTS)
+        return cls(words, scales, shape)
+
+    @property
+    def array(self) -> np.ndarray:
+        """As the uint16 of its bits."""
+        return from_bytes(self.words.array, self.scales.array)
+
+    def release(self) -> None:
+        self.words.release()
+        self.scales.release()
 
 
 def map_directory(directory: Path) -> tuple[dict[str, Stored], int]:

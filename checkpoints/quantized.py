@@ -26,7 +26,7 @@ from checkpoints.meta import (
 from checkpoints.places import ModelSource
 from checkpoints.quantized_gguf import GgufCheckpoint, is_gguf
 from checkpoints.recipes import asked_for_flash, read_recipe
-from checkpoints.sources import FLOATS, TensorSource, one_line_errors, open_directory
+from checkpoints.sources import FLOATS, TensorSource, one_line_errors
 from checkpoints.tokenizers import open_tokenizer
 from qlinear.backends.base import Backend
 from qlinear.errors import CheckpointError, one_line
@@ -99,7 +99,8 @@ def open_stored(
     rounding: of the scales as they are read; by default to the bfloat16 that the kernels hold.
     """
     layout = open_layout(_read_config(directory).get("quantization_config"), directory, rounding)
-    stored = open_directory(directory)
+    with named(directory):
+        stored = layout.tensors(directory)
     model, origins = _empty_model(directory, len(stored.shapes), trust_remote_code)
     with one_line_errors(f"{directory}: the weights are not arranged as this kind of model has them"):
         return layout, model, ModelSource(stored, model, origins, layout.parts)

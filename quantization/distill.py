@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from checkpoints.byte_source import matrix
 from checkpoints.formats.compressed_tensors import grid_weight, weight_parts
+from checkpoints.formats.in_bytes import SCALES as BYTE_SCALES
+from checkpoints.formats.in_bytes import WORDS as BYTE_WORDS
 from checkpoints.formats.stored import BIAS
 from qlinear.errors import CalibrationError, OptionError
 from qlinear.grid import GridWeight
@@ -120,7 +123,11 @@ def open_distillation(job: Job, names: Sequence[str], stored: Mapping[str, Tenso
 def stored_floats(job: Job, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What of the model the checkpoint holds unquantized, by the model's own names."""
     files = {name: job.source.name_in_files(name) for name in job.source.model.state_dict()}
-    return {name: job.source.from_files(name, stored[file]) for name, file in files.items() if file in stored}
+    found = {name: job.source.from_files(name, stored[file]) for name, file in files.items() if file in stored}
+    if job.in_bytes is not None:
+        base = files[job.in_bytes].removesuffix("weight")
+        found[job.in_bytes] = matrix(stored[f"{base}{BYTE_WORDS}"], stored[f"{base}{BYTE_SCALES}"])
+    return found
 
 
 class Distillation:

@@ -9,6 +9,7 @@ from torch import nn
 
 from architectures.anatomy import template
 from architectures.blocks import beside_blocks
+from checkpoints.formats.in_bytes import BITS as BITS_IN_BYTES
 from checkpoints.meta import stored_tensors
 from checkpoints.pretrained import open_described
 from checkpoints.writer import SHARD_BYTES
@@ -23,7 +24,7 @@ from quantization.kept import kept_float
 from quantization.plan import Job, examine_job, make_job
 from quantization.recipe import Awq, Recipe
 from quantization.sensitivity import SAMPLES
-from quantization.shards import Misfit, misfits, quantized_shapes, shards_served
+from quantization.shards import Misfit, misfits_of, served_of
 from quantization.shared import RANKS, Shared, shared
 from quantization.unit import full_name
 
@@ -103,7 +104,6 @@ def forecast(
     layers, inputs, text = _layers(job), _inputs(job), text_of(job)
     near, far = (_time(job, inputs, text, crop) for crop in (CROP, CROP // 2))
     total, other = (sum(seconds.total for seconds in times) for times in (near, far))
-    decoder, served = source.config.get_text_config(), quantized_shapes(job)
     made = sum(layer.bytes for layer in layers)
 
     def memory(samples: int) -> int:
@@ -118,8 +118,7 @@ def forecast(
         total, max(LEAST_ERROR, abs(other - total) / total), _parts(near), memory(text.samples),
         available_bytes(), made + _progress(job, text) + min(made, SHARD_BYTES), _free(output),
         [shared(ranks, near, inputs, text, memory) for ranks in RANKS if text.gathered],
-        shards_served(served, job.coarsest, decoder), shards,
-        misfits(served, job.coarsest, decoder, shards) if shards else [],
+        served_of(job), shards, misfits_of(job, shards) if shards else [],
     )  # fmt: skip
 
 
@@ -139,19 +138,25 @@ def _layers(job: Job) -> list[LayerKind]:
         if id(tensor) in seen and not quantized:
             continue
         seen.add(id(tensor))
+        in_bytes = name == job.in_bytes
         bits = (job.recipe.bits_per_weight or grids[owner].bits_per_weight) if quantized else FLOAT_BITS
+        if in_bytes:
+            bits = BITS_IN_BYTES + 16 / job.byte_group_size
         kind = template(owner) if tensor.ndim > 1 else "norms and biases"
-        reason = None if quantized else reasons.get(kind) or _why_float(tensor.ndim, owner == plan.head)
+        reason = None if quantized or in_bytes else reasons.get(kind) or _why_float(job, owner, tensor.ndim)
         key = (kind, tuple(tensor.shape) if tensor.ndim > 1 else (1,))
         old = found.get(key) or LayerKind(kind, 0, key[1] if tensor.ndim > 1 else (), bits, 0, reason)
         found[key] = replace(old, count=old.count + 1, bytes=old.bytes + int(tensor.numel() * bits / 8))
     return list(found.values())
 
 
-def _why_float(dimensions: int, head: bool) -> str:
+def _why_float(job: Job, owner: str, dimensions: int) -> str:
     if dimensions < 2:
         return "no matrix"
-    return "the output head; `lm_head` quantizes it" if head else "an embedding"
+    if owner == job.plan.head:
+        return "the output head; `lm_head` quantizes it"
+    of_tokens = job.source.model.get_submodule(owner) is job.source.model.get_input_embeddings()
+    return "an embedding; `embedding_bits` stores it in 8" if of_tokens else "an embedding"
 
 
 def _inputs(job: Job) -> list[list[Source]]:

@@ -16,7 +16,8 @@ def checkpoint_name(model: str, recipe: Recipe) -> str:
     scaled, solver = recipe.awq is not Awq.NONE, recipe.solver
     method = {(True, "rtn"): ["awq"], (False, solver): [solver]}.get((scaled, solver), ["awq", solver])
     parts = [model, *_of_grid(recipe), *method] + ["distilled"] * bool(recipe.distill)
-    return "-".join(parts + ["lm_head"] * recipe.lm_head + ["flash_attention"] * bool(recipe.flash_attention))
+    parts += ["lm_head"] * recipe.lm_head + [f"e{recipe.embedding_bits}"] * (recipe.embedding_bits < 16)
+    return "-".join(parts + ["flash_attention"] * bool(recipe.flash_attention))
 
 
 def _of_grid(recipe: Recipe) -> list[str]:

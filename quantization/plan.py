@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import nn
 
@@ -10,6 +11,8 @@ from architectures.blocks import find_blocks, text_decoder
 from architectures.family import Family
 from architectures.linears import block_linears
 from architectures.registry import find_family
+from checkpoints.formats.in_bytes import BITS as BITS_IN_BYTES
+from checkpoints.formats.in_bytes import group_size_for
 from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import GridError, ModelError
 from qlinear.grid import Grid, check_divides
@@ -78,6 +81,18 @@ class Job:
         """Of the output head, if it is quantized."""
         return replace(self.grid, group_size=self.recipe.lm_head_group_size or self.plan.group_size)
 
+    @cached_property
+    def in_bytes(self) -> str | None:
+        """The embedding's weight, where that is to be stored in 8 bits, by its first name in the model."""
+        if self.recipe.embedding_bits != BITS_IN_BYTES:
+            return None
+        weight = self.source.model.get_input_embeddings().weight
+        return next(name for name, tensor in self.source.model.state_dict(keep_vars=True).items() if tensor is weight)
+
+    @property
+    def byte_group_size(self) -> int:
+        return group_size_for(self.source.model.get_input_embeddings().weight.shape[1])
+
 
 def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
     """What the model's modules and shapes tell, before a weight is read.
@@ -86,6 +101,8 @@ def make_plan(source: PretrainedModel, recipe: Recipe) -> Plan:
     asked for and there are no blocks to be found.
     """
     head = _head_name(source.model)
+    if recipe.embedding_bits == BITS_IN_BYTES:
+        _check_embedding(source.model)
     units = find_blocks(source.model)
     if not units:
         return _without_blocks(source, recipe, head, f"no list of decoder blocks is to be found in {source.name}")
@@ -191,6 +208,16 @@ def _group_size(
     if recipe.lm_head:
         _check_head(model, head, recipe.lm_head_group_size or group_size)
     return group_size
+
+
+def _check_embedding(model: nn.Module) -> None:
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if weight is None or weight.ndim != 2:
+        raise ModelError(f"`embedding_bits={BITS_IN_BYTES}`: the model has no embedding that is a matrix; leave it out")
+    if group_size_for(weight.shape[1]) is None:
+        raise GridError(
+            f"`embedding_bits={BITS_IN_BYTES}`: 32 does not divide the {weight.shape[1]} columns; leave it out"
+        )
 
 
 def _check_head(model: nn.Module, head: str, group_size: int) -> None:

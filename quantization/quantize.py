@@ -4,11 +4,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import nn
-
 from checkpoints.beside import find_beside
 from checkpoints.card import card_text, facts_of, losses_of, read_origin
-from checkpoints.formats.compressed_tensors import mixed_section, quantization_section
 from checkpoints.journal import Journal
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
@@ -34,8 +31,9 @@ from quantization.resume import (
     versions,
 )
 from quantization.scaling import Scaling, open_scaling
+from quantization.section import section_of
 from quantization.sensitivity import with_grids
-from quantization.shards import quantized_shapes, shards_served
+from quantization.shards import served_of
 from quantization.streams import TOKENS, Sides, Streams, open_streams
 from quantization.tally import GridRecord, LinearLosses, Size, least_bytes
 from quantization.unit import BlockErrors, Distilled
@@ -249,7 +247,7 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         kinds_found(job.plan.units, job.plan.anatomies) if job.plan.blocks else [],
         list(job.kept),
         job.kept_share,
-        shards_served(quantized_shapes(job), job.coarsest, job.source.config.get_text_config()),
+        served_of(job),
         recipe.bits_per_weight,
         work.tally.grids(),
     )
@@ -267,24 +265,12 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
     return Description(source.config, source.generation_config, source.tokenizer, beside, trust_remote_code)
 
 
-def _section(job: Job, names: list[str], kept: list[str]) -> dict:
-    if job.grids:
-        return mixed_section({job.source.linear_in_files(name): job.grids[name] for name in names}, kept)
-    head = (job.plan.head, job.head_grid.group_size) if job.recipe.lm_head else None
-    return quantization_section(job.grid, head, kept)
-
-
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
     if recipe.lm_head:
         source.config.tie_word_embeddings = False
-    kept = [
-        name
-        for name, module in source.model.named_modules()
-        if isinstance(module, nn.Linear) and name not in work.tally.quantized_names
-    ]
-    section = _section(job, work.tally.quantized_names, kept)
+    section = section_of(job, work.tally.quantized_names)
     made = {
         **asdict(result),
         "fingerprint": source.fingerprint,

@@ -26,6 +26,7 @@ class Awq(str, Enum):
 # none, where nothing is searched.
 DEFAULT_SOLVERS = {Awq.AUTO: "gptq", Awq.RUN: "gptq", Awq.LOAD: "rtn", Awq.NONE: "rtn"}
 
+EMBEDDING_BITS = (16, 8)
 # In this order group sizes are tried when none is asked for.
 DEFAULT_GROUP_SIZES = (128, 64, 32)
 
@@ -41,10 +42,11 @@ class Recipe:
     scales: the MIT-Han-Lab result file to load or to write, None: one in $AWQ_CACHE; solver: "rtn", "hqq", "gptq" or
     "learned", None: gptq, but rtn where no scales are searched; distill: steps, of 1024 tokens each, in which all
     scales are fitted to the float model's predictions in the end; lm_head: whether the output head is quantized too, in
-    groups of lm_head_group_size, None: as large as the others; calib_data: "builtin", "self", "pileval", "wikitext2",
-    "c4" or a UTF-8 file, of which n_samples samples of seqlen tokens are drawn by seed; bos: whether the token for the
-    beginning of a text stands before it, once, None: as the tokenizer has it; flash_attention: the checkpoint's default
-    for running it, None: the engine's own.
+    groups of lm_head_group_size, None: as large as the others; embedding_bits: 16 or 8, of the embedding in the files,
+    and so of a head that is the same matrix; calib_data: "builtin", "self", "pileval", "wikitext2", "c4" or a UTF-8
+    file, of which n_samples samples of seqlen tokens are drawn by seed; bos: whether the token for the beginning of a
+    text stands before it, once, None: as the tokenizer has it; flash_attention: the checkpoint's default for running
+    it, None: the engine's own.
     """
 
     w_bit: int = 4
@@ -57,6 +59,7 @@ class Recipe:
     distill: int = 0
     lm_head: bool = False
     lm_head_group_size: int | None = None
+    embedding_bits: int = 16
     calib_data: str = "builtin"
     n_samples: int = 64
     seqlen: int = 512
@@ -73,6 +76,7 @@ class Recipe:
         _check("awq", self.awq, [awq.value for awq in Awq])
         _check("solver", self.solver, (None, *METHODS))
         _check("lm_head", self.lm_head, (False, True))
+        _check("embedding_bits", self.embedding_bits, EMBEDDING_BITS)
         _check("bos", self.bos, (None, False, True))
         _check("flash_attention", self.flash_attention, (None, False, True))
         for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0), ("distill", 0)):

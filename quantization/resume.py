@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from checkpoints.formats.compressed_tensors import weight_parts
+from checkpoints.formats.in_bytes import PARTS as BYTE_PARTS
 from checkpoints.journal import Journal
 from qlinear.errors import CheckpointError
 from qlinear.grid import Grid
@@ -98,6 +99,10 @@ def check_tally(tally: Tally, job: Job, stored: set[str]) -> None:
     stored: the names of the tensors that are written.
     """
     plan, state = job.plan, job.source.model.state_dict()
+    if job.in_bytes is not None:
+        weight = job.source.name_in_files(job.in_bytes)
+        parts = {f"{weight.removesuffix('weight')}{part}" for part in BYTE_PARTS}
+        stored = stored | {weight} if parts <= stored else stored - {weight}
     if type(tally.units) is not int or not 0 < tally.units <= len(plan.units):
         raise ValueError(f"{tally.units} of {len(plan.units)} blocks are done")
     done, ahead = plan.units[: tally.units], plan.units[tally.units :]

@@ -84,3 +84,16 @@ def quantized_shapes(job: Job) -> dict[str, tuple[int, int]]:
         block = job.source.model.get_submodule(unit)
         shapes |= {template(full_name(unit, n)): tuple(block.get_submodule(n).weight.shape) for n in anatomy.linears}
     return shapes
+
+
+def misfits_of(job: Job, shards: int) -> list[Misfit]:
+    """What stands against that many shards of what a job makes."""
+    found = misfits(quantized_shapes(job), job.coarsest, job.source.config.get_text_config(), shards)
+    return [Misfit("the embedding", "vLLM reads none of 8 bits", False)] * (job.in_bytes is not None) + found
+
+
+def served_of(job: Job) -> list[int]:
+    """`shards_served` of what a job makes."""
+    if job.in_bytes is not None:
+        return []
+    return shards_served(quantized_shapes(job), job.coarsest, job.source.config.get_text_config())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
+from checkpoints.formats.in_bytes import BITS as BITS_IN_BYTES
 from checkpoints.meta import stored_tensors
 from quantization.plan import Job
 from quantization.unit import BlockErrors, Distilled, Fed
@@ -24,7 +25,8 @@ class Size:
 def least_bytes(job: Job) -> int:
     """What the tensors of a checkpoint take at least, known before the first is read.
 
-    As if every matrix of the units, and of the head if asked for, were quantized; all else is in bfloat16.
+    As if every matrix of the units, and of the head if asked for, were quantized; all else is in bfloat16, but for the
+    embedding where 8 bits are asked for.
     """
     recipe, plan = job.recipe, job.plan
     mixed = recipe.bits_per_weight
@@ -33,6 +35,8 @@ def least_bytes(job: Job) -> int:
         owner = name.rpartition(".")[0]
         if dimensions < 2:
             return 16
+        if name == job.in_bytes:
+            return BITS_IN_BYTES + 16 / job.byte_group_size
         if owner == plan.head:
             return (mixed or job.head_grid.bits_per_weight) if recipe.lm_head else 16
         quantized = any(owner == unit or owner.startswith(f"{unit}.") for unit in plan.units)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.formats.compressed_tensors import SCALES, linear_tensors
+from checkpoints.formats.in_bytes import to_bytes
 from checkpoints.formats.stored import BIAS
 from checkpoints.journal import Snapshot
 from checkpoints.meta import stored_tensors
 from checkpoints.writer import CheckpointWriter
+from qlinear.backends.cpu.arrays import host_array
 from qlinear.grid import GridWeight
 from qlinear.process import check_room
 from quantization.distill import Distillation, Lesson, open_distillation, stored_floats, taught
@@ -245,8 +247,21 @@ class Work:
         for local, tensor in module.state_dict().items():
             name = full_name(prefix, local)
             if name not in self.tally.written and (recurse or "." not in local):
-                self._add(*self.job.source.as_in_files(name, tensor))
+                stored, value = self.job.source.as_in_files(name, tensor)
+                for part, of_it in self._in_parts(name, stored, value).items():
+                    self._add(part, of_it)
                 self.tally.written.add(name)
+
+    def _in_parts(self, name: str, stored: str, value: Tensor) -> dict[str, Tensor]:
+        """What is stored of a float tensor; stored: its name in the files."""
+        if name != self.job.in_bytes:
+            return {stored: value}
+        parts = to_bytes(host_array(value.contiguous()), self.job.byte_group_size)
+        found = {f"{stored.removesuffix('weight')}{part}": torch.from_numpy(array) for part, array in parts.items()}
+        return {
+            part: tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+            for part, tensor in found.items()
+        }
 
     def _add(self, name: str, tensor: Tensor) -> None:
         self.writer.add(name, tensor)

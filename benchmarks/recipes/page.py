@@ -46,10 +46,11 @@ def write_page(record: Record, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     parts = [
         "# What each recipe costs and keeps",
-        f"Made by `{record.command()}`. `default`, `learned`, `distilled` (the default and {DISTILL_STEPS} steps of "
-        "`--distill`) and `mixed` (`--bits_per_weight`, groups of any size) are this project's. `int4wo` and `awq` are "
-        "torchao's recipes, by its names, and `rounded` the same at 3 bits, run by this project. What is named after "
-        "another program was made by that, and read and measured here as all else is.",
+        f"Made by `{record.command()}`. `default`, `learned`, `distilled` (the default and {DISTILL_STEPS} "
+        "steps of `--distill`), `learned-distilled` (`learned` and as many) and `mixed` (`--bits_per_weight`, "
+        "groups of any size) are this project's. `int4wo` and `awq` are torchao's recipes, by its names, and "
+        "`rounded` the same at 3 bits, run by this project. What is named after another program was made by "
+        "that, and read and measured here as all else is.",
     ]
     for model, found in record.rows.items():
         parts += [f"## {model}", record.abouts[model], *_of_model(model, found, output)]

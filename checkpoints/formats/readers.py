@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from checkpoints.byte_source import ByteSource
 from checkpoints.formats import compressed_tensors, gptq, hf_awq
+from checkpoints.formats.in_bytes import taken_out
 from checkpoints.formats.stored import Rounding, StoredLinear
-from checkpoints.sources import read_json
+from checkpoints.sources import TensorSource, open_directory, read_json
 from checkpoints.stored_linears import rounding_notes
 from qlinear.errors import CheckpointError
 
@@ -23,7 +25,8 @@ SECTION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 class Layout:
     """How the quantized linears of a checkpoint lie in its files.
 
-    format: of the reader; parts: see `checkpoints.formats.stored`; quantization: what the reader made of the section.
+    format: of the reader; parts: see `checkpoints.formats.stored`; quantization: what the reader made of the section;
+    in_bytes: float matrices that are stored so (`checkpoints.formats.in_bytes`), and their group sizes.
     """
 
     format: str
@@ -31,6 +34,12 @@ class Layout:
     quantization: Any
     check_linear: Callable[[nn.Module, str, dict[str, tuple[int, ...]], Any], StoredLinear]
     read_linear: Callable
+    in_bytes: dict[str, int]
+
+    def tensors(self, directory: Path) -> TensorSource:
+        """All that the files hold. Raises `ModelError`, or `CheckpointError` for what is not as the config says."""
+        stored = open_directory(directory)
+        return ByteSource(stored, self.in_bytes) if self.in_bytes else stored
 
     def quantized_names(self, stored) -> list[str]:
         """The linears that are stored quantized, in the order of their tensors."""
@@ -64,8 +73,9 @@ def open_layout(section: Any, directory: Path, rounding: Rounding | None = None)
             f"{directory}/config.json says quant_method {str(method)[:40]!r}; what is read here are "
             f"{', '.join(READERS)}, and float models"
         )
+    section, in_bytes = taken_out(section)
     quantization = reader.read_section(section, directory, rounding)
-    return Layout(method, reader.WEIGHT_PARTS, quantization, reader.check_linear, reader.read_linear)
+    return Layout(method, reader.WEIGHT_PARTS, quantization, reader.check_linear, reader.read_linear, in_bytes)
 
 
 def _section_beside(directory: Path) -> dict | None:

@@ -22,6 +22,7 @@ from quantization.recipe import Recipe
         (dict(symmetric=True, lm_head=True), "m-w4-g64-symmetric-awq-gptq-lm_head"),
         (dict(symmetric=True, awq="none", w_bit=3), "m-w3-g64-symmetric-rtn"),
         (dict(lm_head=True, flash_attention=True), "m-w4-g64-awq-gptq-lm_head-flash_attention"),
+        (dict(lm_head=True, embedding_bits=8), "m-w4-g64-awq-gptq-lm_head-e8"),
         (dict(flash_attention=False, seed=7, n_samples=3), "m-w4-g64-awq-gptq"),
     ],
 )

@@ -19,6 +19,7 @@ def test_the_defaults_are_those_of_the_command():
     assert Recipe().to_json() == {
         "w_bit": 4, "bits_per_weight": None, "group_size": None, "symmetric": False, "awq": "auto",
         "scales": None, "solver": None, "distill": 0, "lm_head": False, "lm_head_group_size": None,
+        "embedding_bits": 16,
         "calib_data": "builtin", "n_samples": 64, "seqlen": 512, "seed": 42, "bos": None, "flash_attention": None,
     }  # fmt: skip
     assert Recipe().awq is Awq.AUTO
@@ -33,6 +34,7 @@ def test_the_defaults_are_those_of_the_command():
         ("awq", ("auto", "load", "run", "none")),
         ("solver", (None, "rtn", "hqq", "gptq", "learned")),
         ("lm_head_group_size", (None, 32, 64, 128, 256)),
+        ("embedding_bits", (16, 8)),
         ("n_samples", (1, 10**6)),
         ("seqlen", (8, 10**6)),
         ("seed", (0, 2**32 - 1)),

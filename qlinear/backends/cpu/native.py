@@ -49,6 +49,7 @@ _SIGNATURES = {
     "awq_packed_bytes": (_INT64, [_INT64, _INT64, _INT32, _INT32]),
     "awq_pack": (None, [_POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT32, _INT32, _POINTER]),
     "awq_to_bytes": (None, [_POINTER, _INT64, _INT64, _POINTER, _POINTER]),
+    "awq_from_bytes": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER]),
     "awq_is_finite": (_INT32, [_POINTER, _INT64]),
     "awq_unpack": (None, [_POINTER, _POINTER, _POINTER, _POINTER]),
     "awq_linear": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER]),

@@ -78,7 +78,11 @@ AWQ_EXPORT int32_t awq_is_finite(const uint16_t* values, int64_t count);
 // scale, (n, groups), of which the largest is 127. The bytes 4w to 4w + 3 of a group are its columns 2w, 2w + 1, 32 + 2w and 33 + 2w.
 AWQ_EXPORT void awq_to_bytes(const uint16_t* dense, int64_t n, int64_t k, int8_t* bytes, uint16_t* byte_scales);
 
-// The way back, one byte a value: codes (n, k), zeros (n, k / group_size), scales (n, k / group_size) bf16.
+// What a checkpoint has in 8 bits: codes (n, k), each plus 128, and scales (n, k / group_size) bf16; to bf16 (n, k).
+AWQ_EXPORT void awq_from_bytes(const uint8_t* codes, const uint16_t* scales, int64_t n, int64_t k, int64_t group_size,
+                               uint16_t* dense);
+
+// awq_pack's way back, one byte a value: codes (n, k), zeros (n, k / group_size), scales (n, k / group_size) bf16.
 AWQ_EXPORT void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales);
 
 // y = x @ weight.T + bias. x: (m, k), rows `x_stride` elements apart; y: (m, n), dense.

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "kernels.h"
+#include "lanes.h"
 #include "layout.h"
 #include "ops.h"
 #include "threads.h"
@@ -57,6 +58,28 @@ void awq_to_bytes(const uint16_t* dense, int64_t n, int64_t k, int8_t* bytes, ui
         const int64_t groups = awq::byte_groups(j.k);
         for (int64_t row = begin; row < end; ++row)
           awq::ops().to_bytes(j.dense + row * j.k, j.k, j.bytes + row * groups * awq::BYTE_GROUP, j.scales + row * groups);
+      },
+      &job);
+}
+
+void awq_from_bytes(const uint8_t* codes, const uint16_t* scales, int64_t n, int64_t k, int64_t group_size,
+                    uint16_t* dense) {
+  struct Job {
+    const uint8_t* codes;
+    const uint16_t* scales;
+    int64_t groups, group_size;
+    uint16_t* dense;
+  } job{codes, scales, k / group_size, group_size, dense};
+  awq::for_range(
+      n * job.groups, 4096,
+      [](int64_t begin, int64_t end, void* context) {
+        const Job& j = *static_cast<Job*>(context);
+        for (int64_t group = begin; group < end; ++group) {
+          const float scale = awq::widen(j.scales[group]);
+          const uint8_t* from = j.codes + group * j.group_size;
+          uint16_t* to = j.dense + group * j.group_size;
+          for (int64_t i = 0; i < j.group_size; ++i) to[i] = awq::narrow(float(from[i] - 128) * scale);
+        }
       },
       &job);
 }
