@@ -60,8 +60,10 @@ class StoredBytes:
 
     @property
     def array(self) -> np.ndarray:
-        """As the uint16 of its bits."""
-        return from_bytes(self.words.array, self.scales.array)
+        """As the uint16 of its bits: in memory of its own, so what it was made of is let go of."""
+        made = from_bytes(self.words.array, self.scales.array)
+        self.release()
+        return made
 
     def release(self) -> None:
         self.words.release()

@@ -14,10 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from checkpoints.byte_source import matrix
 from checkpoints.formats.compressed_tensors import grid_weight, weight_parts
-from checkpoints.formats.in_bytes import SCALES as BYTE_SCALES
-from checkpoints.formats.in_bytes import WORDS as BYTE_WORDS
 from checkpoints.formats.stored import BIAS
 from qlinear.errors import CalibrationError, OptionError
 from qlinear.grid import GridWeight
@@ -71,14 +68,16 @@ def open_lesson(job: Job, streams: Streams | None) -> Lesson:
     """As much text as the steps take and what is held back, or as much as there is. Raises as `open_streams` does.
 
     Held back is what is drawn last, and after all that the scales and the solver saw: they would do better on that
-    than on other text. streams: of what the model writes itself, its samples are taken again.
+    than on other text. streams: of that; None where they saw none. Of what the model writes itself, the same samples
+    are taken again.
     """
     recipe = job.recipe
     steps_take = recipe.distill * _samples_a_step(recipe)
     if streams is not None and recipe.calib_data == SELF:
         tokens, meta = streams.tokens, streams.meta
     else:
-        wanted = replace(recipe, n_samples=max(steps_take, recipe.n_samples) + MOST_HELD)
+        seen = recipe.n_samples if streams is not None else 0
+        wanted = replace(recipe, n_samples=max(steps_take, seen) + MOST_HELD)
         tokens, meta = read_tokens(replace(job, recipe=wanted, watch=silent, ranks=ALONE), as_drawn=True)
     held = min(len(tokens) // HELD_SHARE, MOST_HELD)
     learned = min(steps_take, len(tokens) - held)
@@ -123,11 +122,7 @@ def open_distillation(job: Job, names: Sequence[str], stored: Mapping[str, Tenso
 def stored_floats(job: Job, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What of the model the checkpoint holds unquantized, by the model's own names."""
     files = {name: job.source.name_in_files(name) for name in job.source.model.state_dict()}
-    found = {name: job.source.from_files(name, stored[file]) for name, file in files.items() if file in stored}
-    if job.in_bytes is not None:
-        base = files[job.in_bytes].removesuffix("weight")
-        found[job.in_bytes] = matrix(stored[f"{base}{BYTE_WORDS}"], stored[f"{base}{BYTE_SCALES}"])
-    return found
+    return {name: job.source.from_files(name, stored[file]) for name, file in files.items() if file in stored}
 
 
 class Distillation:

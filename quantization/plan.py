@@ -83,11 +83,13 @@ class Job:
 
     @cached_property
     def in_bytes(self) -> str | None:
-        """The embedding's weight, where that is to be stored in 8 bits, by its first name in the model."""
+        """The embedding's weight, where that is to be stored in 8 bits, by the first name that is written."""
         if self.recipe.embedding_bits != BITS_IN_BYTES:
             return None
         weight = self.source.model.get_input_embeddings().weight
-        return next(name for name, tensor in self.source.model.state_dict(keep_vars=True).items() if tensor is weight)
+        gone = f"{self.plan.head}.weight" if self.recipe.lm_head else None
+        tensors = self.source.model.state_dict(keep_vars=True).items()
+        return next(name for name, tensor in tensors if tensor is weight and name != gone)
 
     @property
     def byte_group_size(self) -> int:

@@ -21,6 +21,7 @@ Function = Callable[[Tensor], Tensor]
 class Student:
     """Its blocks are the modules of the float model; where these had linears to be quantized, codes compute.
 
+    The embedding is the float model's, and so is a head that is not quantized, even where they are stored in 8 bits.
     first: what the first block is given for each sample; calls: how each block is called; teacher: what the float
     model's last block makes of each sample. Hidden states are `(1, seqlen, hidden)`.
     """

@@ -87,8 +87,13 @@ def _is_ours(group: Any) -> bool:
         return False
     weights, targets = dict(group["weights"]), group["targets"]
     size = weights.pop("group_size", None)
-    plain = isinstance(targets, list) and all(isinstance(name, str) and not name.startswith("re:") for name in targets)
+    plain = isinstance(targets, list) and all(isinstance(name, str) and _is_name(name) for name in targets)
     return plain and weights == _WEIGHTS and type(size) is int and size in GROUP_SIZES
+
+
+def _is_name(target: str) -> bool:
+    """Of one module, and neither a pattern nor a class, as other programs write targets."""
+    return not target.startswith("re:") and ("." in target or target.islower())
 
 
 def shape_of(name: str, group_size: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
@@ -97,4 +102,5 @@ def shape_of(name: str, group_size: int, shapes: Mapping[str, tuple[int, ...]]) 
     if words is None or scales is None or len(words) != 2 or shapes.get(f"{name}.{SHAPE}") != (2,):
         return None
     n, k = words[0], 4 * words[1]
-    return (n, k) if scales == (n, k // group_size) and k % group_size == 0 else None
+    twice = f"{name}.weight" in shapes
+    return (n, k) if scales == (n, k // group_size) and k % group_size == 0 and k and not twice else None

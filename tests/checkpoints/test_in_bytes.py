@@ -1,14 +1,16 @@
 """Embeddings stored in 8 bits: the values, what the config says of them, and everything that opens the checkpoint."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from checkpoints.export import export
 from checkpoints.formats.compressed_tensors import quantization_section
-from checkpoints.formats.in_bytes import described, from_bytes, group_size_for, taken_out, to_bytes
+from checkpoints.formats.in_bytes import PARTS, described, from_bytes, group_size_for, taken_out, to_bytes
 from checkpoints.quantized import check_quantized, open_quantized
 from engine.at_hand import StackRunner
 from engine.whole import ModuleRunner
@@ -18,6 +20,7 @@ from qlinear.errors import CheckpointError, GridError, OptionError
 from qlinear.grid import Grid
 from qlinear.progress import Step, silent
 from quantization.forecast import forecast
+from quantization.plan import Job, Plan
 from quantization.shards import Misfit
 from run_awq import Recipe, load, quantize
 from tests.awq_cli.resume.test_same_bytes import contents
@@ -73,6 +76,8 @@ def test_what_the_config_says_is_taken_out_again():
     groups = plain["config_groups"] | {"group_1": described([EMBEDDING], 32)}
     assert taken_out(plain | {"config_groups": groups}) == (plain, {EMBEDDING: 32})
     assert taken_out(plain) == (plain, {}) and taken_out(None) == (None, {})
+    by_class = plain | {"config_groups": plain["config_groups"] | {"group_1": described(["Linear"], 32)}}
+    assert taken_out(by_class) == (by_class, {})  # another program's, of linears
 
 
 def test_widths_without_a_group():
@@ -163,12 +168,17 @@ def test_an_export_has_it_in_sixteen_bits(tmp_path, eight, format):
     assert "embedding" not in (tmp_path / "out" / "README.md").read_text().split("What it lost")[0].split("How")[1]
 
 
-def test_scales_are_fitted_to_a_model_with_that_embedding(tmp_path, model, monkeypatch):
-    monkeypatch.setattr("quantization.distill.TOKENS", 16)
-    made = tmp_path / "made"
-    result = quantize(str(model), str(made), recipe(model, w_bit=3, distill=4, embedding_bits=8))
-    assert result.distilled.steps == 4
-    assert f"{EMBEDDING}.weight_packed" in load_file(made / "model.safetensors")
+def test_scales_are_fitted_beside_the_float_embedding(tmp_path, model, monkeypatch):
+    for name, value in (("TOKENS", 128), ("CHECK_STEPS", 2), ("RATE", 0.006)):
+        monkeypatch.setattr(f"quantization.distill.{name}", value)
+    tensors = []
+    for bits in (16, 8):
+        made = tmp_path / f"e{bits}"
+        result = quantize(str(model), str(made), recipe(model, w_bit=3, distill=8, embedding_bits=bits))
+        assert result.distilled.kept > 0
+        tensors.append(load_file(made / "model.safetensors"))
+    assert tensors[1].keys() - tensors[0].keys() == {f"{EMBEDDING}.{part}" for part in PARTS}
+    assert all(torch.equal(tensors[1][name], tensors[0][name]) for name in tensors[0].keys() & tensors[1].keys())
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
@@ -194,6 +204,7 @@ DAMAGES = {
     "no scales": lambda t: t.pop(SCALES),
     "too few words": lambda t: t.update({WORDS: t[WORDS][:, :-1].clone()}),
     "too few rows": lambda t: t.update({name: t[name][:-1].clone() for name in (WORDS, SCALES)}),
+    "one of 16 bits beside it": lambda t: t.update({f"{EMBEDDING}.weight": torch.zeros(VOCAB, 64).bfloat16()}),
     "words of 64 bits": lambda t: t.update({WORDS: t[WORDS].long()}),
 }
 
@@ -222,6 +233,25 @@ def test_eight_bits_of_another_kind_are_refused_as_before(tmp_path, eight):
         (copy / "config.json").write_text(json.dumps(config | {"quantization_config": section}))
         with pytest.raises(CheckpointError, match="8 bits; this program runs|type 'float'"):
             check_quantized(copy)
+
+
+class HeadFirst(nn.Module):
+    """A head before the embedding that it is tied to."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.words = nn.Linear(64, 8, bias=False), nn.Embedding(8, 64)
+        self.head.weight = self.words.weight
+
+    def get_input_embeddings(self):
+        return self.words
+
+
+@pytest.mark.parametrize(("lm_head", "name"), [(False, "head.weight"), (True, "words.weight")])
+def test_it_is_stored_by_the_first_name_that_is_written(lm_head, name):
+    asked = Recipe(embedding_bits=8, lm_head=lm_head)
+    job = Job(SimpleNamespace(model=HeadFirst()), asked, Plan((), (), True, 64, "head"), silent)
+    assert job.in_bytes == name and job.byte_group_size == 64
 
 
 def test_what_has_no_place_for_it(tmp_path):

@@ -58,8 +58,14 @@ def test_no_entry_is_missing(isa):
 
 def test_an_entry_comes_from_the_highest_instruction_set_that_claims_it(isa):
     below = AVAILABLE[: AVAILABLE.index(isa) + 1]
-    expected = {name: [lower for lower in below if name in CLAIMS[lower]][-1] for name in EVERY}
-    assert sources() == expected
+    fast = [
+        lower for lower in below if lower != "avx512bf16" or lower == isa
+    ]  # where it is slow, those above leave it out
+
+    def expected(lowers):
+        return {name: [lower for lower in lowers if name in CLAIMS[lower]][-1] for name in EVERY}
+
+    assert sources() in (expected(below), expected(fast))
 
 
 @pytest.mark.parametrize("index", [-1, len(EVERY), 1 << 30])

@@ -160,6 +160,12 @@ def test_what_is_held_back_is_neither_learned_from_nor_calibrated_on(saved, open
     assert torch.equal(lesson.tokens[last], drawn(asked)[held])
 
 
+def test_where_nothing_was_calibrated_on_no_text_is_passed_over(saved, opened):
+    asked = recipe(saved(), w_bit=3, n_samples=40, distill=2)
+    lesson = opened(asked)
+    assert torch.equal(lesson.tokens, torch.cat([drawn(asked)[:16], drawn(asked)[21:24]])) and lesson.held == 3
+
+
 def test_of_a_few_samples_all_are_for_both(saved, opened):
     asked = recipe(saved(), w_bit=3, seqlen=225, distill=9)
     lesson = opened(asked)

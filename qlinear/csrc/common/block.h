@@ -1,4 +1,4 @@
-// The block kernel, written once: a tile of weights, unpacked in registers, times 1 to MAX_ROWS rows of activations.
+// The block kernel, written once: a tile of weights, unpacked in registers, times 1 to 12 rows of activations.
 //
 // An instruction set brings a `Simd` type with its vector types and operations:
 //   Vec, WIDTH            fp32 values of WIDTH tile rows

@@ -6,7 +6,7 @@
 namespace awq {
 
 constexpr int64_t SPLIT = 256;     // positions whose attention is computed apart, and then merged
-constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole blocks of every instruction set
+constexpr int64_t HEAD_ROWS = 48;  // rows that the head reads at a time: whole blocks of every instruction set without tiles
 
 inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t padded_positions(int64_t tokens) { return (tokens + CACHE_STEP - 1) / CACHE_STEP * CACHE_STEP; }

@@ -84,15 +84,16 @@ void use(const Isa& isa, Selected& selected) {
   });
 }
 
-// Every instruction set that is there, from scalar up to `last`, or, where that is "", up to the best; false where
-// `last` is unknown or not there.
+// Every instruction set that is there and fast, from scalar up to `last`, fast or not, or, where that is "", up to the
+// best; false where `last` is unknown or not there.
 bool select(const char* last, Selected& selected) {
   const bool is_named = *last != '\0';
   const Isas all = isas();
   for (int64_t i = 0; i < all.count; ++i) {
     const Isa& isa = all.first[i];
-    if (isa.is_there && (is_named || isa.is_fast == nullptr || isa.is_fast())) use(isa, selected);
-    if (strcmp(isa.name, last) == 0) return isa.is_there;
+    const bool is_last = strcmp(isa.name, last) == 0;
+    if (isa.is_there && (is_last || isa.is_fast == nullptr || isa.is_fast())) use(isa, selected);
+    if (is_last) return isa.is_there;
   }
   return !is_named;
 }

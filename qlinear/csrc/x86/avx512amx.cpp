@@ -123,6 +123,7 @@ void multiply(const uint8_t* record, int64_t groups, int64_t group_size, const v
   alignas(64) uint8_t halves[2][2][TILE_ROWS * TILE_BYTES];  // of this step and of the one before, which is still read
   alignas(64) uint32_t acc[MOST_TILE_ROWS * TILE];
   const Shapes shapes(MORE ? TILE_ROWS : rows, MORE ? rows - TILE_ROWS : 0, int(step * int64_t(sizeof(Element))));
+  memory_is_used();  // gcc's intrinsic says that it reads eight bytes
   _tile_loadconfig(&shapes);
   int turn = 0;
   for (int64_t g = 0; g < groups; ++g, x += rows * group_size, sums += rows) {
