@@ -34,7 +34,7 @@ def refuse_what_is_not_ours(directory: Path, source: tuple[Path, ...]) -> None:
     for file in source:
         if file.resolve().is_relative_to(place) or file.absolute().parent.resolve().is_relative_to(place):
             raise CheckpointError(
-                f"{directory} holds {file.name}, a file of the model to quantize; give another `output`"
+                f"{directory} holds {file.name}, a file of the model that is read; give another `output`"
             )
     known = read_recipe(directory).get("files")
     if not isinstance(known, list):  # an older version did not say

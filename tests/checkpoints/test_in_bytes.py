@@ -100,6 +100,7 @@ def eight(model, tmp_path_factory):
         ("llama", dict(tie_word_embeddings=False), {}),
         ("llama", dict(tie_word_embeddings=True), dict(lm_head=True)),
         ("gemma2", {}, dict(w_bit=3)),
+        ("gemma3", {}, {}),
         ("opt", {}, {}),
         ("gpt_neox", {}, dict(symmetric=True)),
         ("bloom", {}, {}),
@@ -107,7 +108,8 @@ def eight(model, tmp_path_factory):
         ("llama", {}, dict(bits_per_weight=3.9, group_size=None)),
     ],
 )
-def test_only_the_embedding_changes(tmp_path, kind, options, changes):
+def test_only_the_embedding_changes(tmp_path, monkeypatch, kind, options, changes):
+    monkeypatch.setattr("checkpoints.writer.SHARD_BYTES", 20_000)
     model = save_float(tmp_path / "float", kind, **options)
     plain = opened(quantized(model, tmp_path / "plain", **changes))
     checkpoint = quantized(model, tmp_path / "eight", embedding_bits=8, **changes)

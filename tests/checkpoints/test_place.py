@@ -49,7 +49,7 @@ def test_the_model_in_what_looks_like_a_checkpoint(model, tmp_path, recipe):
 
     Older recipes do not name their files, so that only the model itself tells.
     """
-    ours = "holds model.safetensors, a file of the model to quantize; give another `output`"
+    ours = "holds model.safetensors, a file of the model that is read; give another `output`"
 
     def disguise(directory: Path) -> None:
         files = sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
@@ -78,7 +78,7 @@ def test_a_weight_file_that_lies_in_a_checkpoint(model, tmp_path):
     (made / "awq_recipe.json").write_text(json.dumps(recipe))
     (model / "model.safetensors").rename(made / "weights")
     (model / "model.safetensors").symlink_to(made / "weights")
-    refused(model, made, "q holds model.safetensors, a file of the model to quantize; give another `output`")
+    refused(model, made, "q holds model.safetensors, a file of the model that is read; give another `output`")
 
 
 def test_beside_and_below_the_model(model):

@@ -71,23 +71,24 @@ def activations(rows, k):
     return random(rows, k, seed=rows).bfloat16()
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("bits", BITS)
-def test_close_to_float64(emulated, isa, bits, group):
+@pytest.fixture(params=[(bits, group) for bits in BITS for group in GROUPS], ids=str)
+def cases(request):
+    """A weight with its bias, and activations of one row to three blocks."""
+    bits, group = request.param
     weight, bias = random_weight(70, 3 * group, bits, group), random(70)
-    for rows in ROWS:
-        x = activations(rows, 3 * group)
+    return [(activations(rows, 3 * group), weight, bias) for rows in ROWS]
+
+
+def test_close_to_float64(emulated, isa, cases):
+    for x, weight, bias in cases:
         assert_close(linear(emulated, x, weight, bias), x, weight, bias, isa)
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("bits", BITS)
-def test_int8_has_the_bits_of_other_instruction_sets(emulated, isa, bits, group):
-    weight, bias = random_weight(70, 3 * group, bits, group), random(70)
-    for rows in ROWS:
-        x = activations(rows, 3 * group)
-        here = CpuBackend(int8=True).matmul(x, CpuBackend(int8=True).prepare(PackedWeight.pack(weight), bias))
-        assert torch.equal(linear(emulated, x, weight, bias, int8=True), here)
+def test_int8_has_the_bits_of_other_instruction_sets(emulated, isa, cases):
+    here = CpuBackend(int8=True)
+    for x, weight, bias in cases:
+        expected = here.matmul(x, here.prepare(PackedWeight.pack(weight), bias))
+        assert torch.equal(linear(emulated, x, weight, bias, int8=True), expected)
 
 
 @pytest.mark.parametrize("int8", [False, True])

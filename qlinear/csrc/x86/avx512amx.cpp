@@ -1,5 +1,5 @@
-// AMX: tiles of 16 rows times 64 bytes. tdpbf16ps multiplies pairs of bf16 exactly and adds in fp32, tdpbusd's kin four
-// columns of int8 in int32: sixteen activation rows by sixteen rows of weights in one instruction.
+// AMX: tiles of 16 rows times 64 bytes. tdpbf16ps multiplies pairs of bf16 exactly and adds in fp32, tdpbsud four columns
+// of int8 in int32: sixteen activation rows by sixteen rows of weights in one instruction.
 //
 // Codes are unpacked as for AVX-512, a vector for sixteen rows of weights and a pair or four columns, which is one row
 // of a tile; so a step's tiles are written to L1 and loaded from there. What a row of activations gives has the same
@@ -95,10 +95,33 @@ AWQ_INLINE void unpack(const typename Tiles::template Unpacker<BITS>& unpacker, 
   });
 }
 
+template <bool MORE>
+AWQ_INLINE void clear_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  if (MORE) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+}
+
+// acc: (rows, 32)
+template <bool MORE>
+AWQ_INLINE void keep_sums(uint32_t* acc) {
+  constexpr int64_t STRIDE = TILE * sizeof *acc;
+  _tile_stored(0, acc, STRIDE);
+  _tile_stored(1, acc + TILE_ROWS, STRIDE);
+  if (MORE) {
+    _tile_stored(2, acc + TILE_ROWS * TILE, STRIDE);
+    _tile_stored(3, acc + TILE_ROWS * TILE + TILE_ROWS, STRIDE);
+  }
+  memory_is_used();
+}
+
 // y += scale * (sums - zero * sum(x)), once a group
 template <class Tiles, int BITS>
 AWQ_INLINE void add_sums(const uint8_t* record, const typename Tiles::Simd::Sum* sums, const uint32_t* acc, int rows,
-                          float* y) {
+                         float* y) {
   using Simd = typename Tiles::Simd;
   const auto scale_0 = Simd::load_bf16(record), scale_1 = Simd::load_bf16(record + 2 * TILE_ROWS);
   const auto zero_0 = Simd::template load_zero<BITS>(record + SCALE_BYTES);
@@ -128,12 +151,7 @@ void multiply(const uint8_t* record, int64_t groups, int64_t group_size, const v
   int turn = 0;
   for (int64_t g = 0; g < groups; ++g, x += rows * group_size, sums += rows) {
     prefetch<false>(record, HEADER_BYTES);
-    _tile_zero(0);
-    _tile_zero(1);
-    if (MORE) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
+    clear_sums<MORE>();
     const uint8_t* chunk = record + HEADER_BYTES;
     for (int64_t column = 0; column < group_size; column += step, turn ^= 1) {
       auto& half = halves[turn];
@@ -153,14 +171,7 @@ void multiply(const uint8_t* record, int64_t groups, int64_t group_size, const v
       }
       memory_is_used();
     }
-    constexpr int64_t SUMS_STRIDE = TILE * sizeof *acc;
-    _tile_stored(0, acc, SUMS_STRIDE);
-    _tile_stored(1, acc + TILE_ROWS, SUMS_STRIDE);
-    if (MORE) {
-      _tile_stored(2, acc + TILE_ROWS * TILE, SUMS_STRIDE);
-      _tile_stored(3, acc + TILE_ROWS * TILE + TILE_ROWS, SUMS_STRIDE);
-    }
-    memory_is_used();
+    keep_sums<MORE>(acc);
     add_sums<Tiles, BITS>(record, sums, acc, rows, y);
     record = chunk;
   }
@@ -239,9 +250,10 @@ bool is_fast() {
   use_avx512vnni(pairs);
   use_avx512vnni(tiles);
   use(tiles);
-  // One row waits for memory most of the time, so that it may take a little longer here.
-  return ticks(tiles.linear_bf16, 1) < 2 * ticks(pairs.linear_bf16, 1) &&
-         ticks(tiles.linear_bf16, MOST_TILE_ROWS) * 12 < ticks(pairs.linear_bf16, 12) * MOST_TILE_ROWS;
+  const Route &by_pairs = pairs.linear_bf16, &by_tiles = tiles.linear_bf16;
+  // One row waits for memory most of the time, so that it may take up to twice as long here.
+  return ticks(by_tiles, 1) < 2 * ticks(by_pairs, 1) &&
+         ticks(by_tiles, by_tiles.rows) * by_pairs.rows < ticks(by_pairs, by_pairs.rows) * by_tiles.rows;
 }
 
 }  // namespace
