@@ -70,8 +70,8 @@ def runs(options: dict[str, Any]) -> list[Run]:
     started = []
     for name, entry in entries:
         for kv_bits in KV_BITS:
-            pythons = {Engine.LLAMA: options["llama_python"]}
-            race = LongRace(max(lengths), options["new"], options["rounds"], 1, threads, pythons, kv_bits)
+            programs = {Engine.LLAMA: options["llama_python"]}
+            race = LongRace(max(lengths), options["new"], options["rounds"], 1, threads, programs, kv_bits)
             started.append((Run(name, kv_bits, []), Contestant(entry, race), race))
     for _ in range(options["rounds"]):
         for run, contestant, race in started:

@@ -6,8 +6,8 @@
     python -m benchmarks.cpu --plot_from cpu.json --docs  tables and pictures again, from saved rows
 
 Ours and theirs alternate in rounds: one linear layer over M rows of activations on several shapes, then whole models
-against llama.cpp, OpenVINO and ONNX Runtime GenAI, each by an interpreter that has it. A peer that is not installed is
-named and left out.
+against llama.cpp, ik_llama.cpp, OpenVINO and ONNX Runtime GenAI, each by an interpreter or a build that has it. A peer
+that is not installed is named and left out.
 """
 
 import sys
@@ -81,22 +81,22 @@ def models(names: tuple[str, ...], work: Path, race: Race, found: list[Roof]) ->
             say(f"{name} is left out: it needs {NEEDED_GB[name]} GB of free memory, {free:.0f} are there")
             continue
         say(f"{name}: files in {work}")
-        yield run(name, entries(name, work, race.pythons, say), race, found)
+        yield run(name, entries(name, work, race.programs, say), race, found)
 
 
 def measure(options: dict[str, Any]) -> Report:
     """options: of the command, by name."""
     torch.set_num_threads(options["threads"])
     torch.manual_seed(0)
-    names, versions, pythons = options["end_to_end"], {}, {}
+    names, versions, programs = options["end_to_end"], {}, {}
     for rival in RIVALS:
-        python = options[rival.option]
-        if (there := rival.version(python)) is not None:
-            pythons[rival.engine], versions[rival.told] = python, there
+        place = options[rival.option]
+        if (there := rival.version(place)) is not None:
+            programs[rival.engine], versions[rival.told] = place, there
         elif names:
             name = rival.engine.value
-            say(f"{name} is left out: {python} has no {rival.module} (see --{rival.option}); {rival.install}")
-    race = Race(*(options[name] for name in ("prompt", "new", "rounds", "starts", "threads")), pythons)
+            say(f"{name} is left out: {place} has no {rival.module} (see --{rival.option}); {rival.install}")
+    race = Race(*(options[name] for name in ("prompt", "new", "rounds", "starts", "threads")), programs)
     found = roofs()
     jobs = linear_jobs(options["shapes"], options["sweep_rows"])
     layers = tuple(linears(jobs, Bench(options["group_size"], options["seconds"], found)))
@@ -161,6 +161,12 @@ SHAPES_HELP = f"NxK, each at M = {', '.join(map(str, SHAPE_ROWS))}; may be empty
 @click.option("--rounds", default=7, type=click.IntRange(2), show_default=True, help="Of each model, after a warm-up.")
 @click.option("--starts", default=3, type=POSITIVE, show_default=True, help="Fresh processes of each contestant.")
 @click.option("--llama_python", default=sys.executable, help="An interpreter that has llama-cpp-python.")
+@click.option(
+    "--ik_llama",
+    default="ik_llama.cpp",
+    type=click.Path(resolve_path=True),
+    help="ik_llama.cpp, with a shared build in `build`.",
+)
 @click.option("--openvino_python", default=sys.executable, help="One that has optimum-intel with OpenVINO.")
 @click.option("--genai_python", default=sys.executable, help="One that has onnxruntime-genai.")
 @click.option("--work", help="Keep the models' files in this directory (about 18 GB) and use them again.")

@@ -21,7 +21,8 @@ from qlinear.process import peak_rss_bytes
 @dataclass(frozen=True)
 class Spec:
     """What to load. path: a checkpoint, a GGUF file or what a program has made of one; context: positions to have room
-    for; kv_bits: of keys and values, which 8 makes int8 with scales.
+    for; kv_bits: of keys and values, which 8 makes int8 with scales; program: the directory of one that is none of an
+    interpreter's packages.
     """
 
     engine: Engine
@@ -29,6 +30,7 @@ class Spec:
     threads: int
     context: int
     kv_bits: int = 16
+    program: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ def open_reader(spec: Spec) -> Reader:
         from benchmarks.cpu.llama_cpp_reader import LlamaCppReader
 
         return LlamaCppReader(spec)
+    if spec.engine is Engine.IK:
+        from benchmarks.cpu.ik_reader import IkReader
+
+        return IkReader(spec)
     if spec.engine is Engine.OPENVINO:
         from benchmarks.cpu.openvino_reader import OpenVinoReader
 

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 
 from checkpoints.formats.compressed_tensors import SCALES, SHAPE, WORDS, ZEROS, quantization_section
+from checkpoints.proofs import proof
+from checkpoints.quantized import check_quantized
 from checkpoints.writer import CheckpointWriter, Description
+from engine.alike import describes
 from qlinear.grid import Grid
 from qlinear.packing import PackedWeight
 
@@ -126,7 +129,12 @@ def write_checkpoint(llama: Llama, bits: int, group_size: int, directory: Path) 
             for part, tensor in parts.items():
                 writer.add(f"{name}.{part}", tensor)
         section = quantization_section(Grid(bits, group_size), ("lm_head", group_size), [])
-        writer.finish(Description(config, None, _tokenizer(config.vocab_size)), section, {})
+        tokenizer = _tokenizer(config.vocab_size)
+
+        def check(folder: Path) -> str | None:
+            return proof(folder, tokenizer, check_quantized(folder), describes)
+
+        writer.finish(Description(config, None, tokenizer), section, {}, check)
 
 
 def _tokenizer(vocabulary: int):

@@ -21,19 +21,19 @@ MODELS = (*SHAPES, SMOLLM2)
 GROUP_SIZE = 128  # of the models with random weights
 
 
-def entries(model: str, work: Path, pythons: Mapping[Engine, str], say: Callable[[str], object]) -> list[Entry]:
-    """What to run, ours first. work: where the files are kept; pythons: interpreters of the programs to be compared;
-    say: is told of one that is left out, as it cannot make its own.
+def entries(model: str, work: Path, programs: Mapping[Engine, str], say: Callable[[str], object]) -> list[Entry]:
+    """What to run, ours first. work: where the files are kept; programs: those to be compared with, as `Race` has
+    them; say: is told of one that is left out, as it cannot make its own.
     """
     found = _smollm2(work) if model == SMOLLM2 else _random(model, work)
     plain = next(entry.path for entry in found if entry.way.weights in ("w4", "w4, head bf16"))
     for rival in RIVALS:
-        if rival.engine not in pythons:
+        if rival.engine not in programs:
             continue
         if rival.files is None:
-            found.append(_llama(model, work))
+            found.append(_gguf(model, work, rival.engine))
         elif model not in MOES:
-            make = partial(rival.make, pythons[rival.engine], plain)
+            make = partial(rival.make, programs[rival.engine], plain)
             try:
                 found.append(of_directory(rival, _made(work / f"{model}-{rival.module}", make), plain))
             except NotMade as reason:
@@ -71,14 +71,14 @@ def _smollm2(work: Path) -> list[Entry]:
     ]
 
 
-def _llama(model: str, work: Path) -> Entry:
+def _gguf(model: str, work: Path, engine: Engine) -> Entry:
     if model == SMOLLM2:
         package, file = EMBEDDED[EMBEDDED_NAME]
         found = next(entry for entry in distribution(package).files if entry.name == file)
         path, weights = Path(found.locate()), "Q4_1"
     else:
         path, weights = _made(work / f"{model}.gguf", lambda path: write_gguf(SHAPES[model], path)), "Q4_0"
-    return of_gguf(path, weights)
+    return of_gguf(path, weights, engine)
 
 
 def _made(path: Path, make: Callable[[Path], object]) -> Path:

@@ -41,20 +41,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Race:
-    """How a model is run. starts: fresh processes of each contestant; pythons: the interpreters of other programs."""
+    """How a model is run. starts: fresh processes of each contestant; programs: where others are: an
+    interpreter that has it, or of ik_llama.cpp its directory.
+    """
 
     prompt: int
     new: int
     rounds: int
     starts: int
     threads: int
-    pythons: Mapping[Engine, str]
+    programs: Mapping[Engine, str]
 
     def tokens(self, count: int) -> tuple[int, ...]:
         return tuple((17 * i + i * i) % 29989 + 3 for i in range(count))  # no text: every id costs the same
 
     def spec(self, entry: Entry) -> Spec:
-        return Spec(entry.way.engine, str(entry.path), self.threads, max(self.prompt + self.new, FIRST_PROMPT))
+        engine, positions = entry.way.engine, max(self.prompt + self.new, FIRST_PROMPT)
+        return Spec(engine, str(entry.path), self.threads, positions, program=self.directory(engine) or "")
+
+    def directory(self, engine: Engine) -> str | None:
+        return self.programs.get(engine) if engine is Engine.IK else None
+
+    def python(self, engine: Engine) -> str:
+        return sys.executable if self.directory(engine) else self.programs.get(engine, sys.executable)
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,7 @@ class Contestant:
 
     def __init__(self, entry: Entry, race: Race):
         self.entry = entry
-        python = race.pythons.get(entry.way.engine, sys.executable)
-        command = [python, "-m", "benchmarks.cpu.contestant", to_json(race.spec(entry))]
+        command = [race.python(entry.way.engine), "-m", "benchmarks.cpu.contestant", to_json(race.spec(entry))]
         rate = new_memory.measure(entry.stored_bytes, race.threads)
         start = time.perf_counter()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)

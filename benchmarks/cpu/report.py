@@ -59,6 +59,7 @@ class Engine(str, Enum):
     INT8 = "fused int8"
     MODULES = "modules"
     LLAMA = "llama.cpp"
+    IK = "ik_llama.cpp"
     OPENVINO = "OpenVINO"
     GENAI = "ORT GenAI"
 

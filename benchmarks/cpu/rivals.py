@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.cpu.ik_reader import commit
 from benchmarks.cpu.llamas import gguf_read_bytes
 from benchmarks.cpu.race import ROOT, WEIGHTS, Entry
 from benchmarks.cpu.report import Engine, Way
@@ -59,6 +60,18 @@ class Rival:
             raise NotMade(f"{python} -m {self.files}: {last}")
 
 
+@dataclass(frozen=True)
+class Checkout(Rival):
+    """One that is built from its sources. option: that names their directory."""
+
+    @property
+    def told(self) -> str:
+        return self.engine.value
+
+    def version(self, place: str) -> str | None:
+        return commit(Path(place))
+
+
 LLAMA = Rival(
     Engine.LLAMA,
     "llama_python",
@@ -82,11 +95,18 @@ GENAI = Rival(
     "pip install torch transformers onnx onnx-ir onnxruntime-genai",
     "benchmarks.cpu.genai_files",
 )
-RIVALS = (LLAMA, OPENVINO, GENAI)
+IK = Checkout(
+    Engine.IK,
+    "ik_llama",
+    "libllama.so",
+    "ik_llama.cpp",
+    "cmake -B build -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON && cmake --build build --target llama build_info",
+)
+RIVALS = (LLAMA, IK, OPENVINO, GENAI)
 
 
-def of_gguf(path: Path, weights: str) -> Entry:
-    return Entry(Way(Engine.LLAMA, weights), path, gguf_read_bytes(path))
+def of_gguf(path: Path, weights: str, engine: Engine = Engine.LLAMA) -> Entry:
+    return Entry(Way(engine, weights), path, gguf_read_bytes(path))
 
 
 def of_directory(rival: Rival, directory: Path, checkpoint: Path) -> Entry:

@@ -26,7 +26,7 @@ def answers(*seconds):
 
 
 def test_what_each_is_started_with(tmp_path):
-    race = LongRace(prompt=300, new=8, rounds=1, starts=1, threads=2, pythons={}, kv_bits=8)
+    race = LongRace(prompt=300, new=8, rounds=1, starts=1, threads=2, programs={}, kv_bits=8)
     spec = race.spec(Entry(Way(Engine.LLAMA, "GGUF"), tmp_path))
     assert (spec.kv_bits, spec.context, spec.engine) == (8, 308, Engine.LLAMA)
 

@@ -13,7 +13,7 @@ from benchmarks.cpu.report import Engine, Limit, ModelSize, Way
 from benchmarks.cpu.roofs import Roof
 from benchmarks.typed import from_json, to_json
 
-RACE = Race(prompt=20, new=4, rounds=2, starts=3, threads=2, pythons={Engine.LLAMA: "python-of-llama"})
+RACE = Race(prompt=20, new=4, rounds=2, starts=3, threads=2, programs={Engine.LLAMA: "python-of-llama"})
 SIZE = ModelSize(900, 100, 10)
 FUSED, LLAMA = Way(Engine.FUSED, "w4"), Way(Engine.LLAMA, "Q4_0")
 OURS = Facts(0.5, 7000, Weights(5000, 4000, SIZE))

@@ -22,7 +22,7 @@ def fake_python(folder, script: str) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.module)
+@pytest.mark.parametrize("rival", (LLAMA, OPENVINO, GENAI), ids=lambda rival: rival.module)
 @pytest.mark.parametrize(
     "script, version",
     [("echo 0.3.36", "0.3.36"), ("echo found a device; echo 0.3.36", "0.3.36"), ("exit 1", None), ("true", None)],
@@ -37,7 +37,7 @@ def test_a_python_that_is_not_there_has_no_rival(tmp_path):
 
 def test_what_a_report_says_of_them():
     assert [rival.told for rival in RIVALS] == [
-        "llama.cpp through llama-cpp-python", "OpenVINO", "ORT GenAI through onnxruntime-genai"
+        "llama.cpp through llama-cpp-python", "ik_llama.cpp", "OpenVINO", "ORT GenAI through onnxruntime-genai"
     ]  # fmt: skip
 
 
@@ -70,11 +70,11 @@ def test_its_interpreter_makes_what_it_reads_once(tmp_path, monkeypatch):
     assert find()[1] == theirs  # a second time it could not: the folder is there
 
 
-def test_of_mixtures_llama_cpp_alone_has_one(tmp_path, monkeypatch):
+def test_of_mixtures_those_that_read_gguf_alone_have_one(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_random", lambda *_: [SimpleNamespace(path=None, way=SimpleNamespace(weights="w4"))])
-    monkeypatch.setattr(models, "_llama", lambda *_: "gguf")
-    pythons = dict.fromkeys((Engine.LLAMA, Engine.OPENVINO, Engine.GENAI), "python")
-    assert models.entries("30b-a3b-12l", tmp_path, pythons, pytest.fail)[1:] == ["gguf"]
+    monkeypatch.setattr(models, "_gguf", lambda model, work, engine: engine)
+    programs = dict.fromkeys((rival.engine for rival in RIVALS), "python")
+    assert models.entries("30b-a3b-12l", tmp_path, programs, pytest.fail)[1:] == [Engine.LLAMA, Engine.IK]
 
 
 def test_who_cannot_make_its_own_is_left_out_in_one_line_and_the_others_run(tmp_path, monkeypatch):
