@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,6 @@ from engine.stopping import Ended, StopTexts
 from engine.text import TextStream
 from qlinear.backends.stack import StackDecoder
 from qlinear.progress import Watcher
-
-# Of a prompt that is continued: what a token reads like may depend on those before it.
-TAIL = 16
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,6 @@ class Response:
     ms_per_token: float | None
     ended: Ended
     draft: Drafted | None = None
-
-
-def continuing(tokenizer: Any, prompt: Sequence[int]) -> TextStream:
-    """A stream of what follows a prompt, in the words that it has behind it."""
-    stream = TextStream(tokenizer)
-    for token in prompt[-TAIL:]:
-        stream.add(int(token))
-    return stream
 
 
 class Answer:

@@ -124,7 +124,7 @@ class Console:
         self.err.print(f"[{turn.new_tokens} tokens{rate}, first after {turn.ttft_ms / 1e3:.2f} s{how}]", markup=False)
 
     def _told(self, told: Told) -> None:
-        self.out.print(told.text, markup=False)
+        self.out.print(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", told.text), markup=False)
 
     def _serving(self, serving: Serving) -> None:
         at_once = "one answer at a time" if serving.slots == 1 else f"{serving.slots} answers at once"

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator
 
 import run_awq
-from awq_cli.answering import Answer, Answering, continuing
+from awq_cli.answering import Answer, Answering
 from engine.generate import Token, generate
 from engine.model import Model
 from engine.stopping import StopTexts
 from engine.templates import has_template
-from engine.text import TextStream
+from engine.text import TextStream, continuing
 from qlinear.backends.registry import open_target
 from qlinear.errors import AwqError, TargetError
 from qlinear.process import available_bytes

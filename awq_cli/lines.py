@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from awq_cli.spelling import as_options
+from engine.text import check_unicode
 from qlinear.errors import AwqError, OptionError
 
 PROMPT, MORE = "> ", "  "
@@ -51,6 +52,7 @@ class _Piped:
         """Empty lines are none."""
         try:
             for line in sys.stdin:
+                check_unicode(line, "the standard input")
                 if line.strip():
                     return line.rstrip("\n")
         except UnicodeDecodeError as error:

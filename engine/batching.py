@@ -267,6 +267,8 @@ class Batch:
             raise
         so_far, adjust = text.tokens[: text.length], text.asked.adjust
         token = text.asked.choose(logits if adjust is None else adjust(so_far, logits))
+        if not 0 <= token < len(logits):  # before it is read with those of others
+            raise ValueError(f"token {token} was chosen of {len(logits)}")
         self.counts.written += 1
         goes_on = text.listener.wrote(token, logits)
         if token in text.asked.end_tokens:

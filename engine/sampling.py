@@ -60,6 +60,7 @@ def _likeliest(values: np.ndarray, count: int) -> np.ndarray:
 
 def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Float64: a sum over a vocabulary of float32 would be off by more than the least likely token."""
-    scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max())
+    below = logits.astype(np.float64) - logits.max()  # first: what is divided by next to nothing is out of range
+    with np.errstate(over="ignore"):
+        weights = np.exp(below / temperature)
     return weights / weights.sum()

@@ -1,5 +1,6 @@
 """Text to tokens and back, a whole text at once or as it is written."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,14 @@ class TextStream:
     def _out(self, text: str) -> str:
         self._length += len(text)
         return text
+
+
+TAIL = 16  # tokens of a prompt that is gone on with: what a token reads like may depend on those before it
+
+
+def continuing(tokenizer: Any, prompt: Sequence[int] | np.ndarray) -> TextStream:
+    """A stream of what follows a prompt, in the words that it has behind it."""
+    stream = TextStream(tokenizer)
+    for token in prompt[-TAIL:]:
+        stream.add(int(token))
+    return stream

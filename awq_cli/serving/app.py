@@ -234,7 +234,14 @@ async def _body(request: Request, most: int) -> bytes:
 
 def _refusing(refusal: Refusal) -> Response:
     headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 413: {"connection": "close"}}
-    return JSONResponse(refusal.body(), refusal.status, headers=headers.get(refusal.status))
+    return _Json(refusal.body(), refusal.status, headers=headers.get(refusal.status))
+
+
+class _Json(JSONResponse):
+    """Of what a request says, too, which may be halves of characters."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
 
 
 async def _refuse_http(request: Request, error: HTTPException) -> Response:

@@ -22,18 +22,21 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "functions": (None, []), "tool_choice": (None, "none", "auto"), "function_call": (None, "none", "auto"),
     "logit_bias": (None, {}), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "audio": (None,),
     "modalities": (None, ["text"]), "reasoning_effort": (None, "none"),
-    "prediction": (None,), "web_search_options": (None,),
+    "prediction": (None,), "web_search_options": (None,), "moderation": (None,),
 }  # fmt: skip
 # Fields that change nothing in an answer.
 ASIDE = {
     "model", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
-    "prompt_cache_key", "verbosity",
+    "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "verbosity",
 }  # fmt: skip
 SHARED = {
     "stream", "stream_options", "stop", "max_tokens", "temperature", "top_p", "seed", "logprobs", "response_format",
 }  # fmt: skip
 OF_CHAT = {"messages", "max_completion_tokens", "top_logprobs"}
 OF_COMPLETIONS = {"prompt"}
+OF_STREAMS = {"include_usage", "include_obfuscation"}
+# What a message may hold beside its content and would be lost, and what it is when it is nothing.
+NOT_TOLD: dict[str, tuple[Any, ...]] = {"tool_calls": (None, []), "function_call": (None,), "audio": (None,)}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -43,11 +46,13 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 class Ask:
     """What is to be written, and how it is to be told.
 
-    prompt: ids `(length,)`; top: how many likely tokens are told of beside each one; None: nor is its own probability;
-    form: what keeps the answer to the form that was asked for.
+    prompt: ids `(length,)`; chat: whether they are a conversation's, and not a text to go on with; top: how many likely
+    tokens are told of beside each one; None: nor is its own probability; form: what keeps the answer to the form that
+    was asked for.
     """
 
     prompt: np.ndarray
+    chat: bool
     max_new_tokens: int
     stop: tuple[str, ...]
     choose: Callable[[np.ndarray], int]
@@ -77,7 +82,8 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, context: int) -
     prompt = model.encode_chat(_messages(given))
     most = _whole(given, "max_completion_tokens", 1, None) or _whole(given, "max_tokens", 1, None)
     form = forms.read(given.get("response_format"))
-    return _ask(given, prompt, _room(prompt, most, context), (top or 0) if wanted else None, form)
+    room = _room(prompt, most, context, "messages")
+    return _ask(given, prompt, room, (top or 0) if wanted else None, form)
 
 
 def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
@@ -88,7 +94,7 @@ def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: 
     most = _whole(given, "max_tokens", 1, None)
     left = max(1, min(COMPLETION_TOKENS, context - len(prompt)))
     form = forms.read(given.get("response_format"))
-    return _ask(given, prompt, _room(prompt, most or left, context), top, form)
+    return _ask(given, prompt, _room(prompt, most or left, context, "prompt"), top, form)
 
 
 def _ask(given: dict[str, Any], prompt: np.ndarray, most: int, top: int | None, form: Adjust | None) -> Ask:
@@ -98,19 +104,27 @@ def _ask(given: dict[str, Any], prompt: np.ndarray, most: int, top: int | None, 
     stream = _flag(given, "stream")
     if options is not None and not stream:
         raise _wrong("stream_options", "needs stream to be true")
-    return Ask(prompt, most, _stop(given), _choice(given), stream, _flag(options or {}, "include_usage"), top, form)
+    if unknown := sorted((options or {}).keys() - OF_STREAMS):
+        raise _wrong("stream_options", f"has {unknown[0]}, which nobody knows")
+    usage, chat = _flag(options or {}, "include_usage"), "messages" in given
+    return Ask(prompt, chat, most, _stop(given), _choice(given), stream, usage, top, form)
 
 
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:
     for name, value in given.items():
         if name in NOT_DONE:
-            if value not in NOT_DONE[name]:
+            if not _is_one_of(value, NOT_DONE[name]):
                 raise Refusal(400, f"{name} is not supported here; leave it out", name, "unsupported_parameter")
         elif name not in SHARED | ASIDE | own:
             raise Refusal(400, f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
 
 
-def _room(prompt: np.ndarray, most: int | None, context: int) -> int:
+def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
+    """True is no 1 here."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
+
+
+def _room(prompt: np.ndarray, most: int | None, context: int, parameter: str) -> int:
     """Tokens to write: as many as are asked for, or as there is room for."""
     length = len(prompt)
     if length >= context or length + (most or 0) > context:
@@ -119,7 +133,7 @@ def _room(prompt: np.ndarray, most: int | None, context: int) -> int:
             400,
             f"This server's maximum context length is {context} tokens; {length} in the prompt{asked} are more than it "
             f"has room for",
-            "messages",
+            parameter,
             "context_length_exceeded",
         )
     return most or context - length
@@ -148,6 +162,9 @@ def _messages(given: dict[str, Any]) -> list[dict[str, str]]:
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(role, str) or role not in ROLES:
             raise _wrong(where, f"has to have a role, one of {', '.join(ROLES)}")
+        for field, nothing in NOT_TOLD.items():
+            if not _is_one_of(message.get(field), nothing):
+                raise _wrong(where, f"has {field}, which this model is not told of")
         read.append({"role": ROLES[role], "content": _content(message.get("content"), f"{where}.content")})
     return read
 

@@ -38,8 +38,11 @@ class Forms:
         tokenizer = self._tokenizer
         from llguidance import LLMatcher
 
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACING)
-        failed, said = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACING)
+            failed, said = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
+        except Exception as error:  # whatever a library of another language makes of it
+            failed, said = True, [str(error)]
         if failed:
             raise _wrong(f"has a schema that cannot be followed: {' '.join(said[0].split())[:300]}")
         return _Keeping(LLMatcher(tokenizer, grammar, log_level=0))

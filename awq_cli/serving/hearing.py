@@ -11,12 +11,13 @@ from engine.batching import Asked, Batch
 from engine.model import Model
 from engine.rules import both
 from engine.stopping import Ended, StopTexts
-from engine.text import TextStream
+from engine.text import TextStream, continuing
+from engine.token_bytes import TokenBytes
 
 
 @dataclass(frozen=True)
 class Likely:
-    """A token's text, its bytes if they are whole characters, and the natural logarithm of its probability."""
+    """A token's text, its bytes if they can be told, and the natural logarithm of its probability."""
 
     token: str
     bytes: list[int] | None
@@ -48,7 +49,9 @@ class Hearing:
     def __init__(self, model: Model, ask: Ask):
         self._tokenizer, self._ask, self._end_tokens = model.tokenizer, ask, model.end_tokens
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
-        self._pieces, self._stop = TextStream(model.tokenizer), StopTexts(ask.stop)
+        pieces = TextStream(model.tokenizer) if ask.chat else continuing(model.tokenizer, ask.prompt)
+        self._pieces, self._stop = pieces, StopTexts(ask.stop)
+        self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
         self.tokens = 0
         self.how: Ended | None = None
@@ -106,6 +109,9 @@ class Hearing:
         return Told(self._likely(token, scores), [self._likely(one, scores) for one in likeliest])
 
     def _likely(self, token: int, scores: np.ndarray) -> Likely:
+        own = self._bytes(token)
+        if own is not None:
+            return Likely(own.decode("utf-8", "replace"), list(own), float(scores[token]))
         text = self._tokenizer.decode([token], skip_special_tokens=False)
         whole = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode("utf-8"))
         return Likely(text, whole, float(scores[token]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from awq_cli.answering import Answer, Answering, Piece, Response, continuing, write_at_once
+from awq_cli.answering import Answer, Answering, Piece, Response, write_at_once
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.batching import Asked
 from engine.decoder import Decoder
@@ -19,7 +19,7 @@ from engine.model import Model
 from engine.sampling import sampler
 from engine.stopping import StopTexts
 from engine.templates import has_template
-from engine.text import TextStream
+from engine.text import TextStream, continuing
 from qlinear.errors import OptionError
 from qlinear.progress import Watcher
 from quantization.texts.files import read_file

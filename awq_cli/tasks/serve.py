@@ -14,11 +14,12 @@ from typing import Any
 from awq_cli.running import ModelRequest, ModelResult, described, open_model
 from engine.batching import Batch
 from engine.drafting import Drafted
-from qlinear.errors import OptionError, TargetError
+from qlinear.errors import OptionError, TargetError, one_line
 from qlinear.progress import Note, Watcher
 
 MOST_CONTEXT = 8192  # where nothing is said, as in a conversation
 WAITING = 16  # requests that may wait, for each slot
+HEAD_SECONDS = 30.0  # that a request has to begin in, before its connection is closed
 GRACE = 5.0  # seconds that answers have to end in, once the server is asked to
 API_KEY = "RUN_AWQ_API_KEY"
 
@@ -64,6 +65,7 @@ def run(request: Request, watch: Watcher) -> Result:
     key = request.api_key if request.api_key is not None else os.environ.get(API_KEY) or None
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
         raise OptionError("`api_key` has to be some printable characters of ASCII")
+    key = key and key.strip()  # as whoever sends it does
     listening = _listen(request.host, request.port)
     with listening:
         model = open_model(request, watch, request.draft)
@@ -125,6 +127,8 @@ def _run_until_told(app: Any, opened: _Opened, begun: Callable[[], None]) -> Non
 
     import uvicorn
 
+    from awq_cli.serving.patience import patient_protocol
+
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -148,7 +152,7 @@ def _run_until_told(app: Any, opened: _Opened, begun: Callable[[], None]) -> Non
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=patient_protocol(HEAD_SECONDS),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -187,6 +191,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise OptionError(f"`host={host}` is no address of this machine: {error.strerror}") from error
+    except UnicodeError as error:  # of a name that the network has no form for
+        raise OptionError(f"`host={host}` is no address of this machine: {one_line(error)}") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

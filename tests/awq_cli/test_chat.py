@@ -251,3 +251,6 @@ def test_what_is_refused(run, chatty, rounded, monkeypatch):
     assert run("--task", "chat", "--checkpoint", chatty, "--stop", "").error == "--stop '' is empty; give some text"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
     assert "the standard input is not UTF-8 text: " in run("--task", "chat", "--checkpoint", chatty).error
+    as_in_c = dict(encoding="utf-8", errors="surrogateescape")  # as Python reads it in a locale of no language
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), **as_in_c))
+    assert "the standard input is not Unicode text: byte 0xe9" in run("--task", "chat", "--checkpoint", chatty).error

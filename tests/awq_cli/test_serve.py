@@ -61,7 +61,7 @@ def test_an_answer(server, alone):
 
 def test_a_completion(server, alone, checkpoint):
     made = server.client().completions.create(model=server.name, prompt=PROMPTS[1], temperature=0)
-    assert made.choices[0].text == alone(PROMPTS[1], False, 16)
+    assert made.choices[0].text == " " + alone(PROMPTS[1], False, 16)  # which stands between it and the prompt
     tokens = AutoTokenizer.from_pretrained(checkpoint)(PROMPTS[1])["input_ids"]
     of_tokens = server.client().completions.create(model=server.name, prompt=tokens, temperature=0)
     assert of_tokens.choices[0].text == made.choices[0].text and made.usage.prompt_tokens == len(tokens) == 4
@@ -77,7 +77,7 @@ def test_streams_are_the_same_in_pieces(server, alone):
     made = server.client().completions.create(
         model=server.name, prompt=PROMPTS[3], temperature=0, max_tokens=9, stream=True
     )
-    assert "".join(chunk.choices[0].text for chunk in made) == alone(PROMPTS[3], False, 9)
+    assert "".join(chunk.choices[0].text for chunk in made) == " " + alone(PROMPTS[3], False, 9)
 
 
 def test_stop_texts_and_limits(server, alone):
@@ -109,6 +109,18 @@ def test_what_is_drawn_is_drawn_again_with_its_seed(server):
     assert drawn(seed=-3) == drawn(seed=-3)
     assert drawn() != drawn()
     assert drawn(top_p=0) == ask(server, PROMPTS[1]).choices[0].message.content
+
+
+def test_next_to_no_temperature_is_none(server):
+    assert ask(server, PROMPTS[0], temperature=1e-310).choices[0] == ask(server, PROMPTS[0]).choices[0]
+
+
+def test_fields_that_change_no_answer_are_taken(server):
+    """Messages are given back as the client had them, with all of its fields."""
+    said = ask(server, PROMPTS[0]).choices[0].message.model_dump()
+    body = {"messages": [{"role": "user", "content": "this", "name": "bob"}, said, {"role": "user", "content": "that"}]}
+    aside = {"prompt_cache_retention": None, "prompt_cache_options": {}, "moderation": None, "n": 1}
+    assert server.post("chat/completions", body | aside | {"max_tokens": 2}).status_code == 200
 
 
 def test_probabilities(server, checkpoint):
@@ -153,6 +165,12 @@ def test_a_key(checkpoint):
         assert server.post("chat/completions", {"messages": USER}).status_code == 401
         assert httpx.get(f"{server.url}/v1/models").json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_key_is_what_stands_between_its_spaces(checkpoint):
+    with Server(checkpoint, RUN_AWQ_API_KEY=" sesame ") as opened:
+        asked = {"authorization": "Bearer sesame"}
+        assert httpx.get(f"{opened.url}/v1/models", headers=asked).status_code == 200
 
 
 def test_four_at_once_get_what_one_gets_alone(server, alone):
@@ -241,6 +259,9 @@ def test_mistakes_of_whoever_starts_it(run, checkpoint, monkeypatch):
     assert outcome.error == f"--port {port} of 127.0.0.1 cannot be had: Address already in use; give another --port"
     outcome = run("--task", "serve", "--checkpoint", checkpoint, "--host", "no.such.invalid")
     assert outcome.error.startswith("--host no.such.invalid is no address of this machine: ")
+    for host in ("a..b", "x" * 70):
+        outcome = run("--task", "serve", "--checkpoint", checkpoint, "--host", host)
+        assert outcome.error.startswith(f"--host {host} is no address of this machine: ")
     outcome = run("--task", "serve", "--checkpoint", checkpoint, "--port", 0, "--context", CONTEXT + 1)
     assert f"more than the model's context of {CONTEXT}" in outcome.error
     monkeypatch.setitem(sys.modules, "uvicorn", None)

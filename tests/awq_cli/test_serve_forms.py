@@ -123,6 +123,10 @@ def test_beside_others(pets):
         check(text)
 
 
+def nested(depth):
+    return {"type": "array", "items": nested(depth - 1)} if depth else {"type": "string"}
+
+
 @pytest.mark.parametrize(
     "form, message",
     [
@@ -132,6 +136,7 @@ def test_beside_others(pets):
         ({"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}, "Invalid type: nonsense"),
         ({"type": "json_schema", "json_schema": {"schema": {"pattern": "(?=a)b", "type": "string"}}}, "look-around"),
         ({"type": "json_schema", "json_schema": {"schema": {"$ref": "http://127.0.0.1:1/"}}}, "cannot be followed"),
+        ({"type": "json_schema", "json_schema": {"schema": nested(200)}}, "recursion limit"),
     ],
 )
 def test_forms_that_there_are_not(pets, form, message):

@@ -41,6 +41,24 @@ WRONG = [
         "chat/completions", {"messages": [{"role": "user", "content": "this " * 900}]}, 400, "messages",
         "context_length_exceeded", f"maximum context length is {CONTEXT} tokens; 904 in the prompt",
     ),
+    ("chat/completions", {"messages": USER, "n": True}, 400, "n", "unsupported_parameter", "not supported"),
+    ("chat/completions", {"messages": USER, "moderation": {}}, 400, "moderation", "unsupported_parameter", "not"),
+    (
+        "chat/completions", {"messages": USER, "stream": True, "stream_options": {"nix": 1}}, 400, "stream_options",
+        "invalid_value", "has nix, which nobody knows",
+    ),
+    (
+        "chat/completions", {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}, *USER]}, 400,
+        "messages[0]", "invalid_value", "has tool_calls, which this model is not told of",
+    ),
+    (
+        "chat/completions", b'{"model": "served", "messages": [{"role": "user", "content": "a"}], "\\ud800": 1}', 400,
+        "\ud800", "unknown_parameter", "Unrecognized",
+    ),
+    (
+        "completions", {"prompt": "this " * 900}, 400, "prompt", "context_length_exceeded",
+        f"maximum context length is {CONTEXT} tokens; 901 in the prompt",
+    ),
     ("completions", {"prompt": ["a", "b"]}, 400, "prompt", "invalid_value", "one text"),
     ("completions", {"prompt": [1, 99999]}, 400, "prompt", "invalid_value", "has a token that is not in"),
     ("completions", {"prompt": "a", "logprobs": 9}, 400, "logprobs", "invalid_value", "0 to 5"),

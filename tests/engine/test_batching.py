@@ -120,6 +120,17 @@ def test_how_a_text_ends(runner, batch):
     assert batch.counts.ended[Ended.LENGTH] == batch.counts.ended[Ended.CONTEXT] == 1
 
 
+@pytest.mark.parametrize("chosen", [VOCAB, -1])
+def test_a_token_that_there_is_not_ends_its_own_text_alone(runner, batch, chosen):
+    good, bad = asked(10, most=40), asked(12, most=40, choose=lambda logits: chosen)
+    heard, failed = Heard(), Heard()
+    batch.add(good, heard)
+    batch.add(bad, failed)
+    assert (failed.wait().how, failed.tokens) == (Ended.INTERRUPTED, [])
+    assert str(failed.error) == f"token {chosen} was chosen of {VOCAB}"
+    assert heard.wait().tokens == alone(runner, good)
+
+
 def test_what_begins_alike_is_read_once(batch):
     first = Heard()
     batch.add(asked(60, most=2), first)

@@ -61,6 +61,14 @@ def test_of_a_large_vocabulary_only_the_likeliest_are_drawn(monkeypatch, spread,
     assert [choose(logits) for _ in range(2)] == [allowed[0], allowed[-1]]
 
 
+@pytest.mark.parametrize("temperature", [1e-7, 1e-200, 1e-310, 5e-324])
+@pytest.mark.parametrize("options", [{}, dict(top_k=3), dict(top_p=0.5)])
+def test_next_to_no_temperature_takes_the_likeliest(temperature, options):
+    logits = np.random.default_rng(7).normal(0, 20, 500).astype(np.float32)
+    choose = sampler(temperature, seed=1, **options)
+    assert {choose(logits) for _ in range(20)} == {int(logits.argmax())}
+
+
 def test_a_seed_says_it_all():
     draws = [[choose(LOGITS) for _ in range(50)] for choose in (sampler(seed=3), sampler(seed=3), sampler(seed=4))]
     assert draws[0] == draws[1] != draws[2]

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from engine.text import TextStream, decode, encode, encode_prompt
+from engine.text import TextStream, continuing, decode, encode, encode_prompt
+from engine.token_bytes import TokenBytes
 from qlinear.errors import OptionError
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -167,3 +168,31 @@ def test_a_prompt_without_tokens():
     tokenizer.chat_template = "{{ '' }}"
     with pytest.raises(OptionError, match="^`prompt` '' has no tokens; give some text$"):
         encode_prompt(tokenizer, "the", chat=True)
+
+
+@KINDS
+def test_what_follows_a_text_has_the_space_that_stands_before_it(kind):
+    tokenizer = kind()
+    before, after = tokenizer("the thing and")["input_ids"], tokenizer("the thing and the other")["input_ids"]
+    assert after[: len(before)] == before
+    stream = continuing(tokenizer, before)
+    said = "".join(map(stream.add, after[len(before) :])) + stream.end()
+    assert said == " the other"
+
+
+@KINDS
+def test_bytes_of_single_tokens_are_those_of_the_text(kind):
+    tokenizer = kind()
+    told = TokenBytes(tokenizer)
+    text = " the 漢字 café, 🎉"
+    tokens = tokenizer("a" + text, add_special_tokens=False)["input_ids"]
+    assert b"".join(map(told, tokens)).decode().lstrip() == "a" + text
+    assert told(tokenizer.eos_token_id).decode() == tokenizer.eos_token
+    assert any(told(token) in "漢字é🎉".encode() and b"\xef" not in told(token) for token in tokens)
+    assert told(len(tokenizer) + 5) is None
+
+
+def test_bytes_that_cannot_be_told():
+    """A word's own spelling does not say what stands between it and the next."""
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")))
+    assert TokenBytes(words)(1) is None
