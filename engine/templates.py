@@ -1,10 +1,11 @@
 """Chat templates, which are programs of the model's maker: rendered in a process of its own, with bounds."""
 
+import datetime
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,6 +17,8 @@ MOST_CHARACTERS = 10**7
 MOST_MEMORY = 2**30  # beyond what this process has
 ALONE = 5  # seconds more, after which the system ends what nobody has
 
+DATE = (2026, 1, 1)  # where what is made of a text has to stay the same
+Conversation = list[dict[str, str]]  # messages: role and content
 # Messages in, the prompt that the model's chat template makes of them out.
 Render = Callable[[list[dict[str, str]]], str]
 
@@ -42,9 +45,22 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(map(str, template)))
         raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; use `chat=False`")
+    return _apart(_answer, tokenizer, messages)
+
+
+def render_whole(tokenizer: Any, conversations: Sequence[Conversation]) -> list[str | None]:
+    """What the tokenizer's chat template makes of conversations that are at their end; None of one that it refuses.
+
+    To templates that look at the date it is always the same one. Raises `OptionError` as `render` does.
+    """
+    return _apart(_answer_whole, tokenizer, conversations)
+
+
+def _apart(answer: Callable[[Connection, Any, Any], None], tokenizer: Any, asked: Any) -> Any:
+    """What a function sends from a process of its own. Raises `OptionError`."""
     context = _processes()
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(sender, tokenizer, messages), daemon=True)
+    child = context.Process(target=answer, args=(sender, tokenizer, asked), daemon=True)
     child.start()
     sender.close()
     try:
@@ -129,6 +145,37 @@ def _help(pipe: Connection, others: Connection, tokenizer: Any) -> None:
                 pipe.send((None, str(error)))
     except (EOFError, OSError):
         os._exit(0)  # what the process that this is a copy of does when it ends is not this one's to do
+
+
+def _answer_whole(sender: Connection, tokenizer: Any, conversations: Sequence[Conversation]) -> None:
+    """In the other process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    made = []
+    try:
+        _bound()
+        _stop_the_clock()
+        for messages in conversations:
+            try:
+                made.append(tokenizer.apply_chat_template(messages, tokenize=False))
+            except MemoryError:
+                raise
+            except Exception:  # whatever a program may raise
+                made.append(None)
+        sender.send((made, None))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+
+
+def _stop_the_clock() -> None:
+    """For templates that `transformers` renders in this process; it hands them a function for the date."""
+    from transformers.utils import chat_template_utils
+
+    class Still(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> "Still":
+            return cls(*DATE, tzinfo=tz)
+
+    chat_template_utils.datetime = Still
 
 
 def _answer(sender: Connection, tokenizer: Any, messages: list[dict[str, str]]) -> None:

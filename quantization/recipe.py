@@ -61,7 +61,7 @@ class Recipe:
     lm_head_group_size: int | None = None
     embedding_bits: int = 16
     calib_data: str = "builtin"
-    n_samples: int = 64
+    n_samples: int = 96
     seqlen: int = 512
     seed: int = 42
     bos: bool | None = None

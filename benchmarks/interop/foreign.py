@@ -103,7 +103,7 @@ def _given() -> dict:
     from checkpoints.pretrained import open_pretrained
     from quantization.texts.samples import builtin_text
 
-    tokenizer, text = open_pretrained(MODEL).tokenizer, builtin_text()
+    tokenizer, text = open_pretrained(MODEL).tokenizer, builtin_text(["prose"])
     starts = range(0, len(text) - LETTERS, len(text) // TEXTS)
     return dict(
         texts=[text[start : start + LETTERS] for start in starts][:TEXTS],

@@ -1,4 +1,4 @@
-"""Write quantization/texts/builtin.txt, the text that models are calibrated on when no other is given.
+"""Write quantization/texts/builtin/prose.txt, most of the text that models are calibrated on when no other is given.
 
     python -m benchmarks.recipes.builtin_text
 
@@ -16,7 +16,7 @@ import torch
 
 from checkpoints.pretrained import open_pretrained
 
-OUTPUT = Path(__file__).parents[2] / "quantization" / "texts" / "builtin.txt"
+OUTPUT = Path(__file__).parents[2] / "quantization" / "texts" / "builtin" / "prose.txt"
 TIMES, NEW_TOKENS, TEMPERATURE, TOP_P = 2, 512, 1.0, 0.95
 
 LEFT_OUT = re.compile(

@@ -37,9 +37,11 @@ def named(context: click.Context, parameter: click.Parameter, given: Sequence[st
     return found
 
 
-def texts(model: Model, file: Path, count: int, window: int) -> dict[str, list[Passage]]:
+def texts(model: Model, files: Sequence[Path], count: int, window: int) -> dict[str, list[Passage]]:
     """By their names; a model without a chat template is not asked to chat."""
-    found = {file.name: web(model, file, count, window)}
+    found = {file.name: web(model, file, count, window) for file in files}
+    if len(found) < len(files):
+        raise click.BadParameter("two files of one name", param_hint="--web")
     if model.tokenizer.chat_template:
         found["chat"] = chat(model, min(count, len(QUESTIONS)), window // 2)
     return found | {"code": code(model, count, window)}
@@ -78,11 +80,17 @@ def _told(estimate: Estimate, digits: int = 4) -> str:
 @click.command(help=__doc__)
 @click.option("--model_name", default="smollm2-135m-instruct", show_default=True, help="The float model.")
 @click.option("--recipe", "recipes", multiple=True, required=True, callback=named, help="NAME=DIR[,DIR...]")
-@click.option("--web", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="A text file.")
+@click.option(
+    "--web",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="A text file; several are several kinds of text.",
+)
 @click.option("--passages", default=24, show_default=True, type=click.IntRange(2, len(QUESTIONS)), help="Of each kind.")
 @click.option("--window", default=512, show_default=True, type=click.IntRange(16), help="Tokens of a passage.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it to a file, by texts and recipes.")
-def main(model_name: str, recipes: dict, web: Path, json_file: Path | None, **sizes: int) -> None:
+def main(model_name: str, recipes: dict, web: Sequence[Path], json_file: Path | None, **sizes: int) -> None:
     reference = load(model_name, precision="bf16")
     models = {name: [load(place) for place in places] for name, places in recipes.items()}
     flat, kept = [model for draws in models.values() for model in draws], {}

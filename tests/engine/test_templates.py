@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine import templates
-from engine.templates import Renderer, render
+from engine.templates import Renderer, render, render_whole
 from engine.text import encode_prompt
 from qlinear.errors import OptionError
 from tests.quantized import word_tokenizer
@@ -207,3 +207,24 @@ def test_a_prompt_that_is_no_unicode(prompt, what, chat):
     with pytest.raises(OptionError) as error:
         encode_prompt(with_template("{{ messages[0].content }}"), prompt, chat)
     assert str(error.value) == f"`prompt` is not Unicode text: {what}; mend it"
+
+
+DATED = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }} {% endfor %}"
+TALKS = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], [{"role": "user", "content": "c"}]]
+
+
+def test_whole_conversations_are_the_same_on_any_day():
+    assert render_whole(with_template(DATED), TALKS) == ["01 Jan 2026 a b ", "01 Jan 2026 c "]
+
+
+def test_conversations_that_a_template_refuses():
+    template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}{{ messages[0].content }}"
+    )
+    assert render_whole(with_template(template), TALKS) == [None, "c"]
+
+
+def test_conversations_have_an_end(monkeypatch):
+    monkeypatch.setattr(templates, "SECONDS", 0.5)
+    with pytest.raises(OptionError, match="takes more than 0.5 seconds"):
+        render_whole(with_template("{% for i in range(99999) %}" * 2 + "{% endfor %}" * 2), TALKS)

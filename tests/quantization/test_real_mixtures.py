@@ -22,7 +22,7 @@ CALIBRATION = dict(n_samples=16, seqlen=64)
 
 def common_tokens() -> torch.Tensor:
     """Of a text, those of the model's first `VOCAB` tokens: that many rows of the embedding are kept."""
-    text = (Path(__file__).parents[2] / "quantization" / "texts" / "builtin.txt").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "quantization" / "texts" / "builtin" / "prose.txt").read_text(encoding="utf-8")
     tokens = torch.tensor(open_pretrained(NAME).tokenizer(text[:30_000], verbose=False)["input_ids"])
     return tokens[tokens < VOCAB]
 

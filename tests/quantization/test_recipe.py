@@ -20,7 +20,7 @@ def test_the_defaults_are_those_of_the_command():
         "w_bit": 4, "bits_per_weight": None, "group_size": None, "symmetric": False, "awq": "auto",
         "scales": None, "solver": None, "distill": 0, "lm_head": False, "lm_head_group_size": None,
         "embedding_bits": 16,
-        "calib_data": "builtin", "n_samples": 64, "seqlen": 512, "seed": 42, "bos": None, "flash_attention": None,
+        "calib_data": "builtin", "n_samples": 96, "seqlen": 512, "seed": 42, "bos": None, "flash_attention": None,
     }  # fmt: skip
     assert Recipe().awq is Awq.AUTO
 

@@ -1,6 +1,5 @@
 """Calibration text and the blocks cut from it."""
 
-import hashlib
 import importlib.util
 
 import pytest
@@ -37,11 +36,56 @@ def numbers(count: int) -> CalibrationText:
     return CalibrationText("numbers", " ".join(map(str, range(count))))
 
 
-def test_the_builtin_text_is_long_english_and_the_same_every_time():
+def test_the_builtin_text_is_of_many_kinds_and_the_same_every_time():
     text = read_text("builtin")
-    assert text.name == "builtin" and len(text.text) > 150_000
-    assert text.text.count(" the ") > 1000
-    assert text.sha256 == read_text("builtin").sha256 == hashlib.sha256(text.text.encode()).hexdigest()
+    assert text.name == "builtin" and len(text.text) > 200_000
+    assert text.text.count(" the ") > 1000 and text.text.count("    def ") > 10 and text.text.count("int64_t") > 10
+    words = (" der ", " que ", " est ", " non ", "的", "ました", "습니다", " на ", "في", "है")
+    assert all(word in text.text for word in words)
+    again = read_text("builtin")
+    assert text == again and text.sha256 == again.sha256 != CalibrationText("builtin", text.text).sha256
+
+
+def test_the_builtin_conversations_are_questions_and_answers_in_turns():
+    talks = read_text("builtin").conversations
+    assert len(talks) > 20 and max(map(len, talks)) > 2
+    for talk in talks:
+        assert [message["role"] for message in talk] == ["user", "assistant"] * (len(talk) // 2)
+        assert all(said == said.strip() != "" for said in (message["content"] for message in talk))
+        assert not any(message["content"].startswith("> ") for message in talk)
+    assert talks[0][2]["content"] == "And a hard one?" and talks[0][3]["content"].startswith("Ten to eleven minutes.")
+
+
+class Talking(Numbers):
+    """A user's messages stand between zeros in the template, others between ones; with a 13 it takes none."""
+
+    chat_template = "given"
+
+    def apply_chat_template(self, messages, tokenize):
+        assert not tokenize
+        if any("13" in message["content"] for message in messages):
+            raise ValueError("no 13")
+        return " ".join(
+            f"{mark} {message['content']} {mark}"
+            for message in messages
+            for mark in ["user assistant".split().index(message["role"])]
+        )
+
+
+def said(*contents: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": one} for role, one in zip(("user", "assistant"), contents, strict=False)]
+
+
+@pytest.mark.parametrize(
+    "with_template, expected",
+    [(True, [5, 6, 0, 20, 0, 1, 21, 22, 1, 13, 14, 0, 30, 0]), (False, [5, 6, 20, 21, 22, 13, 14, 30])],
+)
+def test_conversations_go_through_the_template_and_stand_as_paragraphs_where_there_is_none(with_template, expected):
+    text = CalibrationText("numbers", "5 6", (said("20", "21 22"), said("13", "14"), said("30")))
+    ours = Talking()
+    ours.chat_template = "given" if with_template else None
+    found, _ = token_blocks(ours, text, Recipe(seqlen=8, n_samples=9))
+    assert found.flatten().tolist() == expected[: len(expected) // 8 * 8]
 
 
 def test_a_file_is_named_without_its_folder(tmp_path):
