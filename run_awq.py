@@ -21,6 +21,8 @@ from quantization.recipe import Awq, Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
     from checkpoints.at_hand import Opened
     from checkpoints.export import Exported
     from checkpoints.quantized import QuantizedModel
@@ -183,10 +185,13 @@ def _load_quantized(directory: str, how: _How, progress: Watcher) -> "Model":
     from engine.model import Model
 
     runner = tokenizer = None
-    if how.target == "cpu" and how.flash_attention is not False:
+    at_hand = how.target == "cpu" and how.flash_attention is not False
+    if at_hand:
         runner, tokenizer, about = _at_hand(directory, how)
     if runner is None:
         runner, tokenizer, about = _whole(directory, how)
+        if at_hand:
+            _remember(directory, runner.module, tokenizer)
     for note in about.notes:
         progress(Note(note))
     return Model(about, runner, tokenizer, progress)
@@ -228,6 +233,18 @@ def _whole(directory: str, how: _How) -> tuple:
     opened = open_quantized(Path(directory), on.backend, how.flash_attention, how.trust_remote_code)
     runner = ModuleRunner(opened.module, on.backend, opened.flash_attention)
     return runner, opened.tokenizer, _about(directory, how.precision, on.backend.name, opened, on.note)
+
+
+def _remember(directory: str, module: "nn.Module", tokenizer: object) -> None:
+    """Whether what was opened the long way may be opened at hand the next time."""
+    from pathlib import Path
+
+    from checkpoints.proofs import is_proven, proof, remember
+    from engine.alike import describes
+    from qlinear.backends.cpu import native
+
+    if native.is_built() and not is_proven(Path(directory)):
+        remember(proof(Path(directory), tokenizer, module, describes))
 
 
 def _about(

@@ -33,13 +33,12 @@ def sees_all(config: "Config", layer: int) -> None:
 
 def of_config(config: "Config", layer: int) -> int | None:
     """Of every layer the same."""
-    return config.sliding_window if getattr(config, "use_sliding_window", True) else None
+    return config.sliding_window
 
 
 def of_layer_type(config: "Config", layer: int) -> int | None:
-    if getattr(config, "use_sliding_window", True) and config.layer_types[layer] == "sliding_attention":
-        return config.sliding_window
-    return None
+    types = getattr(config, "layer_types", None)  # which older configurations do not have
+    return config.sliding_window if types and types[layer] == "sliding_attention" else None
 
 
 def always(config: "Config", layer: int) -> bool:

@@ -15,6 +15,7 @@ from checkpoints.formats.in_bytes import taken_out
 from checkpoints.formats.names import BY_WORDS
 from checkpoints.mapped import StoredBytes, map_directory
 from checkpoints.plain_tokenizer import PlainTokenizer
+from checkpoints.proofs import is_proven
 from checkpoints.recipes import asked_for_flash, read_recipe
 from checkpoints.stored_linears import AwqLinears, CompressedLinears, GptqLinears, Linears
 from checkpoints.stored_parts import StoredParts
@@ -64,6 +65,8 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: boo
 
     Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one.
     """
+    if not is_proven(directory):
+        raise Unsupported("nobody has compared it with what transformers makes of it")
     config, recipe = _read_object(directory / "config.json"), read_recipe(directory)
     if config.get("auto_map"):
         raise Unsupported("it has code of its own")
@@ -80,7 +83,7 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: boo
         described,
         _read_object(generation) if generation.is_file() else None,
         StoredParts(tensors, described, quantized, int8),
-        PlainTokenizer(directory, recipe.get("tokenizer_proof")),
+        PlainTokenizer(directory),
         stored_bytes,
         recipe,
     )

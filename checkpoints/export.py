@@ -187,9 +187,11 @@ class _Work:
         description = replace(description, card=self._card(recipe, result))
         if self.head in self.found:
             description.config.tie_word_embeddings = False
-        writer.finish(
-            description, self.writer.section(body), made, lambda folder: check_quantized(folder, self.trusted)
-        )
+
+        def check(folder: Path) -> None:
+            check_quantized(folder, self.trusted)
+
+        writer.finish(description, self.writer.section(body), made, check)
 
     def _card(self, recipe: dict, result: Exported) -> str:
         origin = read_origin(recipe.get("options", {}).get("model_name"), self.directory)

@@ -1,6 +1,8 @@
-"""A tokenizer that its tokenizer.json describes whole, without `transformers`, which takes seconds to load."""
+"""A tokenizer that its tokenizer.json describes whole, without `transformers`, which takes seconds to load.
 
-import hashlib
+That it does so is not to be seen from the files alone: `agrees` finds it out (`checkpoints.proofs`).
+"""
+
 import json
 from datetime import datetime
 from pathlib import Path
@@ -8,14 +10,7 @@ from typing import Any
 
 from qlinear.backends.stack import Unsupported
 
-# Classes of transformers that are nothing but their tokenizer.json. Others make themselves anew out of its vocabulary.
-CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# Fields that change what is made of a text.
-_CHANGING = (
-    "add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens", "auto_map", "fix_mistral_regex",
-    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-)  # fmt: skip
 
 
 class PlainTokenizer:
@@ -24,15 +19,11 @@ class PlainTokenizer:
     chat_template: a Jinja template, several by name, or None.
     """
 
-    def __init__(self, directory: Path, proven: str | None = None):
-        """Raises `Unsupported` for one of which tokenizer.json may not say everything, `OSError` for none.
-
-        proven: what `proof` has found to be that it does.
-        """
+    def __init__(self, directory: Path):
+        """Raises `Unsupported` for one of which tokenizer.json does not say everything, `OSError` for none."""
         from tokenizers import Tokenizer
 
-        is_proven = proven is not None and proven == _mark(directory)
-        config = _read_config(directory / "tokenizer_config.json", is_proven)
+        config = _read_config(directory / "tokenizer_config.json")
         try:
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # the library raises no narrower kind
@@ -40,7 +31,7 @@ class PlainTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.special_tokens_map = {name: _content(config[name]) for name in SPECIAL if config.get(name) is not None}
-        self._check(config, is_proven)
+        self._check(config)
         self.chat_template = _read_template(directory, config)
         self.bos_token_id, self.eos_token_id = self._id("bos_token"), self._id("eos_token")
 
@@ -73,11 +64,7 @@ class PlainTokenizer:
         content = self.special_tokens_map.get(name)
         return None if content is None else self._tokenizer.token_to_id(content)
 
-    def _check(self, config: dict, proven: bool) -> None:
-        if self._tokenizer.post_processor is None and not proven:
-            raise Unsupported("its tokenizer.json has no post_processor")
-        if config.get("clean_up_tokenization_spaces") and type(self._tokenizer.model).__name__ != "BPE":
-            raise Unsupported("its tokenizer cleans up spaces")
+    def _check(self, config: dict) -> None:
         added = self._tokenizer.get_added_tokens_decoder()
         for token, one in (config.get("added_tokens_decoder") or {}).items():
             there = added.get(int(token))
@@ -100,49 +87,42 @@ PROBES = (
 )  # fmt: skip
 
 
-def proof(directory: Path, tokenizer: Any) -> str | None:
-    """What `PlainTokenizer` takes for a proof that the tokenizer.json saved in a directory says everything.
-
-    It is none, None, unless it makes the tokens and texts that the tokenizer itself does.
-    """
-    return _mark(directory) if _agrees(directory, tokenizer) else None
-
-
-def _mark(directory: Path) -> str:
-    """sha256 (hex) of what was proven: the settings, and how large the tokenizer is."""
-    settings, size = (directory / "tokenizer_config.json").read_bytes(), (directory / "tokenizer.json").stat().st_size
-    return hashlib.sha256(settings + f" {size}".encode()).hexdigest()
-
-
-def _agrees(directory: Path, tokenizer: Any) -> bool:
-    try:
-        plain = PlainTokenizer(directory, _mark(directory))
-        special = " ".join(["a", *plain.special_tokens_map.values(), "b"])
-        for text in (*PROBES, special):
-            for added in (False, True):
-                tokens = tokenizer(text, add_special_tokens=added, verbose=False)["input_ids"]
-                if plain(text, add_special_tokens=added)["input_ids"] != tokens:
-                    return False
-                for skipped in (False, True):
-                    written = tokenizer.decode(tokens, skip_special_tokens=skipped)
-                    if plain.decode(tokens, skip_special_tokens=skipped) != written:
-                        return False
-    except Exception:  # of whatever kind: then it does not
-        return False
+def agrees(directory: Path, tokenizer: Any) -> bool:
+    """Whether `PlainTokenizer` makes the tokens and texts of a directory that its tokenizer of `transformers` does."""
+    plain = PlainTokenizer(directory)
     ends = (plain.bos_token_id, plain.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return ends and (plain.chat_template or None) == (tokenizer.chat_template or None)
+    return ends and _says_the_same(plain, tokenizer) and _has_the_same_templates(plain, tokenizer)
 
 
-def _read_config(path: Path, proven: bool) -> dict:
+def _says_the_same(plain: PlainTokenizer, tokenizer: Any) -> bool:
+    added = tokenizer.get_added_vocab()
+    for text in (*PROBES, " ".join(["a", *added, "b"])):
+        for special in (False, True):
+            tokens = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+            if plain(text, add_special_tokens=special)["input_ids"] != tokens:
+                return False
+            for skipped in (False, True):
+                written = tokenizer.decode(tokens, skip_special_tokens=skipped)
+                if plain.decode(tokens, skip_special_tokens=skipped) != written:
+                    return False
+    return True
+
+
+def _has_the_same_templates(plain: PlainTokenizer, tokenizer: Any) -> bool:
+    """And the same names for them to use. They are not run: they are programs of the model's maker."""
+    names = {name: one for name, one in tokenizer.special_tokens_map.items() if isinstance(one, str)}
+    return plain.special_tokens_map == names and (plain.chat_template or None) == (tokenizer.chat_template or None)
+
+
+def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise Unsupported(f"its tokenizer_config.json cannot be read: {error}") from error
-    if not isinstance(config, dict) or not (proven or config.get("tokenizer_class") in CLASSES):
-        raise Unsupported(f"its tokenizer is of a class of its own, not one of {', '.join(CLASSES)}")
-    changing = [name for name in _CHANGING if config.get(name)]
-    if changing and not proven:
-        raise Unsupported(f"its tokenizer_config.json has {changing[0]}")
+    if not isinstance(config, dict):
+        raise Unsupported("its tokenizer_config.json is not an object")
+    if config.get("auto_map"):
+        raise Unsupported("its tokenizer has code of its own")
     return config
 
 

@@ -81,14 +81,16 @@ def _open_gguf(path: Path, backend: Backend, flash: bool) -> QuantizedModel:
     return QuantizedModel(file.model, file.tokenizer, flash, stored_bytes, {}, file.notes())
 
 
-def check_quantized(directory: Path, trust_remote_code: bool = False) -> None:
-    """Whether a checkpoint is whole: the names and shapes of all tensors, without reading any of them.
+def check_quantized(directory: Path, trust_remote_code: bool = False) -> nn.Module:
+    """Whether a checkpoint is whole: the names and shapes of all tensors, without reading any of them; and its model,
+    on meta.
 
     Raises what `open_quantized` does.
     """
     layout, model, source = open_stored(directory, trust_remote_code)
     with named(directory):
         check_tensors(model, source, layout)
+    return model
 
 
 def open_stored(
@@ -135,7 +137,8 @@ def _empty_model(directory: Path, n_tensors: int, trust_remote_code: bool) -> tu
     with one_line_errors(f"{directory}/config.json describes no model that can be opened"):
         check_described(str(directory), _read_config(directory), trust_remote_code)
         opened = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        del opened.quantization_config  # its layers are built here, not by transformers
+        if hasattr(opened, "quantization_config"):  # which may lie in a file of its own
+            del opened.quantization_config  # its layers are built here, not by transformers
         check_depth(str(directory), opened, n_tensors)
         model, origins = build_empty(opened, torch.bfloat16, trust_remote_code)
     set_generation_config(model, directory)
@@ -230,13 +233,17 @@ def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...
 
 def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
     """Copy in every tensor that is not of a quantized layer, a tied one wherever it is, by whichever name it has."""
-    places = places_of_tensors(model)
+    places, put_there = places_of_tensors(model), {}
     for name, tensor in _others(model, quantized).items():
         if name in source.shapes:
             with source.borrow(name) as stored:
                 value = _of_type(name, stored.clone(), tensor.dtype)
             check_finite(name, value)
-            put(places[tensor], tensor, value)
+            other, there = put_there.setdefault(tensor, (name, value))
+            if there is value:
+                put(places[tensor], tensor, value)
+            elif not torch.equal(there, value):
+                raise CheckpointError(f"{other} and {name} differ but the configuration ties them")
     _refuse_missing([name for name, tensor in _others(model, quantized).items() if tensor.is_meta])
 
 

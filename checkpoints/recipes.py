@@ -7,7 +7,7 @@ RECIPE = "awq_recipe.json"
 # What of a recipe is read again.
 KINDS = {
     "fingerprint": str, "files_fingerprint": str, "options": dict, "versions": dict, "files": list,
-    "tokenizer_proof": str,
+    "proof": str,
 }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from checkpoints.beside import Beside
 from checkpoints.journal import Journal, Snapshot
 from checkpoints.lock import Lock
 from checkpoints.place import check_space, refuse_what_is_not_ours, resolved
-from checkpoints.plain_tokenizer import proof
 from checkpoints.quantized import read_tokenizer
 from checkpoints.recipes import RECIPE
 from qlinear.errors import AwqError, CheckpointError, one_line
@@ -226,11 +225,11 @@ class CheckpointWriter:
         description: Description,
         quantization: dict,
         recipe: dict,
-        check: Callable[[Path], None] = lambda directory: None,
+        check: Callable[[Path], str | None] = lambda directory: None,
     ) -> None:
         """Write what is not a weight, have the whole checked, and give the directory its name.
 
-        check: raises `CheckpointError` for a directory that is not to be published.
+        check: raises `CheckpointError` for a directory that is not to be published; its `checkpoints.proofs.proof`.
         """
         self._flush()
         self._merge(0)
@@ -245,11 +244,11 @@ class CheckpointWriter:
             shards = _shard_names(len(self.journal.files))
             index = ["model.safetensors.index.json"] * (len(shards) > 1)
             files = {str(path.relative_to(self._finished)) for path in self._finished.rglob("*") if path.is_file()}
-            recipe = {**recipe, "tokenizer_proof": proof(self._finished, description.tokenizer)}
-            content = json_text({**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}) + "\n"
-            (self._finished / RECIPE).write_text(content, encoding="utf-8")
+            recipe = {**recipe, "files": sorted(files.union(shards, index, [RECIPE]))}
+            (self._finished / RECIPE).write_text(json_text(recipe) + "\n", encoding="utf-8")
             self._name_shards()
-            check(self._finished)
+            recipe["proof"] = check(self._finished)
+            (self._finished / RECIPE).write_text(json_text(recipe) + "\n", encoding="utf-8")
             self._publish()
         self._clear()
 

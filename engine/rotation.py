@@ -145,8 +145,7 @@ def rope_parameters(config: Any, layer_type: str | None = None) -> dict[str, Any
         if hasattr(config, name):
             given.setdefault(name, getattr(config, name))
     if given["rope_type"] in _STRETCHED:
-        original = getattr(config, "original_max_position_embeddings", None)
-        given["original_max_position_embeddings"] = (
-            original or given.get("original_max_position_embeddings") or config.max_position_embeddings
-        )
+        name = "original_max_position_embeddings"
+        of_all = getattr(config, name, None) if layer_type is None else None  # which types of layers do not heed
+        given[name] = of_all or given.get(name) or config.max_position_embeddings
     return given

@@ -79,6 +79,8 @@ class _Describer:
     def run(self, blocks: str) -> Stack:
         config, traits, of = self.config, self.traits, self.traits.multipliers(self.config)
         self._check()
+        if of.residual <= 0:
+            raise Unsupported(f"the fused decoder multiplies what blocks add by more than 0, not by {of.residual}")
         cap, embedding, head = traits.attention_cap, self.parts.dense("model.embed_tokens"), self.parts.head()
         return Stack(
             blocks=[self._block(f"{blocks}.{index}", index) for index in range(config.num_hidden_layers)],

@@ -1,10 +1,10 @@
 """Where checkpoints and scales files lie when nobody says where, and what they are called."""
 
-import os
 from pathlib import Path
 
 from checkpoints.origin import Origin
 from checkpoints.recipes import RECIPE
+from qlinear.cache import cache_directory
 from qlinear.errors import CheckpointError, OptionError
 from quantization.recipe import Awq, Recipe
 
@@ -48,10 +48,7 @@ def scales_path(model: str, recipe: Recipe) -> Path:
 
     Raises `OptionError` in an environment without a home.
     """
-    cache = os.environ.get("AWQ_CACHE")
-    if not cache:
-        try:
-            cache = Path.home() / ".cache" / "run_awq"
-        except RuntimeError as error:  # a container's user may have none
-            raise OptionError("there is no home directory to keep scales in; set AWQ_CACHE or give `scales`") from error
-    return Path(cache) / f"{'-'.join([model, *_of_grid(recipe)])}.pt"
+    cache = cache_directory()
+    if cache is None:
+        raise OptionError("there is no home directory to keep scales in; set AWQ_CACHE or give `scales`")
+    return cache / f"{'-'.join([model, *_of_grid(recipe)])}.pt"

@@ -9,9 +9,11 @@ from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.journal import Journal
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
-from checkpoints.quantized import check_quantized
+from checkpoints.proofs import proof
+from checkpoints.quantized import check_quantized, read_tokenizer
 from checkpoints.tokenizers import template_fault
 from checkpoints.writer import CheckpointWriter, Description
+from engine.alike import describes
 from qlinear.errors import ModelError, OptionError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
@@ -283,4 +285,8 @@ def _finish(job: Job, work: Work, result: Result, description: Description, opti
     label = work.writer.directory.resolve().name
     card = card_text(origin, "compressed-tensors", label, facts_of(made), losses_of(made))
     described = replace(description, card=card)
-    work.writer.finish(described, section, made, lambda folder: check_quantized(folder, trusted))
+
+    def check(folder: Path) -> str | None:
+        return proof(folder, read_tokenizer(folder, trusted), check_quantized(folder, trusted), describes)
+
+    work.writer.finish(described, section, made, check)

@@ -16,7 +16,7 @@ from engine.whole import ModuleRunner
 from qlinear.backends.cpu import native
 from run_awq import load
 from tests.quantized import quantized, save_float
-from tests.tiny import FOUND_OUT_VARIANTS, VARIANTS, VOCAB
+from tests.tiny import FOUND_OUT_VARIANTS, MIXTURE_TYPES, VARIANTS, VOCAB
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
 
@@ -37,6 +37,12 @@ def whole(directory, monkeypatch):
         model = load(directory, flash_attention=True)
     assert isinstance(model.runner, ModuleRunner)
     return model
+
+
+def again(directory):
+    """Opened a second time: the first one, the long way, has found out whether the other way is the same."""
+    load(directory)
+    return load(directory)
 
 
 def logits_of(model, length=40):
@@ -88,9 +94,21 @@ def copied(source, folder):
     return shutil.copytree(source, folder / "copy")
 
 
-def change(directory, file, **fields):
+def change(directory, file, new=False, **fields):
     path = directory / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(({} if new else json.loads(path.read_text())) | fields))
+
+
+def change_weights(directory, **fields):
+    section = json.loads((directory / "config.json").read_text())["quantization_config"]
+    for group in section["config_groups"].values():
+        group["weights"] |= fields
+    change(directory, "config.json", quantization_config=section)
+
+
+def with_tensor(directory, name, length):
+    tensors = load_file(directory / "model.safetensors")
+    save_file(tensors | {name: torch.ones(length, dtype=torch.bfloat16)}, directory / "model.safetensors")
 
 
 def drop(directory, file, name):
@@ -103,7 +121,19 @@ def drop(directory, file, name):
 # What is not plain, and opened the long way for it; of some, that says what is wrong.
 NOT_PLAIN = {
     "a class of tokenizers": lambda at: change(at, "tokenizer_config.json", tokenizer_class="GPT2Tokenizer"),
-    "a token before every text": lambda at: change(at, "tokenizer_config.json", add_bos_token=True),
+    "a word that is another token": lambda at: change(at, "added_tokens.json", new=True, w9x=9),
+    "a token that templates may name": lambda at: change(
+        at, "tokenizer_config.json", extra_special_tokens={"image_token": "w3"}, chat_template="{{ image_token }}"
+    ),
+    "where answers end, in a file of its own": lambda at: (
+        drop(at, "tokenizer_config.json", "eos_token"),
+        change(at, "special_tokens_map.json", new=True, eos_token="w7"),
+    ),
+    "a rotation by its older name": lambda at: change(
+        at, "config.json", rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+    ),
+    "a tensor that the config does not foresee": lambda at: with_tensor(at, "model.layers.0.self_attn.o_proj.bias", 64),
+    "zero points of a symmetric grid": lambda at: change_weights(at, symmetric=True),
     "a special token of no vocabulary": lambda at: change(at, "tokenizer_config.json", sep_token="<sep>"),
     "what writing a text takes": lambda at: change(at, "generation_config.json", no_repeat_ngram_size=2),
     "a config that does not say": lambda at: drop(at, "config.json", "num_key_value_heads"),
@@ -122,7 +152,7 @@ def test_what_is_not_plain_takes_the_long_way(kind, llama, tmp_path):
     directory = copied(llama, tmp_path)
     NOT_PLAIN[kind](directory)
     try:
-        model = load(directory)
+        model = again(directory)
     except Exception as error:  # which says what is wrong
         assert type(error).__module__ == "qlinear.errors" and "\n" not in str(error)
     else:
@@ -146,7 +176,7 @@ def test_floats_of_other_widths_are_cast(dtype, llama, tmp_path, monkeypatch):
     tensors = load_file(directory / "model.safetensors")
     floats = {name: t.to(dtype) for name, t in tensors.items() if t.is_floating_point()}
     save_file(tensors | floats, directory / "model.safetensors")
-    model = load(directory)
+    model = again(directory)
     assert isinstance(model.runner, StackRunner)
     assert torch.equal(logits_of(model), logits_of(whole(directory, monkeypatch)))
 
@@ -165,7 +195,7 @@ def test_a_longer_text_than_its_table_is_good_for(tmp_path):
 def test_a_penalty_is_that_of_transformers(llama, tmp_path, monkeypatch):
     directory = copied(llama, tmp_path)
     change(directory, "generation_config.json", repetition_penalty=1.7, do_sample=True, temperature=0.6)
-    model, notes = load(directory), []
+    model, notes = again(directory), []
     long = whole(directory, monkeypatch)
     assert isinstance(model.runner, StackRunner) and model.rules.notes == long.rules.notes != ()
     text = np.array([5, 9, 5, 77, 100])
@@ -173,6 +203,33 @@ def test_a_penalty_is_that_of_transformers(llama, tmp_path, monkeypatch):
     found, expected = (one.rules.for_text(5, 9)(text, logits) for one in (model, long))
     assert np.array_equal(found, expected) and not np.array_equal(found, logits) and not notes
     assert model.generate([PROMPT], max_new_tokens=NEW) == long.generate([PROMPT], max_new_tokens=NEW)
+
+
+def test_templates_are_not_run_where_nobody_chats(llama, tmp_path):
+    directory = copied(llama, tmp_path)
+    (directory / "chat_template.jinja").write_text(
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    assert isinstance(again(directory).runner, StackRunner)
+
+
+@pytest.mark.parametrize("added", [".cache", "notes.txt", "README.md", "imatrix.dat"])
+def test_what_lies_beside_does_not_matter(added, llama, tmp_path):
+    directory = copied(llama, tmp_path)
+    (directory / added).mkdir() if added == ".cache" else (directory / added).write_text("x")
+    assert isinstance(load(directory).runner, StackRunner)
+
+
+@pytest.mark.parametrize("kind", MIXTURE_TYPES)
+def test_mixtures_choose_the_same_experts(kind, tmp_path, monkeypatch):
+    """Also by corrections of a router that bfloat16 would not tell apart."""
+    source = save_float(tmp_path / "float", kind)
+    tensors = load_file(source / "model.safetensors")
+    for name in [name for name in tensors if "correction_bias" in name]:
+        tensors[name] = 8 + torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(1)) / 50
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    directory = quantized(source, tmp_path / "quantized")
+    assert torch.equal(logits_of(again(directory)), logits_of(whole(directory, monkeypatch)))
 
 
 def test_the_module_is_opened_when_it_is_asked_for(llama):

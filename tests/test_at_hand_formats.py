@@ -18,7 +18,7 @@ from qlinear.backends.stack import Unsupported
 from run_awq import export, load
 from tests.checkpoints.test_foreign import packed
 from tests.quantized import quantized, save_float
-from tests.test_at_hand import NEW, PROMPT, change, logits_of, whole
+from tests.test_at_hand import NEW, PROMPT, again, change, logits_of, whole
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
 
@@ -51,7 +51,7 @@ def test_every_format(format, recipe, tmp_path, monkeypatch):
     directory = exported(tmp_path, format, model=dict(attention_bias=True, mlp_bias=True), **recipe)
     if format != "compressed-tensors":
         with_fine_scales(directory)
-    model, long = load(directory), whole(directory, monkeypatch)
+    model, long = again(directory), whole(directory, monkeypatch)
     assert isinstance(model.runner, StackRunner)
     assert torch.equal(logits_of(model), logits_of(long))
     how = dict(max_new_tokens=NEW, temperature=0.8, seed=3)
@@ -60,8 +60,10 @@ def test_every_format(format, recipe, tmp_path, monkeypatch):
 
 
 def test_neither_torch_nor_transformers_is_loaded(tmp_path):
+    directory = exported(tmp_path, "awq")
+    load(directory)
     code = (
-        f"import sys, run_awq; model = run_awq.load({str(exported(tmp_path, 'awq'))!r})\n"
+        f"import sys, run_awq; model = run_awq.load({str(directory)!r})\n"
         f"model.generate([{PROMPT!r}], max_new_tokens=2)\n"
         "print(sorted({'torch', 'transformers', 'safetensors.torch'} & sys.modules.keys()))"
     )
@@ -118,7 +120,7 @@ def test_what_is_not_plain_takes_the_long_way(kind, tmp_path):
     section = json.loads((directory / "config.json").read_text())["quantization_config"]
     change(directory, "config.json", quantization_config=section | fields)
     try:
-        assert isinstance(load(directory).runner, ModuleRunner)
+        assert isinstance(again(directory).runner, ModuleRunner)
     except Exception as error:
         assert type(error).__module__ == "qlinear.errors" and "\n" not in str(error)
 

@@ -33,6 +33,8 @@ FIELDS = {
     "vocab_size": "vocab_size",
 }
 TOKENS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
+ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message: after each of them an answer is at its end
+CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # fields of a header and of a configuration
 # Tensor -> field of a configuration that says that a layer's linears have biases.
 BIASES = {"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"}
 # Tensors by which rotary frequencies are divided.
@@ -70,16 +72,49 @@ def read_config(file: Described):
         # An array is kept as its length, so the vocabulary is its size.
         values.setdefault("vocab_size", file.metadata.get("tokenizer.ggml.tokens"))
         values |= {field: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name, field in TOKENS.items()}
+        ends = (file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS)
+        ends = list(dict.fromkeys(end for end in ends if end is not None))
+        if len(ends) > 1:
+            values["eos_token_id"] = ends
         values |= {field: True for tensor, field in BIASES.items() if tensor in file.shapes}
         values["tie_word_embeddings"] = "output.weight" not in file.shapes
         values["head_dim"] = _head_width(file, values)
-        values["sliding_window"] = values.get("sliding_window") or None  # Phi's files have a 0 for none
+        if not values.get("sliding_window", True):
+            values["sliding_window"] = None  # Phi's files have a 0 for none
         values["rope_parameters"] = _rope(file, values)
         if file.known.wide_layers is not None:
             wide = values["num_hidden_layers"] == file.known.wide_layers
             head = values["hidden_size"] // values["num_attention_heads"] if wide else values["head_dim"]
             values["query_pre_attn_scalar"] = head
-        return AutoConfig.for_model(file.family.model_type, **values)
+        config = AutoConfig.for_model(file.family.model_type, **values)
+        _refuse_the_rest(file, config)
+        return config
+
+
+def _refuse_the_rest(file: Described, config: Any) -> None:
+    """Raise `ModelError` for a setting of the header that changes what is computed and came to nothing here."""
+    head, scalar, known = config.head_dim, getattr(config, "query_pre_attn_scalar", None), type(config)()
+    rotated = config.head_dim * (_full(config.rope_parameters).get("partial_rotary_factor") or 1.0)
+    means_nothing = {  # by how a setting ends: what it is when it asks for nothing that is not done anyway
+        "attention.value_length": head, "rope.dimension_count": rotated, "attention.scale": (scalar or head) ** -0.5,
+        "rope.scale_linear": 1.0, "attention.clamp_kqv": 0.0, "attention.max_alibi_bias": 0.0,
+        "attention.causal": True, "use_parallel_residual": False, "logit_scale": 1.0, "residual_scale": 1.0,
+        "embedding_scale": 1.0, "expert_count": 0, "expert_used_count": 0, "leading_dense_block_count": 0,
+        **{cap: getattr(config, cap) if hasattr(known, cap) else 0.0 for cap in CAPS if hasattr(config, cap)},
+    }  # fmt: skip
+    for name, nothing in means_nothing.items():
+        said = file.get(name)
+        not_said = said is None or (said == 0 and said is not False)
+        if not not_said and not math.isclose(said, nothing, rel_tol=1e-3):
+            raise ModelError(
+                f"{file.path} has a setting {file.known.architecture}.{name} of {said:g}, with which this program does "
+                f"not run such a model; give the model's safetensors directory"
+            )
+
+
+def _full(rope: dict) -> dict:
+    """How layers rotate that see everything."""
+    return rope.get("full_attention", rope)
 
 
 def _head_width(file: Described, values: dict) -> int:

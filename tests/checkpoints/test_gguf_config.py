@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from checkpoints.pretrained import open_pretrained
+from run_awq import export, load
 from tests.checkpoints.ggufs import refused, tiny_model, write_gguf
+from tests.checkpoints.test_gguf_export import checkpoint
 
 SWA = {"attention.sliding_window": 4}
 CAPS = {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 9.0}
@@ -83,3 +85,42 @@ def test_a_table_of_frequencies_that_is_not_llama_3s(tmp_path):
 def test_a_scaling_that_is_not_known(header, told, tmp_path):
     path = write_gguf(tmp_path / "m.gguf", tiny_model("llama"), header=header)
     refused(path, f"scales its rotary positions in a way that is not known ({told}); give the model's safetensors")
+
+
+@pytest.mark.parametrize("family, window", [("gemma2", 4096), ("gemma3_text", 4096), ("phi3", None)])
+def test_a_window_of_which_nothing_is_said_is_the_familys(family, window, tmp_path):
+    """The first files of these models have none in their header, and llama.cpp's own default."""
+    path = write_gguf(tmp_path / "m.gguf", tiny_model(family, pad_token_id=None))
+    assert open_pretrained(str(path)).config.sliding_window == window
+
+
+@pytest.mark.parametrize("family, header, told", [
+    ("llama", {"attention.scale": 0.5}, "llama.attention.scale of 0.5"),
+    ("llama", {"rope.dimension_count": 4}, "llama.rope.dimension_count of 4"),
+    ("llama", {"rope.scale_linear": 2.0}, "llama.rope.scale_linear of 2"),
+    ("llama", {"attn_logit_softcapping": 30.0}, "llama.attn_logit_softcapping of 30"),
+    ("llama", {"residual_scale": 0.25}, "llama.residual_scale of 0.25"),
+    ("qwen3", {"attention.value_length": 4}, "qwen3.attention.value_length of 4"),
+    ("llama", {"expert_count": 8}, "llama.expert_count of 8"),
+])  # fmt: skip
+def test_a_setting_that_would_come_to_nothing(family, header, told, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", tiny_model(family), header=header)
+    refused(path, f"has a setting {told}, with which this program does not run such a model; give the model's")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"attention.scale": 8**-0.5, "expert_count": 0, "rope.scale_linear": 1.0},
+        {"logit_scale": 0.0, "rope.dimension_count": 8, "attention.value_length": 8},
+    ],
+)
+def test_a_setting_that_asks_for_nothing(header, tmp_path):
+    assert open_pretrained(str(write_gguf(tmp_path / "m.gguf", tiny_model("llama"), header=header))).load()
+
+
+def test_whatever_ends_a_turn_ends_an_answer(tmp_path):
+    made = checkpoint(tmp_path)
+    (made / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    export(made, tmp_path / "m.gguf", "gguf")
+    assert load(made).end_tokens == load(tmp_path / "m.gguf").end_tokens == {2, 5}

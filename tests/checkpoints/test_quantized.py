@@ -14,8 +14,9 @@ from benchmarks.models.tiny import Row, save_tiny
 from checkpoints import writer
 from checkpoints.quantized import open_quantized
 from qlinear.backends.reference import ReferenceBackend
+from qlinear.errors import CheckpointError
 from qlinear.replace import quantized_layers
-from run_awq import Recipe, quantize
+from run_awq import Recipe, export, load, quantize
 from tests.quantized import quantized, save_float
 from tests.tiny import VOCAB, tiny_tokens
 
@@ -235,6 +236,34 @@ def test_a_head_that_is_tied_under_either_name(tmp_path, model_type):
     names = {"lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"} & stored.keys()
     assert len(names) == 1 and torch.equal(embedding, stored[names.pop()])
     assert model.lm_head.decoder.weight is embedding and model.lm_head.decoder.bias is model.lm_head.bias
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tied_head_that_is_stored_besides(tmp_path, same):
+    """Of the two that differ, a model whose configuration ties them could have but one."""
+    directory = quantized(save_float(tmp_path / "float", tie_word_embeddings=True), tmp_path / "q")
+    stored = load_file(directory / "model.safetensors")
+    head = stored["model.embed_tokens.weight"] * (1 if same else -1)
+    save_file(stored | {"lm_head.weight": head}, directory / "model.safetensors")
+    if same:
+        assert load(directory).generate(["w5 w7"], max_new_tokens=2)
+        return
+    told = "model.embed_tokens.weight and lm_head.weight differ but the configuration ties them$"
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=told):
+            load(directory)
+
+
+@pytest.mark.parametrize("format, file", [("gptq", "quantize_config.json"), ("awq", "quant_config.json")])
+def test_what_is_quantized_how_may_stand_in_a_file_of_its_own(tmp_path, format, file):
+    made, directory = quantized(save_float(tmp_path / "float"), tmp_path / "q"), tmp_path / "exported"
+    export(made, directory, format)
+    expected = load(directory).logits(tiny_tokens()[0])
+    config = json.loads((directory / "config.json").read_text())
+    (directory / file).write_text(json.dumps(config.pop("quantization_config")))
+    (directory / "config.json").write_text(json.dumps(config))
+    for _ in range(2):
+        assert torch.equal(load(directory).logits(tiny_tokens()[0]), expected)
 
 
 def test_float32_that_transformers_keeps_is_stored_and_run_so(tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+from qlinear.cache import cache_directory
 from qlinear.errors import TargetError
 from qlinear.files import write_whole
 
@@ -39,10 +40,7 @@ def kernel_image(major: int, minor: int) -> bytes:
 
 
 def _cache() -> Path:
-    try:
-        return Path.home() / ".cache" / "run_awq"
-    except RuntimeError:  # there is no home
-        return Path("/nonexistent")
+    return cache_directory() or Path("/nonexistent")
 
 
 def _key(sources: dict[str, bytes], architecture: str, version: str) -> str:
