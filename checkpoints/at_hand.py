@@ -29,7 +29,8 @@ _SECTION = {
     "global_compression_ratio": (None,), "dequantize": (True, False),
 }  # fmt: skip
 _WEIGHTS = {
-    "type": ("int",), "strategy": ("group",), "dynamic": (False,), "actorder": (None,), "block_structure": (None,),
+    "type": ("int",), "strategy": ("group",), "dynamic": (False,), "block_structure": (None,),
+    "actorder": (None, "static", "weight"),  # in which groups are of neighbours
     "observer": ("memoryless_minmax", "minmax"), "observer_kwargs": ({}, None), "scale_dtype": (None,),
     "zp_dtype": (None, "torch.int8"),
 }  # fmt: skip
@@ -104,7 +105,8 @@ def _read_section(section: Any) -> Linears:
 
 def _read_compressed(section: dict) -> CompressedLinears:
     groups = section["config_groups"].values()
-    _check_plain({name: value for name, value in section.items() if name not in ("config_groups", "ignore")}, _SECTION)
+    aside = ("config_groups", "ignore", "version")  # of the library that wrote it
+    _check_plain({name: value for name, value in section.items() if name not in aside}, _SECTION)
     weights, sizes = [], set()
     for group in groups:
         _check_plain({name: value for name, value in group.items() if name not in ("targets", "weights")}, _GROUP)

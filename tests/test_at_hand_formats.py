@@ -59,6 +59,18 @@ def test_every_format(format, recipe, tmp_path, monkeypatch):
     assert model.about.notes == long.about.notes and bool(model.about.notes) == (format != "compressed-tensors")
 
 
+def test_what_llm_compressor_says_besides(tmp_path, monkeypatch):
+    """Which library wrote it, and an order of columns in which groups are of neighbours."""
+    directory = exported(tmp_path, "compressed-tensors")
+    section = json.loads((directory / "config.json").read_text())["quantization_config"] | {"version": "0.19.0"}
+    for group in section["config_groups"].values():
+        group["weights"] |= {"actorder": "static", "observer": "memoryless_minmax"}
+    change(directory, "config.json", quantization_config=section)
+    model, long = again(directory), whole(directory, monkeypatch)
+    assert isinstance(model.runner, StackRunner)
+    assert torch.equal(logits_of(model), logits_of(long))
+
+
 def test_neither_torch_nor_transformers_is_loaded(tmp_path):
     directory = exported(tmp_path, "awq")
     load(directory)
