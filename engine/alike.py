@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from architectures.registry import fused_families
+from engine.parts import has_module
 from engine.rotation import LENGTH_DEPENDENT, rope_parameters
 from engine.runner import ids
 from engine.stack import describe
@@ -73,11 +74,7 @@ class _Names:
         self._model = model
 
     def has(self, name: str) -> bool:
-        try:
-            self._model.get_submodule(name)
-        except AttributeError:
-            return False
-        return True
+        return has_module(self._model, name)
 
     def linears(self, names: Sequence[str]) -> Any:
         return tuple(names)

@@ -12,6 +12,14 @@ from qlinear.layer import QLinearPerGrp
 from qlinear.replace import GroupedOutput
 
 
+def has_module(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
 class ModuleParts:
     """`engine.stack.Parts`; the model keeps its weights, which are read in place."""
 
@@ -20,11 +28,7 @@ class ModuleParts:
         self._device = model.get_input_embeddings().weight.device
 
     def has(self, name: str) -> bool:
-        try:
-            self.model.get_submodule(name)
-        except AttributeError:
-            return False
-        return True
+        return has_module(self.model, name)
 
     def linears(self, names: Sequence[str]) -> Projection:
         """A joined group, or up to three layers of one kind."""

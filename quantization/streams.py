@@ -181,7 +181,7 @@ def _tokens(job: Job, kept: Tensor | None, as_drawn: bool) -> tuple[Tensor, dict
     if recipe.calib_data in HUB:
         job.watch(Note(f"reading calibration text {recipe.calib_data} from the hub"))
     text = read_text(recipe.calib_data)
-    tokens, bos = token_blocks(job.source.tokenizer, text, recipe, as_drawn)
+    tokens, bos = token_blocks(job.source.tokenizer, text, recipe, as_drawn, lambda what: job.watch(Note(what)))
     if len(tokens) < recipe.n_samples:
         blocks = f"{len(tokens)} blocks of {recipe.seqlen} tokens"
         job.watch(Note(f"calibration text {text.name} has {blocks}; all are used"))

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +81,17 @@ def read_text(source: str) -> CalibrationText:
     return CalibrationText(Path(source).name, text)
 
 
-def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe, as_drawn: bool = False) -> tuple[Tensor, bool]:
+def token_blocks(
+    tokenizer, text: CalibrationText, recipe: Recipe, as_drawn: bool = False, tell: Callable[[str], object] = str
+) -> tuple[Tensor, bool]:
     """Up to `n_samples` blocks, drawn without replacement, in the order of the text: `(samples, seqlen)` int64.
 
     And whether the token for the beginning of a text stood before it. as_drawn: in the order in which they are drawn,
-    so that fewer samples of the same seed come first among more. Raises `CalibrationError` if the text holds less than
+    so that fewer samples of the same seed come first among more; tell: is told what of the text is not as it should be.
+    Raises `CalibrationError` if the text holds less than
     one block.
     """
-    written, talked = encode_whole(tokenizer, text.text, recipe.bos), _talked(tokenizer, text.conversations)
+    written, talked = encode_whole(tokenizer, text.text, recipe.bos), _talked(tokenizer, text.conversations, tell)
     ids = torch.from_numpy(np.concatenate([written, encode(tokenizer, talked)]) if talked else written)
     seqlen = recipe.seqlen
     available = len(ids) // seqlen
@@ -102,11 +105,15 @@ def token_blocks(tokenizer, text: CalibrationText, recipe: Recipe, as_drawn: boo
     return blocks[drawn if as_drawn else drawn.sort().values], begins_with_bos(tokenizer, ids)
 
 
-def _talked(tokenizer, conversations: tuple[Conversation, ...]) -> str:
+def _talked(tokenizer, conversations: tuple[Conversation, ...], tell: Callable[[str], object]) -> str:
     """Some templates do not take all conversations: those are paragraphs then, too."""
     found: list[str | None] = [None] * len(conversations)
     if conversations and has_template(tokenizer):
-        with suppress(OptionError, OSError):  # one that fails has been told of
+        with suppress(OptionError, OSError):
             found = render_whole(tokenizer, conversations)
+        if refused := found.count(None):
+            tell(
+                f"conversations of the calibration text that the chat template does not take: {refused}, as paragraphs"
+            )
     plain = ("\n\n".join(message["content"] for message in messages) for messages in conversations)
     return "\n\n".join(made or paragraphs for made, paragraphs in zip(found, plain, strict=True))

@@ -84,7 +84,10 @@ def test_conversations_go_through_the_template_and_stand_as_paragraphs_where_the
     text = CalibrationText("numbers", "5 6", (said("20", "21 22"), said("13", "14"), said("30")))
     ours = Talking()
     ours.chat_template = "given" if with_template else None
-    found, _ = token_blocks(ours, text, Recipe(seqlen=8, n_samples=9))
+    told = []
+    found, _ = token_blocks(ours, text, Recipe(seqlen=8, n_samples=9), tell=told.append)
+    note = "conversations of the calibration text that the chat template does not take: 1, as paragraphs"
+    assert told == [note] * with_template
     assert found.flatten().tolist() == expected[: len(expected) // 8 * 8]
 
 
