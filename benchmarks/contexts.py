@@ -4,9 +4,9 @@
     python -m benchmarks.contexts --checkpoint DIR --gguf FILE --llama_python PATH/TO/ITS/python --docs
     python -m benchmarks.contexts --quality DIR --dataset FILE
 
---checkpoint is timed, llama.cpp beside it where --gguf names its file of the same model: with flash attention, and with
-a cache of float16 and of q8_0. Each lives in a process of its own, and they take turns. --quality compares the
-predictions over a cache of 8 bits with those over one of 16, on windows of --dataset.
+--checkpoint is timed, llama.cpp and ik_llama.cpp beside it where --gguf names their file of the same model: with flash
+attention, and with a cache of float16 and of q8_0. Each lives in a process of its own, and they take turns. --quality
+compares the predictions over a cache of 8 bits with those over one of 16, on windows of --dataset.
 """
 
 import os
@@ -23,7 +23,7 @@ from benchmarks.cpu.contestant import Answer, Job, Spec
 from benchmarks.cpu.race import Contestant, Entry, Race
 from benchmarks.cpu.report import Engine, Way
 from benchmarks.docs import DOCS, between
-from benchmarks.machine import processor
+from benchmarks.machine import processor, wait_for_rest
 from benchmarks.table import Table
 from engine.scoring import compare, cut_windows, exponential
 from qlinear.backends.cpu import native
@@ -65,16 +65,18 @@ def runs(options: dict[str, Any]) -> list[Run]:
     """Ours first. Everybody reads a short prompt before the first round."""
     lengths, threads = options["prompts"], native.threads()
     entries = [("ours", Entry(Way(Engine.FUSED, "quantized"), Path(options["checkpoint"])))]
+    programs = {Engine.LLAMA: options["llama_python"], Engine.IK: options["ik_llama"]}
     if options["gguf"]:
-        entries.append(("llama.cpp", Entry(Way(Engine.LLAMA, "GGUF"), Path(options["gguf"]))))
+        theirs = (engine for engine, place in programs.items() if place)
+        entries += [(engine.value, Entry(Way(engine, "GGUF"), Path(options["gguf"]))) for engine in theirs]
     started = []
     for name, entry in entries:
         for kv_bits in KV_BITS:
-            programs = {Engine.LLAMA: options["llama_python"]}
             race = LongRace(max(lengths), options["new"], options["rounds"], 1, threads, programs, kv_bits)
             started.append((Run(name, kv_bits, []), Contestant(entry, race), race))
     for _ in range(options["rounds"]):
         for run, contestant, race in started:
+            wait_for_rest([other.number for _, other, _ in started])
             run.rounds.append({length: contestant.ask(_job(race, length)) for length in lengths})
     for _, contestant, _ in started:
         contestant.close()
@@ -145,6 +147,11 @@ def quality(checkpoint: str, options: dict[str, Any]) -> str:
 @click.option("--checkpoint", help="A quantized model to time.")
 @click.option("--gguf", help="The same model for llama.cpp.")
 @click.option("--llama_python", default="python", show_default=True, help="An interpreter that has llama_cpp.")
+@click.option(
+    "--ik_llama",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="ik_llama.cpp's sources, with a shared build in `build`; left out without them.",
+)
 @click.option(
     "--prompts",
     default="512,1024,2048,3000,4096",

@@ -3,9 +3,7 @@
 import time
 
 import numpy as np
-import transformers.models.llama.modeling_llama  # noqa: F401 - a second or more that is not the loading's
 
-import checkpoints.quantized  # noqa: F401 - nor is this
 import run_awq
 from benchmarks.cpu.contestant import Facts, Spec, Weights
 from benchmarks.cpu.report import Engine, ModelSize
@@ -14,7 +12,6 @@ from engine.at_hand import StackRunner
 from engine.decoder import read_last
 from engine.fused import FusedDecoder
 from engine.model import Model
-from engine.parts import ModuleParts
 from engine.stack import describe
 from qlinear.backends.cpu import native
 from qlinear.backends.cpu.native import address
@@ -29,6 +26,8 @@ class OurReader:
     def __init__(self, spec: Spec):
         native.set_threads(spec.threads)
         fused, notes = spec.engine is not Engine.MODULES, []
+        if not fused:
+            _import_modules()
         precision = "w4aint8" if spec.engine is Engine.INT8 else "w4abf16"
         before, start = resident_bytes(), time.perf_counter()
         how = dict(precision=precision, kv_bits=spec.kv_bits, flash_attention=fused)
@@ -52,6 +51,13 @@ class OurReader:
         int(read_last(self._decoder, self._text[: self._length], known).argmax())
 
 
+def _import_modules() -> None:
+    """What takes a second or more that is not the loading's."""
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import checkpoints.quantized  # noqa: F401
+
+
 def _decoder(model: Model, spec: Spec, notes: list[Note]):
     decoder = model.decoder(spec.context)
     if isinstance(decoder, FusedDecoder) != (spec.engine is not Engine.MODULES):
@@ -63,6 +69,8 @@ def _decoder(model: Model, spec: Spec, notes: list[Note]):
 def _stack(model: Model) -> Stack:
     if isinstance(model.runner, StackRunner):
         return model.runner.describe(1)
+    from engine.parts import ModuleParts
+
     return describe(model.module.config, ModuleParts(model.module), 1)
 
 

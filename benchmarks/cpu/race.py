@@ -1,9 +1,11 @@
 """Whole models, prompt and continuation: the fused decoder, the model's own modules and other programs, in turns.
 
 Every contestant lives in a process of its own (benchmarks/cpu/contestant.py), loaded once, and waits while another
-runs. A round gives each one prompt and its continuation; figures are medians over the rounds.
+runs, which begins when the threads of the one before are at rest. A round gives each one prompt and its continuation;
+figures are medians over the rounds.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from benchmarks.cpu import new_memory
 from benchmarks.cpu.contestant import Answer, Facts, Job, Spec
 from benchmarks.cpu.report import Engine, ModelRow, ModelRun, Start, Timed, Way
 from benchmarks.cpu.roofs import Roof, limits_of
+from benchmarks.machine import wait_for_rest
 from benchmarks.typed import T, from_json, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +91,10 @@ class Contestant:
         self.ask(Job(race.tokens(FIRST_PROMPT), ()))
         self.first = FirstToken(time.perf_counter() - start, self.facts.load_s, rate / 1e9)
 
+    @property
+    def number(self) -> int:
+        return self._process.pid
+
     def ask(self, job: Job) -> Answer:
         self._process.stdin.write(to_json(job) + "\n")
         self._process.stdin.flush()
@@ -140,15 +147,18 @@ def _rounds(
     """Times of each roof and answers of each contestant; of the first round, a warm-up, none of the latter."""
     tokens = race.tokens(race.prompt + race.new)
     job = Job(tokens[: race.prompt], tokens[race.prompt :])
+    numbers = [contestant.number for contestant in contestants] + [os.getpid()]
     times: list[list[float]] = [[] for _ in roofs]
     answers: list[list[Answer]] = [[] for _ in contestants]
     for _ in range(race.rounds + 1):
+        wait_for_rest(numbers)
         for roof, taken in zip(roofs, times, strict=True):
             roof.run()
             start = time.perf_counter()
             roof.run()
             taken.append(time.perf_counter() - start)
         for contestant, answered in zip(contestants, answers, strict=True):
+            wait_for_rest(numbers)
             answered.append(contestant.ask(job))
     return times, [answered[1:] for answered in answers]
 

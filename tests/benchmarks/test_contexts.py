@@ -1,5 +1,8 @@
 """Long texts, timed and compared: what is asked of whom, and what is made of the answers."""
 
+import os
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -68,3 +71,33 @@ def test_the_command_times_and_compares(made, monkeypatch):
         model = load(checkpoint, kv_bits=kv_bits)
         assert cells[:3:2] == [str(kv_bits), f"{model.perplexity(text.read_text(), 40, 3):.4f}"]
     assert 1e-7 < float(rounded[3]) < 0.01 and float(rounded[4].rstrip("%")) > 90
+
+
+def test_who_runs_beside_ours(monkeypatch, tmp_path):
+    asked = []
+
+    class Recorded:
+        number = os.getpid()
+
+        def __init__(self, entry, race):
+            spec = race.spec(entry)
+            asked.append((spec.engine, spec.kv_bits, spec.program, race.python(spec.engine)))
+
+        def ask(self, job):
+            return Answer(1, 1, 0, 0)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(contexts, "Contestant", Recorded)
+    given = dict(prompts=(4,), new=1, rounds=2, checkpoint=str(tmp_path), gguf="file.gguf", llama_python="/theirs")
+    found = contexts.runs(given | {"ik_llama": "/sources"})
+    assert [(run.name, run.kv_bits, len(run.rounds)) for run in found] == [
+        (name, bits, 2) for name in ("ours", "llama.cpp", "ik_llama.cpp") for bits in (16, 8)
+    ]
+    assert asked[2:] == [
+        *((Engine.LLAMA, bits, "", "/theirs") for bits in (16, 8)),
+        *((Engine.IK, bits, "/sources", sys.executable) for bits in (16, 8)),
+    ]
+    assert {run.name for run in contexts.runs(given | {"ik_llama": None})} == {"ours", "llama.cpp"}
+    assert {run.name for run in contexts.runs(given | {"gguf": None, "ik_llama": "/sources"})} == {"ours"}

@@ -1,6 +1,7 @@
 """The race between contestants: what each is asked, what is made of its answers, and what a stray line of it means."""
 
 import io
+import os
 import sys
 from types import ModuleType
 
@@ -61,6 +62,7 @@ class Fake:
     """Answers with the number of the round, its own number a thousand times over."""
 
     begun: list["Fake"] = []
+    number = os.getpid()
 
     def __init__(self, entry: Entry, race: Race):
         self.entry, self.facts, self.jobs, self.closed = entry, THEIRS if entry.way is LLAMA else OURS, [], False

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,17 @@ machine.forget_peak()
 print(before - peak_rss_bytes())
 """
     assert in_a_child(code) > 90 << 20
+
+
+def test_others_are_waited_for_until_their_threads_are_at_rest(monkeypatch):
+    code = "import sys, time; print(flush=True); end = time.time() + float(sys.argv[1])\n"
+    code += "while time.time() < end: pass\ninput()"
+    for seconds, most, rests in ((0.5, 30, True), (30, 0.4, False)):
+        monkeypatch.setattr(machine, "LONGEST_REST", most)
+        command = [sys.executable, "-c", code, str(seconds)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            child.stdout.readline()
+            begin = time.perf_counter()
+            assert machine.wait_for_rest([child.pid]) is rests
+            assert time.perf_counter() - begin >= 0.4
+            child.kill()
