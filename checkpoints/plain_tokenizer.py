@@ -83,7 +83,7 @@ PROBES = (
     "\u200b\ufeff\u0301e\u0301 \U0001f469\u200d\U0001f467",
     "\u65e5\u672c\u8a9e, \u0440\u0443\u0441\u0441\u043a\u0438\u0439, \ud55c\uad6d\uc5b4",
     "\u0939\u093f\u0928\u094d\u0926\u0940",
-    "def f(x):\n    return x ** 2  # twice",
+    "def f(x):\n    return x ** 2  # twice", "a  2024\n    1", "The CAT sat. \u00c9t\u00e9",
 )  # fmt: skip
 
 

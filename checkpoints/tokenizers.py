@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from checkpoints.plain_tokenizer import PROBES
 from qlinear.errors import ModelError, one_line
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -15,8 +16,27 @@ def open_tokenizer(directory: Path, trust_remote_code: bool) -> Any:
     if not any((directory / file).is_file() for file in TOKENIZER_FILES):
         raise ModelError(f"{directory} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    own_code = type(tokenizer).__module__.partition(".")[0] == "transformers_modules"
+    if (directory / "tokenizer.json").is_file() and not own_code:
+        tokenizer = _as_its_file_says(directory, tokenizer)
     tokenizer.decode(tokenizer("a b")["input_ids"])  # some of its settings are not looked at before
     return tokenizer
+
+
+def _as_its_file_says(directory: Path, tokenizer: Any) -> Any:
+    """It, or where it does not split text as tokenizer.json says, what does.
+
+    From version 5 on, transformers' classes of a family make normalizer and pre-tokenizer anew, as their family has
+    them, and which class it is may hang on the model's type alone.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if type(tokenizer) is PreTrainedTokenizerFast:
+        return tokenizer
+    plain = PreTrainedTokenizerFast.from_pretrained(directory)
+    how = dict(add_special_tokens=False, verbose=False)
+    same = all(plain(text, **how)["input_ids"] == tokenizer(text, **how)["input_ids"] for text in PROBES)
+    return tokenizer if same else plain
 
 
 def template_fault(tokenizer: Any) -> str | None:

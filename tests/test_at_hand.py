@@ -120,7 +120,6 @@ def drop(directory, file, name):
 
 # What is not plain, and opened the long way for it; of some, that says what is wrong.
 NOT_PLAIN = {
-    "a class of tokenizers": lambda at: change(at, "tokenizer_config.json", tokenizer_class="GPT2Tokenizer"),
     "a word that is another token": lambda at: change(at, "added_tokens.json", new=True, w9x=9),
     "a token that templates may name": lambda at: change(
         at, "tokenizer_config.json", extra_special_tokens={"image_token": "w3"}, chat_template="{{ image_token }}"

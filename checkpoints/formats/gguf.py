@@ -2,18 +2,18 @@
 
 The header is walked here, every count and offset checked against the size of the file, because the readers at hand
 trust them: a damaged count makes them loop or allocate without end. What the header means comes from the `gguf`
-package (tensor names, block formats), from transformers (tokenizer), and stands in `gguf_config.py`.
+package (tensor names, block formats), and stands in `gguf_config.py` and `gguf_tokenizer.py`.
 """
 
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from architectures.registry import gguf_readers
 from checkpoints.formats.gguf_blocks import from_blocks
 from checkpoints.formats.gguf_config import ROPE_TABLES, Described, read_config
+from checkpoints.formats.gguf_tokenizer import open_tokenizer
 from checkpoints.formats.stored import Rounding
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
@@ -84,10 +85,8 @@ class GgufSource:
                 f"llama-gguf-split, or give the model's safetensors directory"
             )
 
-    def tokenizer(self):
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+    def tokenizer(self) -> Any:
+        return open_tokenizer(self.path, self.metadata, lambda *names: read_arrays(self.path, names))
 
     def names_in(self, model: torch.nn.Module) -> dict[str, str]:
         import gguf
@@ -138,20 +137,29 @@ class GgufSource:
             return torch.from_numpy(values.reshape(entry.shape))
 
 
-def read_header(path: Path) -> tuple[dict, dict[str, TensorEntry]]:
-    """The metadata (an array as its length) and the tensors of a GGUF file, checked against its size."""
+def read_header(path: Path, whole: Collection[str] = ()) -> tuple[dict, dict[str, TensorEntry]]:
+    """The metadata (an array as its length, but for those that `whole` names) and the tensors of a GGUF file, checked
+
+    against its size.
+    """
     with one_line_errors(f"{path} cannot be read"), open(path, "rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ModelError(f"{path} is not a GGUF file (it does not start with {MAGIC.decode()})")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Walk(path, data).header()
+            return _Walk(path, data, whole).header()
+
+
+def read_arrays(path: Path, names: Collection[str]) -> list[list | None]:
+    """Arrays of the metadata, None for one that is not there."""
+    metadata, _ = read_header(path, names)
+    return [metadata.get(name) for name in names]
 
 
 class _Walk:
     """A position in the header that cannot leave the file."""
 
-    def __init__(self, path: Path, data: mmap.mmap):
-        self.path, self.data, self.at = path, data, len(MAGIC)
+    def __init__(self, path: Path, data: mmap.mmap, whole: Collection[str] = ()):
+        self.path, self.data, self.at, self.whole = path, data, len(MAGIC), whole
 
     def header(self) -> tuple[dict, dict[str, TensorEntry]]:
         version = self.scalar("<I")
@@ -163,7 +171,7 @@ class _Walk:
         metadata = {}
         for _ in range(values):
             key = self.string()
-            metadata[key] = self.value(self.scalar("<I"))
+            metadata[key] = self.value(self.scalar("<I"), key in self.whole)
         described = {}
         for _ in range(tensors):
             name = self.string()
@@ -193,8 +201,8 @@ class _Walk:
     def string(self) -> str:
         return self.take(self.scalar("<Q")).decode("utf-8")
 
-    def value(self, kind: int):
-        """One metadata value; an array is skipped and told as its length."""
+    def value(self, kind: int, whole: bool):
+        """One metadata value; an array, unless it is wanted whole, is skipped and told as its length."""
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind == STRING:
@@ -204,6 +212,8 @@ class _Walk:
         element, count = self.scalar("<I"), self.scalar("<Q")
         if count > MAX_ARRAY or (element not in SCALARS and element != STRING):
             raise ModelError(f"{self.path} is damaged: metadata array of {count} values of type {element}")
+        if whole:
+            return [self.string() if element == STRING else self.scalar(SCALARS[element]) for _ in range(count)]
         if element in SCALARS:
             self.take(count * struct.calcsize(SCALARS[element]))
         else:

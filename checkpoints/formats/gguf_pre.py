@@ -1,10 +1,11 @@
-"""Which of the pre-tokenizers that llama.cpp knows by name a tokenizer has, told by what it does.
+"""Which of the pre-tokenizers that llama.cpp knows by name a tokenizer has, told by what it does, and the other way.
 
 llama.cpp writes the expressions down in its source, one for each name (`llm_tokenizer_bpe` of its llama-vocab.cpp,
 which quotes the original of tokenizer.json where its own engine needed another spelling). A tokenizer that has none
 of them is refused: with the wrong one a model still writes, and worse.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from qlinear.errors import CheckpointError
@@ -35,6 +36,53 @@ NAMES: dict[tuple[tuple[str, ...], bool], str] = {
     ((_cased("", r"\p{N}"),), True): "tekken",
     ((_cased(f"{_CONTRACTIONS}?", r"\p{N}{1,3}"),), False): "gpt-4o",
 }  # fmt: skip
+
+# Other names for the same (llama.cpp's `llama_vocab::impl::load`), which are read and never written.
+SAME = {
+    **dict.fromkeys(("phi-2", "gigachat", "a.x-4.0", "mellum", "exaone4", "olmo", "mpt", "jais", "trillion"), "gpt-2"),
+    **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), "smollm"),
+    **dict.fromkeys(("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"), "llama-bpe"),
+    **dict.fromkeys(("dbrx", "glm4", "chatglm-bpe"), "smaug-bpe"),
+    **dict.fromkeys(("deepseek-r1-qwen", "stablelm2", "megrez", "kormo"), "qwen2"),
+    **dict.fromkeys(("llama4", "kanana2"), "gpt-4o"),
+}  # fmt: skip
+BEGINS = ("llama-bpe", "tekken")  # where a text begins with a token of its own, unless the header says otherwise
+
+
+@dataclass(frozen=True)
+class Way:
+    """How text becomes pieces before merges. steps: as `NAMES` has them."""
+
+    name: str
+    steps: tuple[str, ...]
+    ignore_merges: bool
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.name in BEGINS
+
+    def pre_tokenizer(self) -> Any:
+        """As a `tokenizers.pre_tokenizers.PreTokenizer`."""
+        from tokenizers import Regex, pre_tokenizers
+
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex="gpt2" in self.steps)
+        if self.steps == ("gpt2",):
+            return byte_level
+        before = [
+            pre_tokenizers.Digits(individual_digits=True)
+            if step == "digits"
+            else pre_tokenizers.Split(Regex(step), behavior="isolated")
+            for step in self.steps
+            if step != "gpt2"
+        ]
+        return pre_tokenizers.Sequence([*before, byte_level])
+
+
+def way_named(name: str) -> Way | None:
+    """Of llama.cpp's name; None for one that is not known here."""
+    written = SAME.get(name, name)
+    known = ((steps, ignore) for (steps, ignore), one in NAMES.items() if one == written)
+    return next((Way(written, *one) for one in known), None)
 
 
 def pre_tokenizer_name(pre_tokenizer: dict | None, ignore_merges: bool) -> str:

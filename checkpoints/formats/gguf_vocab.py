@@ -14,6 +14,8 @@ from checkpoints.formats.gguf_pre import pre_tokenizer_name
 from qlinear.errors import CheckpointError
 
 SPACE = "\u2581"  # SentencePiece's spelling of a space
+# Of text whose spaces are spelled already: it splits nothing.
+GEMMAS_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 class Kind(IntEnum):
@@ -32,7 +34,7 @@ class Vocabulary:
     """model, pre: llama.cpp's names; scores: of SentencePiece pieces, merges: of byte-level BPE; ids: by what they are
 
     called in `tokenizer.ggml.*_token_id`; adds: by its name in `tokenizer.ggml.*`, what is put around or before text;
-    strips: whether special tokens take the spaces behind them along.
+    strips: whether special tokens take the spaces behind them along; unplaced: ends that the header has no field for.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Vocabulary:
     adds: dict[str, bool]
     chat_template: str | None
     strips: bool = False
+    unplaced: tuple[int, ...] = ()
 
     def file_name(self, name: str) -> str:
         """What the file may be called: llama.cpp lets special tokens of "phi-3" and "phi3", and no other, take spaces
@@ -58,8 +61,15 @@ class Vocabulary:
 
     @property
     def notes(self) -> list[str]:
-        said = "special tokens of the tokenizer take spaces behind them along, which llama.cpp leaves in the text"
-        return [said] if self.strips and self.file_name("") == "" else []
+        said = []
+        if self.strips and self.file_name("") == "":
+            said.append(
+                "special tokens of the tokenizer take spaces behind them along, which llama.cpp leaves in the text"
+            )
+        if self.unplaced:
+            named = ", ".join(self.tokens[number] for number in self.unplaced)
+            said.append(f"a header names three tokens that end an answer; {named} would end one too")
+        return said
 
     def write(self, writer: Any) -> None:
         """Put the fields into a `gguf.GGUFWriter`."""
@@ -96,6 +106,7 @@ def read_vocabulary(tokenizer: Any, rows: int, ends: list[int]) -> Vocabulary:
     pieces = bool(model.get("byte_fallback"))
     tokens, kinds = _tokens(model["vocab"], added, rows, pieces, model.get("unk_token"))
     common = dict(tokens=tokens, kinds=kinds, ids=_ids(tokenizer, ends), chat_template=_template(tokenizer))
+    common["unplaced"] = tuple(end for end in ends if end not in common["ids"].values())
     common["strips"] = any(entry["special"] and entry["rstrip"] for entry in added.values())
     adds = _around(tokenizer)
     if pieces:
@@ -138,15 +149,14 @@ def _tokens(
 
 
 def _ids(tokenizer: Any, ends: list[int]) -> dict[str, int]:
-    """The tokens with a part to play. eot: one that ends a turn, beside the one that ends the text."""
+    """The tokens with a part to play. eot, eom: that end a turn and a message, beside the one that ends the text."""
     named = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
     found = {name: getattr(tokenizer, f"{theirs}_token_id") for name, theirs in named.items()}
     ids = {name: number for name, number in found.items() if number is not None}
     if ends and "eos" not in ids:
         ids["eos"] = ends[0]
-    if turns := [end for end in ends if end != ids.get("eos")]:
-        ids["eot"] = turns[0]
-    return ids
+    turns = [end for end in ends if end != ids.get("eos")]
+    return ids | dict(zip(("eot", "eom"), turns, strict=False))
 
 
 def _around(tokenizer: Any) -> dict[str, bool]:
@@ -185,7 +195,8 @@ def _space_prefix(described: dict) -> bool:
     steps = normalizer.get("normalizers") or ([normalizer] if normalizer else [])
     prepends = [step for step in steps if step == {"type": "Prepend", "prepend": SPACE}]
     spells = [step for step in steps if step == {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-    if len(prepends) + len(spells) < len(steps) or before.get("type") not in (None, "Metaspace", "Split"):
+    splits = before.get("type") in (None, "Metaspace") or before == GEMMAS_SPLIT
+    if len(prepends) + len(spells) < len(steps) or not splits:
         raise CheckpointError("the tokenizer changes or splits text as llama.cpp's for SentencePiece does not")
     return bool(prepends) or before.get("prepend_scheme") in ("first", "always")
 

@@ -1,5 +1,6 @@
 """GGUF files: weights come back as they went in, and a damaged file is told apart quickly and in one line."""
 
+import json
 import struct
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -159,4 +160,12 @@ def test_the_embedded_tokenizer(embedded):
     assert ids.count(1) == 3 and ids.count(2) == 2 and tokenizer.decode(ids) == chat
     assert embedded.generation_config.eos_token_id == 2
     reference = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    assert reference.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    theirs, ours = (json.loads(one.backend_tokenizer.to_str()) for one in (reference, tokenizer))
+    for part in ("vocab", "merges", "ignore_merges"):
+        assert ours["model"].pop(part) == theirs["model"].pop(part)
+    assert not any(ours["model"][part] for part in ("dropout", "unk_token", "byte_fallback", "fuse_unk"))
+    differ = {part for part in ours if ours[part] != theirs[part]} - {"model"}
+    assert differ == {"pre_tokenizer"}  # they take it for GPT-2's
+    # By llama.cpp (llama-cpp-python 0.3.36), which splits digits off before spaces are joined.
+    assert tokenizer("a  2024").input_ids == [81, 256, 34, 32, 34, 36]
+    assert tokenizer("def f():\n    1").input_ids[2:] == [3734, 2367, 33]

@@ -46,6 +46,10 @@ def test_digits_one_by_one_are_smollms():
 
 def test_a_token_that_ends_a_turn_goes_along():
     assert read_vocabulary(byte_level(), 64, [2, 7]).ids == {"bos": 1, "eos": 2, "padding": 0, "eot": 7}
+    found = read_vocabulary(byte_level(), 64, [2, 7, 8])
+    assert found.ids == {"bos": 1, "eos": 2, "padding": 0, "eot": 7, "eom": 8} and found.notes == []
+    (said,) = read_vocabulary(byte_level(), 64, [7, 2, 8, 9]).notes
+    assert said == f"a header names three tokens that end an answer; {found.tokens[9]} would end one too"
 
 
 def changed(**parts):

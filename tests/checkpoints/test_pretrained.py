@@ -9,12 +9,15 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.models.tiny import Row
 from benchmarks.models.tiny import tiny_model as model_of
 from checkpoints.pretrained import open_pretrained
+from checkpoints.tokenizers import open_tokenizer
 from tests.checkpoints.floats import TINY, assert_same_tensors, edit_json, save, tiny_model
+from tests.checkpoints.pieces import byte_level
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "opt", "gpt_neox",
             "falcon", "bloom", "starcoder2")  # fmt: skip
@@ -149,3 +152,20 @@ def test_a_class_that_is_another_types_too(tmp_path):
     opened = open_pretrained(str(directory)).load(torch.float32)
     assert (type(opened).__name__, opened.config.model_type) == ("LlamaForCausalLM", "internlm3")
     assert all(torch.equal(tensor, opened.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast"])
+def test_text_is_split_as_tokenizer_json_says(tmp_path, model_type, named):
+    """Classes of transformers 5 have a way of their own, and may be taken by the model's type."""
+    tokenizer = byte_level()
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    described = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": named}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
+    found = open_tokenizer(tmp_path, False)
+    for text in ("a  20", "the\n    2, 20", "the thing"):
+        assert found(text, add_special_tokens=False)["input_ids"] == tokenizer(text)["input_ids"], text
+    assert found.chat_template == tokenizer.chat_template and found.eos_token_id == tokenizer.eos_token_id
