@@ -2,21 +2,32 @@
 
 import csv
 import io
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from qlinear.errors import OptionError
-from qlinear.files import json_text, why_not_writable, write_text_whole
+from qlinear.files import is_written_through, json_text, why_not_writable, write_text_whole
 
 
-def check_writable(option: str, path: str | None) -> None:
-    """Before hours of work: whether a result can be written where `option` asks for it."""
-    if path is None:
-        return
-    reason = why_not_writable(Path(path))
-    if reason is not None:
-        raise OptionError(f"{option} {path} cannot be written: {reason}")
+def check_results(results: Mapping[str, str | None], read: Iterable[str]) -> None:
+    """Before hours of work: whether results can be written where their options ask for it, and in nobody's place.
+
+    read: what may name files that are read, some with an @ before. Raises `OptionError`.
+    """
+    places = {option: Path(path) for option, path in results.items() if path is not None}
+    sources = {os.path.realpath(text.removeprefix("@")) for text in read}
+    for option, path in places.items():
+        reason = why_not_writable(path)
+        if reason is not None:
+            raise OptionError(f"{option} {path} cannot be written: {reason}")
+        if path.is_file() and os.path.realpath(path) in sources:
+            raise OptionError(f"{option} {path} is a file that is read; give the result another name")
+    files = [os.path.realpath(path) for path in places.values() if not is_written_through(path)]
+    if len(set(files)) < len(files):
+        raise OptionError(f"{' and '.join(places)} name one file; give two names")
 
 
 def write_files(result: Any, json_file: str | None, csv_file: str | None) -> None:

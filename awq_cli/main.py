@@ -15,6 +15,8 @@ from awq_cli.requests import build, options_of
 from qlinear.errors import OptionError
 from qlinear.process import rank_and_size
 
+# Options whose values may name files.
+READ = ("model_name", "checkpoint", "draft", "dataset", "calib_data", "eval_data", "scales", "prompt", "system")
 # Imported when chosen: a task brings torch with it, and `--help` has no time for that.
 MODULES = {
     "quantize": "awq_cli.tasks.quantize",
@@ -78,8 +80,9 @@ def command(call: click.Context, **values) -> None:
     _refuse_idle_options(given, values)
     from awq_cli import console, files
 
-    for name in ("json_file", "csv_file") if leads else ():
-        files.check_writable(groups.NAMES[name], values[name])
+    if leads:
+        read = [text for name in READ for text in _listed(values.get(name))]
+        files.check_results({groups.NAMES[name]: values[name] for name in ("json_file", "csv_file")}, read)
     _set_threads(values["num_torch_threads"])
     request = build(module.Request, values)
     with console.Console(values["quiet"] or not leads) as screen:
@@ -92,6 +95,11 @@ def command(call: click.Context, **values) -> None:
             from awq_cli import first_answer
 
             first_answer.show(result, values["trust_remote_code"], screen.watch)
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    """The values of an option that may be given several times, or once, or not."""
+    return value if isinstance(value, tuple) else (value,) * (value is not None)
 
 
 def _refuse_foreign_options(given: dict[str, str], task: str, understood: set[str]) -> None:
@@ -152,7 +160,18 @@ def _set_environment() -> None:
         os.environ.update(waiting.for_each_other())
 
 
+def _open_closed_streams() -> None:
+    """Where the shell closed one (`>&-`), so that no file that is opened later gets its number."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+            setattr(sys, name, open(number, "w", closefd=False))
+
+
 def main() -> None:
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may lack a letter of what a model writes
     with ending.one_line(), ending.once():

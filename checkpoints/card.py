@@ -1,5 +1,6 @@
 """The model card, README.md: what a checkpoint was made of and how, what that lost, and what opens it."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ class Origin:
     @property
     def hub_id(self) -> str | None:
         """None for what is no repository's name: a path of this machine is nobody's business."""
-        return self.name if self.name and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.name) else None
+        named = self.name and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.name) and not os.path.exists(self.name)
+        return self.name if named else None
 
 
 def read_origin(name: str | None, directory: Path | None) -> Origin:

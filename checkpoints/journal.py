@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qlinear.errors import CheckpointError, is_out_of_memory, one_line
-from qlinear.files import json_text
+from qlinear.files import is_text, json_text
 
 NAME = "journal.json"
 
@@ -104,7 +104,7 @@ class Journal:
             type(self.number) is int
             and isinstance(self.fingerprint, dict)
             and all(
-                type(mark) in plain and len(str(mark)) < 300 and str(mark).isprintable()
+                type(mark) in plain and len(str(mark)) < 300 and is_text(str(mark))
                 for mark in self.fingerprint.values()
             )
             and len(str(self.fingerprint)) < 10_000

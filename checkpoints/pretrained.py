@@ -216,7 +216,7 @@ def _download(repository: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     # The model's own code too: it goes along into the checkpoint, and nobody runs it here unless it is trusted.
-    small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *FETCHED]
+    small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md", *FETCHED]
     tried = f"it is not one of {', '.join(EMBEDDED)}, nor a directory or .gguf file here"
     with one_line_errors(f"no model {repository!r}: {tried}, and neither the hub nor its local cache gave it"):
         asked = {"repo_id": repository, "etag_timeout": 5, "local_files_only": not fetch}
@@ -233,7 +233,7 @@ def _read_config(directory: Path, trust_remote_code: bool):
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory} is not a model directory: it holds no config.json")
     described = read_json(directory / "config.json")
-    if "quantization_config" in described:
+    if described.get("quantization_config") is not None:
         raise ModelError(f"{directory} is already quantized; give the float model it was made from")
     with one_line_errors(f"{directory / 'config.json'} describes no model that can be opened"):
         check_described(str(directory), described, trust_remote_code)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 import re
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,7 +155,8 @@ class PickleShards(Shards):
     @staticmethod
     def _load(file: Path) -> dict[str, Tensor]:
         with one_line_errors(f"{file} cannot be read as plain tensors (save the model as safetensors)"):
-            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            # The form of before torch 1.6 is no zip file, and cannot be mapped.
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise ModelError(f"{file} is not a table of tensors; save the model as safetensors")
         return tensors

@@ -263,7 +263,8 @@ class CheckpointWriter:
             index.write_text(json_text(content), encoding="utf-8")
         for (file, _), name in zip(files, names, strict=True):
             # The permissions of a file written the usual way: safetensors lets only the owner read.
-            shutil.copymode(self._finished / RECIPE, self.partial / file)
+            with suppress(OSError):  # some file systems have none to change
+                shutil.copymode(self._finished / RECIPE, self.partial / file)
             (self.partial / file).rename(self._finished / name)
 
     def _take_names_back(self, journal: Journal) -> None:
@@ -286,7 +287,7 @@ class CheckpointWriter:
         except BaseException:  # an interrupt too: what was there goes back to its place
             replaced.rename(self._place)
             raise
-        shutil.rmtree(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)  # the new one is in its place, whatever becomes of the old
 
 
 def _shard_names(count: int) -> list[str]:

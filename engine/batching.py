@@ -161,9 +161,8 @@ class Batch:
     def _work(self) -> None:
         while self._next():
             start = time.perf_counter()
-            readings, texts = self._plan()
             try:
-                self._step(readings, texts)
+                self._step(*self._plan())
             except Exception as error:  # whatever it is, nobody is to wait for ever
                 for text in (*self._running, *([self._coming] if self._coming else [])):
                     self._places.forget(text.slot)

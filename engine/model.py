@@ -111,12 +111,14 @@ class Model:
         With flash attention it runs the whole stack at once, where model and target allow it. Raises `ModelError` for
         a model that is no causal one.
         """
+        _check_room(max_tokens)
         made = self.runner.decoder(max_tokens, rewinds, self._note)
         self._count_cache(made.nbytes)
         return made
 
     def slots(self, max_tokens: int, slots: int) -> StackDecoder:
         """A new decoder for as many texts of up to `max_tokens` at once, or, as its `slots` then says, for one."""
+        _check_room(max_tokens)
         made = self.runner.slots(max_tokens, slots, self._note)
         self._count_cache(made.nbytes)
         return made
@@ -272,3 +274,8 @@ def _token_ids(tokens: "Tensor | Sequence[int]", vocabulary: int) -> np.ndarray:
     if int(given.min()) < 0 or int(given.max()) >= vocabulary:
         raise OptionError(f"`tokens` have to be from 0 to {vocabulary - 1}, as those of this model are")
     return given.astype(np.int64)
+
+
+def _check_room(max_tokens: int) -> None:
+    if max_tokens < 1:
+        raise OptionError(f"`max_tokens` is {max_tokens}; a decoder has room for 1 or more")

@@ -24,6 +24,9 @@ class ModuleParts:
     """`engine.stack.Parts`; the model keeps its weights, which are read in place."""
 
     def __init__(self, model: nn.Module):
+        """Raises `Unsupported` for a model with code of its own, which may do anything under a known name."""
+        if type(model).__module__.partition(".")[0] == "transformers_modules":
+            raise Unsupported("the model brings code of its own, which runs as it is")
         self.model = model
         self._device = model.get_input_embeddings().weight.device
 

@@ -42,7 +42,9 @@ class ModelProposer:
         self._held = np.empty(0, np.int64)  # what the decoder has read
 
     def find(self, text: np.ndarray) -> int | None:
-        return 0 if len(text) <= self._decoder.max_tokens else None
+        """None too for a text with tokens that the smaller model, of the same tokenizer, has no rows for."""
+        fits = len(text) <= self._decoder.max_tokens and text.max() < self._decoder.vocabulary
+        return 0 if fits else None
 
     def behind(self, text: np.ndarray) -> int:
         return len(text) - 1 - in_common(self._held, text[:-1])

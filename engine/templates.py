@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -74,7 +75,8 @@ def _apart(answer: Callable[[Connection, Any, Any], None], tokenizer: Any, asked
     finally:
         child.kill()
         child.join()
-        child.close()
+        with suppress(ValueError):  # that it runs still: where SIGCHLD is ignored nobody is told of its end
+            child.close()
         receiver.close()
     if failed is not None:
         raise OptionError(f"{_BEGIN} {failed}; {_END}")
@@ -115,7 +117,8 @@ class Renderer:
         self._pipe.close()
         self._helper.kill()
         self._helper.join()
-        self._helper.close()
+        with suppress(ValueError):
+            self._helper.close()
 
     def _start(self) -> None:
         context = _processes()

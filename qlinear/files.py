@@ -4,12 +4,18 @@ import json
 import math
 import os
 import secrets
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from qlinear.errors import one_line
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be kept as UTF-8 and holds no control characters, as a name of a file may."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:

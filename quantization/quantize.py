@@ -8,7 +8,7 @@ from checkpoints.beside import find_beside
 from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.journal import Journal
 from checkpoints.local import files_fingerprint
-from checkpoints.pretrained import open_pretrained
+from checkpoints.pretrained import fingerprint_at_hand, open_pretrained
 from checkpoints.proofs import proof
 from checkpoints.quantized import check_quantized, read_tokenizer
 from checkpoints.tokenizers import template_fault
@@ -270,6 +270,10 @@ def _describe(job: Job, trust_remote_code: bool) -> Description:
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:
     """options: what was asked for, for the record."""
     source, recipe = job.source, job.recipe
+    if fingerprint_at_hand(options["model_name"], description.trust_remote_code) not in (source.fingerprint, None):
+        raise ModelError(
+            "the model's files are others than when it was opened, and what was made is of both; start over"
+        )
     if recipe.lm_head:
         source.config.tie_word_embeddings = False
     section = section_of(job, work.tally.quantized_names)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from architectures.family import Edge
 from qlinear.errors import ScalesError
-from qlinear.files import write_whole
+from qlinear.files import is_text, write_whole
 
 # What `meta` may hold that is compared with what is wanted.
 META_KINDS = {
@@ -96,7 +96,7 @@ def _is_plain(tensor: object) -> bool:
 def _is_note(value: object) -> bool:
     """Whether it is something that a recipe can say of the calibration text: it goes into JSON after the last block."""
     if isinstance(value, str):
-        return len(value) < 1000 and value.isprintable()
+        return len(value) < 1000 and is_text(value)
     return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 

@@ -103,8 +103,8 @@ class Hearing:
     def _tell(self, token: int, logits: np.ndarray) -> Told:
         most = logits.max()
         scores = logits - (most + np.log(np.exp(logits - most, dtype=np.float64).sum()))
-        count = self._ask.top or 0
-        top = np.argpartition(-logits, count)[:count] if count else np.empty(0, np.int64)
+        count = min(self._ask.top or 0, len(logits))
+        top = np.argpartition(-logits, count - 1)[:count] if count else np.empty(0, np.int64)
         likeliest = sorted(map(int, top), key=lambda one: (-logits[one], one))
         return Told(self._likely(token, scores), [self._likely(one, scores) for one in likeliest])
 

@@ -54,5 +54,6 @@ def exported(
 ) -> Exported:
     """output: None for the checkpoint's name with the format's behind it, or with .gguf."""
     folder = Path(checkpoint)
-    place = Path(output) if output else folder.with_name(place_of(folder.resolve().name, format))
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    place = Path(output) if output else named.with_name(place_of(folder.resolve().name, format))
     return export(folder, place, format, overwrite, trust_remote_code, watch)

@@ -20,7 +20,7 @@ def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") ->
                 content += piece
         if len(content) > MOST_BYTES:
             raise kind(f"{what} has more than {MOST_BYTES / 1e9:g} GB of text, which is not read; give a part of it")
-        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError as error:
         raise kind(f"{what}: no such file{instead}") from error
     except OSError as error:

@@ -125,3 +125,35 @@ def test_json_may_go_to_a_pipe(tmp_path, rounded):
     assert json.loads(begin + result + end)["responses"][0]["response"] in answers and "tokens" in table
     assert Path("/dev/stdout").is_symlink()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_the_shell_closed(tmp_path, closed):
+    number = {"stdout": 1, "stderr": 2}[closed]
+    command = f'exec "$0" "$@" {number}>&-'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, SCRIPT, "--task", "decode", "--checkpoint", "nowhere"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: nowhere is not a checkpoint") == (closed == "stdout")
+
+
+def test_a_conversation_where_the_end_of_children_is_not_told(tmp_path):
+    """A parent that ignores SIGCHLD hands that on to whom it starts."""
+    code = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+from engine.templates import Renderer, render
+class Tokenizer:
+    chat_template = "{{ messages[0]['content'] }}"
+    def apply_chat_template(self, messages, **how):
+        return messages[0]["content"] + "!"
+asked = [{"role": "user", "content": "hi"}]
+print(render(Tokenizer(), asked))
+renderer = Renderer(Tokenizer())
+print(renderer(asked))
+renderer.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("hi!\nhi!\n", "")

@@ -152,3 +152,17 @@ def test_missing_tokenizer(saved):
     (saved / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="the tokenizer of tiny-llama cannot be opened"):
         _ = open_pretrained(str(saved)).tokenizer
+
+
+def test_a_checkpoint_of_before_torch_1_6(saved):
+    before = open_pretrained(str(saved), False).load().state_dict()
+    (saved / "model.safetensors").unlink()
+    torch.save(before, saved / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    found = open_pretrained(str(saved), False).load().state_dict()
+    assert found.keys() == before.keys() and all(torch.equal(found[name], before[name]) for name in before)
+
+
+def test_a_section_that_is_null_is_none(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"quantization_config": None}))
+    assert open_pretrained(str(saved), False).load() is not None

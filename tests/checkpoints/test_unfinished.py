@@ -1,14 +1,19 @@
 """Checkpoints whose writing was interrupted, or that are in the way of one."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from checkpoints.quantized import open_quantized
 from checkpoints.writer import CheckpointWriter
 from qlinear.backends.reference import ReferenceBackend
-from qlinear.errors import CheckpointError
-from tests.quantized import quantized
+from qlinear.errors import CheckpointError, ModelError
+from run_awq import quantize
+from tests.quantized import calibration_text, quantized, recipe
 
 BACKEND = ReferenceBackend("cpu/torch")
 
@@ -139,3 +144,45 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="cannot write .*No space left on device"):
         quantized(source, tmp_path / "out" / "q")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_cannot_be_removed(source, tmp_path, monkeypatch):
+    """The new checkpoint is in its place then, and the run a success."""
+    directory = quantized(source, tmp_path / "out" / "q")
+    real = os.rmdir
+
+    def busy(path, *more, **how):
+        if str(path).endswith(".replaced"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        return real(path, *more, **how)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    quantized(source, directory, w_bit=3, overwrite=True)
+    monkeypatch.undo()
+    assert open_quantized(directory, BACKEND).recipe["w_bit"] == 3
+    assert not (directory.parent / ".q.partial").exists()
+
+
+def test_a_file_system_without_permissions(source, tmp_path, monkeypatch):
+    def refused(*given, **how):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    assert open_quantized(quantized(source, tmp_path / "q"), BACKEND).recipe["w_bit"] == 4
+
+
+def test_a_model_that_changes_meanwhile(source, tmp_path):
+    """As one does that is being trained. What was read before is of one model, what comes after of another."""
+    model, again = tmp_path / "model", tmp_path / "again.safetensors"
+    shutil.copytree(source, model)
+    weights = {name: 2 * tensor for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(weights, again, metadata={"format": "pt"})
+
+    def change(told):
+        if again.exists():
+            os.replace(again, model / "model.safetensors")
+
+    shutil.copy(calibration_text(source), calibration_text(model))
+    with pytest.raises(ModelError, match="the model's files are others than when it was opened"):
+        quantize(str(model), str(tmp_path / "out" / "q"), recipe(model), progress=change)
+    assert not (tmp_path / "out" / "q").exists()

@@ -1,14 +1,18 @@
 """The fused decoder on shapes that real models have, and at the edges of its chunks, its cache and its threads."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from engine.fused import CHUNK
+from engine.parts import ModuleParts
+from engine.stack import describe
 from qlinear.backends.cpu.backend import CpuBackend
-from qlinear.backends.stack import Reading
+from qlinear.backends.cpu.limits import check
+from qlinear.backends.stack import Reading, Unsupported
 from tests.engine.test_fused import distance, float_logits, fused, fused_decoder, quantized, stepped, tokens_of
 from tests.reading import generate, ids, parts, read_all
 from tests.tiny import VOCAB, in_bfloat16, tiny_model
@@ -118,3 +122,35 @@ def test_an_embedding_of_another_size_than_the_head():
     assert decoder is None and reason == (
         f"the fused decoder takes as many embeddings as outputs; this model has {VOCAB + 8} and {VOCAB + 16}"
     )
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    (dict(heads=6, kv_heads=4), "as many query heads for each of 4 key heads"),
+    (dict(blocks=()), "a model of blocks, of which this one has none"),
+])  # fmt: skip
+def test_what_native_code_would_not_look_at_is_refused(changes, reason):
+    model, _ = quantized("llama", num_attention_heads=4, num_key_value_heads=2)
+    stack = describe(model.config, ModuleParts(model), 8)
+    with pytest.raises(Unsupported, match=reason):
+        check(replace(stack, **changes))
+
+
+@pytest.mark.parametrize("width", [0.5, 1.5, 10])
+def test_rotations_as_wide_as_a_head_and_alike(width):
+    """width: of the last block's over the first's."""
+    model, _ = quantized("llama")
+    stack = describe(model.config, ModuleParts(model), 8)
+    first, last = stack.blocks[0], stack.blocks[-1]
+    tables = {name: np.ones((8, int(width * first.cosines.shape[1])), np.float32) for name in ("cosines", "sines")}
+    with pytest.raises(Unsupported, match="turns as many features in all blocks"):
+        check(replace(stack, blocks=(*stack.blocks[:-1], replace(last, **tables))))
+    if width > 1:
+        with pytest.raises(Unsupported, match="block 0: the fused decoder turns as many features"):
+            check(replace(stack, blocks=[replace(block, **tables) for block in stack.blocks]))
+
+
+def test_a_model_with_code_of_its_own_runs_that(monkeypatch):
+    model, _ = quantized("llama")
+    assert fused_decoder(model, CpuBackend(), 8)[0] is not None
+    monkeypatch.setattr(type(model), "__module__", "transformers_modules.mine.modeling")
+    assert fused_decoder(model, CpuBackend(), 8) == (None, "the model brings code of its own, which runs as it is")

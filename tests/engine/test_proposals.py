@@ -139,3 +139,10 @@ def test_tokenizers_that_differ():
             check_same_tokens(own, other, "q")
         begin = f"`draft=q` has another tokenizer than this model: {message}; give a checkpoint"
         assert str(error.value).startswith(begin)
+
+
+def test_nothing_is_proposed_for_tokens_that_the_smaller_model_has_no_rows_for():
+    """A tokenizer may be the same where one embedding has more rows than the other."""
+    proposer = ModelProposer(SimpleNamespace(max_tokens=4, vocabulary=5), 8)
+    assert proposer.find(np.array([1, 4])) == 0
+    assert proposer.find(np.array([1, 5])) is None and proposer.find(np.arange(5)) is None

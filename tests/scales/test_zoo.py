@@ -165,3 +165,13 @@ def test_a_file_that_does_not_say_its_grid_is_for_asymmetric_ones():
 @pytest.mark.parametrize("meta", [{}, WANTED, {**WANTED, "note": "anything"}])
 def test_files_made_for_these_options(name, meta):
     zoo.check_made_for(Path(name), ScaleFile(meta=meta), WANTED)
+
+
+@pytest.mark.parametrize(
+    "name", ["\u6821\u6b63\u3000\u30c6\u30ad\u30b9\u30c8.txt", "a\u00a0b.txt", "\u0645\u06cc\u200c\u062e.txt"]
+)
+def test_names_of_any_script_come_back(tmp_path, llama, name):
+    file = file_for(llama)
+    file.meta = {"w_bit": 4, "calibration": {"source": name}}
+    zoo.write(tmp_path / "a.pt", file)
+    assert zoo.read(tmp_path / "a.pt").meta == file.meta

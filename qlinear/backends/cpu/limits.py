@@ -21,6 +21,10 @@ def check(stack: Stack) -> None:
     for name in ("vocabulary", "hidden", "heads", "kv_heads", "head_dim"):
         if type(getattr(stack, name)) is not int or getattr(stack, name) < 1:
             raise Unsupported(f"the fused decoder takes a {name} that is a number above 0, not {getattr(stack, name)}")
+    if stack.heads % stack.kv_heads:
+        raise Unsupported(f"the fused decoder takes as many query heads for each of {stack.kv_heads} key heads")
+    if not stack.blocks:
+        raise Unsupported("the fused decoder takes a model of blocks, of which this one has none")
     sharing = stack.heads // stack.kv_heads
     plain = all(isinstance(block.mlp, PlainMlp) for block in stack.blocks)
     if stack.activation not in (native.PLAIN_ACTIVATIONS if plain else native.ACTIVATIONS):
@@ -47,6 +51,7 @@ def check(stack: Stack) -> None:
 def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
     """Native code looks at nothing: what it reads and writes has to be there."""
     hidden, heads, kv_heads = stack.hidden, stack.heads * stack.head_dim, stack.kv_heads * stack.head_dim
+    _check_rotation(stack, block, where)
     _check_matrices(block.qkv, hidden, (heads, kv_heads, kv_heads), f"{where}, q, k and v")
     _check_matrices(block.o, heads, (hidden,), f"{where}, o")
     norms, of_heads = block.norms, ((stack.head_dim, heads), (stack.head_dim, kv_heads))
@@ -62,6 +67,16 @@ def _check_block(stack: Stack, block: StackBlock, where: str) -> None:
     _check_matrices([block.mlp.router.logits], hidden, (len(block.mlp.experts),), f"{where}, the router")
     for mlp in [*block.mlp.experts, *([block.mlp.shared] if block.mlp.shared else [])]:
         _check_mlp(mlp, hidden, where)
+
+
+def _check_rotation(stack: Stack, block: StackBlock, where: str) -> None:
+    """As wide in all blocks as in the first, and no wider than a head."""
+    width = stack.blocks[0].cosines.shape[-1]
+    if block.cosines.shape != block.sines.shape or block.cosines.shape[-1] != width or 2 * width > stack.head_dim:
+        raise Unsupported(
+            f"{where}: the fused decoder turns as many features in all blocks, at most a head's {stack.head_dim}; here "
+            f"{2 * block.cosines.shape[-1]}"
+        )
 
 
 def _check_kinds(stack: Stack, block: StackBlock, where: str) -> None:
