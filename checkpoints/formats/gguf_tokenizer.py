@@ -39,16 +39,17 @@ def _byte_level(path: Path, metadata: dict[str, Any], arrays: Arrays) -> Any:
         )
     names = ("tokens", "token_type", "merges")
     tokens, kinds, merges = (found or [] for found in arrays(*(f"tokenizer.ggml.{name}" for name in names)))
+    if not tokens or not merges:
+        raise ModelError(f"{path} has a tokenizer of {len(tokens)} tokens and {len(merges)} merges")
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
     model = models.BPE({token: n for n, token in enumerate(tokens)}, pairs, ignore_merges=way.ignore_merges)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer, tokenizer.decoder = way.pre_tokenizer(), decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    for token, kind in zip(tokens, kinds, strict=False):
-        if kind == Kind.CONTROL:
-            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-        elif kind == Kind.USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])
+    for kind, special in ((Kind.CONTROL, True), (Kind.USER_DEFINED, False)):
+        those = (token for token, its in zip(tokens, kinds, strict=False) if its == kind)
+        add = tokenizer.add_special_tokens if special else tokenizer.add_tokens
+        add([AddedToken(token, normalized=False, special=special) for token in those])
     numbers = {ours: metadata.get(f"tokenizer.ggml.{theirs}_token_id") for ours, theirs in NAMED.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

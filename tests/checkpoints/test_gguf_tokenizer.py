@@ -85,6 +85,12 @@ def test_a_way_that_is_not_known_is_refused(tmp_path, pre):
     assert str(raised.value).startswith(told) and "\n" not in str(raised.value)
 
 
+def test_a_tokenizer_without_its_merges_is_refused(tmp_path):
+    path = written(tmp_path / "a.gguf", read_vocabulary(byte_level(), 64, [2]), without=["merges"])
+    with pytest.raises(ModelError, match="a.gguf has a tokenizer of 64 tokens and 0 merges"):
+        read(path)
+
+
 @pytest.mark.parametrize(("pre", "begins"), [("llama-bpe", True), ("tekken", True), ("qwen2", False)])
 def test_where_the_header_does_not_say_it_a_text_begins_as_llama_cpp_has_it(tmp_path, pre, begins):
     found = read_vocabulary(splitting(way_named(pre)), 64, [2])

@@ -17,7 +17,7 @@ from qlinear.backends.reference import ReferenceBackend
 from run_awq import Recipe, quantize
 
 LAYERS, VOCAB, LENGTH = 1, 1024, 160
-CALIBRATION = dict(n_samples=16, seqlen=64)
+CALIBRATION = dict(n_samples=32, seqlen=64)
 
 
 def common_tokens() -> torch.Tensor:
@@ -103,7 +103,7 @@ def test_rounded_they_are_the_same_codes(made):
 
 
 def test_awq_costs_them_little_more_than_the_dense_model(made):
-    """Scales are searched for more linears, on fewer tokens each; measured were 0.083, 0.083 and 0.080 of 0.147."""
+    """Scales are searched for more linears, on fewer tokens each; measured were 0.087, 0.085 and 0.084 of 0.161."""
     of_dense, rounded = error(made, "dense", "awq"), error(made, "dense", "rounded")
     assert of_dense < 0.7 * rounded
     assert 0.95 * of_dense < error(made, "cut", "awq") < 1.05 * of_dense
