@@ -52,6 +52,8 @@ def one_line() -> Iterator[None]:
     except Exception as error:
         if getattr(error, "errno", None) in NO_ROOM:
             _end(f"error: cannot write: {os.strerror(error.errno)}; make room, or write elsewhere", USER)
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:  # whoever gave it, this program makes none so long
+            _end(f"error: {str(error.filename)[:60]}...: {os.strerror(error.errno)}", USER)
         if is_out_of_memory(error):
             _end(f"error: there is not enough memory ({_named(error)}); give more of it, or ask for less", USER)
         _end(f"error: a fault of this program: {_named(error)}; {_recorded()}", FAULT)

@@ -1,6 +1,5 @@
 """Run a `.gguf` file as it is: its codes on this program's kernels, where they lie on the same grid."""
 
-import os
 from pathlib import Path
 
 from torch import nn
@@ -18,7 +17,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 
 def is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == ".gguf" and os.path.isfile(path)  # False for a name that is too long, too
+    return path.suffix.lower() == ".gguf" and path.is_file()
 
 
 class GgufCheckpoint:

@@ -1,6 +1,7 @@
 """--task export, and --format beside quantizing: what is shown, written and refused."""
 
 import json
+import shutil
 
 from checkpoints.formats.names import FORMATS, GGUF_FLOATS
 from checkpoints.formats.writers import WRITERS
@@ -16,6 +17,14 @@ def test_a_checkpoint_is_exported_and_runs(run, rounded):
     prompt = ("--task", "decode", "--prompt", "the value of", "--checkpoint")
     texts = [run.result(*prompt, folder)["responses"][0] for folder in (rounded, "awq")]
     assert texts[0]["response"] == texts[1]["response"]
+
+
+def test_a_checkpoint_that_one_is_in(run, rounded):
+    shutil.copytree(rounded, run.folder / "here")
+    inside = type(run)(run.folder / "here")
+    outcome = inside("--task", "export", "--checkpoint", ".", "--format", "awq")
+    assert outcome.code == 0 and (run.folder / "here-awq" / "config.json").is_file()
+    assert not (run.folder / "here" / "here-awq").exists()
 
 
 def test_beside_quantizing(run, model):

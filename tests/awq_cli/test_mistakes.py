@@ -66,6 +66,7 @@ MALFORMED = [
      "--json no/such/result.json cannot be written: there is no directory {}/no/such"),
     (["--task", "decode", "--json", "."], "--json . cannot be written: that is a directory"),
     (["--task", "decode", "--json", "x" * 300], f"--json {'x' * 300} cannot be written: File name too long"),
+    (["--task", "decode", "--checkpoint", "x" * 300 + ".gguf"], f"{'x' * 60}...: File name too long"),
     (["--task", "benchmark", "--csv", "/"], "--csv / cannot be written: that is a directory"),
     (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq-gptq; "
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),

@@ -239,3 +239,11 @@ def test_a_meter_sees_every_matmul():
 
 def test_repr():
     assert repr(opened()) == "Model('tiny' on cpu/torch bf16)"
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_a_decoder_without_room_is_refused(room):
+    model = opened()
+    for made in (model.decoder, lambda tokens: model.slots(tokens, 2)):
+        with pytest.raises(OptionError, match=f"^`max_tokens` is {room}; a decoder has room for 1 or more$"):
+            made(room)
