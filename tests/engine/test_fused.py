@@ -10,7 +10,7 @@ from architectures.registry import fused_families
 from engine.scoring import negative_log_likelihood
 from qlinear.backends.cpu import native
 from qlinear.backends.reference import ReferenceBackend
-from qlinear.errors import TargetError
+from qlinear.errors import ModelError, TargetError
 from tests.engine.fusing import distance, float_logits, quantized_on, stepped, tokens_of
 from tests.reading import generate, ids, parts, read, read_all, read_last
 from tests.tiny import FOUND_OUT_TYPES, FOUND_OUT_VARIANTS, VARIANTS, VOCAB, in_bfloat16, tiny_model
@@ -77,6 +77,14 @@ def test_greedy_tokens_are_those_of_the_model(model_type):
     sure = (best.values[:, 0] - best.values[:, 1]) > 0.05 * expected.std()
     assert sure.sum() > 20
     assert torch.equal(best.indices[sure, 0], written[sure])
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_caps_do_not_hide_what_is_no_number(length):
+    model, _ = quantized("gemma2", **CAPS)
+    model.model.embed_tokens.weight.data[7] = float("nan")
+    with pytest.raises(ModelError, match="the model's logits are not finite"):
+        read_all(fused(model), torch.full((length,), 7))
 
 
 @pytest.mark.parametrize("isa", native.ISAS)

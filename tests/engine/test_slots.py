@@ -6,6 +6,7 @@ import torch
 
 from qlinear.backends.cpu import native
 from qlinear.backends.stack import Reading
+from qlinear.backends.widths import Widths
 from qlinear.errors import TargetError
 from tests.engine.fusing import distance, float_logits, quantized_on, tokens_of
 from tests.tiny import FOUND_OUT_VARIANTS, VARIANTS, VOCAB
@@ -24,8 +25,8 @@ FUSED = [(kind, options) for kind, options in VARIANTS + FOUND_OUT_VARIANTS if k
 LONG = dict(max_position_embeddings=1024)
 
 
-def stack_of(model, max_tokens=128, chunk=40, slots=3):
-    return CpuBackend().decoder(describe(model.config, ModuleParts(model), max_tokens), max_tokens, chunk, slots)
+def stack_of(model, max_tokens=128, chunk=40, slots=3, backend=CpuBackend):
+    return backend().decoder(describe(model.config, ModuleParts(model), max_tokens), max_tokens, chunk, slots)
 
 
 def read(stack, *readings):
@@ -124,6 +125,37 @@ def test_what_is_copied_is_read_as_if_it_had_been_read_there(count):
     found, went_on = read(stack, (second[count:], count, 20, 2), ([3], 40, 1, 0))
     assert np.array_equal(found, alone(model, second)[count:])
     assert np.array_equal(went_on, alone(model, np.append(first, 3))[40:])
+
+
+@pytest.mark.parametrize("kv_bits", [16, 8])
+@pytest.mark.parametrize("known", [0, 13, 31, 32])
+@pytest.mark.parametrize("length", [1, 2, 17, 31, 32, 39])
+def test_a_text_that_came_to_nothing_leaves_nothing_behind(kv_bits, known, length):
+    """Its keys and values are NaN from `known` on; those after it in its slot are other texts, whole or from there on."""
+    model, ruined = quantized_on(CpuBackend(), "llama")[0], VOCAB - 1
+    model.model.embed_tokens.weight.data[ruined] = float("nan")
+    begun, text = (np.minimum(tokens_of(count, seed=count).numpy(), ruined - 1) for count in (known, length))
+    text = np.concatenate([begun, text])
+
+    def fresh():
+        return stack_of(model, chunk=100, slots=2, backend=lambda: CpuBackend(widths=Widths(kv=kv_bits)))
+
+    expected = read(fresh(), (text, 0, length, 0))[0]
+    assert np.isfinite(expected).all()
+    for cuts in ([len(text)], range(known + 1, len(text) + 1)):
+        stack = fresh()
+        if known:
+            read(stack, (begun, 0, 0, 0))
+        poisoned, other = read(stack, ([ruined] * (80 - known), known, 1, 0), ([1] * 20, 0, 1, 1))
+        assert np.isnan(poisoned).all() and np.isfinite(other).all()
+        stack.copy(0, 1, known)
+        rows = []
+        for begin, end in zip([known, *cuts], cuts, strict=False):
+            part = text[begin:end]
+            found = read(stack, (part, begin, len(part), 0), (part, begin, len(part), 1))
+            assert np.array_equal(*found)
+            rows.append(found[0])
+        assert np.array_equal(np.concatenate(rows), expected)
 
 
 def test_refuses_what_there_is_no_room_for():

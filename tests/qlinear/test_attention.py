@@ -111,6 +111,22 @@ def test_a_cache_of_bfloat16(library, case):
     assert (np.abs(found - weights @ values) <= 3 * 2**-8 * size + 1e-5).all()
 
 
+@pytest.mark.parametrize("kv_bits", [16, 8])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+def test_a_query_that_is_no_number_gives_none(library, cap, kv_bits):
+    case = Case(64, 2, 30, 3, 0, 33, cap=cap)
+    random = np.random.default_rng(0)
+    q, keys, values = (random.standard_normal((n, case.head_dim)) for n in (case.rows, case.end, case.end))
+    q[3, 7] = np.nan
+    if kv_bits == 16:
+        tiles = laid_out_bf16(case, keys.astype(np.float32), values.astype(np.float32))
+    else:
+        tiles = (laid_out_int8(case, *random_int8(random, case), keys) for keys in (True, False))
+    _, found = case.run(library, q, *tiles, kv_bits)
+    assert np.array_equal(np.isnan(found).all(1), np.arange(case.rows) == 3)
+    assert np.isfinite(np.delete(found, 3, 0)).all()
+
+
 def rounded_to_bf16(array):
     return (to_bfloat16(array.astype(np.float32)).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 

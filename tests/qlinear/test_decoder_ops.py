@@ -102,6 +102,21 @@ def test_activate(library, activation, n):
     assert excess.max() <= 0
 
 
+@pytest.mark.parametrize("at", [0, 15, 16, 36])
+def test_what_is_no_number_stays_none(library, at):
+    n = 37
+    x, ones, y = random(n), torch.ones(n, dtype=torch.bfloat16), torch.empty(n, dtype=torch.bfloat16)
+    x[at] = math.nan
+    x, curve = x.bfloat16(), torch.tensor(CURVE)
+    expected = torch.arange(n) == at
+    for number in native_decoder.ACTIVATIONS.values():
+        library.awq_gate(x.data_ptr(), ones.data_ptr(), n, number, y.data_ptr())
+        assert torch.equal(y.isnan(), expected)
+    for name, number in native_decoder.PLAIN_ACTIVATIONS.items():
+        library.awq_activate(x.data_ptr(), n, number, curve.data_ptr() if name == "xielu" else None, y.data_ptr())
+        assert torch.equal(y.isnan(), expected), name
+
+
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("n, k", [(1, 32), (5, 8), (35, 72), (130, 576)])
 def test_dense(library, n, k, biased):

@@ -83,7 +83,8 @@ def _linear(function: ctypes._CFuncPtr, x: Tensor, weight: CpuWeight) -> Tensor:
         if x.stride(1) != 1:
             x = x.contiguous()
         stride = x.stride(0)
-    function(weight.address, x.data_ptr(), x.numel() // k, stride, dtype, y.data_ptr())
+    if function(weight.address, x.data_ptr(), x.numel() // k, stride, dtype, y.data_ptr()):
+        raise MemoryError
     return y
 
 

@@ -30,8 +30,6 @@ from qlinear.backends.stack import (
 from qlinear.backends.widths import Widths
 from qlinear.errors import TargetError
 
-TILE, CACHE_STEP = 16, 128  # positions that a cache keeps together, and that it is padded to (csrc/common/ops.h)
-
 
 class CpuDecoder:
     """`qlinear.backends.stack.StackDecoder`; not for use from two threads at once. Weights are read in place."""
@@ -51,6 +49,8 @@ class CpuDecoder:
         self._cache = self._make_cache(stack)
         description = self._describe(stack)
         self._handle = self._library.awq_decoder_create(ctypes.byref(description))
+        if self._handle is None:
+            raise MemoryError
         weakref.finalize(self, self._library.awq_decoder_free, self._handle)
         self.nbytes = self._cache.nbytes
 
@@ -66,9 +66,7 @@ class CpuDecoder:
         """Raises `ValueError` for what is no slot, or more than one holds."""
         if not {source, target} <= set(range(self.slots)) or not 0 <= count <= self.max_tokens:
             raise ValueError(f"{count} positions from slot {source} to {target}: there are {self.slots} slots")
-        heads = self._cache.reshape(*self._cache.shape[:4], -1, self._tile_bytes)
-        tiles = -(-count // TILE)
-        heads[:, :, target, :, :tiles] = heads[:, :, source, :, :tiles]
+        self._library.awq_decoder_copy(self._handle, source, target, count)
 
     def _check_call(self, readings: Sequence[Reading], out: np.ndarray) -> None:
         count, rows = sum(len(one.tokens) for one in readings), sum(one.rows for one in readings)
@@ -97,7 +95,6 @@ class CpuDecoder:
         """
         bytes_of = self._library.awq_cache_bytes
         of_slot = bytes_of(self.max_tokens, stack.kv_heads, stack.head_dim, self._widths.kv)
-        self._tile_bytes = bytes_of(TILE, 1, stack.head_dim, self._widths.kv) * TILE // CACHE_STEP
         shape = len(stack.blocks), 2, self.slots, stack.kv_heads, of_slot // stack.kv_heads
         return huge_pages(prod(shape))[: prod(shape)].reshape(shape)
 

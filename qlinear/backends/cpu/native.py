@@ -52,7 +52,7 @@ _SIGNATURES = {
     "awq_from_bytes": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER]),
     "awq_is_finite": (_INT32, [_POINTER, _INT64]),
     "awq_unpack": (None, [_POINTER, _POINTER, _POINTER, _POINTER]),
-    "awq_linear": (None, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER]),
+    "awq_linear": (_INT32, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER]),
 }
 
 

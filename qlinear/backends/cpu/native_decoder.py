@@ -136,6 +136,7 @@ class MixJob(ctypes.Structure):
 _SIGNATURES = {
     "awq_decoder_create": (_POINTER, [ctypes.POINTER(Model)]),
     "awq_decoder_free": (None, [_POINTER]),
+    "awq_decoder_copy": (None, [_POINTER, _INT64, _INT64, _INT64]),
     "awq_cache_bytes": (_INT64, [_INT64, _INT64, _INT64, _INT32]),
     "awq_decoder_read": (None, [_POINTER, ctypes.POINTER(Reading), _INT64, _POINTER]),
     "awq_rms_norm": (None, [_POINTER, _POINTER, _FLOAT, _INT64, _POINTER]),

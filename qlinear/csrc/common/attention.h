@@ -13,7 +13,6 @@ namespace awq {
 namespace {
 
 constexpr int64_t ROW_BLOCK = LANES;      // rows that are scored, weighed and added up together: a lane each
-constexpr int64_t KEY_TILES = 2;          // tiles of keys scored side by side
 constexpr int64_t CACHE_AHEAD = 8192;     // bytes that keys and values are asked for before they are needed
 constexpr float LOG2_E = 1.44269504f;
 
@@ -101,7 +100,6 @@ AWQ_INLINE void weigh(const awq_attention_job& job, const Sight& step, float* sc
 template <class Cache>
 void attend(const awq_attention_job& job) {
   alignas(64) float scores[ROW_BLOCK * CACHE_STEP];
-  constexpr int64_t TILES = KEY_TILES * CACHE_TILE;
   Cache cache(job);
   for (int64_t r = 0; r < job.rows; ++r) {
     job.maxima[r] = NO_SCORE;
@@ -111,7 +109,7 @@ void attend(const awq_attention_job& job) {
 
   // Steps begin at the same positions whatever the rows beside a row see: it has the same bits in any company.
   for (int64_t first = job.begin / CACHE_STEP * CACHE_STEP; first < job.end; first += CACHE_STEP) {
-    const int64_t left = (job.end - first + TILES - 1) / TILES * TILES;
+    const int64_t left = (job.end - first + CACHE_READ - 1) / CACHE_READ * CACHE_READ;
     const int64_t positions = left < CACHE_STEP ? left : CACHE_STEP;
     for (int64_t row = 0; row < job.rows; row += ROW_BLOCK) {
       const Sight step{row, job.rows - row < ROW_BLOCK ? job.rows - row : ROW_BLOCK, first, positions};

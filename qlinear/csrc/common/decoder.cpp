@@ -1,9 +1,11 @@
 #include "decoder.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include <chrono>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "decoder_step.h"
@@ -29,6 +31,7 @@ struct Layout {
 };
 
 constexpr int64_t SMALLEST_GROUP = 32;
+constexpr int64_t ELSEWHERE = -1;  // where no text goes on
 
 // What the MLPs of a model need at most, for each token. logits: of the router; slots: rows of experts; inner: values
 // between gate and down, of all of them; widest: of one.
@@ -100,6 +103,7 @@ int64_t lay_out(const awq_model& m, char* base, Buffers& b) {
 
 Buffers::Buffers(const awq_model& model) {
   memory = aligned_alloc(64, size_t(lay_out(model, nullptr, *this)));
+  if (memory == nullptr) throw std::bad_alloc();
   lay_out(model, static_cast<char*>(memory), *this);
 }
 
@@ -111,7 +115,7 @@ struct awq_decoder {
   explicit awq_decoder(const awq_model& given)
       : model(given), blocks(given.blocks, given.blocks + given.layers), buffers(given),
         phases(size_t(awq::Step::phases(given))), places(size_t(given.chunk)), asked(size_t(given.chunk)),
-        paces(size_t(given.slots)) {
+        ends(size_t(given.slots)), paces(size_t(given.slots)) {
     model.blocks = blocks.data();
   }
   awq_model model;
@@ -120,10 +124,16 @@ struct awq_decoder {
   std::vector<awq::Phase> phases;
   std::vector<awq::Place> places;
   std::vector<int64_t> asked;
+  std::vector<int64_t> ends;     // of what was read last, slot by slot, or ELSEWHERE
   std::vector<awq::Pace> paces;  // of calls that read a token of each of 1, 2, 3, ... texts
 };
 
-awq_decoder* awq_decoder_create(const awq_model* model) { return new awq_decoder(*model); }
+awq_decoder* awq_decoder_create(const awq_model* model) try {
+  return new awq_decoder(*model);
+} catch (const std::bad_alloc&) {
+  return nullptr;
+}
+
 void awq_decoder_free(awq_decoder* decoder) { delete decoder; }
 
 int64_t awq_cache_bytes(int64_t max_tokens, int64_t kv_heads, int64_t head_dim, int32_t kv_bits) {
@@ -131,15 +141,31 @@ int64_t awq_cache_bytes(int64_t max_tokens, int64_t kv_heads, int64_t head_dim, 
          awq::cache_tile_bytes(awq::padded_head(head_dim), kv_bits);
 }
 
+void awq_decoder_copy(awq_decoder* decoder, int64_t source, int64_t target, int64_t count) {
+  const awq_model& m = decoder->model;
+  const int64_t of_head = awq_cache_bytes(m.max_tokens, 1, m.head_dim, m.kv_bits), of_slot = m.kv_heads * of_head;
+  const int64_t copied = (count + awq::CACHE_TILE - 1) / awq::CACHE_TILE *
+                         awq::cache_tile_bytes(awq::padded_head(m.head_dim), m.kv_bits);
+  for (const awq_block& block : decoder->blocks)
+    for (uint8_t* cache : {block.keys, block.values})
+      for (int64_t head = 0; head < m.kv_heads; ++head)
+        memmove(cache + target * of_slot + head * of_head, cache + source * of_slot + head * of_head, size_t(copied));
+  decoder->ends[size_t(target)] = awq::ELSEWHERE;
+}
+
 void awq_decoder_read(awq_decoder* decoder, const awq_reading* readings, int64_t texts, float* logits) {
   using Clock = std::chrono::steady_clock;
   int64_t count = 0, rows = 0;
   for (int64_t text = 0; text < texts; ++text) {
     const awq_reading& r = readings[text];
+    const int64_t end = r.position + r.count, first = (end - 1) / awq::CACHE_READ * awq::CACHE_READ;
+    int64_t& last_end = decoder->ends[size_t(r.slot)];
     for (int64_t i = 0; i < r.count; ++i) {
       if (i >= r.count - r.rows) decoder->asked[size_t(rows++)] = count;
-      decoder->places[size_t(count++)] = {r.tokens[i], r.position + i, r.slot};
+      decoder->places[size_t(count++)] = {r.tokens[i], r.position + i, r.slot, false};
     }
+    decoder->places[size_t(count - 1)].clears = first >= r.position || r.position != last_end;
+    last_end = end;
   }
   const awq::Call call{readings, texts, count, rows, decoder->places.data(), decoder->asked.data(), logits};
   awq::Pace& pace = decoder->paces[count == texts ? size_t(texts - 1) : 0];

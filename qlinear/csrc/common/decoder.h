@@ -111,12 +111,16 @@ typedef struct awq_model {
 // experts, and top_k experts to choose from in the best of them.
 typedef struct awq_decoder awq_decoder;
 
-// Copies the model and its blocks, not what they point to, and allocates every buffer that awq_decoder_read needs.
+// Copies the model and its blocks, not what they point to, and allocates every buffer that awq_decoder_read needs; null
+// where there is no memory for them.
 AWQ_EXPORT awq_decoder* awq_decoder_create(const awq_model* model);
 AWQ_EXPORT void awq_decoder_free(awq_decoder* decoder);
 
 // Bytes of one block's keys (and as many of its values) for `max_tokens` positions.
 AWQ_EXPORT int64_t awq_cache_bytes(int64_t max_tokens, int64_t kv_heads, int64_t head_dim, int32_t kv_bits);
+
+// Have slot `target` hold the first `count` positions of slot `source`, as if they had been read there.
+AWQ_EXPORT void awq_decoder_copy(awq_decoder* decoder, int64_t source, int64_t target, int64_t count);
 
 // Tokens (count) of one text, which stand at `position` and on; what its slot of the cache holds before `position` is
 // their past. The last `rows` of them are given to the head. 1 <= count, 0 <= rows <= count.

@@ -51,6 +51,20 @@ void Step::store_value(const uint16_t* value, int64_t position, uint8_t* values)
   memcpy(tile + CACHE_TILE * width() + at * sizeof scale, &scale, sizeof scale);
 }
 
+// What attention reads along with the values before `position`: their weights are 0, which a NaN would not mind.
+void Step::clear_values(int64_t position, uint8_t* values) const {
+  for (; position % CACHE_READ != 0; ++position) {
+    uint8_t* tile = values + position / CACHE_TILE * tile_bytes();
+    const int64_t at = position % CACHE_TILE;
+    if (model_.kv_bits == 8) {
+      memset(tile + CACHE_TILE * width() + at * sizeof(float), 0, sizeof(float));
+      continue;
+    }
+    uint16_t* pairs = reinterpret_cast<uint16_t*>(tile) + at / PAIR * PAIR * width();
+    for (int64_t d = 0; d < width(); ++d) pairs[PAIR * d + at % PAIR] = 0;
+  }
+}
+
 void Step::rope(const awq_block& block, const float* norm, int64_t token, const uint16_t* in, uint16_t* out) {
   const int64_t angle = call_.places[token].position * (model_.rotary_dim / 2);
   ops_.rope({norm, block.cosines + angle, block.sines + angle, model_.epsilon, model_.head_dim, model_.rotary_dim,
@@ -84,6 +98,7 @@ void Step::write_kv(const awq_block& block) {
         memcpy(value, v + h * head_dim, size_t(head_dim) * sizeof *value);
         store_key(key, at.position, cache_of(block.keys, at.slot, h));
         store_value(value, at.position, cache_of(block.values, at.slot, h));
+        if (at.clears) clear_values(at.position + 1, cache_of(block.values, at.slot, h));
       }
     }
   });

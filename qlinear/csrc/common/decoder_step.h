@@ -74,9 +74,10 @@ struct Norm {
   const float* bias;
 };
 
-// Where a token stands.
+// Where a token stands. clears: what its slot holds after it was not put there by the text that is read.
 struct Place {
   int64_t token, position, slot;
+  bool clears;
 };
 
 // The tokens of all texts, one after the other.
@@ -115,6 +116,7 @@ class Step {
   void merge_splits(int64_t head, int64_t splits, uint16_t* out);
   void store_key(const uint16_t* key, int64_t position, uint8_t* keys) const;
   void store_value(const uint16_t* value, int64_t position, uint8_t* values) const;
+  void clear_values(int64_t position, uint8_t* values) const;
   void load_queries(const awq_block& block, int64_t kv_head, int64_t token, int64_t tokens, uint16_t* q);
   void run_attention(const awq_block& block);
   void run_mlp(const awq_block& block);

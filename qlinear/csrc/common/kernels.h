@@ -44,8 +44,9 @@ AWQ_EXPORT const char* awq_op_name(int32_t index);
 AWQ_EXPORT const char* awq_op_isa(int32_t index);
 
 // Where parallel work runs: on the host's pool (torch_parallel_for and torch_get_num_threads of torch's stable C
-// interface), or, with null pointers, on threads of our own: `own_threads` in all, the calling thread among them. With
-// 1 or less, and before the first call of this function, all work runs on the calling thread.
+// interface), or, with null pointers, on threads of our own: `own_threads` in all, the calling thread among them, or as
+// many as the system lets there be. With 1 or less, and before the first call of this function, all work runs on the
+// calling thread.
 //
 // The host's parallel_for calls body for ranges of [begin, end), on as many threads as it likes, and returns when the
 // last call has. num_threads is asked for each parallel loop: the host may change the number between calls of the
@@ -85,9 +86,10 @@ AWQ_EXPORT void awq_from_bytes(const uint8_t* codes, const uint16_t* scales, int
 // awq_pack's way back, one byte a value: codes (n, k), zeros (n, k / group_size), scales (n, k / group_size) bf16.
 AWQ_EXPORT void awq_unpack(const awq_weight* weight, uint8_t* codes, uint8_t* zeros, uint16_t* scales);
 
-// y = x @ weight.T + bias. x: (m, k), rows `x_stride` elements apart; y: (m, n), dense.
-AWQ_EXPORT void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype,
-                           void* y);
+// y = x @ weight.T + bias. x: (m, k), rows `x_stride` elements apart; y: (m, n), dense. Returns 0, or 1 where there is no
+// memory to lay x out in.
+AWQ_EXPORT int32_t awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype,
+                              void* y);
 
 #ifdef __cplusplus
 }

@@ -22,6 +22,7 @@ typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
 using Bf16 = uint16_t;  // the bits of a bf16 value
 
 AWQ_INLINE Floats splat(float value) { return Floats{} + value; }
+// Of two that do not compare, the second: a NaN stays one where what it is compared with comes first.
 template <class Vector>
 AWQ_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 template <class Vector>
@@ -185,12 +186,13 @@ AWQ_INLINE Floats joined(const Floats* values) {
 template <int WIDTH>
 AWQ_INLINE Floats totals(const Floats* values) { return joined<Adds, WIDTH>(values); }
 
-// e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number.
+// e^x to 2 ulp: 2^n times the Taylor series on [-ln2/2, ln2/2]. Exactly 0 below the smallest normal number; of a NaN, a
+// NaN.
 template <class Vector>
 AWQ_INLINE Vector exponential(Vector x) {
   using Whole = decltype(x < x);
   constexpr float LOWEST = -87.33f, HIGHEST = 88.37f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction
-  const Vector lowest = Vector{} + LOWEST, bounded = smaller(larger(x, lowest), Vector{} + HIGHEST);
+  const Vector lowest = Vector{} + LOWEST, bounded = smaller(Vector{} + HIGHEST, larger(lowest, x));
   const Vector n = (bounded * 1.44269504f + ROUND) - ROUND;
   const Vector r = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first short
   Vector p = Vector{} + 1.0f / 5040;
@@ -211,7 +213,7 @@ template <class Vector>
 AWQ_INLINE Vector exp2_up_to_1(Vector x) {
   using Whole = decltype(x < x);
   constexpr float LOWEST = -126.0f, ROUND = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction
-  const Vector lowest = Vector{} + LOWEST, bounded = larger(lowest, x);  // in this order a NaN stays one
+  const Vector lowest = Vector{} + LOWEST, bounded = larger(lowest, x);
   const Vector shifted = bounded + ROUND, r = bounded - (shifted - ROUND);
   Vector p = Vector{} + 0.00132764717f;
   p = p * r + 0.00967554154f;

@@ -24,15 +24,16 @@ int64_t superblocks(const Activations& a) {
   return (a.blocks() + size - 1) / size;
 }
 
-// Memory that grows and stays, so that a token costs no allocation.
+// Memory that grows and stays, so that a token costs no allocation. Null where there is none to be had.
 class Scratch {
  public:
   ~Scratch() { free(memory_); }
   void* reserve(int64_t bytes) {
     if (bytes > size_) {
       free(memory_);
-      size_ = (bytes + 63) / 64 * 64;
-      memory_ = aligned_alloc(64, size_t(size_));
+      const int64_t wanted = (bytes + 63) / 64 * 64;
+      memory_ = aligned_alloc(64, size_t(wanted));
+      size_ = memory_ != nullptr ? wanted : 0;
     }
     return memory_;
   }
@@ -122,15 +123,17 @@ void multiply_units(const awq_weight& weight, const Activations& a, void* y, int
 
 }  // namespace awq
 
-void awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype, void* y) {
+int32_t awq_linear(const awq_weight* weight, const void* x, int64_t m, int64_t x_stride, int32_t dtype, void* y) {
   using namespace awq;
   static thread_local Scratch scratch;
   const Route& route = ops().linear(*weight, awq_dtype(dtype));
   for (int64_t first = 0; first < m; first += PANEL_ROWS) {
     const int64_t rows = m - first < PANEL_ROWS ? m - first : PANEL_ROWS;
     void* buffer = scratch.reserve(activation_bytes(route, rows, weight->k, weight->group_size));
+    if (buffer == nullptr) return 1;
     const Activations a = activations_in(buffer, route, rows, weight->k, weight->group_size);
     multiply_panel(*weight, a, static_cast<const uint8_t*>(x) + first * x_stride * route.in_bytes, x_stride,
                    static_cast<uint8_t*>(y) + first * weight->n * route.out_bytes);
   }
+  return 0;
 }

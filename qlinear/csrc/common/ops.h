@@ -57,6 +57,8 @@ constexpr int64_t MAX_HEAD = 256;       // features of a head
 constexpr int64_t ATTENTION_ROWS = 64;  // query rows of an attention job at most
 constexpr int64_t CACHE_TILE = 16;      // positions of a tile of keys
 constexpr int64_t CACHE_STEP = 128;     // positions scored at a time
+constexpr int64_t KEY_TILES = 2;        // tiles of keys scored side by side
+constexpr int64_t CACHE_READ = KEY_TILES * CACHE_TILE;  // positions of which all are read where one is
 // Bytes of a tile of keys, or of as many values: bf16, or int8 and a scale for each position.
 constexpr int64_t cache_tile_bytes(int64_t width, int32_t kv_bits) {
   return CACHE_TILE * (kv_bits == 8 ? width + int64_t(sizeof(float)) : 2 * width);

@@ -40,7 +40,7 @@ AWQ_INLINE Vector activated(Vector x, int32_t activation, const float* curve) {
   if (activation == AWQ_SILU) return silu(x);
   if (activation == AWQ_GELU_TANH) return gelu_tanh(x);
   if (activation == AWQ_XIELU) return xielu(x, curve);
-  const Vector above = larger(x, Vector{});
+  const Vector above = larger(Vector{}, x);
   return above * above;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -15,7 +16,10 @@ namespace {
 class Pool {
  public:
   explicit Pool(int64_t count) {
-    for (int64_t i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+    try {
+      for (int64_t i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::exception&) {  // the system has no more of them, or no memory: those that there are do
+    }
   }
 
   ~Pool() {
