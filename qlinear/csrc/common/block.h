@@ -13,6 +13,7 @@
 //     SETS, set(P)        sums that steps are spread over, at most MOST, and which of them step P is added to
 //     weigh(acc, s)       the sum of set s in units of set 0
 //   multiply_add          acc + pair . input
+//   BY_CHUNK              whether sums of a chunk are in fewer bits than a group's, to which `gather` adds them
 //   load_zero<BITS>       zero points, relative to codes as the unpacker gives them
 //   less_zero             acc - zero * sum(x), as fp32
 //   TWO_STEPS             whether to prefetch in two steps, to L2 and then to L1
@@ -74,6 +75,28 @@ AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
 template <class Simd, int SETS, int ROWS>
 using Sums = typename Simd::Acc[SETS][ROWS][Simd::vectors(ROWS)];
 
+template <class Simd, int SETS, int ROWS>
+AWQ_INLINE void clear(Sums<Simd, SETS, ROWS>& acc) {
+  constexpr int VECTORS = Simd::vectors(ROWS);
+#pragma GCC unroll 4
+  for (int s = 0; s < SETS; ++s)
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = typename Simd::Acc{};
+}
+
+template <class Simd, int SETS, int ROWS>
+AWQ_INLINE void gather(const Sums<Simd, SETS, ROWS>& of_chunk, Sums<Simd, SETS, ROWS>& acc) {
+  constexpr int VECTORS = Simd::vectors(ROWS);
+#pragma GCC unroll 4
+  for (int s = 0; s < SETS; ++s)
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = Simd::gather(acc[s][r][v], of_chunk[s][r][v]);
+}
+
 // Few rows leave too few independent sums to hide the latency of a multiply-add: pairs are spread over several sets.
 template <class Simd, int BITS, int ROWS>
 using UnpackerFor = typename Simd::template Unpacker<BITS, Simd::ACCUMULATORS / (ROWS * Simd::vectors(ROWS))>;
@@ -115,14 +138,11 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
     prefetch<Simd::TWO_STEPS>(record, HEADER_BYTES);
     for (int slice = 0; slice < TILE; slice += SLICE) {
       Sums<Simd, Unpacker::SETS, ROWS> acc;
-#pragma GCC unroll 4
-      for (int s = 0; s < Unpacker::SETS; ++s)
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-          for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = typename Simd::Acc{};
-
+      clear<Simd, Unpacker::SETS, ROWS>(acc);
       for (int64_t c = 0; c < group_size / CHUNK; ++c) {
+        Sums<Simd, Unpacker::SETS, ROWS> of_chunk;
+        if constexpr (Simd::BY_CHUNK) clear<Simd, Unpacker::SETS, ROWS>(of_chunk);
+        auto& into = Simd::BY_CHUNK ? of_chunk : acc;
         const uint8_t* chunk = codes + c * chunk_bytes(BITS);
         const auto* inputs = x + c * STEPS * ROWS;
         if (slice == 0) prefetch<Simd::TWO_STEPS>(chunk, int(chunk_bytes(BITS)));
@@ -139,8 +159,9 @@ void block(const uint8_t* record, int64_t groups, int64_t group_size, const void
           for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; ++v)
-              acc[S][r][v] = Simd::multiply_add(acc[S][r][v], weights[v], inputs + P * ROWS + r);
+              into[S][r][v] = Simd::multiply_add(into[S][r][v], weights[v], inputs + P * ROWS + r);
         });
+        if constexpr (Simd::BY_CHUNK) gather<Simd, Unpacker::SETS, ROWS>(of_chunk, acc);
       }
       add_group<Simd, BITS, ROWS, Unpacker>(record, slice, sums, acc, y);
     }

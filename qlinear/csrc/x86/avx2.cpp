@@ -18,11 +18,16 @@ struct MultiplyThenAdd {
   }
 };
 
-// vpmaddubsw, whose sums of two products, 2 * 15 * 127 at most, fit 16 bits, and vpmaddwd with ones.
+// vpmaddubsw, whose sums of two products, 2 * 15 * 127 at most, fit 16 bits eight times over: all of a chunk's. Then
+// vpmaddwd with ones.
 struct FourInSteps {
+  static constexpr bool BY_CHUNK = true;
+  static_assert(CHUNK / 4 * 2 * 15 * 127 < 1 << 15);
   static AWQ_INLINE __m256i add(__m256i acc, __m256i codes, __m256i activations) {
-    const __m256i twos = _mm256_maddubs_epi16(codes, activations);
-    return now(_mm256_add_epi32(acc, _mm256_madd_epi16(twos, _mm256_set1_epi16(1))));
+    return now(_mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, activations)));
+  }
+  static AWQ_INLINE __m256i gather(__m256i acc, __m256i of_chunk) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(of_chunk, _mm256_set1_epi16(1)));
   }
 };
 

@@ -11,6 +11,7 @@ namespace {
 struct Avx2Base {
   using Vec = __m256;
   static constexpr int WIDTH = 8, COLUMNS = 2;
+  static constexpr bool BY_CHUNK = false;
 
   static AWQ_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }

@@ -1,4 +1,5 @@
-// AVX2: four columns at once, unsigned codes times activations as int8 (../common/int8.h), added up in int32.
+// AVX2: four columns at once, unsigned codes times activations as int8 (../common/int8.h), added up in int32, or those of
+// a chunk in int16 first.
 #pragma once
 
 #include "../common/int8.h"
@@ -7,12 +8,13 @@
 namespace awq {
 namespace {
 
-// Multiply::add(acc, codes, activations): acc + the four products of each lane.
+// Multiply::add(acc, codes, activations): acc + the four products of each lane; where it is BY_CHUNK, of each half of a
+// lane the two that are its own, in 16 bits, and Multiply::gather adds the halves to lanes.
 template <class Multiply>
 struct Avx2Int8 : Avx2Base {
   static constexpr int ACCUMULATORS = 12, ROWS = 6, COLUMNS = 4;
   static constexpr int vectors(int) { return 2; }
-  static constexpr bool TWO_STEPS = true;
+  static constexpr bool TWO_STEPS = true, BY_CHUNK = Multiply::BY_CHUNK;
   using Acc = __m256i;
   using Pair = __m256i;    // 8 tile rows x 4 columns of uint8
   using Input = uint32_t;  // 4 columns of int8
@@ -21,6 +23,7 @@ struct Avx2Int8 : Avx2Base {
   static AWQ_INLINE Acc multiply_add(Acc acc, Pair weights, const Input* input) {
     return Multiply::add(acc, weights, _mm256_set1_epi32(int(*input)));
   }
+  static AWQ_INLINE Acc gather(Acc acc, Acc of_chunk) { return Multiply::gather(acc, of_chunk); }
   static AWQ_INLINE Acc add(Acc a, Acc b) { return _mm256_add_epi32(a, b); }
 
   // The zero point, of unsigned codes.

@@ -11,6 +11,7 @@ namespace {
 struct Avx512Base {
   using Vec = __m512;
   static constexpr int WIDTH = 16, ACCUMULATORS = 24, COLUMNS = 2;
+  static constexpr bool BY_CHUNK = false;
 
   static AWQ_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
   static AWQ_INLINE void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }

@@ -16,6 +16,7 @@ struct AtOnce {
 };
 
 struct FourAtOnce {
+  static constexpr bool BY_CHUNK = false;
   static AWQ_INLINE __m256i add(__m256i acc, __m256i codes, __m256i activations) {
     return _mm256_dpbusd_avx_epi32(acc, codes, activations);
   }
