@@ -10,7 +10,7 @@ from engine.generate import Token, generate
 from engine.model import Model
 from engine.stopping import StopTexts
 from engine.templates import has_template
-from engine.text import TextStream, continuing
+from engine.text import answering
 from qlinear.backends.registry import open_target
 from qlinear.errors import AwqError, TargetError
 from qlinear.process import available_bytes
@@ -55,7 +55,7 @@ def _answer(model: Model, watch: Watcher) -> None:
     watch(Answering(prompt, continued=not chat))
     adjust = model.rules.for_text(len(tokens), MOST_TOKENS)
     written = _quickly(generate(decoder, tokens, MOST_TOKENS, model.end_tokens, adjust=adjust))
-    pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, tokens)
+    pieces = answering(model.tokenizer, tokens, chat)
     answer = Answer(pieces, StopTexts(()), model.end_tokens)
     watch(answer.told(prompt, len(tokens), written, watch))
 

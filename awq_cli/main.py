@@ -17,6 +17,9 @@ from qlinear.process import rank_and_size
 
 # Options whose values may name files.
 READ = ("model_name", "checkpoint", "draft", "dataset", "calib_data", "eval_data", "scales", "prompt", "system")
+# Options that may name a file or a directory, of which a shell leaves `~` as it is in `--output=~/out`.
+PATHS = ("model_name", "checkpoint", "draft", "dataset", "calib_data", "eval_data", "scales", "output", "json_file",
+         "csv_file")  # fmt: skip
 # Imported when chosen: a task brings torch with it, and `--help` has no time for that.
 MODULES = {
     "quantize": "awq_cli.tasks.quantize",
@@ -78,6 +81,7 @@ def command(call: click.Context, **values) -> None:
     _refuse_foreign_options(given, values["task"], options_of(module.Request))
     _refuse_empty_options(given, values)
     _refuse_idle_options(given, values)
+    values |= {name: os.path.expanduser(path) for name in PATHS if isinstance(path := values[name], str)}
     from awq_cli import console, files
 
     if leads:

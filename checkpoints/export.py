@@ -18,9 +18,10 @@ from checkpoints.formats.writers import WRITERS, Body, Writer, common_group_size
 from checkpoints.gguf_export import export_gguf
 from checkpoints.places import ModelSource
 from checkpoints.quantized import check_quantized, check_tensors, named, open_stored, read_recipe, read_tokenizer
+from checkpoints.quantized_gguf import is_gguf
 from checkpoints.sources import TensorSource
 from checkpoints.writer import CheckpointWriter, Description
-from qlinear.errors import OptionError
+from qlinear.errors import CheckpointError, OptionError
 from qlinear.grid import GridWeight, middle
 from qlinear.packing import unpack
 from qlinear.progress import Watcher, silent, steps
@@ -76,6 +77,8 @@ def export(
     """
     if format not in FORMATS:
         raise OptionError(f"`format={format}` is not one of {', '.join(FORMATS)}")
+    if is_gguf(checkpoint):
+        raise CheckpointError(f"{checkpoint} is GGUF already; what is exported is a checkpoint's directory")
     start = time.perf_counter()
     if format in GGUF_FLOATS:
         made = export_gguf(checkpoint, output, GGUF_FLOATS[format], overwrite, trust_remote_code, watch)

@@ -9,9 +9,7 @@ from checkpoints import quantized
 from checkpoints.formats.gguf_write import Content, Written, write_gguf
 from checkpoints.formats.readers import Layout
 from checkpoints.formats.stored import Rounding, check_finite
-from checkpoints.quantized_gguf import is_gguf
 from checkpoints.sources import TensorSource
-from qlinear.errors import CheckpointError
 from qlinear.grid import GridWeight
 from qlinear.progress import Note, Watcher, silent
 
@@ -55,8 +53,6 @@ def export_gguf(
     watch: is told what differs from the checkpoint. Raises `CheckpointError` or `ModelError` in one line, before
     anything is written where it can be known by then.
     """
-    if is_gguf(directory):
-        raise CheckpointError(f"{directory} is GGUF already; what is exported is a checkpoint's directory")
     layout, model, source = quantized.open_stored(directory, trust_remote_code, Rounding(None))
     ends = model.generation_config.eos_token_id if model.generation_config else None
     with quantized.named(directory):

@@ -6,6 +6,7 @@ was kept, whole. What the journal does not name is swept out after it is written
 are in it: what was damaged since is not gone on with.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -264,6 +265,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # some file systems have that for directories
+            raise
     finally:
         os.close(descriptor)
 

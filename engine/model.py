@@ -1,6 +1,6 @@
 """A model that runs: text in, text out, and the numbers behind it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
+from qlinear.values import check_whole, check_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,6 +160,7 @@ class Model:
 
     def encode(self, text: str, bos: bool | None = None) -> np.ndarray:
         """Token ids `(length,)` of a text to be scored, as `encode_whole` makes them, each with a row in the model."""
+        check_words("text", text)
         tokens = encode_whole(self.tokenizer, text, bos)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
@@ -201,8 +203,8 @@ class Model:
         `temperature`, with `top_k` and `top_p` (see `engine.sampling`), draws them, the same ones for the same seed.
         Raises `OptionError` for a prompt that is empty or, with its answer, too long for the model.
         """
-        if max_new_tokens < 1:
-            raise OptionError(f"`max_new_tokens={max_new_tokens}` has to be at least 1")
+        check_whole("max_new_tokens", max_new_tokens, least=1)
+        check_whole("seed", seed, least=0)
         tokens = self.encode_prompt(prompt, chat)
         self.check_fits(
             len(tokens) + max_new_tokens, f"a `prompt` of {len(tokens)} and `max_new_tokens={max_new_tokens}`"
@@ -223,7 +225,7 @@ class Model:
 
     def generate(self, prompts: Sequence[str], **how: Any) -> list[str]:
         """The whole answers to prompts, one after the other; what else is given is as for `stream`."""
-        if isinstance(prompts, str):
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
             raise OptionError("`prompts` has to be a list of texts; for one text, give a list of one")
         return ["".join(self.stream(prompt, **how)) for prompt in prompts]
 
@@ -245,6 +247,7 @@ class Model:
         """
         from engine import scoring
 
+        check_whole("window", window, least=1)
         self.check_fits(window, "windows of `window`")
         windows = scoring.cut_windows(self.encode(text, bos), window, n_windows, "the text")
         with self._with_room(window) as decoder:
@@ -277,5 +280,4 @@ def _token_ids(tokens: "Tensor | Sequence[int]", vocabulary: int) -> np.ndarray:
 
 
 def _check_room(max_tokens: int) -> None:
-    if max_tokens < 1:
-        raise OptionError(f"`max_tokens` is {max_tokens}; a decoder has room for 1 or more")
+    check_whole("max_tokens", max_tokens, least=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qlinear.errors import OptionError
+from qlinear.values import check_number, check_whole
 
 _TRIED = (256, 4096, sys.maxsize)  # so many of the likeliest, until they reach top_p
 
@@ -18,12 +19,16 @@ def sampler(
     top_k: only among the k likeliest. top_p: only among the likeliest that together just reach this probability
     (Holtzman et al., arXiv 1904.09751), counted after top_k. Raises `OptionError` for values out of range.
     """
+    check_number("temperature", temperature)
     if not temperature > 0:
         raise OptionError(f"`temperature={temperature}` has to be above 0; for the likeliest token, decode greedily")
-    if top_k is not None and top_k < 1:
-        raise OptionError(f"`top_k={top_k}` has to be at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise OptionError(f"`top_p={top_p}` has to be above 0 and at most 1")
+    if top_k is not None:
+        check_whole("top_k", top_k, least=1)
+    if top_p is not None:
+        check_number("top_p", top_p)
+        if not 0 < top_p <= 1:
+            raise OptionError(f"`top_p={top_p}` has to be above 0 and at most 1")
+    check_whole("seed", seed, least=0)
     generator = np.random.default_rng(seed)
 
     def choose(logits: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.decoder import Decoder
 from qlinear.errors import ModelError, OptionError
+from qlinear.values import check_whole
 
 # Rows of logits compared at a time: several copies of each are made.
 ROWS_COMPARED = 64
@@ -33,8 +34,8 @@ def cut_windows(tokens: np.ndarray, window: int, n_windows: int | None, name: st
     """The first `n_windows` windows `(n_windows, window)` of a text `(length,)`, or all. Raises `OptionError`."""
     if window < 2:
         raise OptionError(f"`window={window}` has to be at least 2: the first token of a window is not predicted")
-    if n_windows is not None and n_windows < 1:
-        raise OptionError(f"`n_windows={n_windows}` has to be at least 1")
+    if n_windows is not None:
+        check_whole("n_windows", n_windows, least=1)
     available = len(tokens) // window
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one `window` of {window}; use a smaller one")

@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.templates import Render, render
 from qlinear.errors import ModelError, OptionError
+from qlinear.values import check_words
 
 
 def encode(tokenizer: Any, text: str, special: bool = False) -> np.ndarray:
@@ -89,6 +90,7 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, str]], rendered: Render
 
 def check_prompt(prompt: str) -> None:
     """Raise `OptionError` for what is no text, or empty."""
+    check_words("prompt", prompt)
     check_unicode(prompt, "`prompt`")
     if not prompt.strip():
         raise OptionError(f"`prompt` {prompt!r} is empty; give some text")
@@ -143,3 +145,8 @@ def continuing(tokenizer: Any, prompt: Sequence[int] | np.ndarray) -> TextStream
     for token in prompt[-TAIL:]:
         stream.add(int(token))
     return stream
+
+
+def answering(tokenizer: Any, prompt: Sequence[int] | np.ndarray, chat: bool) -> TextStream:
+    """A stream of an answer: of a turn of its own in a chat, else of what the prompt goes on with."""
+    return TextStream(tokenizer) if chat else continuing(tokenizer, prompt)

@@ -7,9 +7,7 @@ from pathlib import Path
 def cache_directory() -> Path | None:
     """None in an environment without a home; it need not be there yet."""
     named = os.environ.get("AWQ_CACHE")
-    if named:
-        return Path(named)
     try:
-        return Path.home() / ".cache" / "run_awq"
+        return Path(named).expanduser() if named else Path.home() / ".cache" / "run_awq"
     except RuntimeError:  # a container's user may have none
         return None

@@ -6,7 +6,6 @@ every scale: the end-to-end phase of EfficientQAT (Chen et al., arXiv 2407.11062
 a teacher as in mlx-lm's DWQ. What is stored is of the same form and size as before.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from quantization.learned import BETAS, HELD_SHARE, MOST_HELD, TINY, draw_batche
 from quantization.plan import Job
 from quantization.precision import product_dtype
 from quantization.recipe import Recipe
-from quantization.streams import Streams, first_inputs, read_tokens
+from quantization.streams import Streams, digest, first_inputs, read_tokens
 from quantization.student import Student
 from quantization.texts.samples import SELF
 from quantization.unit import Distilled, full_name
@@ -55,7 +54,7 @@ class Lesson:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest()[:16]
+        return digest(self.tokens)[:16]
 
     def split(self) -> tuple[list[int], list[int]]:
         """Which samples are learned from and which are held back."""

@@ -1,8 +1,7 @@
 """The three ways a block is scaled before it is rounded: not at all, by a scales file, by a search of our own."""
 
-import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from architectures.family import Edge
-from qlinear.errors import OptionError
+from engine.text import beginning
+from qlinear.errors import OptionError, ScalesError
 from qlinear.files import why_not_writable
 from qlinear.grid import Grid
-from qlinear.progress import Note
+from qlinear.progress import Note, silent
 from qlinear.solvers.rtn import rtn
 from quantization.paths import scales_path
 from quantization.plan import Job
 from quantization.recipe import Awq, Recipe
-from quantization.texts.samples import HUB, SELF, read_text
+from quantization.streams import digest, tokens_of
+from quantization.texts.samples import HUB, SELF
 from quantization.unit import Unit, full_name
 from scales import fold, zoo
 from scales.awq import LayerLoss, quantize_block
@@ -161,16 +162,27 @@ def _decided(job: Job) -> Scaling:
     if recipe.awq is Awq.LOAD:
         return LoadedScaling(job, path, zoo.read(path))
     if recipe.awq is Awq.AUTO and path.is_file():
-        file = zoo.read(path)
-        if _fits(file, job):
+        file, reason = _read_kept(path, given=bool(recipe.scales))
+        if file is not None and _fits(file, job):
             job.watch(Note(f"loading AWQ scales from {path}"))
             return LoadedScaling(job, path, file)
-        made = f"{path} was made from other calibration data, for another solver or from another model"
         if recipe.scales:
-            raise OptionError(f"{made}; `awq=load` takes it as it is, `awq=run` replaces it")
-        job.watch(Note(f"{made}; searching anew and replacing it"))
+            raise OptionError(f"{reason}; `awq=load` takes it as it is, `awq=run` replaces it")
+        job.watch(Note(f"{reason}; searching anew and replacing it"))
+    elif recipe.scales and path.is_file():
+        zoo.read(path)  # raises for what is no file of scales: nothing else is replaced
     _check_writable(path)
     return SearchedScaling(job, path)
+
+
+def _read_kept(path: Path, given: bool) -> tuple[zoo.ScaleFile | None, str]:
+    """A file of scales, None for one in the cache that cannot be read; and why another search would be needed."""
+    try:
+        return zoo.read(path), f"{path} was made from other calibration data, for another solver or from another model"
+    except ScalesError as error:
+        if given:
+            raise
+        return None, str(error)
 
 
 def _grouped(job: Job) -> Recipe:
@@ -231,19 +243,24 @@ def _by_block(job: Job, file: zoo.ScaleFile) -> list[zoo.BlockScales]:
 
 def _fits(file: zoo.ScaleFile, job: Job) -> bool:
     """Whether a file found under the default name would come out of a search with these very options."""
-    recipe, made_from = job.recipe, file.meta.get("calibration")
+    made_from = file.meta.get("calibration")
     if made_from is None:  # a file of the zoo, put there by the user
         return True
-    if file.meta.get("fingerprint") != job.source.fingerprint or file.meta.get("solver") != recipe.solver:
+    if file.meta.get("fingerprint") != job.source.fingerprint or file.meta.get("solver") != job.recipe.solver:
         return False
-    wanted = {"n_samples": recipe.n_samples, "seqlen": recipe.seqlen, "seed": recipe.seed}
-    if any(made_from.get(key) != value for key, value in wanted.items()):
-        return False
-    if made_from.get("source") != os.path.basename(recipe.calib_data):
-        return False
-    if recipe.calib_data in (*HUB, SELF):  # not to be had without a network, or an hour
-        return True
-    return made_from.get("sha256") == read_text(recipe.calib_data).sha256
+    return all(made_from.get(key) == value for key, value in _known_of_text(job).items())
+
+
+def _known_of_text(job: Job) -> dict[str, Any]:
+    """What the calibration of a search now would say of itself: its tokens, but for a text that takes a network, or an
+    hour.
+    """
+    recipe = job.recipe
+    if recipe.calib_data not in (*HUB, SELF):
+        return {"tokens": digest(tokens_of(replace(job, watch=silent))[0])}
+    drawn = {name: getattr(recipe, name) for name in ("n_samples", "seqlen", "seed")}
+    bos = beginning(job.source.tokenizer, recipe.bos)
+    return {"source": recipe.calib_data, **drawn, "bos": bos is not None}
 
 
 def _check_writable(path: Path) -> None:

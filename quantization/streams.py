@@ -1,5 +1,6 @@
 """The calibration text on its way through the model: cut into samples, handed from block to block."""
 
+import hashlib
 import time
 from dataclasses import dataclass, replace
 
@@ -164,15 +165,20 @@ def read_tokens(job: Job, kept: Tensor | None = None, as_drawn: bool = False) ->
     context = recipe.seqlen if known is None else known - first_position(job.source.model)
     if recipe.seqlen > context:
         raise OptionError(f"`seqlen={recipe.seqlen}` is more than the model's context of {context} tokens")
-    tokens, text = job.ranks.told(_tokens(job, kept, as_drawn) if job.ranks.leads else None)
+    tokens, text = job.ranks.told(tokens_of(job, kept, as_drawn) if job.ranks.leads else None)
     if len(tokens) < job.ranks.size:
         raise OptionError(f"{job.ranks.size} ranks have {len(tokens)} samples to share; start no more than that")
     check_rows(job.source.tokenizer, tokens, len(job.source.model.get_input_embeddings().weight))
     drawn = {"n_samples": recipe.n_samples, "samples_drawn": len(tokens), "seqlen": recipe.seqlen, "seed": recipe.seed}
-    return tokens, {**text, **drawn}
+    return tokens, {**text, **drawn, "tokens": digest(tokens)}
 
 
-def _tokens(job: Job, kept: Tensor | None, as_drawn: bool) -> tuple[Tensor, dict]:
+def digest(tokens: Tensor) -> str:
+    """sha256 (hex) of tokens, whatever text, tokenizer and template they come from."""
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+
+
+def tokens_of(job: Job, kept: Tensor | None = None, as_drawn: bool = False) -> tuple[Tensor, dict]:
     """Token blocks `(samples, seqlen)` of a text or of the model's own, and what they were made of."""
     recipe = job.recipe
     if recipe.calib_data == SELF:

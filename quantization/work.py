@@ -182,7 +182,7 @@ class Work:
             self._end_step()
         if self.streams is not None:
             self.streams.let_go()
-        if self.writer is None:
+        if self.writer is None or self._fitted_so_far:  # it is all written before anything is fitted
             return
 
         def snapshot() -> Snapshot:

@@ -10,7 +10,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from qlinear.errors import OptionError
+from qlinear.errors import OptionError, one_line
 from quantization.texts.files import read_file
 
 # The text that perplexity is measured on, beside the questions.
@@ -55,11 +55,10 @@ def _truthfulqa(entry: dict) -> dict:
     answers = entry.get("mc2_targets")
     _require(isinstance(answers, dict) and len(answers) > 0, "mc2_targets has to be an object of answers")
     _require(all(label in (0, 1) for label in answers.values()), "in mc2_targets each answer is 0 or 1")
-    return {
-        "question": _text(entry, "question"),
-        "mc2_targets": {"choices": list(answers), "labels": list(answers.values())},
-        "mc1_targets": {"choices": list(answers), "labels": list(answers.values())},
-    }
+    _require(all(map(_is_text, answers)), "in mc2_targets each answer has to be a text")
+    _require({0, 1} <= set(answers.values()), "mc2_targets has to hold right answers (1) and wrong ones (0)")
+    targets = {"choices": list(answers), "labels": list(map(int, answers.values()))}
+    return {"question": _text(entry, "question"), "mc2_targets": targets, "mc1_targets": targets}
 
 
 LAYOUTS = {
@@ -101,8 +100,8 @@ def _entries(path: Path, task: str) -> list[Any]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise OptionError(f"{where} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{where} is not JSON: {one_line(error)}") from error
 
 
 def _require(holds: bool, words: str) -> None:
@@ -110,15 +109,20 @@ def _require(holds: bool, words: str) -> None:
         raise ValueError(words)
 
 
+def _is_text(value: Any) -> bool:
+    """Of more than blanks; half a character, which JSON can spell, is none."""
+    return isinstance(value, str) and value.strip() != "" and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _text(entry: dict, key: str) -> str:
     value = entry.get(key)
-    _require(isinstance(value, str) and value.strip() != "", f"{key} has to be a text")
+    _require(_is_text(value), f"{key} has to be a text")
     return value
 
 
 def _texts(entry: dict, key: str) -> list[str]:
     values = entry.get(key)
-    good = isinstance(values, list) and len(values) > 1 and all(isinstance(v, str) and v.strip() for v in values)
+    good = isinstance(values, list) and len(values) > 1 and all(map(_is_text, values))
     _require(good, f"{key} has to be a list of at least two texts")
     return values
 

@@ -11,7 +11,7 @@ from engine.batching import Asked, Batch
 from engine.model import Model
 from engine.rules import both
 from engine.stopping import Ended, StopTexts
-from engine.text import TextStream, continuing
+from engine.text import answering
 from engine.token_bytes import TokenBytes
 
 
@@ -49,7 +49,7 @@ class Hearing:
     def __init__(self, model: Model, ask: Ask):
         self._tokenizer, self._ask, self._end_tokens = model.tokenizer, ask, model.end_tokens
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
-        pieces = TextStream(model.tokenizer) if ask.chat else continuing(model.tokenizer, ask.prompt)
+        pieces = answering(model.tokenizer, ask.prompt, ask.chat)
         self._pieces, self._stop = pieces, StopTexts(ask.stop)
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end

@@ -19,7 +19,7 @@ from engine.model import Model
 from engine.sampling import sampler
 from engine.stopping import StopTexts
 from engine.templates import has_template
-from engine.text import TextStream, continuing
+from engine.text import answering
 from qlinear.errors import OptionError
 from qlinear.progress import Watcher
 from quantization.texts.files import read_file
@@ -120,7 +120,7 @@ def run(request: Request, watch: Watcher) -> Result:
 
 
 def _answer(model: Model, writing: Writing, prompt: np.ndarray, chat: bool, drafting: Drafting | None) -> Answer:
-    pieces = TextStream(model.tokenizer) if chat else continuing(model.tokenizer, prompt)
+    pieces = answering(model.tokenizer, prompt, chat)
     return Answer(pieces, StopTexts(writing.stop), model.end_tokens, drafting)
 
 

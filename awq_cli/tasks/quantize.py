@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from awq_cli.tasks.export import exported
 from checkpoints.export import Exported
 from checkpoints.formats.names import GGUF_FLOATS
-from qlinear.errors import OptionError
+from qlinear.errors import AwqError, CheckpointError, OptionError
 from qlinear.process import rank_and_size
 from qlinear.progress import Watcher
 from quantization import quantize as quantization
@@ -49,6 +49,8 @@ def run(request: Request, watch: Watcher) -> Result | Forecast:
     made = Result(**vars(quantize(request.model_name, request.recipe, request.place, trusted, watch)))
     if request.format is None or rank_and_size()[0] > 0:
         return made
-    return replace(
-        made, exported=exported(made.checkpoint, request.format, None, request.place.overwrite, trusted, watch)
-    )
+    try:
+        result = exported(made.checkpoint, request.format, None, request.place.overwrite, trusted, watch)
+    except AwqError as error:
+        raise CheckpointError(f"{made.checkpoint} is complete, and not written as {request.format}: {error}") from error
+    return replace(made, exported=result)

@@ -70,7 +70,8 @@ class GgufSource:
                 f"{', '.join(families)}: give the model's safetensors directory"
             )
         self.family = families[self.architecture]
-        self.config = read_config(Described(path, self.metadata, self.shapes, self.family, self._floats))
+        described = Described(path, self.metadata, self.shapes, self.family, self._floats, self._array)
+        self.config = read_config(described)
         # What they say stands in the configuration now.
         self.shapes = {name: shape for name, shape in self.shapes.items() if name not in ROPE_TABLES}
 
@@ -84,6 +85,10 @@ class GgufSource:
                 f"{self.path} is one of {count} parts of a model, which are not read; join them with llama.cpp's "
                 f"llama-gguf-split, or give the model's safetensors directory"
             )
+
+    def _array(self, name: str) -> list | None:
+        (found,) = read_arrays(self.path, [name])
+        return found if isinstance(found, list) else None
 
     def tokenizer(self) -> Any:
         return open_tokenizer(self.path, self.metadata, lambda *names: read_arrays(self.path, names))

@@ -34,6 +34,10 @@ FIELDS = {
 }
 TOKENS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
 ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message: after each of them an answer is at its end
+# What ends a turn whether or not the header says so: most files of chat models name one end only, which may be that of
+# a text (llama.cpp's `llama_vocab::impl::load` has a longer list).
+ENDS_BY_TEXT = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<EOT>", "<|return|>", "<|call|>")
+HARMONY = ("<|return|>", "<|call|>")  # where there are both, <|end|> ends no answer
 CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # fields of a header and of a configuration
 # Tensor -> field of a configuration that says that a layer's linears have biases.
 BIASES = {"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"}
@@ -46,13 +50,16 @@ ROPE_KEYS = frozenset("type factor original_context_length attn_factor yarn_beta
 
 @dataclass(frozen=True)
 class Described:
-    """A file as its header has it. tensor: reads one of its tensors as float32."""
+    """A file as its header has it. tensor: reads one of its tensors as float32; array: an array of its metadata, whole,
+    None for what is none; of an array, `metadata` has the length.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     family: Family
     tensor: Callable[[str], Tensor]
+    array: Callable[[str], list | None]
 
     @property
     def known(self) -> Gguf:
@@ -72,10 +79,8 @@ def read_config(file: Described):
         # An array is kept as its length, so the vocabulary is its size.
         values.setdefault("vocab_size", file.metadata.get("tokenizer.ggml.tokens"))
         values |= {field: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name, field in TOKENS.items()}
-        ends = (file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS)
-        ends = list(dict.fromkeys(end for end in ends if end is not None))
-        if len(ends) > 1:
-            values["eos_token_id"] = ends
+        ends = _ends(file)
+        values["eos_token_id"] = ends if len(ends) > 1 else next(iter(ends), None)
         values |= {field: True for tensor, field in BIASES.items() if tensor in file.shapes}
         values["tie_word_embeddings"] = "output.weight" not in file.shapes
         values["head_dim"] = _head_width(file, values)
@@ -86,14 +91,41 @@ def read_config(file: Described):
             wide = values["num_hidden_layers"] == file.known.wide_layers
             head = values["hidden_size"] // values["num_attention_heads"] if wide else values["head_dim"]
             values["query_pre_attn_scalar"] = head
+        values |= _windows(file, values)
         config = AutoConfig.for_model(file.family.model_type, **values)
         _refuse_the_rest(file, config)
         return config
 
 
+def _ends(file: Described) -> list[int]:
+    """The tokens after which an answer is at its end, the header's own first."""
+    said = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS]
+    tokens = file.array("tokenizer.ggml.tokens") or []
+    numbers = {token: number for number, token in enumerate(tokens) if token in ENDS_BY_TEXT}
+    if numbers.keys() >= set(HARMONY):
+        numbers.pop("<|end|>", None)
+    return list(dict.fromkeys([end for end in said if end is not None] + sorted(numbers.values())))
+
+
+def _windows(file: Described, values: dict) -> dict:
+    """Which layers see a window only, where the header says it: every one but each n-th, or one by one."""
+    layers, name = values["num_hidden_layers"], "attention.sliding_window_pattern"
+    if (pattern := file.get(name)) is None:
+        return {}
+    has_window = file.array(f"{file.known.architecture}.{name}")
+    if has_window is None:
+        has_window = [bool(pattern) and (layer + 1) % pattern != 0 for layer in range(layers)]
+    return {"layer_types": ["sliding_attention" if one else "full_attention" for one in has_window]}
+
+
 def _refuse_the_rest(file: Described, config: Any) -> None:
     """Raise `ModelError` for a setting of the header that changes what is computed and came to nothing here."""
     head, scalar, known = config.head_dim, getattr(config, "query_pre_attn_scalar", None), type(config)()
+    if hasattr(config, "layer_types") and not hasattr(known, "layer_types"):
+        raise ModelError(
+            f"{file.path} says which of its layers see a window only, with which this program does not run such a "
+            f"model; give the model's safetensors directory"
+        )
     rotated = config.head_dim * (_full(config.rope_parameters).get("partial_rotary_factor") or 1.0)
     means_nothing = {  # by how a setting ends: what it is when it asks for nothing that is not done anyway
         "attention.value_length": head, "rope.dimension_count": rotated, "attention.scale": (scalar or head) ** -0.5,

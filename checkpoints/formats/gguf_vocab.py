@@ -100,8 +100,8 @@ def read_vocabulary(tokenizer: Any, rows: int, ends: list[int]) -> Vocabulary:
     added = {entry["id"]: entry for entry in described["added_tokens"]}
     if model.get("type") != "BPE":
         raise CheckpointError(f"the tokenizer is of kind {model.get('type')}; GGUF is written for BPE")
-    if len(vocabulary := model["vocab"] | {entry["content"]: number for number, entry in added.items()}) > rows:
-        raise CheckpointError(f"the tokenizer has {len(vocabulary)} tokens, the embedding {rows} rows")
+    if (last := max([*model["vocab"].values(), *added])) >= rows:
+        raise CheckpointError(f"the tokenizer has a token of number {last}, the embedding {rows} rows")
     merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
     pieces = bool(model.get("byte_fallback"))
     tokens, kinds = _tokens(model["vocab"], added, rows, pieces, model.get("unk_token"))

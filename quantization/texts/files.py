@@ -6,6 +6,8 @@ from qlinear.errors import AwqError
 
 # A device may have no end, and a text of this size takes an hour to be made tokens of.
 MOST_BYTES = 10**9
+# What came out of pipes, by their names: it is there to be read once.
+_PIPED: dict[Path, str] = {}
 
 
 def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") -> str:
@@ -13,6 +15,8 @@ def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") ->
 
     instead: what else the name might have been.
     """
+    if path in _PIPED:
+        return _PIPED[path]
     try:
         with open(path, "rb") as file:
             content = bytearray()  # as it is found: to read so many at once would take so much memory first
@@ -20,7 +24,8 @@ def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") ->
                 content += piece
         if len(content) > MOST_BYTES:
             raise kind(f"{what} has more than {MOST_BYTES / 1e9:g} GB of text, which is not read; give a part of it")
-        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return _PIPED.setdefault(path, text) if path.is_fifo() else text
     except FileNotFoundError as error:
         raise kind(f"{what}: no such file{instead}") from error
     except OSError as error:

@@ -250,6 +250,14 @@ MALFORMED = [
     ("truthfulqa_mc2", "{}", "truthfulqa_mc.json has to be a JSON array"),
     ("truthfulqa_mc2", '[{"question": "a?", "mc2_targets": {"b": 2}}]',
      "truthfulqa_mc.json: entry 1: in mc2_targets each answer is 0 or 1"),
+    *(("truthfulqa_mc2", json.dumps([{"question": "a?", "mc2_targets": {"b": kind, "c": kind}}]),
+       "truthfulqa_mc.json: entry 1: mc2_targets has to hold right answers (1) and wrong ones (0)") for kind in (0, 1)),
+    ("truthfulqa_mc2", '[{"question": "a?", "mc2_targets": {"b": 1, "\\ud800": 0}}]',
+     "truthfulqa_mc.json: entry 1: in mc2_targets each answer has to be a text"),
+    ("winogrande", json.dumps(WINOGRANDE[0] | {"continuation": "\udc80"}),
+     "winogrande.jsonl: entry 1: continuation has to be a text"),
+    ("winogrande", "[" * 100_000, "winogrande.jsonl: line 1 is not JSON: maximum recursion depth exceeded while "
+     "decoding a JSON array from a unicode string"),
 ]  # fmt: skip
 
 

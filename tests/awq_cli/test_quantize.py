@@ -235,7 +235,7 @@ def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp
     refused = f"{scales} was made from other calibration data, for another solver or from another model"
     searching = f"note: {refused}; searching anew and replacing it"
 
-    for other in (("--seed", "7"), ("--n_samples", "3"), ("--seqlen", "16")):
+    for other in (("--seed", "7"), ("--n_samples", "3"), ("--seqlen", "16"), ("--no_bos",)):
         outcome = run(*quantize(model, *calibration, *other, "--overwrite"))
         assert outcome.code == 0 and searching in outcome.notes
     other_text = tmp_path / "prose.txt"

@@ -34,8 +34,10 @@ def tiny_model(architecture, **changes):
     return model
 
 
-def write_gguf(path: Path, model, extra=None, kind=None, header=None) -> Path:
-    """The model as llama.cpp's converter lays it out. header: more of it, behind the architecture's name."""
+def write_gguf(path: Path, model, extra=None, kind=None, header=None, named=None) -> Path:
+    """The model as llama.cpp's converter lays it out. header: more of it, behind the architecture's name; named: the
+    texts of tokens, by their numbers.
+    """
     config, family = model.config, model.config.model_type
     architecture = CALLED.get(family, family)
     writer = gguf.GGUFWriter(path, architecture)
@@ -47,11 +49,12 @@ def write_gguf(path: Path, model, extra=None, kind=None, header=None) -> Path:
         writer.add_uint32(f"{architecture}.{key}", (header or {}).get(key, value))
     writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
     for key, value in ({"rope.freq_base": 5000.0} | (header or {})).items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        kinds = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+        add = kinds[type(value)]
         if f"{architecture}.{key}" not in writer.kv_data[0]:
             add(f"{architecture}.{key}", value)
     writer.add_uint32("tokenizer.ggml.eos_token_id", 7)
-    writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(config.vocab_size)])
+    writer.add_array("tokenizer.ggml.tokens", [(named or {}).get(i, f"t{i}") for i in range(config.vocab_size)])
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue

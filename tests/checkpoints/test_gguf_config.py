@@ -14,6 +14,7 @@ CAPS = {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 9.0}
 GEMMA = dict(query_pre_attn_scalar=8, sliding_window=4, tie_word_embeddings=True)
 OWN_BASES = dict(full_attention={"rope_type": "default", "rope_theta": 5000.0},
                  sliding_attention={"rope_type": "default", "rope_theta": 300.0})  # fmt: skip
+SLIDING_FULL = ("sliding_attention", "full_attention")
 THIN_HEADS = dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)
 LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
 YARN = dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=4096, beta_fast=4.0)
@@ -39,6 +40,11 @@ OTHERS = [
     ("gemma2", dict(GEMMA, attn_logit_softcapping=20.0, final_logit_softcapping=9.0), SWA | CAPS, {}),
     ("gemma3_text", dict(GEMMA, num_hidden_layers=7, rope_parameters=OWN_BASES),
      SWA | {"rope.freq_base_swa": 300.0}, {}),
+    ("gemma3_text", dict(GEMMA, num_hidden_layers=4, rope_parameters=OWN_BASES, layer_types=[*2 * SLIDING_FULL]),
+     SWA | {"rope.freq_base_swa": 300.0, "attention.sliding_window_pattern": 2}, {}),
+    ("gemma3_text", dict(GEMMA, num_hidden_layers=3, rope_parameters=OWN_BASES,
+                         layer_types=[*SLIDING_FULL, SLIDING_FULL[1]]),
+     SWA | {"rope.freq_base_swa": 300.0, "attention.sliding_window_pattern": [True, False, False]}, {}),
     ("phi3", dict(sliding_window=4), SWA, {}),
     ("phi3", dict(sliding_window=None, rope_parameters=THIN_HEADS),
      {"attention.sliding_window": 0, "rope.dimension_count": 4}, {}),
@@ -124,3 +130,23 @@ def test_whatever_ends_a_turn_ends_an_answer(tmp_path):
     (made / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
     export(made, tmp_path / "m.gguf", "gguf")
     assert load(made).end_tokens == load(tmp_path / "m.gguf").end_tokens == {2, 5}
+
+
+@pytest.mark.parametrize("named, ends", [
+    ({}, 7),
+    ({9: "<|im_end|>"}, [7, 9]),
+    ({7: "<|endoftext|>", 9: "<end_of_turn>", 3: "<|eot_id|>"}, [7, 3, 9]),
+    ({7: "<|im_end|>", 3: "<|endoftext|>"}, 7),
+    ({4: "<|end|>", 5: "<|return|>"}, [7, 4, 5]),
+    ({4: "<|end|>", 5: "<|return|>", 6: "<|call|>"}, [7, 5, 6]),
+])  # fmt: skip
+def test_what_ends_an_answer_by_its_text(named, ends, tmp_path):
+    opened = open_pretrained(str(write_gguf(tmp_path / "m.gguf", tiny_model("llama"), named=named)))
+    assert opened.config.eos_token_id == ends
+
+
+def test_windows_of_some_layers_of_a_family_that_has_them_in_all(tmp_path):
+    path = write_gguf(
+        tmp_path / "m.gguf", tiny_model("phi3", pad_token_id=None), header={"attention.sliding_window_pattern": 2}
+    )
+    refused(path, "says which of its layers see a window only, with which this program does not run such a model")

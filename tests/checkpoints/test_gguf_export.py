@@ -287,9 +287,9 @@ def test_the_api_says_what_was_lost(tmp_path):
     assert any(isinstance(each, Note) and "stored as Q4_0" in each.text for each in said)
     half = export(made, tmp_path / "h.gguf", "gguf-f16")
     assert half.floats.rms < 2**-11 and half.bytes > result.bytes
-    refused_source = tmp_path / "m.gguf"
-    with pytest.raises(AwqError, match="is GGUF already"):
-        export(refused_source, tmp_path / "x.gguf", "gguf")
+    for format in ("gguf", "awq"):
+        with pytest.raises(AwqError, match="is GGUF already"):
+            export(tmp_path / "m.gguf", tmp_path / "x.gguf", format)
 
 
 def test_where_an_export_goes():

@@ -1,9 +1,11 @@
 """Tokenizers as GGUF has them: recognised by what they do, refused where llama.cpp has no like of them."""
 
 import heapq
+import json
 
 import pytest
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from checkpoints.formats.gguf_pre import pre_tokenizer_name
 from checkpoints.formats.gguf_vocab import Vocabulary, read_vocabulary
@@ -64,13 +66,24 @@ def changed(**parts):
     (lambda: byte_level(NEMO, False), 64, "as llama.cpp's tekken, but with ignore_merges=False"),
     (lambda: changed(pre_tokenizer=pre_tokenizers.Whitespace()), 64, "splits text by Whitespace, which is none"),
     (lambda: changed(normalizer=normalizers.Lowercase()), 64, "the tokenizer changes text (Lowercase)"),
-    (byte_level, 40, "the tokenizer has 53 tokens, the embedding 40 rows"),
+    (byte_level, 40, "the tokenizer has a token of number 52, the embedding 40 rows"),
     (lambda: byte_level(chat_template={"a": "x", "b": "y"}), 64, "has several chat templates and no default"),
 ])  # fmt: skip
 def test_what_llama_cpp_has_no_like_of_is_refused(tokenizer, rows, message):
     with pytest.raises(CheckpointError) as raised:
         read_vocabulary(tokenizer(), rows, [2])
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_numbers_that_no_token_has():
+    """A token beyond them, of a vocabulary with fewer tokens than there are rows."""
+    described = json.loads(byte_level().backend_tokenizer.to_str())
+    described["added_tokens"].append(described["added_tokens"][-1] | {"id": 70, "content": "<far>"})
+    described["model"]["vocab"]["<far>"] = 70
+    far = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(described)), eos_token="</s>")
+    assert len(read_vocabulary(far, 80, [2]).tokens) == 80
+    with pytest.raises(CheckpointError, match="has a token of number 70, the embedding 64 rows"):
+        read_vocabulary(far, 64, [2])
 
 
 def test_a_word_tokenizer_is_refused():

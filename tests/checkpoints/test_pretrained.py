@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.models.tiny import Row
 from benchmarks.models.tiny import tiny_model as model_of
+from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
 from checkpoints.tokenizers import open_tokenizer
 from tests.checkpoints.floats import TINY, assert_same_tensors, edit_json, save, tiny_model
@@ -106,6 +107,18 @@ def test_name_fingerprint_and_generation_config(saved, tmp_path):
     weights["model.norm.weight"][0] += 1
     save_file(weights, copy / "model.safetensors")
     assert open_pretrained(str(copy)).fingerprint != opened.fingerprint
+
+
+@pytest.mark.parametrize("changed", range(3, 64, 12))
+def test_a_fingerprint_is_of_every_tensor(saved, tmp_path, changed):
+    """Of a file far larger than the even places that are looked at."""
+    tensors = {f"t{i}": torch.full((64 * 256,), i, dtype=torch.float32) for i in range(64)}
+    found = []
+    for value in (1.0, 2.0):
+        tensors[f"t{changed}"].fill_(value)
+        save_file(tensors, saved / "model.safetensors")
+        found.append(files_fingerprint(str(saved)))
+    assert None not in found and found[0] != found[1]
 
 
 def test_memory_stays_within_a_few_blocks(tmp_path):

@@ -128,7 +128,7 @@ def test_a_prompt_that_is_empty_or_too_long_with_its_answer():
     with pytest.raises(OptionError, match=message):
         list(model.stream(PROMPT, max_new_tokens=CONTEXT - 3))
     assert next(model.stream(PROMPT, max_new_tokens=CONTEXT - 4))
-    with pytest.raises(OptionError, match="^`max_new_tokens=0` has to be at least 1$"):
+    with pytest.raises(OptionError, match="^`max_new_tokens=0` has to be a whole number from 1 up$"):
         list(model.stream(PROMPT, max_new_tokens=0))
 
 
@@ -245,5 +245,5 @@ def test_repr():
 def test_a_decoder_without_room_is_refused(room):
     model = opened()
     for made in (model.decoder, lambda tokens: model.slots(tokens, 2)):
-        with pytest.raises(OptionError, match=f"^`max_tokens` is {room}; a decoder has room for 1 or more$"):
+        with pytest.raises(OptionError, match=f"^`max_tokens={room}` has to be a whole number from 1 up$"):
             made(room)

@@ -79,7 +79,7 @@ def test_a_seed_says_it_all():
     [
         (dict(temperature=0.0), "`temperature=0.0` has to be above 0"),
         (dict(temperature=float("nan")), "`temperature=nan`"),
-        (dict(top_k=0), "`top_k=0` has to be at least 1"),
+        (dict(top_k=0), "`top_k=0` has to be a whole number from 1 up"),
         (dict(top_p=0.0), "`top_p=0.0` has to be above 0"),
         (dict(top_p=1.5), "`top_p=1.5` .* at most 1"),
     ],

@@ -102,5 +102,5 @@ def test_windows_and_the_perplexity_of_them():
         with pytest.raises(OptionError, match=f"^`window={window}` has to be at least 2"):
             cut_windows(tokens, window, None, "it")
     for count in (0, -1):
-        with pytest.raises(OptionError, match=f"^`n_windows={count}` has to be at least 1"):
+        with pytest.raises(OptionError, match=f"^`n_windows={count}` has to be a whole number from 1 up"):
             cut_windows(tokens, 5, count, "it")

@@ -131,7 +131,7 @@ def test_what_is_copied_is_read_as_if_it_had_been_read_there(count):
 @pytest.mark.parametrize("known", [0, 13, 31, 32])
 @pytest.mark.parametrize("length", [1, 2, 17, 31, 32, 39])
 def test_a_text_that_came_to_nothing_leaves_nothing_behind(kv_bits, known, length):
-    """Its keys and values are NaN from `known` on; those after it in its slot are other texts, whole or from there on."""
+    """Its keys and values are NaN from `known` on; after it in its slot comes another text, whole or from there on."""
     model, ruined = quantized_on(CpuBackend(), "llama")[0], VOCAB - 1
     model.model.embed_tokens.weight.data[ruined] = float("nan")
     begun, text = (np.minimum(tokens_of(count, seed=count).numpy(), ruined - 1) for count in (known, length))

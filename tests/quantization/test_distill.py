@@ -184,8 +184,15 @@ def test_a_run_that_is_stopped_on_the_way_comes_to_the_same_bytes(tmp_path, save
         if event == Step("steps", steps, STEPS):
             raise KeyboardInterrupt
 
+    def stop_again(event) -> None:
+        if isinstance(event, Step) and event.what == "steps":
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         quantize(str(model), str(tmp_path / "resumed"), asked, progress=stop)
+    if steps < STEPS:
+        with pytest.raises(KeyboardInterrupt):
+            quantize(str(model), str(tmp_path / "resumed"), asked, resume=True, progress=stop_again)
     told = []
     quantize(str(model), str(tmp_path / "resumed"), asked, resume=True, progress=told.append)
     assert Note("going on after 2 of 2 blocks") in told

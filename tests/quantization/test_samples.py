@@ -1,6 +1,8 @@
 """Calibration text and the blocks cut from it."""
 
 import importlib.util
+import os
+import threading
 
 import pytest
 import torch
@@ -213,3 +215,12 @@ def test_a_tokenizer_without_such_a_token():
     assert str(error.value) == (
         "`bos`: this model's tokenizer has no token for the beginning of a text; leave `bos` out"
     )
+
+
+def test_what_comes_out_of_a_pipe_is_read_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=["some words"])
+    writer.start()
+    assert read_text(str(pipe)).text == read_text(str(pipe)).text == "some words"
+    writer.join()
