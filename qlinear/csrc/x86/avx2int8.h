@@ -46,7 +46,7 @@ AWQ_INLINE __m256i masked(__m256i lanes, int mask) { return _mm256_and_si256(lan
 // As bytes the low four bits of a vector hold pairs 0 and 2, the high ones pairs 1 and 3.
 template <class Multiply>
 template <int MOST>
-struct Avx2Int8<Multiply>::Unpacker<4, MOST> : EvenSets<(MOST >= 2 ? 2 : 1)> {
+struct Avx2Int8<Multiply>::Unpacker<4, MOST> : EvenSets<(MOST >= 2 && !Multiply::BY_CHUNK ? 2 : 1)> {
   struct Codes { __m256i lanes; };
 
   template <int P>
@@ -60,7 +60,7 @@ struct Avx2Int8<Multiply>::Unpacker<4, MOST> : EvenSets<(MOST >= 2 ? 2 : 1)> {
 // A pair's codes are moved to the lower byte of their halves, or to the upper one.
 template <class Multiply>
 template <int MOST>
-struct Avx2Int8<Multiply>::Unpacker<3, MOST> : EvenSets<(MOST >= 2 ? 2 : 1)> {
+struct Avx2Int8<Multiply>::Unpacker<3, MOST> : EvenSets<(MOST >= 2 && !Multiply::BY_CHUNK ? 2 : 1)> {
   struct Codes {
     __m256i lanes[3];  // vectors, of which two are in use at a time
     __m256i spare;     // bits 15 and 31 of those so far, at the upper byte: the last pair
