@@ -216,7 +216,12 @@ class Journal:
             partial.write_text(sealed(content), encoding="utf-8")
             for file in [*filter(named.__contains__, self._unsynced), partial.name]:
                 _sync(self.directory / file)
-            partial.rename(self.directory / NAME)
+            before, self._named = self._named, self._named | named  # an interrupt may come on either side of the rename
+            try:
+                partial.rename(self.directory / NAME)
+            except OSError:
+                self._named = before
+                raise
             _sync(self.directory)
         except OSError as error:
             raise CheckpointError(f"cannot write {self.directory / NAME}: {error}") from error

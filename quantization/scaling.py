@@ -1,5 +1,6 @@
 """The three ways a block is scaled before it is rounded: not at all, by a scales file, by a search of our own."""
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,7 +162,8 @@ def _decided(job: Job) -> Scaling:
     path = Path(recipe.scales) if recipe.scales else scales_path(job.source.name, _grouped(job))
     if recipe.awq is Awq.LOAD:
         return LoadedScaling(job, path, zoo.read(path))
-    if recipe.awq is Awq.AUTO and path.is_file():
+    is_there = os.path.isfile(path)  # a name that is too long names none
+    if recipe.awq is Awq.AUTO and is_there:
         file, reason = _read_kept(path, given=bool(recipe.scales))
         if file is not None and _fits(file, job):
             job.watch(Note(f"loading AWQ scales from {path}"))
@@ -169,7 +171,7 @@ def _decided(job: Job) -> Scaling:
         if recipe.scales:
             raise OptionError(f"{reason}; `awq=load` takes it as it is, `awq=run` replaces it")
         job.watch(Note(f"{reason}; searching anew and replacing it"))
-    elif recipe.scales and path.is_file():
+    elif recipe.scales and is_there:
         zoo.read(path)  # raises for what is no file of scales: nothing else is replaced
     _check_writable(path)
     return SearchedScaling(job, path)

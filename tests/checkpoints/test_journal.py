@@ -130,6 +130,32 @@ def test_killed_at_every_instant(tmp_path, shards, no_sync):
     assert kills > gone_on > 20
 
 
+def test_interrupted_while_the_disk_is_waited_for(tmp_path, shards):
+    """Behind the rename of a journal, too: what is cleaned up then is nothing that the new one names."""
+    run(tmp_path / "whole" / "q")
+    interrupts = gone_on = 0
+    while True:
+        folder, left = tmp_path / str(interrupts), [None] * interrupts
+
+        def sync(path, left=left) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(journal, "_sync", sync)
+            try:
+                run(folder / "q")
+                break
+            except KeyboardInterrupt:
+                interrupts += 1
+        is_kept = (folder / ".q.partial" / "journal.json").exists()
+        run(folder / "q", resume=is_kept)
+        gone_on += is_kept
+        assert contents(folder / "q") == contents(tmp_path / "whole" / "q")
+    assert interrupts > gone_on > 10
+
+
 def test_killed_again_while_it_goes_on(tmp_path, shards, no_sync):
     """Twice at the same place of its way, then let be."""
     run(tmp_path / "whole" / "q")
