@@ -41,6 +41,13 @@ def test_threads_of_our_own_give_the_same_bits(best):
         library.awq_set_threads(*native.torch_threads(), 1)
 
 
+def test_kernels_of_older_sources_are_told_of(monkeypatch):
+    """As after `git pull` where the package is installed from its folder: their functions are others."""
+    monkeypatch.setattr(native, "NEWEST", "awq_of_tomorrow")
+    with pytest.raises(TargetError, match="the native kernels were built from older sources .* install it again"):
+        native.library.__wrapped__()
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_copied_or_pickled_weight_owns_its_memory(int8):
     best, weight = CpuBackend(int8), random_weight(33, 128, 4, 64)

@@ -18,6 +18,8 @@ HOW_TO_BUILD = (
     "the native kernels are not built (they need x86-64 and a C++17 compiler when the package is installed); install "
     "again with g++ or clang++ present"
 )
+NEWEST = "awq_decoder_copy"  # the function that came last
+OLDER = "the native kernels were built from older sources than the rest of this program; install it again"
 ISA_VARIABLE = "RUN_AWQ_ISA"
 ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")
 
@@ -64,11 +66,13 @@ def is_built() -> bool:
 def library() -> ctypes.CDLL:
     """The library, loaded once, its parallel loops on threads of its own until `use_torch_threads`.
 
-    Raises `TargetError` where it was not built.
+    Raises `TargetError` where it was not built, or not since functions came or changed.
     """
     if not is_built():
         raise TargetError(HOW_TO_BUILD)
     loaded = ctypes.CDLL(str(LIBRARY))
+    if not hasattr(loaded, NEWEST):
+        raise TargetError(OLDER)
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
