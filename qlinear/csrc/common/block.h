@@ -75,26 +75,30 @@ AWQ_INLINE void for_each(Sequence<P...>, Body&& body) {
 template <class Simd, int SETS, int ROWS>
 using Sums = typename Simd::Acc[SETS][ROWS][Simd::vectors(ROWS)];
 
-template <class Simd, int SETS, int ROWS>
-AWQ_INLINE void clear(Sums<Simd, SETS, ROWS>& acc) {
+// body(set, row, vector) for each of them.
+template <class Simd, int SETS, int ROWS, class Body>
+AWQ_INLINE void for_sums(Body&& body) {
   constexpr int VECTORS = Simd::vectors(ROWS);
 #pragma GCC unroll 4
   for (int s = 0; s < SETS; ++s)
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = typename Simd::Acc{};
+      for (int v = 0; v < VECTORS; ++v) body(s, r, v);
+}
+
+template <class Simd, int SETS, int ROWS>
+AWQ_INLINE void clear(Sums<Simd, SETS, ROWS>& acc) {
+  for_sums<Simd, SETS, ROWS>([&](int s, int r, int v) __attribute__((always_inline)) {
+    acc[s][r][v] = typename Simd::Acc{};
+  });
 }
 
 template <class Simd, int SETS, int ROWS>
 AWQ_INLINE void gather(const Sums<Simd, SETS, ROWS>& of_chunk, Sums<Simd, SETS, ROWS>& acc) {
-  constexpr int VECTORS = Simd::vectors(ROWS);
-#pragma GCC unroll 4
-  for (int s = 0; s < SETS; ++s)
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) acc[s][r][v] = Simd::gather(acc[s][r][v], of_chunk[s][r][v]);
+  for_sums<Simd, SETS, ROWS>([&](int s, int r, int v) __attribute__((always_inline)) {
+    acc[s][r][v] = Simd::gather(acc[s][r][v], of_chunk[s][r][v]);
+  });
 }
 
 // Few rows leave too few independent sums to hide the latency of a multiply-add: pairs are spread over several sets.
