@@ -10,7 +10,7 @@ import pytest
 from qlinear.backends.cpu import native
 
 pytestmark = pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
-KERNEL = re.compile(r"^[0-9a-f]+ <.*?\b((?:block|add_pairs|add_bytes)<.*>)\(.*>:$")
+KERNEL = re.compile(r"^[0-9a-f]+ <.*?\b((?:block|add_pairs|Fours\w+<.*>::\w+)<.*>)\(.*>:$")
 PRODUCT, KEPT = (
     re.compile(r"\bv(pmadd|pdp|fn?madd|dpbf16)"),
     re.compile(r"\([^)]*%rsp[^)]*\).*%[xyz]mm|%[xyz]mm.*\(%rsp"),
@@ -45,6 +45,8 @@ def test_sums_stay_in_registers(counted):
 
 def test_attention_adds_up_values_in_registers(counted):
     """Of AVX2: a vector that is wider than a register is kept on the stack, for which attention took twice the time."""
-    found = {name: counts for name, counts in counted.items() if re.match("add_.*(, 8>|InHalves)", name)}
-    assert found and all(counts["products"] for counts in found.values())
+    found = {name: counts for name, counts in counted.items() if re.match("add_.*(, 8>|InHalves)|FoursAsWords", name)}
+    assert {name.partition("<")[0] for name in found} == {"add_pairs", "FoursAsWords"} and all(
+        counts["products"] for counts in found.values()
+    )
     assert {name: counts for name, counts in found.items() if 2 * counts["kept"] > counts["products"]} == {}

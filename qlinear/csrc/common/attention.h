@@ -66,9 +66,7 @@ AWQ_INLINE Floats see(const awq_attention_job& job, int64_t row, const Sight& st
       }
       highest[p] = larger(highest[p], score);
     }
-  Floats whole;
-  memcpy(&whole, highest, sizeof whole);
-  return whole;
+  return whole(highest);
 }
 
 // Scores of some rows to the weights of values; what was added up before is scaled to the new largest score.

@@ -116,9 +116,7 @@ class CacheOfPairs {
         memcpy(&score, scores + i + p * WIDTH, sizeof score);
         sums[p] += Pairs::keep(weight(score), weights_ + row * CACHE_STEP + i + p * WIDTH);
       }
-    Floats sum;
-    memcpy(&sum, sums, sizeof sum);
-    return sum;
+    return whole(sums);
   }
 
   AWQ_INLINE void round(const Sight&, const float*) {}  // they are

@@ -30,16 +30,10 @@ struct Int8Sum {
 using EightBytes = Register<8>::Bytes;
 using SixteenBytes = Sixteen::Bytes;
 constexpr int column_of_quad(int quad, int place) { return 2 * quad + place % 2 * 4 + place / 2; }  // of the eight
-#if defined(__clang__) || __GNUC__ >= 12
-#define AWQ_PLACED(Vector, columns, ...) __builtin_shufflevector(columns, columns, __VA_ARGS__)
-#else
-#define AWQ_PLACED(Vector, columns, ...) __builtin_shuffle(columns, Vector{__VA_ARGS__})
-#endif
 AWQ_INLINE EightBytes to_quads(EightBytes columns) { return AWQ_PLACED(EightBytes, columns, 0, 4, 1, 5, 2, 6, 3, 7); }
 AWQ_INLINE SixteenBytes to_quads(SixteenBytes columns) {
   return AWQ_PLACED(SixteenBytes, columns, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
 }
-#undef AWQ_PLACED
 
 // `In::LANES` columns at a time, in the order that `place` puts them. out: room for whole vectors.
 template <class In, class Place>

@@ -93,6 +93,17 @@ AWQ_INLINE void store(typename In::Floats value, Bf16* to, int64_t count = In::L
   else if (count > 0) memcpy(to, &bits, size_t(count) * sizeof *to);
 }
 
+// Sixteen lanes of what was kept in registers of some. Copied one by one: an array that is copied as a whole is kept in
+// memory all along.
+template <int PARTS, class Part>
+AWQ_INLINE Floats whole(const Part (&parts)[PARTS]) {
+  static_assert(PARTS * sizeof(Part) == sizeof(Floats));
+  Floats value;
+#pragma GCC unroll 4
+  for (int p = 0; p < PARTS; ++p) memcpy(reinterpret_cast<char*>(&value) + p * sizeof(Part), &parts[p], sizeof(Part));
+  return value;
+}
+
 // Over the lanes, as a tree: a fixed order.
 AWQ_INLINE float total(Floats value) {
   float lane[LANES];
@@ -117,6 +128,13 @@ struct Larger {
   template <class Vector>
   static AWQ_INLINE Vector join(Vector a, Vector b) { return larger(a, b); }
 };
+
+// The lanes of a vector in another order.
+#if defined(__clang__) || __GNUC__ >= 12
+#define AWQ_PLACED(Vector, value, ...) __builtin_shufflevector(value, value, __VA_ARGS__)
+#else
+#define AWQ_PLACED(Vector, value, ...) __builtin_shuffle(value, Vector{__VA_ARGS__})
+#endif
 
 // Lanes A and B of p, then of q.
 template <int A, int B>

@@ -1,5 +1,5 @@
 // The reference: no intrinsics, any processor. The other instruction sets are tested against what this computes.
-#include "attention_int8.h"
+#include "attention_fours.h"
 #include "int8.h"
 #include "pack_tile.h"
 #include "pair_ops.h"
@@ -93,7 +93,7 @@ void use_scalar(Ops& ops) {
   use_pack_tile<TransposeScalar>(ops);
   use_row_ops<4>(ops);
   use_pair_ops<PairsByHalves<2, 2, 4>>(ops);
-  ops.attend_int8 = attend<CacheOfBytes<QuadsOneByOne>>;
+  ops.attend_int8 = attend<CacheOfBytes<FoursAtOnce<QuadsOneByOne>>>;
 }
 
 }  // namespace awq

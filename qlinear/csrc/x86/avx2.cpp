@@ -1,7 +1,7 @@
 // AVX2: pairs of int16, fours of int8, and FMA's fp32 multiply-add for fp32 activations.
 #include "avx2int8.h"
 
-#include "../common/attention_int8.h"
+#include "../common/attention_words.h"
 #include "../common/pack_tile.h"
 #include "../common/pair_ops.h"
 #include "../common/row_ops.h"
@@ -31,13 +31,12 @@ struct FourInSteps {
   }
 };
 
-// Of any four unsigned bytes: as words, bytes 0 and 2 and then 1 and 3, whose products vpmaddwd adds exactly.
-struct FourAsWords {
-  static AWQ_INLINE __m256i add(__m256i acc, __m256i a, __m256i b) {
-    const __m256i low = _mm256_set1_epi16(255);
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, low), _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
-    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
-    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+// Two products of int16 a lane, of a cache of int8.
+struct PairsOfWords {
+  static constexpr int ROWS = 4, SUMS = 4, WIDTH = 8;
+  using Ints = Register<WIDTH>::Ints;
+  static AWQ_INLINE Ints multiply_add(Ints acc, Ints a, Ints b) {
+    return (Ints)MultiplyThenAdd::add((__m256i)acc, (__m256i)a, (__m256i)b);
   }
 };
 
@@ -154,7 +153,7 @@ void use_avx2(Ops& ops) {
   use_pack_tile<TransposeAvx2>(ops);
   use_row_ops<8>(ops);
   use_pair_ops<PairsByHalves<4, 4, 8>>(ops);
-  ops.attend_int8 = attend<CacheOfBytes<Avx2Quads<FourAsWords>>>;
+  ops.attend_int8 = attend<CacheOfBytes<FoursAsWords<PairsOfWords>>>;
 }
 
 }  // namespace awq

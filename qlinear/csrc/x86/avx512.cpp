@@ -1,7 +1,7 @@
 // AVX-512 (F, BW, DQ, VL): fp32 multiply-add, two columns a step; four of int8.
 #include "avx512int8.h"
 
-#include "../common/attention_int8.h"
+#include "../common/attention_words.h"
 #include "../common/pack_tile.h"
 #include "../common/pair_ops.h"
 #include "../common/row_ops.h"
@@ -52,13 +52,11 @@ struct FourInSteps {
   }
 };
 
-// Of any four unsigned bytes: as words, bytes 0 and 2 and then 1 and 3, whose products vpmaddwd adds exactly.
-struct FourAsWords {
-  static AWQ_INLINE __m512i add(__m512i acc, __m512i a, __m512i b) {
-    const __m512i low = _mm512_set1_epi16(255);
-    const __m512i even = _mm512_madd_epi16(_mm512_and_si512(a, low), _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8));
-    const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(a, 8), _mm512_srai_epi16(b, 8));
-    return _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
+// Two products of int16 a lane by vpmaddwd, exact, and an addition: of a cache of int8.
+struct PairsOfWords {
+  static constexpr int ROWS = 8, SUMS = 16, WIDTH = 16;
+  static AWQ_INLINE Ints multiply_add(Ints acc, Ints a, Ints b) {
+    return acc + (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
   }
 };
 
@@ -109,7 +107,7 @@ void use_avx512(Ops& ops) {
   use_pack_tile<TransposeAvx512>(ops);
   use_row_ops<16>(ops);
   use_pair_ops<PairsByHalves<8, 16, 16>>(ops);
-  ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAsWords>>>;
+  ops.attend_int8 = attend<CacheOfBytes<FoursAsWords<PairsOfWords>>>;
 }
 
 }  // namespace awq

@@ -1,5 +1,5 @@
 // AVX-512 VNNI: vpdpwssd multiplies a pair of columns at once as int16 and adds in int32, exactly; vpdpbusd four as int8.
-#include "../common/attention_int8.h"
+#include "../common/attention_fours.h"
 #include "../common/int16.h"
 #include "avx512int8.h"
 #include "avx512vnni.h"
@@ -57,7 +57,7 @@ void use_avx512vnni(Ops& ops) {
   set_int16_rows<16>(ops.linear_bf16, Avx512Vnni::ROWS);
   set_blocks<Avx512Int8<FourAtOnce>>(ops.linear_int8);
   set_int8_rows<16>(ops.linear_int8, Avx512Int8<FourAtOnce>::ROWS);
-  ops.attend_int8 = attend<CacheOfBytes<QuadsAtOnce<FourAtOnce>>>;
+  ops.attend_int8 = attend<CacheOfBytes<FoursAtOnce<QuadsAtOnce<FourAtOnce>>>>;
 }
 
 }  // namespace awq

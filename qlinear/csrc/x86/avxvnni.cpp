@@ -2,7 +2,7 @@
 // four as int8.
 #include "avx2int8.h"
 
-#include "../common/attention_int8.h"
+#include "../common/attention_fours.h"
 #include "isas.h"
 
 namespace awq {
@@ -28,7 +28,7 @@ void use(Ops& ops) {
   set_int16_rows<8>(ops.linear_bf16, Avx2Int16<AtOnce>::ROWS);
   set_blocks<Avx2Int8<FourAtOnce>>(ops.linear_int8);
   set_int8_rows<8>(ops.linear_int8, Avx2Int8<FourAtOnce>::ROWS);
-  ops.attend_int8 = attend<CacheOfBytes<Avx2Quads<FourAtOnce>>>;
+  ops.attend_int8 = attend<CacheOfBytes<FoursAtOnce<Avx2Quads<FourAtOnce>>>>;
 }
 
 }  // namespace
