@@ -15,8 +15,9 @@ from checkpoints.formats.names import FORMATS, GGUF_FLOATS
 from checkpoints.formats.readers import Layout
 from checkpoints.formats.stored import BIAS, Rounding, StoredLinear, check_finite
 from checkpoints.formats.writers import WRITERS, Body, Writer, common_group_size, regrouped
-from checkpoints.gguf_export import export_gguf
+from checkpoints.gguf_export import export_gguf, rehearse_gguf
 from checkpoints.places import ModelSource
+from checkpoints.pretrained import PretrainedModel
 from checkpoints.quantized import check_quantized, check_tensors, named, open_stored, read_recipe, read_tokenizer
 from checkpoints.quantized_gguf import is_gguf
 from checkpoints.sources import TensorSource
@@ -101,6 +102,14 @@ def export(
         )  # fmt: skip
         work.finish(writer, description, body, result)
     return result
+
+
+def rehearse(source: PretrainedModel, output: Path, format: str, overwrite: bool, lm_head: bool) -> None:
+    """Raise what `export` will of a checkpoint that is yet to be made of this float model, as far as that tells."""
+    if format in GGUF_FLOATS:
+        rehearse_gguf(source, output, overwrite, lm_head)
+    else:
+        CheckpointWriter(output, overwrite, source=source.files)  # which looks at the place
 
 
 class _Work:

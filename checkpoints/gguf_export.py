@@ -1,14 +1,16 @@
 """A quantized checkpoint as a `.gguf` file."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from checkpoints import quantized
-from checkpoints.formats.gguf_write import Content, Written, write_gguf
+from checkpoints.formats.gguf_write import Content, Written, rehearse, write_gguf
 from checkpoints.formats.readers import Layout
 from checkpoints.formats.stored import Rounding, check_finite
+from checkpoints.pretrained import PretrainedModel
 from checkpoints.sources import TensorSource
 from qlinear.grid import GridWeight
 from qlinear.progress import Note, Watcher, silent
@@ -40,6 +42,32 @@ class _Stored:
         return value
 
 
+@dataclass(frozen=True)
+class _Unquantized:
+    """A float model, of which only the shapes are looked at."""
+
+    model: nn.Module
+    bits: dict[str, int] = field(default_factory=dict)
+    symmetric: dict[str, bool] = field(default_factory=dict)
+
+    def grid(self, linear: str) -> GridWeight:
+        raise KeyError(linear)
+
+    def tensor(self, name: str) -> Tensor:
+        raise KeyError(name)
+
+
+def rehearse_gguf(source: PretrainedModel, output: Path, overwrite: bool, lm_head: bool) -> None:
+    """Raise what `export_gguf` will of a checkpoint that is yet to be made of this model, as far as that tells."""
+    content = Content(source.name, _Unquantized(source.model), source.tokenizer, _ends(source.model))
+    rehearse(output, content, overwrite, lm_head)
+
+
+def _ends(model: nn.Module) -> list[int]:
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    return [ends] if isinstance(ends, int) else list(ends or [])
+
+
 def export_gguf(
     directory: Path,
     output: Path,
@@ -54,13 +82,12 @@ def export_gguf(
     anything is written where it can be known by then.
     """
     layout, model, source = quantized.open_stored(directory, trust_remote_code, Rounding(None))
-    ends = model.generation_config.eos_token_id if model.generation_config else None
     with quantized.named(directory):
         content = Content(
             name=directory.resolve().name,
             weights=_Stored(layout, model, source),
             tokenizer=quantized.read_tokenizer(directory, trust_remote_code),
-            ends=[ends] if isinstance(ends, int) else list(ends or []),
+            ends=_ends(model),
         )
         written = write_gguf(output, content, floats, overwrite, watch)
     for note in written.notes:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,11 +14,20 @@ from checkpoints.sources import TensorSource, one_line_errors
 from qlinear.errors import ModelError
 
 
-def match(
-    label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]
-) -> tuple[dict[str, Place], dict[str, str]]:
-    """Where each tensor of the model is stored, tied parameters under all of their names; and what experts are called
-    there, whose names here no other reader knows.
+@dataclass(frozen=True)
+class Matched:
+    """stored: where each tensor of the model is, tied parameters under all of their names; own: what experts are called
+    there, whose names here no other reader knows; left: stored weights that this kind of model is known to carry along
+    and transformers has no place for, such as layers that predict several tokens.
+    """
+
+    stored: dict[str, Place]
+    own: dict[str, str]
+    left: tuple[str, ...]
+
+
+def match(label: str, model: nn.Module, source: TensorSource, origins: dict[str, Origin]) -> Matched:
+    """Find the tensors of a model.
 
     Raises `ModelError` for a tensor that is missing, has another shape, is stored twice, or has no place in the model
     and is not one that this kind of model is known to carry along.
@@ -54,7 +64,8 @@ def match(
             raise ModelError(f"{label}: the weights lack {_as_transformers_has_it(tied[0], origins)}")
         _check_tied(label, source, holders)
         stored |= {name: holders[0] for name in tied}
-    return stored, own
+    left = tuple(sorted(name for name in places.left if name.endswith(".weight")))
+    return Matched(stored, own, left)
 
 
 def _as_transformers_has_it(name: str, origins: dict[str, Origin]) -> str:

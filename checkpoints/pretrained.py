@@ -72,6 +72,7 @@ class PretrainedModel:
     _turned: frozenset[str] = field(repr=False)  # weights that the files, and transformers, hold the other way round
     _open_tokenizer: Callable = field(repr=False)
     directory: Path | None = None  # whose other files go along with the weights
+    left: tuple[str, ...] = ()  # stored weights that transformers has no place for
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -277,10 +278,10 @@ def _open(source: TensorSource, name: str, config, tokenizer: Callable, trust_re
     dtype = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     with one_line_errors(f"{name}: no model can be built from its configuration"):
         model, origins = build_empty(config, dtype, trust_remote_code)
-    stored, own = match(name, model, source, origins)
+    found = match(name, model, source, origins)
     turned = frozenset(name for name, origin in origins.items() if origin.tensor == name and name.endswith(".weight"))
     wide = frozenset(name for name, tensor in stored_tensors(model) if tensor.dtype == torch.float32 != dtype)
     return PretrainedModel(
         slug(name), model.config, model.generation_config, model, dtype, fingerprint(config, source.files),
-        float_bytes(model), source, stored, own, wide, turned, tokenizer,
+        float_bytes(model), source, found.stored, found.own, wide, turned, tokenizer, left=found.left,
     )  # fmt: skip

@@ -1,23 +1,23 @@
 """Make a 3- or 4-bit checkpoint of a float model, one decoder block at a time."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from checkpoints.beside import find_beside
 from checkpoints.card import card_text, facts_of, losses_of, read_origin
 from checkpoints.journal import Journal
 from checkpoints.local import files_fingerprint
-from checkpoints.pretrained import fingerprint_at_hand, open_pretrained
+from checkpoints.pretrained import PretrainedModel, fingerprint_at_hand, open_pretrained
 from checkpoints.proofs import proof
 from checkpoints.quantized import check_quantized, read_tokenizer
-from checkpoints.tokenizers import template_fault
 from checkpoints.writer import CheckpointWriter, Description
 from engine.alike import describes
 from qlinear.errors import ModelError, OptionError
 from qlinear.process import peak_rss_bytes
 from qlinear.progress import Note, Watcher, silent, steps
 from quantization import paths
+from quantization.description import describe
 from quantization.distill import check_fits, open_lesson
 from quantization.distributed import open_ranks
 from quantization.kept import Kept, KindRecord, kinds_found
@@ -112,9 +112,12 @@ def quantize(
     place: Place = Place(),
     trust_remote_code: bool = False,
     watch: Watcher = silent,
+    check: Callable[[PretrainedModel, Path], None] | None = None,
 ) -> Result:
     """Quantize a model by a recipe and save the checkpoint. Raises `AwqError`s of one line each.
 
+    check: raises what of the model and the directory is in the way of what is to come of the checkpoint, before the
+    first block.
     Where the environment says that this is one of several ranks, all of them do it together: the leading one writes and
     is the only one that is watched; the result is everyone's.
     """
@@ -129,7 +132,7 @@ def quantize(
         if not ranks.leads:
             _take_part(job, place.resume)
             return ranks.told(None)
-        return ranks.told(_lead(job, model_name, place, trust_remote_code, start))
+        return ranks.told(_lead(job, model_name, place, trust_remote_code, start, check))
 
 
 def _refuse_ranks(recipe: Recipe, ranks: Ranks) -> None:
@@ -149,12 +152,16 @@ def _take_part(job: Job, resume: bool) -> None:
     work.write_rest()
 
 
-def _lead(job: Job, model_name: str, place: Place, trust_remote_code: bool, start: float) -> Result:
+def _lead(
+    job: Job, model_name: str, place: Place, trust_remote_code: bool, start: float, check: Callable | None
+) -> Result:
     """start: when it began, by `time.perf_counter`."""
     source, watch = job.source, job.watch
     with CheckpointWriter(_directory(job, place, model_name), place.overwrite, place.resume, source.files) as writer:
-        description = _describe(job, trust_remote_code)
+        description = describe(job, trust_remote_code)
         writer.rehearse(description, least_bytes(job))
+        if check is not None:
+            check(source, writer.directory)
         if place.output is None:  # two models may have one name
             refuse_another_run(writer.journal, job, writer.directory)
         job.ranks.told(True)
@@ -253,18 +260,6 @@ def _result(job: Job, work: Work, seconds: Seconds, checkpoint: str) -> Result:
         recipe.bits_per_weight,
         work.tally.grids(),
     )
-
-
-def _describe(job: Job, trust_remote_code: bool) -> Description:
-    """What goes into the checkpoint beside the weights; it is told what does not, though it lies there to be taken."""
-    source = job.source
-    beside = find_beside(source.directory) if source.directory else None
-    for left in beside.left if beside else ():
-        job.watch(Note(f"left out of the checkpoint: {left}"))
-    fault = template_fault(source.tokenizer)
-    if fault is not None:
-        job.watch(Note(f"`chat` is not going to work: the model's chat template is not understood ({fault})"))
-    return Description(source.config, source.generation_config, source.tokenizer, beside, trust_remote_code)
 
 
 def _finish(job: Job, work: Work, result: Result, description: Description, options: dict) -> None:

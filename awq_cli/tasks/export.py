@@ -52,8 +52,13 @@ def run(request: Request, watch: Watcher) -> Result:
 def exported(
     checkpoint: str, format: str, output: str | None, overwrite: bool, trust_remote_code: bool, watch: Watcher
 ) -> Exported:
-    """output: None for the checkpoint's name with the format's behind it, or with .gguf."""
+    """output: None for the place beside."""
     folder = Path(checkpoint)
-    named = folder if folder.name not in ("", "..") else folder.resolve()
-    place = Path(output) if output else named.with_name(place_of(folder.resolve().name, format))
+    place = Path(output) if output else place_beside(folder, format)
     return export(folder, place, format, overwrite, trust_remote_code, watch)
+
+
+def place_beside(checkpoint: Path, format: str) -> Path:
+    """The checkpoint's name with the format's behind it, or with .gguf."""
+    named = checkpoint if checkpoint.name not in ("", "..") else checkpoint.resolve()
+    return named.with_name(place_of(checkpoint.resolve().name, format))

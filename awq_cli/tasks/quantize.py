@@ -4,10 +4,13 @@ Or tell what that would take.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
-from awq_cli.tasks.export import exported
-from checkpoints.export import Exported
+from awq_cli.tasks.export import exported, place_beside
+from checkpoints.export import Exported, rehearse
 from checkpoints.formats.names import GGUF_FLOATS
+from checkpoints.pretrained import PretrainedModel
 from qlinear.errors import AwqError, CheckpointError, OptionError
 from qlinear.process import rank_and_size
 from qlinear.progress import Watcher
@@ -46,7 +49,8 @@ def run(request: Request, watch: Watcher) -> Result | Forecast:
     if request.dry_run:
         place = request.place.output
         return forecast(request.model_name, request.recipe, place, request.tensor_parallel, trusted, watch)
-    made = Result(**vars(quantize(request.model_name, request.recipe, request.place, trusted, watch)))
+    check = partial(_rehearse, request)
+    made = Result(**vars(quantize(request.model_name, request.recipe, request.place, trusted, watch, check)))
     if request.format is None or rank_and_size()[0] > 0:
         return made
     try:
@@ -54,3 +58,10 @@ def run(request: Request, watch: Watcher) -> Result | Forecast:
     except AwqError as error:
         raise CheckpointError(f"{made.checkpoint} is complete, and not written as {request.format}: {error}") from error
     return replace(made, exported=result)
+
+
+def _rehearse(request: Request, source: PretrainedModel, directory: Path) -> None:
+    """Raise what of the model, or of what lies beside the checkpoint, is going to be in the way of the other format."""
+    if request.format is not None:
+        beside = place_beside(directory, request.format)
+        rehearse(source, beside, request.format, request.place.overwrite, request.recipe.lm_head)

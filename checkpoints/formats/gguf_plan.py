@@ -40,6 +40,15 @@ class Weights(Protocol):
     def tensor(self, name: str) -> Tensor: ...
 
 
+def check_own_head(known: Gguf) -> None:
+    """Raise `CheckpointError` where an output head that is not the embedding has no place."""
+    if not known.own_head:
+        raise CheckpointError(
+            f"the output head is another matrix than the embedding, which llama.cpp's {known.architecture} "
+            f"does not read; quantize without `lm_head`"
+        )
+
+
 @dataclass(frozen=True)
 class Entry:
     """A tensor of the file. names: of the model's that make it, one or one an expert; shape: in torch's order."""
@@ -80,11 +89,8 @@ class Plan:
         model = self.weights.model
         head = model.get_output_embeddings()
         tied = head.weight is model.get_input_embeddings().weight
-        if not tied and not self.known.own_head:
-            raise CheckpointError(
-                f"the output head is another matrix than the embedding, which llama.cpp's {self.known.architecture} "
-                f"does not read; quantize without `lm_head`"
-            )
+        if not tied:
+            check_own_head(self.known)
         for name, tensor in model.state_dict(keep_vars=True).items():
             if not (tied and name.removesuffix(".weight") == self._head_name()):
                 yield name, tensor

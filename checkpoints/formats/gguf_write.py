@@ -17,7 +17,7 @@ from architectures.gguf import Gguf
 from architectures.registry import gguf_writers
 from checkpoints.formats.gguf import read_header
 from checkpoints.formats.gguf_header import write_header, write_rope
-from checkpoints.formats.gguf_plan import Plan, Weights
+from checkpoints.formats.gguf_plan import FLOAT_KINDS, Plan, Weights, check_own_head
 from checkpoints.formats.gguf_vocab import Vocabulary, read_vocabulary
 from checkpoints.formats.stored import Rounding
 from checkpoints.place import check_space
@@ -64,12 +64,7 @@ def write_gguf(
 
     Raises `CheckpointError` for a model that llama.cpp does not run as transformers does, and for a file in the way.
     """
-    _check_place(output, overwrite)
-    config = content.weights.model.config
-    known = _known(config)
-    rows = content.weights.model.get_input_embeddings().weight.shape[0]
-    vocabulary = read_vocabulary(content.tokenizer, rows, content.ends)
-    plan = Plan(content.weights, known, floats)
+    plan, vocabulary = _planned(output, content, floats, overwrite)
     check_space(_folder(output), plan.size, output)
     try:
         with tempfile.NamedTemporaryFile(dir=_folder(output), prefix=f".{output.name}.", delete=False) as file:
@@ -88,6 +83,29 @@ def write_gguf(
     return Written(
         output, output.stat().st_size, bits, plan.group_size, symmetric, plan.kinds(), plan.scales, plan.lost, said
     )  # fmt: skip
+
+
+def rehearse(output: Path, content: Content, overwrite: bool, lm_head: bool) -> None:
+    """Raise what `write_gguf` will of place, model and tokenizer, before there are quantized weights.
+
+    lm_head: whether the output head is going to be a matrix of its own.
+    """
+    import gguf
+
+    plan, _ = _planned(output, content, FLOAT_KINDS[0], overwrite)
+    if lm_head:
+        check_own_head(plan.known)
+    config, header = content.weights.model.config, gguf.GGUFWriter(None, plan.known.architecture)
+    write_header(header, config, plan.known)
+    write_rope(header, config, plan.known)
+
+
+def _planned(output: Path, content: Content, floats: str, overwrite: bool) -> tuple[Plan, Vocabulary]:
+    _check_place(output, overwrite)
+    model = content.weights.model
+    known = _known(model.config)
+    vocabulary = read_vocabulary(content.tokenizer, model.get_input_embeddings().weight.shape[0], content.ends)
+    return Plan(content.weights, known, floats), vocabulary
 
 
 def _folder(output: Path) -> Path:

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+from safetensors.torch import load_file, save_file
+
 from checkpoints.formats.names import FORMATS, GGUF_FLOATS
 from checkpoints.formats.writers import WRITERS
 
@@ -37,6 +39,29 @@ def test_beside_quantizing(run, model):
     again = ("--task", "export", "--checkpoint", "made-gptq", "--format", "compressed-tensors")
     assert run.result(*again)["checkpoint"] == "made-gptq-compressed-tensors"
     assert "exists already; give --overwrite" in run(*again).error
+
+
+def test_a_format_that_the_model_cannot_be_written_in(run, model):
+    """Told before what takes hours."""
+    quantize = ("--task", "quantize", "--model_name", model, "--awq", "none", "--output", "made")
+    assert run(*quantize, "--format", "gguf").error == "the tokenizer is of kind WordLevel; GGUF is written for BPE"
+    assert run.left() == []
+    (run.folder / "made-gptq").mkdir()
+    assert run(*quantize, "--format", "gptq").error.startswith("made-gptq is there already and no checkpoint")
+    assert run.left() == ["made-gptq"]
+
+
+def test_a_format_that_the_checkpoint_cannot_be_written_in(run, make_model):
+    """What took hours is there all the same, and is named."""
+    model = make_model(run.folder / "large")
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][3] = 2.0**17
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    quantize = ("--task", "quantize", "--model_name", model, "--awq", "none", "--output", "made")
+    outcome = run(*quantize, "--format", "gptq")
+    said = "made is complete, and not written as gptq: model.norm.weight holds 1.31e+05, more than "
+    assert outcome.code == 2 and outcome.error.startswith(said)
+    assert (run.folder / "made" / "config.json").is_file() and not (run.folder / "made-gptq").exists()
 
 
 def test_what_cannot_be_exported(run, model, rounded):

@@ -34,12 +34,3 @@ def test_a_home_that_the_shell_leaves_as_it_is(run, model, text_file, monkeypatc
     )
     assert run("--task", "decode", "--checkpoint=~/made", "--prompt", "the", "--max_new_tokens", "2").code == 0
     assert not list(run.folder.glob("~*"))
-
-
-def test_a_format_that_the_checkpoint_cannot_be_written_in(run, model):
-    """What took hours is there all the same, and is named."""
-    outcome = run(*quantize(model, "--awq", "none", "--format", "gguf"))
-    made = "quantized_models/tiny-w4-g64-rtn"
-    said = "is complete, and not written as gguf: "
-    assert outcome.code == 2 and outcome.error.startswith(f"{made} {said}")
-    assert (run.folder / made / "config.json").is_file() and not list(run.folder.rglob("*.gguf"))

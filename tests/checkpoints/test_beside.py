@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from awq_cli.main import main
@@ -169,6 +170,21 @@ def test_no_link_out_of_the_directory_and_nothing_large(tmp_path, monkeypatch):
         "LICENSE.txt", "NOTICE", "processor_config.json", "tokenizer.json", "tokenizer_config.json"
     }  # fmt: skip
     assert (tmp_path / "q" / "NOTICE").read_text() == "yours" and not (tmp_path / "q" / "NOTICE").is_symlink()
+
+
+def test_layers_that_transformers_passes_over(tmp_path):
+    """Of those that predict several tokens, published beside the model, nothing gets lost without a word."""
+    model = save_float(tmp_path / "m", "glm4_moe")
+    weights = load_file(model / "model.safetensors")
+    weights |= {f"model.layers.46.{name}.weight": torch.ones(4, 4) for name in ("eh_proj", "enorm")}
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    events = []
+    quantize(str(model), str(tmp_path / "q"), recipe(model), progress=events.append)
+    assert [event.text for event in events if isinstance(event, Note)] == [
+        "left out of the checkpoint: weights that transformers has no place for, such as "
+        "model.layers.46.eh_proj.weight, in 2 tensors"
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "[" * 10**5, "7", '{"auto_map": 7}', '{"auto_map": null}', '{"auto_map": {}}'])
