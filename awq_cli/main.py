@@ -67,6 +67,7 @@ def command(call: click.Context, **values) -> None:
     run_awq.py --task export --w_bit 4 --format awq
     """
     _check_memory()
+    _check_directory()
     _set_environment()
     rank, size = rank_and_size()
     if size > 1 and values["task"] != "quantize":
@@ -144,6 +145,14 @@ def _check_memory() -> None:
             f"the memory of this process is limited to {most / 1e9:.2g} GB (ulimit -v), and what it loads alone "
             f"takes {LEAST_MEMORY / 1e9:.2g} GB; raise the limit"
         )
+
+
+def _check_directory() -> None:
+    """Where it is gone, libraries crash as they are loaded."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OptionError(f"the directory that this is called in is not there ({error.strerror}); go to one") from error
 
 
 def _set_environment() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def files_fingerprint(model_name: str) -> str | None:
             return None
         digest = hashlib.sha256()
         for file in files:
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            digest.update(os.fsencode(file.name) + f" {file.stat().st_size}".encode())
             for part in sample(file):
                 digest.update(part)
     except (ModelError, OSError, RuntimeError, ValueError):

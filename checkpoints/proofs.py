@@ -7,6 +7,7 @@ or in the user's cache, and the mark holds for as long as no file changes that h
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ def mark(directory: Path) -> str:
         tensors = file.suffix == ".safetensors" and file.is_file()
         if not tensors and file.name not in READ and file.suffix != ".model":
             continue
-        found.update(f"\0{file.name}\0".encode())
+        found.update(b"\0" + os.fsencode(file.name) + b"\0")
         if tensors:
             found.update(_header(file))
         elif file.is_file():

@@ -7,6 +7,7 @@ long as it stays mapped, and a 13.5 GB model is read here within a few hundred M
 import hashlib
 import json
 import mmap
+import os
 import re
 import zipfile
 from abc import ABC, abstractmethod
@@ -229,7 +230,7 @@ def fingerprint(config, files: tuple[Path, ...]) -> str:
         described.pop(passing, None)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        digest.update(os.fsencode(path.name) + f" {path.stat().st_size}".encode())
         for part in sample(path):
             digest.update(part)
     return digest.hexdigest()

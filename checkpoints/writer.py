@@ -51,7 +51,8 @@ class Description:
             self.tokenizer.save_pretrained(directory)
             older.rewrite(directory)
             if self.card is not None:
-                (directory / "README.md").write_text(self.card, encoding="utf-8")
+                # the bytes of a file's name that are no UTF-8, spelled
+                (directory / "README.md").write_text(self.card, encoding="utf-8", errors="backslashreplace")
             if self.beside is not None:
                 self.beside.copy(directory)
         except OSError:

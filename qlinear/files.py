@@ -40,8 +40,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """`write_whole` of a text in UTF-8, its line ends as they are."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    """`write_whole` of a text in UTF-8, its line ends as they are; bytes of a file's name that are none are spelled."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def is_written_through(path: Path) -> bool:

@@ -149,7 +149,7 @@ def _write(path: Path, content: Content, plan: Plan, vocabulary: Vocabulary, wat
     writer = gguf.GGUFWriter(path, plan.known.architecture)
     try:
         config = content.weights.model.config
-        writer.add_name(vocabulary.file_name(content.name))
+        writer.add_name(vocabulary.file_name(content.name).encode(errors="backslashreplace").decode())
         writer.add_string(WRITER_KEY, WRITER)
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{plan.main_kind}"])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

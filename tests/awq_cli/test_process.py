@@ -76,6 +76,16 @@ def test_a_mistake_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_directory_that_is_gone(tmp_path):
+    gone = tmp_path / "gone"
+    for task in ("decode", "quantize"):
+        gone.mkdir(exist_ok=True)
+        process = start(gone, "--task", task, preexec_fn=gone.rmdir)
+        out, err = process.communicate(timeout=60)
+        said = "error: the directory that this is called in is not there (No such file or directory); go to one\n"
+        assert (process.returncode, out, err) == (2, "", said)
+
+
 def test_an_interrupt_in_the_first_block_leaves_nothing(tmp_path, model, text_file):
     """The half-made checkpoint and the folders made for it and for the scales are gone."""
     interrupts_itself = """

@@ -1,5 +1,7 @@
 """Files of scales and other places that a user names."""
 
+import os
+
 from tests.awq_cli.conftest import CALIBRATION
 from tests.awq_cli.test_quantize import quantize
 
@@ -21,6 +23,17 @@ def test_a_file_that_is_none_of_scales(run, model, text_file):
         which = ("--awq", awq, "--scales", letter, "--output", f"quantized_models/{awq}")
         assert run(*quantize(model, *calibration, *which)).error.startswith(f"scales file {letter} is refused: ")
     assert letter.read_text() == "dear all"
+
+
+def test_a_name_that_is_no_unicode(run, model, text_file):
+    """Of a text: what the libraries write a tokenizer or tensors into has to be Unicode."""
+    name = os.fsdecode(b"caf\xe9")
+    (run.folder / name).write_text(text_file.read_text())
+    found = run.result(*quantize(model, "--calib_data", name, *CALIBRATION, "--output", "made"))
+    assert found["calibration"]["source"] == name
+    assert "caf\\udce9" in (run.folder / "made" / "README.md").read_text(encoding="utf-8")
+    outcome = run(*quantize(model, "--awq", "none", "--output", f"{name}-made"))
+    assert "surrogates not allowed" in outcome.error and not (run.folder / f"{name}-made").exists()
 
 
 def test_a_home_that_the_shell_leaves_as_it_is(run, model, text_file, monkeypatch):
