@@ -1,6 +1,7 @@
 """Open a quantized checkpoint onto a backend: a directory that is checked before it is believed."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -120,8 +121,12 @@ def named(directory: Path) -> Iterator[None]:
 def _read_config(directory: Path) -> dict:
     path = directory / "config.json"
     if not path.is_file():
-        lacking = "a file that is no .gguf" if directory.is_file() else "it has no config.json"
-        raise CheckpointError(f"{directory} is not a checkpoint: {lacking}; quantize a model to make one")
+        lacking = "it has no config.json" if directory.exists() else "there is no such directory"
+        lacking = "a file that is no .gguf" if directory.is_file() else lacking
+        advice = "quantize a model to make one"
+        if not directory.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(directory)):
+            advice = f"fetch one from the hub with: hf download {directory} --local-dir {directory.name}"
+        raise CheckpointError(f"{directory} is not a checkpoint: {lacking}; {advice}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

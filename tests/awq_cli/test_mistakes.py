@@ -71,7 +71,9 @@ MALFORMED = [
     (["--task", "decode", "--model_name", "./no/model"], "no checkpoint quantized_models/model-w4-g*-awq-gptq; "
      "quantized_models/ has none; make it with: run_awq.py --task quantize --model_name ./no/model --w_bit 4"),
     (["--task", "decode", "--checkpoint", "nowhere"],
-     "nowhere is not a checkpoint: it has no config.json; quantize a model to make one"),
+     "nowhere is not a checkpoint: there is no such directory; quantize a model to make one"),
+    (["--task", "decode", "--checkpoint", "org/model-awq"], "org/model-awq is not a checkpoint: there is no such "
+     "directory; fetch one from the hub with: hf download org/model-awq --local-dir model-awq"),
     (["--task", "decode", "--checkpoint", __file__],
      f"{__file__} is not a checkpoint: a file that is no .gguf; quantize a model to make one"),
     (["--task", "export", "--format", "gguf_f17"], "Invalid value for '--format': 'gguf_f17' is not one of "

@@ -125,7 +125,8 @@ def test_a_config_that_is_not_json(checkpoint, content):
 
 
 def test_no_checkpoint_at_all(tmp_path):
-    assert_refused(tmp_path / "absent", CheckpointError, "has no config.json; quantize a model to make one")
+    assert_refused(tmp_path / "absent", CheckpointError, "there is no such directory; quantize a model to make one")
+    assert_refused(tmp_path, CheckpointError, "has no config.json; quantize a model to make one")
 
 
 @pytest.mark.parametrize("target", ["../../x", "/etc/passwd", "..", "sub/model.safetensors", ""])
