@@ -12,7 +12,8 @@ from checkpoints.formats.gguf_plan import Plan
 from checkpoints.gguf_export import export_gguf
 from checkpoints.quantized import check_tensors, open_stored
 from qlinear.errors import CheckpointError
-from tests.checkpoints.test_gguf_export import checkpoint, dequantized, fields, halves_side_by_side, refused, stored
+from tests.checkpoints.test_gguf_export import checkpoint, dequantized, fields, halves_side_by_side, stored
+from tests.checkpoints.test_gguf_refused import refused
 
 MIXTURES = [
     ("mixtral", {}, {"llama.expert_count": 6, "llama.expert_used_count": 2, "llama.feed_forward_length": 64}),
