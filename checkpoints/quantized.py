@@ -125,7 +125,7 @@ def _read_config(directory: Path) -> dict:
         lacking = "a file that is no .gguf" if directory.is_file() else lacking
         advice = "quantize a model to make one"
         if not directory.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(directory)):
-            advice = f"fetch one from the hub with: hf download {directory} --local-dir {directory.name}"
+            advice = f"one on the hub is fetched by `hf download {directory}`, which says where to"
         raise CheckpointError(f"{directory} is not a checkpoint: {lacking}; {advice}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -73,7 +73,7 @@ MALFORMED = [
     (["--task", "decode", "--checkpoint", "nowhere"],
      "nowhere is not a checkpoint: there is no such directory; quantize a model to make one"),
     (["--task", "decode", "--checkpoint", "org/model-awq"], "org/model-awq is not a checkpoint: there is no such "
-     "directory; fetch one from the hub with: hf download org/model-awq --local-dir model-awq"),
+     "directory; one on the hub is fetched by `hf download org/model-awq`, which says where to"),
     (["--task", "decode", "--checkpoint", __file__],
      f"{__file__} is not a checkpoint: a file that is no .gguf; quantize a model to make one"),
     (["--task", "export", "--format", "gguf_f17"], "Invalid value for '--format': 'gguf_f17' is not one of "
