@@ -41,7 +41,7 @@ struct FoursAtOnce {
     }
   }
 
-  // scores (ROWS, CACHE_STEP) of some tiles: a lane a position
+  // scores (AT_ONCE, CACHE_STEP) of some tiles: a lane a position
   template <int AT_ONCE, int TILES>
   static void score(const Integer* q, const Query* queries, const uint8_t* keys, int64_t width, float* scores) {
     constexpr int OF_TILE = CACHE_TILE / WIDTH, PARTS = TILES * OF_TILE;
