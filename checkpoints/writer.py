@@ -20,7 +20,7 @@ from checkpoints.place import check_space, refuse_what_is_not_ours, resolved
 from checkpoints.quantized import read_tokenizer
 from checkpoints.recipes import RECIPE
 from qlinear.errors import AwqError, CheckpointError, one_line
-from qlinear.files import json_text
+from qlinear.files import exchange, json_text
 
 # The least a shard holds, unless it is the last.
 SHARD_BYTES = 2**30
@@ -179,21 +179,21 @@ class CheckpointWriter:
     def add(self, name: str, tensor: Tensor) -> None:
         self._pending[name] = tensor.detach().contiguous()
         if sum(pending.nbytes for pending in self._pending.values()) >= SHARD_BYTES:
-            self._flush()
+            self.flush()
 
     def end_step(self, snapshot: Callable[[], Snapshot], in_any_case: bool = False) -> None:
         """Write what was added, and put it on record with a snapshot of the run, if it is worth it or `in_any_case`."""
-        self._flush()
+        self.flush()
         self.journal.keep(snapshot, in_any_case)
 
     def stored(self) -> dict[str, Tensor]:
         """All that was added so far, mapped: it takes memory as it is read."""
-        self._flush()
+        self.flush()
         return {name: tensor for file, _ in self.journal.files for name, tensor in self.journal.load(file).items()}
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Put others of the same shapes and dtypes in the place of those of these names, as of the next step."""
-        self._flush()
+        self.flush()
         for index, (file, size) in enumerate(self.journal.files):
             held = self.journal.load(file)
             if tensors.keys() & held.keys():
@@ -202,9 +202,6 @@ class CheckpointWriter:
 
     def flush(self) -> None:
         """Write what was added: a step that is not worth keeping by itself."""
-        self._flush()
-
-    def _flush(self) -> None:
         if not self._pending:
             return
         size = sum(tensor.nbytes for tensor in self._pending.values())
@@ -232,7 +229,7 @@ class CheckpointWriter:
 
         check: raises `CheckpointError` for a directory that is not to be published; its `checkpoints.proofs.proof`.
         """
-        self._flush()
+        self.flush()
         self._merge(0)
         if self.journal.record:
             self.journal.write(self.journal.record)
@@ -282,12 +279,15 @@ class CheckpointWriter:
         refuse_what_is_not_ours(self.directory, self._source)  # what may have come since
         replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
-        self._place.rename(replaced)
-        try:
-            self._finished.rename(self._place)
-        except BaseException:  # an interrupt too: what was there goes back to its place
-            replaced.rename(self._place)
-            raise
+        if exchange(self._finished, self._place):
+            self._finished.rename(replaced)
+        else:
+            self._place.rename(replaced)
+            try:
+                self._finished.rename(self._place)
+            except BaseException:  # an interrupt too: what was there goes back to its place
+                replaced.rename(self._place)
+                raise
         shutil.rmtree(replaced, ignore_errors=True)  # the new one is in its place, whatever becomes of the old
 
 

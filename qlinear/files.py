@@ -1,9 +1,11 @@
 """Small files that are whole or not there. Part of the ground floor, which every room may import."""
 
+import ctypes
 import json
 import math
 import os
 import secrets
+import sys
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qlinear.errors import one_line
+
+# Of <fcntl.h> and <stdio.h>.
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
 def is_text(text: str) -> bool:
@@ -47,6 +52,20 @@ def write_text_whole(path: Path, text: str) -> None:
 def is_written_through(path: Path) -> bool:
     """Whether `path` is a link, a pipe or a terminal (/dev/stdout is one): no file may be put in its place."""
     return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give each the other's name, in one step: there is no instant at which either name stands for nothing.
+
+    Returns False, with both as they were, where the system or the file system has no such step.
+    """
+    here, names = _AT_FDCWD, (os.fsencode(one), os.fsencode(other))
+    try:
+        if sys.platform == "darwin":
+            return ctypes.CDLL(None).renamex_np(*names, _RENAME_SWAP) == 0
+        return ctypes.CDLL(None).renameat2(here, names[0], here, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0
+    except (AttributeError, OSError, TypeError):  # a C library without it; Windows
+        return False
 
 
 def why_not_writable(path: Path, makes_folder: bool = False) -> str | None:

@@ -35,7 +35,7 @@ def fail_after(monkeypatch, place: tuple[str, int], error: BaseException) -> Non
     monkeypatch.setattr(CheckpointWriter, method, failing)
 
 
-IN_THE_FIRST_BLOCK = [("add", 0), ("add", 20), ("_flush", 0), ("end_step", 0)]
+IN_THE_FIRST_BLOCK = [("add", 0), ("add", 20), ("flush", 0), ("end_step", 0)]
 LATER = [("add", 50), ("finish", 0), ("_name_shards", 0), ("_publish", 0)]
 ERRORS = pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")], ids=["interrupted", "failed"])
 
@@ -78,6 +78,7 @@ def test_an_overwriting_run_that_fails_leaves_what_was_there(source, tmp_path, m
 
 
 def test_an_interrupt_between_the_two_renames(source, tmp_path, monkeypatch):
+    """Where names are not exchanged in one step."""
     directory = quantized(source, tmp_path / "out" / "q")
     before, rename = contents(directory), Path.rename
 
@@ -86,6 +87,7 @@ def test_an_interrupt_between_the_two_renames(source, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return rename(self, target)
 
+    monkeypatch.setattr("checkpoints.writer.exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quantized(source, directory, w_bit=3, overwrite=True)
