@@ -22,6 +22,14 @@ AWQ_INLINE auto codes_of(Words words, int half) {
                        __builtin_convertvector(words << (16 - 16 * half) >> 24, Vector));
 }
 
+// Columns lie one behind the other, and a few are read at a time, too little of each for a processor to see by itself
+// where that leads: with what is this many bytes ahead asked for, one row takes two thirds of the time, of bytes half.
+constexpr int COLUMNS_AHEAD = 8192;
+
+AWQ_INLINE void ask_for_columns(const void* line) {
+  __builtin_prefetch(static_cast<const char*>(line) + COLUMNS_AHEAD, 0, 3);
+}
+
 // The weights of `dense` (dense.h) as bytes.
 struct InBytes {
   // Lanes [LANE, LANE + PARTS * WIDTH) of the sums of ROWS x COLUMNS outputs, the first of them `column`.
@@ -35,6 +43,8 @@ struct InBytes {
     const Bf16* scales = matrix.byte_scales + column * groups;
     typename In::Floats acc[ROWS][COLUMNS][PARTS] = {};
     auto group = [&](int64_t g, const Bf16* inputs, int64_t x_stride) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int c = 0; LANE == 0 && c < COLUMNS; ++c) ask_for_columns(w + (c * groups + g) * BYTE_GROUP);
 #pragma GCC unroll 4
       for (int p = 0; p < PARTS; ++p) {
         const int lane = LANE + p * WIDTH;

@@ -36,7 +36,11 @@ struct InBf16 {
         }
       }
     };
-    for (int64_t i = 0; i < whole; i += STEP) step(x + i, k, w + i, k);
+    for (int64_t i = 0; i < whole; i += STEP) {
+#pragma GCC unroll 4
+      for (int c = 0; LANE == 0 && c < COLUMNS; ++c) ask_for_columns(w + c * k + i);
+      step(x + i, k, w + i, k);
+    }
     if (whole < k) {
       Bf16 last_x[ROWS][STEP] = {}, last_w[COLUMNS][STEP] = {};
       for (int r = 0; r < ROWS; ++r) memcpy(last_x[r], x + r * k + whole, size_t(k - whole) * sizeof *x);
