@@ -86,6 +86,19 @@ def test_neither_torch_nor_transformers_is_loaded(llama):
     assert loaded == "[]" and answer == load(llama, flash_attention=False).generate([PROMPT], max_new_tokens=4)[0]
 
 
+def test_torchs_number_of_threads_holds_where_torch_is_loaded(llama):
+    """It did not: what is opened without torch had threads of its own, as many as there are processors."""
+    code = (
+        "import torch, run_awq; from qlinear.backends.cpu import native; torch.set_num_threads(3)\n"
+        f"model = run_awq.load({str(llama)!r})\n"
+        "print(type(model.runner).__name__, native.threads())\n"
+        "native.set_threads(2)\n"
+        "print(native.threads(), torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["StackRunner 3", "2 2"]
+
+
 def test_on_modules_where_it_is_asked_for(llama):
     assert isinstance(load(llama, flash_attention=False).runner, ModuleRunner)
 

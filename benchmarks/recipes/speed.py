@@ -95,12 +95,10 @@ def _size_bytes(model: "Model") -> int:
 @click.option("--threads", type=click.IntRange(1), help="[default: torch's own choice]")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path))
 def main(model_name: str | None, checkpoint: str | None, threads: int | None, json_file: Path) -> None:
-    import torch
-
     if (model_name is None) == (checkpoint is None):
         raise click.UsageError("give either --model_name or --checkpoint")
     if threads is not None:
-        torch.set_num_threads(threads)
+        native.set_threads(threads)
     precision = "w4abf16" if checkpoint else "bf16"
     try:
         model = run_awq.load(checkpoint or model_name, precision=precision, flash_attention=True)

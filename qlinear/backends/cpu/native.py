@@ -64,7 +64,8 @@ def is_built() -> bool:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once, its parallel loops on threads of its own until `use_torch_threads`.
+    """The library, loaded once. Its parallel loops are on the threads of torch where that is loaded, by whoever calls, so
+    that the number holds that torch was told; else on threads of its own until `use_torch_threads`.
 
     Raises `TargetError` where it was not built, or not since functions came or changed.
     """
@@ -76,7 +77,10 @@ def library() -> ctypes.CDLL:
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
-    loaded.awq_set_threads(None, None, processors())
+    if "torch" in sys.modules:
+        _share_threads(loaded)
+    else:
+        loaded.awq_set_threads(None, None, processors())
     return loaded
 
 
@@ -90,9 +94,13 @@ def processors() -> int:
 
 def use_torch_threads() -> None:
     """Have parallel loops run on the threads that torch has: two pools would be in each other's way."""
+    _share_threads(library())
+
+
+def _share_threads(loaded: ctypes.CDLL) -> None:
     import torch
 
-    library().awq_set_threads(*torch_threads(), torch.get_num_threads())
+    loaded.awq_set_threads(*torch_threads(), torch.get_num_threads())
 
 
 def set_threads(count: int) -> None:
