@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -54,6 +55,8 @@ class Step:
 
     def run(self, work: Path) -> Any:
         """What the command finds now, which is kept in `work`. Raises `StepFailed`."""
+        if self.kind is Kind.QUANTIZE:  # scales that were searched before would not be searched again, nor timed
+            shutil.rmtree(_cache(work, self.row), ignore_errors=True)
         start = time.perf_counter()
         result = found(self.command, work, self.row)
         self.keep(work, result, time.perf_counter() - start)
@@ -69,6 +72,10 @@ class Step:
         os.replace(partial, file)
 
 
+def _cache(work: Path, row: str) -> Path:
+    return work / "cache" / row
+
+
 def found(command: Sequence[str], work: Path, row: str) -> Any:
     """What a command writes as JSON where it is asked to. Raises `StepFailed`.
 
@@ -76,7 +83,7 @@ def found(command: Sequence[str], work: Path, row: str) -> Any:
     """
     work.mkdir(parents=True, exist_ok=True)
     out = work / "found.json"
-    environment = {**os.environ, "AWQ_CACHE": str(work / "cache" / row), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "AWQ_CACHE": str(_cache(work, row)), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *command, "--json", str(out)], env=environment, capture_output=True, text=True
     )

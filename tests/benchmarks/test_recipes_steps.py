@@ -167,6 +167,20 @@ def test_a_result_is_kept_for_the_same_command(tmp_path):
     assert Step("row", Kind.PERPLEXITY, step.command).kept(tmp_path) is None
 
 
+SEARCH = """
+import json, os, sys
+searched = os.path.isdir(os.environ["AWQ_CACHE"])
+os.makedirs(os.environ["AWQ_CACHE"], exist_ok=True)
+json.dump(searched, open(sys.argv[-1], "w"))
+"""
+
+
+def test_scales_are_searched_again_with_the_rest(tmp_path):
+    """Else the seconds of a row that is made once more would be those of a run that finds them in the cache."""
+    step = Step("row", Kind.QUANTIZE, ("-c", SEARCH))
+    assert [step.run(tmp_path) for _ in range(2)] == [False, False]
+
+
 def test_a_step_that_fails_says_why_in_its_last_line(tmp_path):
     step = Step("row", Kind.SPEED, ("-c", "import sys; sys.exit('first\\nerror: no room')"))
     with pytest.raises(StepFailed, match="^-c .*: error: no room$"):
