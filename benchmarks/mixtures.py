@@ -4,7 +4,7 @@
 
 makes two Mixtrals of the embedded model: one whose MLPs are cut into four experts, of which a token reaches all, and
 one with two copies of each MLP, of which a router chooses one. In exact arithmetic both are the dense model. All three
-are quantized alike, and the table goes into docs/quantization.md.
+are quantized alike, and the table goes into docs/experts.md.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ from run_awq import Recipe, load, quantize
 
 NAME = "smollm2-135m-instruct"
 PIECES = 4
-PAGE = DOCS / "quantization.md"
+PAGE = DOCS / "experts.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.mixtures --docs -->", "<!-- end -->"
 HEADINGS = ["SmolLM2 135M", "float32", "AWQ", "rounded only"]
 
@@ -165,7 +165,7 @@ def markdown(scored: dict[str, Scored]) -> str:
 @click.option("--window", default=512, show_default=True)
 @click.option("--n_windows", default=40, show_default=True)
 @click.option("--layers", type=click.IntRange(1), help="Only the first ones.  [default: all]")
-@click.option("--docs", is_flag=True, help="Write docs/quantization.md.")
+@click.option("--docs", is_flag=True, help="Write docs/experts.md.")
 def main(dataset: Path, window: int, n_windows: int, layers: int | None, docs: bool, **given) -> None:
     model, text = dense(layers), dataset.read_text(encoding="utf-8")
     recipe = {**given, "group_size": 64}

@@ -22,7 +22,7 @@ class Awq(str, Enum):
     NONE = "none"
 
 
-# The best perplexity at less than twice the time of rtn where text is read (docs/quantization.md), and rtn, which needs
+# The best perplexity at less than twice the time of rtn where text is read (docs/experiments.md), and rtn, which needs
 # none, where nothing is searched.
 DEFAULT_SOLVERS = {Awq.AUTO: "gptq", Awq.RUN: "gptq", Awq.LOAD: "rtn", Awq.NONE: "rtn"}
 

@@ -18,7 +18,7 @@ TOKENS = 1024
 
 # A Gram matrix of few tokens looks more certain of its directions than the text is. It is shrunk towards a multiple of
 # the identity (as Ledoit and Wolf, 2004, do covariances), the more, the fewer tokens there are for each of its columns.
-# The share is measured: docs/quantization.md.
+# The share is measured: docs/experts.md.
 SHRINKAGE = 0.3
 
 
