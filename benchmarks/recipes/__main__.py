@@ -11,6 +11,7 @@ draws and models, on other machines. Let nothing else run meanwhile.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -71,6 +72,13 @@ def chosen(context: click.Context, parameter: click.Parameter, value: str | None
     return [row for row in ROWS if row.name in names]
 
 
+def _need_installed(*packages: str) -> None:
+    """What would be missed hours later."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise click.UsageError(f"{' and '.join(missing)} not installed; pip install -c constraints.txt -e '.[bench]'")
+
+
 ROWS_HELP = f"Which rows, with commas between, of {', '.join(row.name for row in ROWS)}."
 TEXT = click.Path(exists=True, dir_okay=False)
 
@@ -104,6 +112,7 @@ def main(rows: list[Row], work: Path, environments: Path, output: Path, **given)
     if record.settings != whole.shared():
         different = [name for name, value in whole.shared().items() if record.settings.get(name) != value]
         raise click.UsageError(f"{kept} has figures for other values of {', '.join(different)}; give another --output")
+    _need_installed("matplotlib", *["lm_eval"] * (whole.eval_data is not None))
     failed: list[str] = []
     for model in whole.models:
         run = Run(whole.of_model(model))

@@ -231,6 +231,7 @@ def fake(monkeypatch):
         for step in pending:
             step.laid = True
 
+    monkeypatch.setattr(command, "find_spec", lambda package: package)
     monkeypatch.setattr(command, "steps", steps)
     monkeypatch.setattr(command, "lay_on", lay_on)
     monkeypatch.setattr(command, "about", lambda model: "A model.")
@@ -252,6 +253,14 @@ def test_a_row_that_fails_is_named_and_the_others_are_written(tmp_path, fake):
     assert again.exit_code == 0 and list(pages[1].rows["smollm2-135m-instruct"]) == ["awq-uint4", "bfloat16"]
     other = run("--rows", "bfloat16", *asked, "--limit", 7)
     assert other.exit_code == 2 and "has figures for other values of limit" in other.output
+
+
+def test_what_is_not_installed_is_told_before_the_first_row(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda package: None)
+    asked = ("--rows", "bfloat16", "--work", tmp_path, "--output", tmp_path / "x.md", "--eval_data", tmp_path)
+    refused = run(*asked)
+    assert refused.exit_code == 2 and fake == ([], [])
+    assert "matplotlib and lm_eval not installed; pip install -c constraints.txt -e '.[bench]'" in refused.output
 
 
 def test_what_a_float_model_is_stands_over_its_table():
