@@ -59,11 +59,12 @@ def exchange(one: Path, other: Path) -> bool:
 
     Returns False, with both as they were, where the system or the file system has no such step.
     """
-    here, names = _AT_FDCWD, (os.fsencode(one), os.fsencode(other))
+    names = os.fsencode(one), os.fsencode(other)
     try:
         if sys.platform == "darwin":
             return ctypes.CDLL(None).renamex_np(*names, _RENAME_SWAP) == 0
-        return ctypes.CDLL(None).renameat2(here, names[0], here, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0
+        renameat2, here = ctypes.CDLL(None).renameat2, _AT_FDCWD
+        return renameat2(here, names[0], here, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0
     except (AttributeError, OSError, TypeError):  # a C library without it; Windows
         return False
 

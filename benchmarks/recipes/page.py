@@ -21,9 +21,13 @@ NOTE = """\
 - **bits** a weight are those of the quantized layers, scales and zero points included.
 - **perplexity** is of {windows}, ± its standard error over windows. On the
   text that a model was calibrated on it would flatter itself.
-{divergences}- **answers** are to lm-eval's own tasks at its own shot counts (none for any of the three):
+"""
+ANSWERED = """\
+- **answers** are to lm-eval's own tasks at its own shot counts (none for any of the three):
   accuracy for MC2 and WinoGrande, accuracy normalized by length for ARC challenge, of {questions} each, with lm-eval's
   standard errors.
+"""
+TIMED = """\
 - **tokens/s** is new tokens / (prefill + decode) seconds: prompt "Hello, my name is", 200 new tokens, the mean of 5
   samples after one that is not counted. **GB/s** is size times tokens/s. **peak** is the largest resident set
   meanwhile, interpreter and libraries included; each measurement is a process of its own. **size** is that of all
@@ -55,8 +59,15 @@ def write_page(record: Record, output: Path) -> None:
     for model, found in record.rows.items():
         parts += [f"## {model}", record.abouts[model], *_of_model(model, found, output)]
     questions = f"the first {record.settings['limit']} questions" if record.settings["limit"] else "all questions"
-    divergences = DIVERGENCES.format(web=record.settings["web"]) if record.settings["web"] else ""
-    parts.append(NOTE.format(**record.settings, windows=record.windows, questions=questions, divergences=divergences))
+    every = [figures for found in record.rows.values() for figures in found.values()]
+    note = NOTE.format(**record.settings, windows=record.windows)
+    if record.settings["web"]:
+        note += DIVERGENCES.format(web=record.settings["web"])
+    if any(figures.answers for figures in every):
+        note += ANSWERED.format(questions=questions)
+    if any(figures.timed for figures in every):
+        note += TIMED
+    parts.append(note)
     output.write_text("\n\n".join(parts), encoding="utf-8")
 
 

@@ -181,8 +181,13 @@ def test_rows_of_several_processors_are_told_apart(tmp_path):
 def test_what_was_not_measured_is_not_explained(tmp_path):
     pytest.importorskip("matplotlib")
     record = recorded(["bfloat16"])
-    page.write_page(replace(record, settings={**record.settings, "web": None}), tmp_path / "results.md")
-    assert "**divergences**" not in (tmp_path / "results.md").read_text()
+    page.write_page(record, tmp_path / "results.md")
+    explained = ("**divergences**", "**answers**", "**tokens/s**")
+    assert all(name in (tmp_path / "results.md").read_text() for name in explained)
+    rows = {"tiny": {"bfloat16": replace(record.rows["tiny"]["bfloat16"], timed=None, answers={})}}
+    bare = replace(record, settings={**record.settings, "web": None}, rows=rows)
+    page.write_page(bare, tmp_path / "results.md")
+    assert not any(name in (tmp_path / "results.md").read_text() for name in explained)
 
 
 def run(*arguments):

@@ -64,8 +64,8 @@ def is_built() -> bool:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once. Its parallel loops are on the threads of torch where that is loaded, by whoever calls, so
-    that the number holds that torch was told; else on threads of its own until `use_torch_threads`.
+    """The library, loaded once. Its parallel loops are on torch's threads where torch is loaded, by whoever calls:
+    the number holds that torch was told; else on threads of its own until `use_torch_threads`.
 
     Raises `TargetError` where it was not built, or not since functions came or changed.
     """
