@@ -17,6 +17,7 @@ from benchmarks.models.tiny import tiny_model as model_of
 from checkpoints.local import files_fingerprint
 from checkpoints.pretrained import open_pretrained
 from checkpoints.tokenizers import open_tokenizer
+from qlinear.errors import ModelError
 from tests.checkpoints.floats import TINY, assert_same_tensors, edit_json, save, tiny_model
 from tests.checkpoints.pieces import byte_level
 
@@ -182,3 +183,20 @@ def test_text_is_split_as_tokenizer_json_says(tmp_path, model_type, named):
     for text in ("a  20", "the\n    2, 20", "the thing"):
         assert found(text, add_special_tokens=False)["input_ids"] == tokenizer(text)["input_ids"], text
     assert found.chat_template == tokenizer.chat_template and found.eos_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_of_nothing_is_none(tmp_path, window):
+    """To transformers, which fails, no token would see any; the fused decoder went by none."""
+    directory = save(tiny_model("mistral", sliding_window=None), tmp_path / "m")
+    tokens = torch.arange(3, 11)[None]
+    expected = open_pretrained(str(directory)).load()(tokens).logits
+    edit_json(directory / "config.json", sliding_window=window)
+    assert torch.equal(open_pretrained(str(directory)).load()(tokens).logits, expected)
+
+
+def test_layers_with_a_window_of_nothing_are_refused(tmp_path):
+    directory = save(tiny_model("gemma2"), tmp_path / "m")
+    edit_json(directory / "config.json", sliding_window=0)
+    with pytest.raises(ModelError, match="has layers with a sliding window, and says 0 for how long it is"):
+        open_pretrained(str(directory))
