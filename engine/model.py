@@ -17,7 +17,7 @@ from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
 from engine.templates import Render, Renderer
-from engine.text import TextStream, check_rows, encode_chat, encode_prompt, encode_whole
+from engine.text import TextStream, answering, check_rows, encode_chat, encode_prompt, encode_whole
 from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
@@ -59,7 +59,7 @@ class Model:
     def __init__(self, about: About, runner: Runner, tokenizer: Any, watch: Watcher):
         self.about, self.runner, self.tokenizer = about, runner, tokenizer
         self._watch = watch
-        self._kept: tuple[Decoder, int] | None = None  # a decoder that nobody uses, and its positions
+        self._kept: list[tuple[Decoder, int]] = []  # a decoder that nobody uses, and its positions
         self._rendered: Render | None = None
         self._proposer: Callable[[int], Proposer] | None = None  # of so many tokens
         self._worth: Worth | None = None
@@ -199,6 +199,7 @@ class Model:
     ) -> Iterator[str]:
         """The answer to a prompt, in pieces of whole characters as they are written.
 
+        It is what the text goes on with, a space at its beginning included; in a chat, a turn of its own.
         chat: put the prompt through the model's chat template. Without more, the likeliest tokens are taken;
         `temperature`, with `top_k` and `top_p` (see `engine.sampling`), draws them, the same ones for the same seed.
         Raises `OptionError` for a prompt that is empty or, with its answer, too long for the model.
@@ -210,10 +211,12 @@ class Model:
             len(tokens) + max_new_tokens, f"a `prompt` of {len(tokens)} and `max_new_tokens={max_new_tokens}`"
         )
         given = {name: value for name, value in sampling.items() if value is not None}
-        return self._written(tokens, max_new_tokens, sampler(seed=seed, **given) if given else greedy)
+        pieces = answering(self.tokenizer, tokens, chat)
+        return self._written(pieces, tokens, max_new_tokens, sampler(seed=seed, **given) if given else greedy)
 
-    def _written(self, tokens: np.ndarray, max_new_tokens: int, choose: Callable[[np.ndarray], int]) -> Iterator[str]:
-        pieces = TextStream(self.tokenizer)
+    def _written(
+        self, pieces: TextStream, tokens: np.ndarray, max_new_tokens: int, choose: Callable[[np.ndarray], int]
+    ) -> Iterator[str]:
         with self._with_room(len(tokens) + max_new_tokens) as decoder:
             adjust, draft = self.rules.for_text(len(tokens), max_new_tokens), self.draft(decoder)
             drafting = draft and draft.for_text()
@@ -257,13 +260,13 @@ class Model:
     @contextmanager
     def _with_room(self, tokens: int) -> Iterator[Decoder]:
         """A decoder for a text of that length, inside the `with` nobody else's: two streams may be open at once."""
-        (decoder, room), self._kept = self._kept or (None, 0), None
+        decoder, room = self._kept.pop() if self._kept else (None, 0)
         if decoder is None or room < tokens:
             decoder, room = self.decoder(tokens), tokens
         try:
             yield decoder
         finally:
-            self._kept = decoder, room
+            self._kept[:] = [(decoder, room)]
 
 
 def _token_ids(tokens: "Tensor | Sequence[int]", vocabulary: int) -> np.ndarray:

@@ -102,38 +102,55 @@ def _some(tokens: np.ndarray, prompt: str) -> np.ndarray:
     return tokens
 
 
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+LONGEST = 4  # bytes of a character, each of which may be a token
+
+
 class TextStream:
     """Tokens in, text out: whole characters only, which together are what `decode` makes of all tokens.
 
     A character may take several tokens, and a token may read differently after another (a space before it, say). So
     each new one is decoded together with those of the piece before, and what that adds is given out. Where a tokenizer
     falls back to bytes, `decode` gives up all bytes in a row if one of them is of no whole character; here those that
-    made whole ones have been given out.
+    made whole ones have been given out. Bytes that became none are given out, as what stands for them, with the next
+    character.
     """
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
-        self._before = self._given = 0  # where the last piece that was given begins, and where it ends
-        self._length = 0  # characters given
+        self._before = self._given = 0  # where the last piece that was read begins, and where it ends
+        self._aside = ""  # read, and not given out yet
 
     def add(self, token: int) -> str:
         """The text that this token completes; empty while a character is still to be completed."""
         self._tokens.append(token)
-        known = decode(self._tokenizer, self._tokens[self._before : self._given])
-        now = decode(self._tokenizer, self._tokens[self._before :])
-        if len(now) <= len(known) or now.endswith("\N{REPLACEMENT CHARACTER}"):
+        known, now = self._read(self._given), self._read(None)
+        if len(now) <= len(known):
             return ""
-        self._before, self._given = self._given, len(self._tokens)
-        return self._out(now[len(known) :])
+        if not now.endswith(BROKEN):
+            self._set_aside(len(self._tokens), now[len(known) :])
+            given, self._aside = self._aside, ""
+            return given
+        broken = self._given + LONGEST
+        if len(self._tokens) >= broken + LONGEST:  # else all of them would be decoded with every further one
+            first = self._read(broken)
+            if now.startswith(first) and len(first) > len(known):
+                self._set_aside(broken, first[len(known) :])
+        return ""
 
     def end(self) -> str:
         """What is left once there are no more tokens: the bytes of a character that was never completed."""
-        return self._out(decode(self._tokenizer, self._tokens)[self._length :])
+        known, now = self._read(self._given), self._read(None)
+        rest = now[len(known) :] if now.startswith(known) else decode(self._tokenizer, self._tokens[self._given :])
+        return self._aside + rest
 
-    def _out(self, text: str) -> str:
-        self._length += len(text)
-        return text
+    def _read(self, end: int | None) -> str:
+        return decode(self._tokenizer, self._tokens[self._before : end])
+
+    def _set_aside(self, end: int, text: str) -> None:
+        self._before, self._given = self._given, end
+        self._aside += text
 
 
 TAIL = 16  # tokens of a prompt that is gone on with: what a token reads like may depend on those before it

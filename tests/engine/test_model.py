@@ -44,6 +44,15 @@ def whole_logits(model: Model, tokens: torch.Tensor) -> torch.Tensor:
     return model.module(tokens.unsqueeze(0), use_cache=False).logits[0]
 
 
+def going_on(model: Model, prompt: str, new_tokens: int) -> str:
+    """The same in words, as they stand behind the prompt."""
+    tokens = model.tokenizer(prompt)["input_ids"]
+    both = tokens, tokens + answer(model, prompt, new_tokens)
+    before, whole = (model.tokenizer.decode(ids, skip_special_tokens=True) for ids in both)
+    assert whole.startswith(before)
+    return whole.removeprefix(before)
+
+
 def answer(model: Model, prompt: str, new_tokens: int) -> list[int]:
     """What `transformers` writes greedily."""
     ids = torch.tensor([[int(word[1:]) for word in prompt.split()]])
@@ -57,7 +66,7 @@ def test_an_answer_is_that_of_transformers(model_type, flash_attention):
     """In pieces that are one token each, here; a longer prompt comes after a shorter one, and a shorter after that."""
     model = opened(model_type, flash_attention=flash_attention, tie_word_embeddings=False)
     for prompt in (PROMPT, f"{PROMPT} w3 w99 w100", "w7"):
-        expected = model.tokenizer.decode(answer(model, prompt, 20), skip_special_tokens=True)
+        expected = going_on(model, prompt, 20)
         pieces = list(model.stream(prompt, max_new_tokens=20))
         assert "".join(pieces) == expected and len(pieces) == expected.count("w") > 1
         assert model.generate([prompt], max_new_tokens=20) == [expected]
@@ -82,8 +91,7 @@ def test_nothing_is_read_before_the_first_piece_and_one_token_a_piece():
         next(pieces)
         assert len(seen) == count
     pieces.close()  # the consumer has had enough: the model answers the next one as ever
-    expected = model.tokenizer.decode(answer(model, "w7", 6), skip_special_tokens=True)
-    assert model.generate(["w7"], max_new_tokens=6) == [expected]
+    assert model.generate(["w7"], max_new_tokens=6) == [going_on(model, "w7", 6)]
 
 
 def test_an_end_token_ends_the_answer_and_is_not_written():
@@ -92,7 +100,7 @@ def test_an_end_token_ends_the_answer_and_is_not_written():
     model.module.generation_config.eos_token_id = [whole[4], 1]
     assert model.end_tokens == {whole[4], 1, 2}  # and the tokenizer's own
     expected = whole[: whole.index(whole[4]) + 1]
-    assert model.generate([PROMPT], max_new_tokens=12) == [text_of(torch.tensor(expected))]
+    assert model.generate([PROMPT], max_new_tokens=12) == [" " + text_of(torch.tensor(expected))]
     model.module.generation_config.eos_token_id = None
     assert model.end_tokens == {2}
 
@@ -113,8 +121,10 @@ def test_a_chat_goes_through_the_template():
     model = opened()
     model.tokenizer.chat_template = "{% for message in messages %}w3 {{ message.content }} w4{% endfor %}"
     how = dict(max_new_tokens=8)
-    assert model.generate(["w50"], chat=True, **how) == model.generate(["w3 w50 w4"], **how)
-    assert model.generate(["w50"], chat=True, **how) != model.generate(["w50"], **how)
+    (turn,), (text,), (other,) = (
+        model.generate(["w50"], chat=True, **how), model.generate(["w3 w50 w4"], **how), model.generate(["w50"], **how)
+    )  # fmt: skip
+    assert f" {turn}" == text != other
 
 
 def test_a_prompt_that_is_empty_or_too_long_with_its_answer():

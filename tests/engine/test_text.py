@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from engine.text import TextStream, continuing, decode, encode, encode_prompt
+from engine.text import LONGEST, TextStream, continuing, decode, encode, encode_prompt
 from engine.token_bytes import TokenBytes
 from qlinear.errors import OptionError
 
@@ -127,6 +127,30 @@ def test_a_text_that_ends_in_the_middle_of_a_character(kind):
         assert "".join([*pieces, last]).rstrip(BROKEN) == text[:-1]
         cut += last.endswith(BROKEN)
     assert cut == len(ROUNDS)
+
+
+def test_bytes_of_no_character_do_not_take_longer_the_more_there_are(monkeypatch):
+    """All of them were decoded anew with each."""
+    tokenizer, longest = byte_level(), 0
+    half = encode(tokenizer, "🎉").tolist()[0]
+
+    def counted(of, tokens: list[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(tokens))
+        return decode(of, tokens)
+
+    monkeypatch.setattr("engine.text.decode", counted)
+    tokens = [half] * 200 + encode(tokenizer, "x").tolist()
+    *pieces, last = streamed(tokenizer, tokens)
+    assert "".join(pieces) == tokenizer.decode(tokens) and last == "" and longest <= 4 * LONGEST
+
+
+def test_a_cut_character_after_whole_ones_is_one_that_is_missing():
+    """A tokenizer with byte fallback gives up all bytes in a row, those of whole characters before it too."""
+    tokenizer = byte_fallback()
+    tokens = encode(tokenizer, "🎉🎉").tolist()[:-1]
+    *pieces, last = streamed(tokenizer, tokens)
+    assert "".join(pieces).strip() == "🎉" and last == 3 * BROKEN
 
 
 def test_special_tokens_give_no_text():
