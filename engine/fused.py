@@ -32,10 +32,13 @@ class FusedDecoder:
             wanted = min(len(part), max(0, len(part) - unwanted))
             unwanted -= len(part)
             out = self._buffer(wanted)
+            self._held = 0  # of whatever fails half-way, nothing is known
             self.stack.read([Reading(part, start, wanted)], out)
+            if wanted:
+                check_finite(out)
             self._held = start + len(part)
             if wanted:
-                yield check_finite(out)
+                yield out
 
     def _buffer(self, rows: int) -> np.ndarray:
         if rows > len(self._logits):

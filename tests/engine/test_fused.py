@@ -87,6 +87,19 @@ def test_caps_do_not_hide_what_is_no_number(length):
         read_all(fused(model), torch.full((length,), 7))
 
 
+def test_a_text_that_failed_is_not_gone_on_with():
+    """Nor after one that was interrupted: what the cache holds of it nobody knows."""
+    decoder, tokens = fused(quantized("llama")[0]), tokens_of(6)
+    expected = read_last(decoder, tokens).clone()
+    decoder.stack.read, read = lambda *_: 1 / 0, decoder.stack.read
+    with pytest.raises(ZeroDivisionError):
+        read_last(decoder, tokens, known=3)
+    decoder.stack.read = read
+    with pytest.raises(ValueError, match="of 6 and of 0 read before"):
+        read_last(decoder, tokens, known=3)
+    assert torch.equal(read_last(decoder, tokens), expected)
+
+
 @pytest.mark.parametrize("isa", native.ISAS)
 @pytest.mark.parametrize("head", [True, False], ids=["head", "dense-head"])
 def test_every_instruction_set(isa, head):
