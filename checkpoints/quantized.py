@@ -1,7 +1,6 @@
 """Open a quantized checkpoint onto a backend: a directory that is checked before it is believed."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from architectures.experts import Origin
 from architectures.registry import find_family
 from checkpoints.formats.readers import Layout, open_layout
 from checkpoints.formats.stored import BIAS, Rounding, StoredLinear, check_finite
+from checkpoints.local import hub_name
 from checkpoints.matching import may_be_left
 from checkpoints.meta import (
     build_empty,
@@ -124,8 +124,8 @@ def _read_config(directory: Path) -> dict:
         lacking = "it has no config.json" if directory.exists() else "there is no such directory"
         lacking = "a file that is no .gguf" if directory.is_file() else lacking
         advice = "quantize a model to make one"
-        if not directory.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(directory)):
-            advice = f"one on the hub is fetched by `hf download {directory}`, which says where to"
+        if not directory.exists() and (name := hub_name(str(directory))):
+            advice = f"one on the hub is fetched by `hf download {name}`, which says where to"
         raise CheckpointError(f"{directory} is not a checkpoint: {lacking}; {advice}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -74,6 +74,9 @@ MALFORMED = [
      "nowhere is not a checkpoint: there is no such directory; quantize a model to make one"),
     (["--task", "decode", "--checkpoint", "org/model-awq"], "org/model-awq is not a checkpoint: there is no such "
      "directory; one on the hub is fetched by `hf download org/model-awq`, which says where to"),
+    (["--task", "decode", "--checkpoint", "https://hf.co/org/model-awq/tree/main"],
+     "https:/hf.co/org/model-awq/tree/main is not a checkpoint: there is no such directory; one on the hub is fetched "
+     "by `hf download org/model-awq`, which says where to"),
     (["--task", "decode", "--checkpoint", __file__],
      f"{__file__} is not a checkpoint: a file that is no .gguf; quantize a model to make one"),
     (["--task", "export", "--format", "gguf_f17"], "Invalid value for '--format': 'gguf_f17' is not one of "
@@ -82,6 +85,9 @@ MALFORMED = [
      "--precision bf16 runs the float model, which --target aie cannot; use cpu"),
     (["--task", "decode", "--precision", "bf16", "--model_name", "./no/model"],
      "no model './no/model': it is not one of smollm2-135m-instruct, nor a directory or .gguf file here"),
+    (["--task", "decode", "--precision", "bf16", "--model_name", "https://huggingface.co/org/model"],
+     "no model 'https://huggingface.co/org/model': it is not one of smollm2-135m-instruct, nor a directory or .gguf "
+     "file here; for one on the hub give its name alone, org/model"),
     (["--task", "quantize", "--model_name", "lost.gguf"],
      "no model 'lost.gguf': it is not one of smollm2-135m-instruct, nor a directory or .gguf file here"),
     (["--task", "perplexity", "--dataset", "lost.txt"],
