@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <atomic>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "../../qlinear/csrc/common/kernels.h"
@@ -126,7 +128,17 @@ int main() {
       }
     }
   }
-  awq_set_threads(nullptr, nullptr, 1);
+
+  // As where a model is opened beside one that runs: a loop stays with the threads that it began on.
+  std::atomic<bool> over{false};
+  std::thread changing([&over] {
+    while (!over) {
+      for (const int threads : {2, 3, 1}) awq_set_threads(nullptr, nullptr, threads);
+    }
+  });
+  for (int i = 0; i < 5; ++i) ++(check(Shape{515, 320, 4, 64}) == 0 ? passed : failed);
+  over = true;
+  changing.join();
   printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }

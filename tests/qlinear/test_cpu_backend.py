@@ -4,7 +4,6 @@ import copy
 import ctypes
 import pickle
 import shutil
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -39,27 +38,6 @@ def test_threads_of_our_own_give_the_same_bits(best):
     try:
         assert torch.equal(best.matmul(x, prepared), on_torch)
     finally:
-        library.awq_set_threads(*native.torch_threads(), 1)
-
-
-def test_threads_can_be_changed_while_a_loop_runs_on_the_old_ones(best):
-    """As a model is opened beside one that answers. The pool that a loop had begun on was deleted under it."""
-    prepared = best.prepare(PackedWeight.pack(random_weight(515, 512, 4, 64)), None)
-    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(8)).bfloat16()
-    expected, library, over = best.matmul(x, prepared), native.library(), threading.Event()
-
-    def change():
-        while not over.is_set():
-            for threads in (2, 3, 1):
-                library.awq_set_threads(None, None, threads)
-
-    changing = threading.Thread(target=change)
-    changing.start()
-    try:
-        assert all(torch.equal(best.matmul(x, prepared), expected) for _ in range(300))
-    finally:
-        over.set()
-        changing.join()
         library.awq_set_threads(*native.torch_threads(), 1)
 
 
