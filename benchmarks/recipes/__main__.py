@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from benchmarks.recipes.about import about, shown
-from benchmarks.recipes.figures import Record, empty, figures_of, windows_of
+from benchmarks.recipes.figures import Record, empty, ended, figures_of, windows_of
 from benchmarks.recipes.page import write_page
 from benchmarks.recipes.rows import ROWS, Row
 from benchmarks.recipes.settings import Settings
@@ -32,6 +32,7 @@ class Run:
         self.settings = settings
         self.results: dict[Row, dict[int, dict[Kind, object]]] = {}
         self.failed: dict[str, str] = {}
+        self.ended: dict[str, str] = {}  # of other programs that took too long
         self._pending: list[tuple[Row, int, Step]] = []
 
     def make(self, row: Row) -> None:
@@ -47,6 +48,9 @@ class Run:
                     if result is None:
                         click.echo(f"{step.row}: {step.kind.value}", err=True)
                         result = step.run(self.settings.work)
+                    if step.kind is Kind.QUANTIZE and "ended_after" in result:
+                        self.ended[row.name] = ended(result)
+                        return
                     results[step.kind] = result
             except StepFailed as failure:
                 self.failed[row.name] = str(failure)
@@ -81,6 +85,7 @@ def _need_installed(*packages: str) -> None:
 
 ROWS_HELP = f"Which rows, with commas between, of {', '.join(row.name for row in ROWS)}."
 TEXT = click.Path(exists=True, dir_okay=False)
+PATIENCE = "Minutes that another program has to make a checkpoint."
 
 
 @click.command(help=__doc__)
@@ -99,6 +104,7 @@ TEXT = click.Path(exists=True, dir_okay=False)
 @click.option("--threads", type=click.IntRange(1), help="[default: torch's own choice]")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("build/table"))
 @click.option("--environments", type=click.Path(path_type=Path), default=Path("build/interop/environments"))
+@click.option("--patience", type=click.IntRange(1), default=60, show_default=True, help=PATIENCE)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=ROOT / "docs" / "results.md")
 def main(rows: list[Row], work: Path, environments: Path, output: Path, **given) -> None:
     whole = Settings(work=work.resolve(), environments=environments.resolve(), **given)
@@ -124,10 +130,10 @@ def main(rows: list[Row], work: Path, environments: Path, output: Path, **given)
             failed.append("yardstick")
             click.echo(f"the yardstick failed: {failure}", err=True)
         failed += run.failed
-        if run.results:
+        if run.results or run.ended:
             found = {row.name: figures_of(row, results) for row, results in run.results.items()}
-            windows = windows_of(next(iter(run.results.values()))[0])
-            record = record.joined(shown(model), about(model), windows, found)
+            windows = windows_of(next(iter(run.results.values()))[0]) if run.results else ""
+            record = record.joined(shown(model), about(model), windows, found, run.ended)
             record.write(kept)
     if record.rows:
         write_page(record, output)

@@ -70,13 +70,14 @@ class Figures:
 @dataclass(frozen=True)
 class Record:
     """settings: what all figures have in common; abouts: what each model is; windows: what perplexities are of, in
-    words; rows: by model and by the row's name.
+    words; rows: by model and by the row's name; ended: in words, of rows of other programs that took too long.
     """
 
     settings: dict[str, str | None]
     windows: str
     abouts: dict[str, str]
     rows: dict[str, dict[str, Figures]]
+    ended: dict[str, dict[str, str]]
 
     @staticmethod
     def read(file: Path) -> "Record | None":
@@ -85,12 +86,20 @@ class Record:
             return None
         return typed(Record, json.loads(file.read_text(encoding="utf-8")))
 
-    def joined(self, model: str, about: str, windows: str, found: Mapping[str, Figures]) -> "Record":
-        """With the rows of a model that a run has found."""
+    def joined(
+        self, model: str, about: str, windows: str, found: Mapping[str, Figures], ended: Mapping[str, str] | None = None
+    ) -> "Record":
+        """With the rows of a model that a run has found, and those of programs that it had to end."""
         rows = dict(self.rows.get(model, {}))
         for name, figures in found.items():
             rows[name] = figures.over(rows[name]) if name in rows else figures
-        return replace(self, windows=windows, abouts={**self.abouts, model: about}, rows={**self.rows, model: rows})
+        left = {
+            name: told for name, told in (self.ended.get(model, {}) | dict(ended or {})).items() if name not in rows
+        }
+        return replace(
+            self, windows=windows or self.windows, abouts={**self.abouts, model: about},
+            rows={**self.rows, model: rows}, ended={**self.ended, model: left},
+        )  # fmt: skip
 
     def command(self) -> str:
         """What makes all of it."""
@@ -130,6 +139,12 @@ def _draw(row: Row, results: Mapping[Kind, Any]) -> Draw:
     return Draw(float(made["seconds"]["total"]), _here(), bits, versions, perplexity, texts)
 
 
+def ended(made: Mapping[str, Any]) -> str:
+    """Of a program that took too long, how long it had, and where."""
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return f"after {made['ended_after']} minutes ({versions}; {_here()})"
+
+
 def _here() -> str:
     """The processor, and the widest instructions that the kernels use on it: its name does not tell."""
     return f"{processor()} ({native.select_isa()})" if native.is_built() else processor()
@@ -143,4 +158,4 @@ def windows_of(results: Mapping[Kind, Any]) -> str:
 
 
 def empty(settings: Settings) -> Record:
-    return Record(settings.shared(), "", {}, {})
+    return Record(settings.shared(), "", {}, {}, {})

@@ -57,7 +57,7 @@ def write_page(record: Record, output: Path) -> None:
         "that, and read and measured here as all else is.",
     ]
     for model, found in record.rows.items():
-        parts += [f"## {model}", record.abouts[model], *_of_model(model, found, output)]
+        parts += [f"## {model}", record.abouts[model], *_of_model(model, found, record.ended.get(model, {}), output)]
     questions = f"the first {record.settings['limit']} questions" if record.settings["limit"] else "all questions"
     every = [figures for found in record.rows.values() for figures in found.values()]
     note = NOTE.format(**record.settings, windows=record.windows)
@@ -71,11 +71,13 @@ def write_page(record: Record, output: Path) -> None:
     output.write_text("\n\n".join(parts), encoding="utf-8")
 
 
-def _of_model(model: str, found: Mapping[str, Figures], output: Path) -> Iterable[str]:
+def _of_model(model: str, found: Mapping[str, Figures], ended: Mapping[str, str], output: Path) -> Iterable[str]:
     rows = [row for row in ROWS if row.name in found]
     yield quality(rows, found).markdown()
     yield _processors(rows, found)
-    if missing := [row.name for row in ROWS if row.name not in found]:
+    if ended:
+        yield f"Not waited for: {'; '.join(f'{name} {told}' for name, told in ended.items())}."
+    if missing := [row.name for row in ROWS if row.name not in found and row.name not in ended]:
         yield f"Not run yet: {', '.join(missing)}."
     points = [(row, divergence) for row in rows if (divergence := _web(found[row.name])) is not None]
     for name, label, value in (

@@ -3,7 +3,8 @@
 \b
     python -m benchmarks.recipes.peers --writer GPTQModel --bits 3 --how '{"bits": 3}' --model_name MODEL ...
 
-What is timed is what the program does with the opened model, not its start and not the making of its environment.
+What is timed is what the program does with the opened model, not its start and not the making of its environment. One
+that is not done after `--patience` minutes is ended, and that is the result.
 """
 
 import json
@@ -45,6 +46,7 @@ def with_groups(how: Any, group_size: int) -> Any:
 @click.option("--group_size", type=click.IntRange(1), required=True)
 @click.option("--calib_data", required=True)
 @click.option("--n_samples", type=click.IntRange(1), required=True)
+@click.option("--patience", type=click.FloatRange(0, min_open=True), required=True)
 @click.option("--environments", type=click.Path(path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
@@ -69,9 +71,16 @@ def main(name: str, how: dict, output: Path, environments: Path, json_file: Path
     told_file = output.with_suffix(".json")
     told_file.write_text(json.dumps(told), encoding="utf-8")
     command = [python, SCRIPTS / f"{writer.script}.py", floats.resolve(), output.resolve(), told_file.resolve()]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env={**os.environ, **QUIET}, cwd=output.parent
-    )
+    patience = given["patience"]
+    try:
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env={**os.environ, **QUIET}, cwd=output.parent,
+            timeout=60 * patience,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        ended = {"ended_after": patience, "versions": versions(python, writer.shows)}
+        json_file.write_text(json.dumps(ended), encoding="utf-8")
+        return
     if (said := answer(done.stdout)) is None:
         raise click.ClickException(last_line(done.stderr))
     bits = given["bits"]

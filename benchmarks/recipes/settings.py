@@ -12,7 +12,7 @@ class Settings:
 
     models: names or places of float models; draws: of the calibration text, for each row that reads any; dataset: for
     perplexity; web: a text for the yardstick, None: none is laid on; work: where what is done is kept; environments:
-    of other programs.
+    of other programs, and patience: minutes after which one that is still making a checkpoint is ended.
     """
 
     models: tuple[str, ...]
@@ -29,6 +29,7 @@ class Settings:
     threads: int | None
     work: Path
     environments: Path
+    patience: int
 
     def shared(self) -> dict[str, str | None]:
         """What has to be the same for figures to stand in one table."""

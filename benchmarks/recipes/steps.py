@@ -145,6 +145,7 @@ def _peers_command(peer: Peer, settings: Settings) -> tuple[str, ...]:
     made += ["--symmetric"] * peer.symmetric + ["--how", json.dumps(peer.how), "--model_name", settings.model]
     made += ["--group_size", str(settings.group_size or DEFAULT_GROUP_SIZES[0]), "--calib_data", settings.calib_data]
     made += ["--n_samples", str(settings.n_samples), "--environments", str(settings.environments)]
+    made += ["--patience", str(settings.patience)]
     return tuple(made)
 
 

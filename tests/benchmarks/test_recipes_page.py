@@ -21,7 +21,21 @@ from engine.generate import Token
 
 BY_NAME = {row.name: row for row in ROWS}
 SETTINGS = Settings(
-    ("tiny",), 64, "/texts/c4.txt", 16, 2, None, None, None, "/texts/web.txt", None, 200, None, Path("/f"), Path("/e")
+    ("tiny",),
+    64,
+    "/texts/c4.txt",
+    16,
+    2,
+    None,
+    None,
+    None,
+    "/texts/web.txt",
+    None,
+    200,
+    None,
+    Path("/f"),
+    Path("/e"),
+    60,
 )
 TIMED = Speed("cpu/avx2", "FusedDecoder", 2, 40.0, 1.25, (39.0, 41.0), 750_000_000, 250_000_000)
 
@@ -178,6 +192,18 @@ def test_rows_of_several_processors_are_told_apart(tmp_path):
     assert "Other programs: x 7." in text and "Not run yet: int4wo-g, int4wo-hqq," in text
 
 
+def test_what_took_too_long_is_named_and_no_row_until_it_is_one(tmp_path):
+    pytest.importorskip("matplotlib")
+    record = recorded(["bfloat16"]).joined("tiny", "A tiny model.", "", {}, {"autoround-w4": "after 60 minutes (x 7)"})
+    assert record.windows == "20 windows of 8 tokens of `text.txt`"
+    page.write_page(record, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "Not waited for: autoround-w4 after 60 minutes (x 7)." in text
+    assert "autoround-w4" not in text.split("Not run yet: ")[1].split(".")[0]
+    again = record.joined("tiny", "", "", {"autoround-w4": record.rows["tiny"]["bfloat16"]})
+    assert again.ended["tiny"] == {}
+
+
 def test_what_was_not_measured_is_not_explained(tmp_path):
     pytest.importorskip("matplotlib")
     record = recorded(["bfloat16"])
@@ -204,7 +230,9 @@ def test_the_page_does_not_take_the_records_place(tmp_path):
     assert refused.exit_code == 2 and "give the page another ending" in refused.output
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", "no json", '{"settings": {}, "windows": "", "abouts": {}, "rows": []}'])
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", "no json", '{"settings": {}, "windows": "", "abouts": {}, "rows": [], "ended": {}}']
+)
 def test_a_file_that_is_no_record_is_named_in_one_line(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     refused = run("--rows", "bfloat16", "--work", tmp_path, "--output", tmp_path / "x.md")
@@ -227,6 +255,9 @@ def fake(monkeypatch):
     laid, pages = [], []
 
     def steps(row, draw, settings):
+        if row.peer:
+            found = {"ended_after": 60, "versions": {"x": "7"}}
+            return [SimpleNamespace(row=row.name, kind=Kind.QUANTIZE, kept=lambda work: found)]
         if row.name == "int4wo-g":
             return [SimpleNamespace(row=row.name, kind=Kind.QUANTIZE, kept=lambda work: None, run=Fake().run)]
         return [Fake(row=row.name, kind=kind, laid=False) for kind in Kind]
@@ -254,8 +285,9 @@ def test_a_row_that_fails_is_named_and_the_others_are_written(tmp_path, fake):
     (record,) = pages
     assert list(record.rows["smollm2-135m-instruct"]) == ["awq-uint4"] and Record.read(tmp_path / "x.json") == record
 
-    again = run("--rows", "bfloat16", *asked)
+    again = run("--rows", "bfloat16,gptqmodel-w4", *asked)
     assert again.exit_code == 0 and list(pages[1].rows["smollm2-135m-instruct"]) == ["awq-uint4", "bfloat16"]
+    assert pages[1].ended["smollm2-135m-instruct"]["gptqmodel-w4"].startswith("after 60 minutes (x 7; ")
     other = run("--rows", "bfloat16", *asked, "--limit", 7)
     assert other.exit_code == 2 and "has figures for other values of limit" in other.output
 

@@ -1,11 +1,14 @@
 """The rows of the table of recipes and the commands of their steps."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from awq_cli import main as program
 from awq_cli.requests import build
@@ -18,12 +21,13 @@ from benchmarks.recipes.settings import Settings
 from benchmarks.recipes.steps import QUESTIONS, RUN, TOGETHER, Kind, Step, StepFailed, lay_on, options, recipe_of, steps
 from checkpoints.local import slug
 from quantization.recipe import Awq, Recipe
+from tests.quantized import word_tokenizer
 
 WORK, ENVIRONMENTS = Path("/folder"), Path("/environments")
 SETTINGS = Settings(
-    ("tiny",), 64, "/texts/c4.txt", 16, 3, "/data", None, 20, "/texts/web.txt", 8, 200, 2, WORK, ENVIRONMENTS
+    ("tiny",), 64, "/texts/c4.txt", 16, 3, "/data", None, 20, "/texts/web.txt", 8, 200, 2, WORK, ENVIRONMENTS, 60
 )
-BARE = Settings(("tiny",), None, "builtin", 64, 1, None, None, None, None, None, None, None, WORK, ENVIRONMENTS)
+BARE = Settings(("tiny",), None, "builtin", 64, 1, None, None, None, None, None, None, None, WORK, ENVIRONMENTS, 1)
 BY_NAME = {row.name: row for row in ROWS}
 OURS = [row for row in ROWS if row.recipe]
 PEERS = [row for row in ROWS if row.peer]
@@ -109,6 +113,27 @@ def test_other_programs_are_told_the_bits_and_groups_and_are_not_timed(row):
     assert given["name"] in {writer.name for writer in WRITERS} and given["symmetric"] == row.peer.symmetric
     told = json.dumps(with_groups(given["how"], 64))
     assert told.count('"group_size": 64') == 1 and f'bits": {row.peer.bits}' in told
+    assert given["patience"] == 60
+
+
+def test_a_program_that_takes_too_long_is_ended(tmp_path, monkeypatch):
+    from benchmarks.interop import trying
+
+    (tmp_path / "write_gptqmodel.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(trying, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(trying, "environment", lambda writer, folder: Path(sys.executable))
+    monkeypatch.setattr(trying, "versions", lambda python, names: {"gptqmodel": "7"})
+    monkeypatch.setattr(peers, "_floats", lambda name, place: (SimpleNamespace(tokenizer=word_tokenizer()), place))
+    (tmp_path / "text.txt").write_text("w3 w4 " * 600)
+    told = [
+        "--writer", "GPTQModel", "--bits", "3", "--how", "{}", "--model_name", "tiny", "--group_size", "64",
+        "--calib_data", tmp_path / "text.txt", "--n_samples", "1", "--patience", "0.02", "--environments", tmp_path,
+        "--output", tmp_path / "made", "--json", tmp_path / "found.json",
+    ]  # fmt: skip
+    done = CliRunner().invoke(peers.main, list(map(str, told)), catch_exceptions=False)
+    assert done.exit_code == 0 and json.loads((tmp_path / "found.json").read_text()) == {
+        "ended_after": 0.02, "versions": {"gptqmodel": "7"}
+    }  # fmt: skip
 
 
 def test_the_steps_of_the_float_row_and_of_nothing_but_defaults():
