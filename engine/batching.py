@@ -178,7 +178,6 @@ class Batch:
                     self._end(text, Ended.INTERRUPTED)
                 if self._coming is None and self._waiting and len(self._running) < self.decoder.slots:
                     self._coming = self._waiting.popleft()
-                    self._settle(self._coming)
                 if self._running or self._coming:
                     return True
                 if self._closed:
@@ -188,13 +187,16 @@ class Batch:
     def _settle(self, text: Text) -> None:
         """Give it a slot, with what others have read of its prompt."""
         taken = self._places.take(text.asked.prompt)
+        text.slot = taken.slot
         if taken.source != taken.slot:
             self.decoder.copy(taken.source, taken.slot, taken.known)
-        text.slot, text.known = taken.slot, taken.known
+        text.known = taken.known
         self.counts.known += taken.known
 
     def _plan(self) -> tuple[list[Reading], list[Text]]:
         """What a step reads, and whose logits it gives."""
+        if self._coming is not None and self._coming.slot < 0:
+            self._settle(self._coming)
         texts = list(self._running)
         for text in texts:
             text.ahead = 0

@@ -145,6 +145,24 @@ def test_what_begins_alike_is_read_once(batch):
     assert batch.counts.read - read == 3 and batch.counts.known == 3 * 59
 
 
+def test_a_beginning_that_cannot_be_copied_ends_its_text_alone(runner, batch, monkeypatch):
+    """It ended the thread, and whoever waited did so for ever."""
+    one = asked(60, most=30)
+    batch.add(one, first := Heard())
+    first.wait()
+    monkeypatch.setattr(batch.decoder, "copy", lambda *_: 1 / 0)
+    again = [Heard() for _ in range(3)]
+    for heard in again:
+        batch.add(one, heard)
+    failed = [heard for heard in again if heard.wait().error is not None]
+    assert failed and all(isinstance(heard.error, ZeroDivisionError) for heard in failed)
+    monkeypatch.undo()
+    for _ in range(3):  # no slot was lost
+        batch.add(one, heard := Heard())
+        assert heard.wait().tokens == alone(runner, one)
+    assert batch.running == 0 and len(batch._places._free) == 3
+
+
 def test_cancelled_texts_make_room(batch):
     held, others = [Heard() for _ in range(3)], [Heard() for _ in range(4)]
     held[0].may_go_on.clear()
