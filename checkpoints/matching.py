@@ -86,7 +86,10 @@ def _check_tied(label: str, source: TensorSource, holders: list[Place]) -> None:
         with ExitStack() as lent:
             if not torch.equal(holders[0].borrow(source, lent), other.borrow(source, lent)):
                 first, second = holders[0].names[0], other.names[0]
-                raise ModelError(f"{label}: {first} and {second} differ but the configuration ties them")
+                raise ModelError(
+                    f"{label}: {first} and {second} differ but the configuration ties them; where both are meant, set "
+                    "tie_word_embeddings to false in its config.json"
+                )
 
 
 def may_be_left(model: nn.Module, name: str) -> bool:

@@ -1,5 +1,6 @@
 """A model without its weights: built on the meta device, and the places that tensors are put into and taken from."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,7 @@ def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn
     settle(config)
     with init_empty_weights(include_buffers=False):
         model = _build(config, dtype, trust_remote_code)
+    model.get_input_embeddings()  # raises where there are none
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
     move_to_meta(model, "")  # persistent buffers are not there yet
     _widen(model, dtype)
@@ -123,6 +125,28 @@ def class_for(config) -> type | None:
     )
     fitting = (kind for kind in kinds if kind is not None)
     return next((kind for kind in fitting if kind.config_class is type(config) or kind.__name__ in own), None)
+
+
+def opens_as_causal(config) -> bool:
+    """Whether its type alone says how to open it: where it names no class, or none that there is."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    named = [name for name in config.architectures or [] if isinstance(name, str) and hasattr(transformers, name)]
+    return not named and config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def wanted_beside_text(kind: type, config) -> str | None:
+    """What a class that writes text about pictures does not write any without; None where text is enough."""
+    given = inspect.signature(kind.forward).parameters.values()
+    needed = [each.name for each in given if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    others = [name for name in needed if name not in ("self", "input_ids")]
+    if others:
+        return ", ".join(others)
+    from transformers.models.auto import modeling_auto
+
+    about_pictures = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type) == kind.__name__
+    return "what its encoder reads" if about_pictures and getattr(config, "is_encoder_decoder", False) else None
 
 
 def _build(config, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:

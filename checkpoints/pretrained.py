@@ -24,10 +24,12 @@ from checkpoints.meta import (
     check_described,
     class_for,
     move_to_meta,
+    opens_as_causal,
     places_of_tensors,
     put,
     set_generation_config,
     stored_tensors,
+    wanted_beside_text,
 )
 from checkpoints.places import Place
 from checkpoints.sources import (
@@ -269,7 +271,12 @@ def open_gguf_source(source: GgufSource, name: str) -> PretrainedModel:
 
 def _require_causal(directory: Path, config, trust_remote_code: bool) -> None:
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if not own_code and class_for(config) is None:
+    if own_code:
+        return
+    if (kind := class_for(config)) is not None:
+        if needed := wanted_beside_text(kind, config):
+            raise ModelError(f"{directory}: {kind.__name__} writes no text without {needed}, and is not run here")
+    elif not opens_as_causal(config):
         named = ", ".join(map(str, config.architectures or [])) or "no architecture"
         raise ModelError(f"{directory} is not a causal language model (config.json names {named})")
 

@@ -62,7 +62,9 @@ class ModuleDecoder:
             self._held = 0  # of whatever fails half-way, nothing is known
             inputs = self._inputs(torch.from_numpy(np.asarray(tokens, np.int64)), start, wanted)
             out = self.model(**inputs)
-            self._carried = self.model._update_model_kwargs_for_generation(out, self._carried)
+            self._carried = self.model._update_model_kwargs_for_generation(
+                out, self._carried, is_encoder_decoder=False
+            )  # which some have no default for
             self._held = len(tokens)
         read = inputs.get("input_ids", inputs.get("decoder_input_ids"))
         of_its_own = read is not None and read.shape[1] > len(tokens)  # behind the text, and the last row's

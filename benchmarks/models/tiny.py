@@ -18,8 +18,8 @@ WRAPPER = "wrapper"
 _TEXT = ("text_config", "decoder", "decoder_config", "encoder_config", "patcher_config", "global_config")
 # Language models with a tower for pictures, as `AutoModelForImageTextToText` opens them.
 WRAPPERS = (
-    "gemma3", "gemma4", "glm4v", "idefics3", "internvl", "llama4", "llava", "llava_next", "mistral3", "paligemma",
-    "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
+    "gemma3", "gemma4", "glm4v", "idefics3", "internvl", "llama4", "llava", "llava_next", "mistral3", "mllama",
+    "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ MIXED = (
     "recurrent_gemma",
 )  # fmt: skip
 # By rounding alone: what their blocks hand each other, or share, cannot be scaled one by one.
-ROUNDED = ("mllama", "zamba", "zaya")
+ROUNDED = ("mllama", "mllama:wrapper", "zamba", "zaya")
 REFUSED = {
     "cpmant": "cpmant models look at later tokens too, so that they write no text from left to right, and are not run",
     "rwkv": "float cannot be quantized: it reads its layers' weights itself",

@@ -200,3 +200,14 @@ def test_layers_with_a_window_of_nothing_are_refused(tmp_path):
     edit_json(directory / "config.json", sliding_window=0)
     with pytest.raises(ModelError, match="has layers with a sliding window, and says 0 for how long it is"):
         open_pretrained(str(directory))
+
+
+@pytest.mark.parametrize("named", [None, [], ["LLaMAForCausalLM"]])
+def test_the_type_alone_says_how_to_open_a_model_of_no_known_class(tmp_path, named):
+    """As transformers does: the field may be missing, and conversions of the first Llama spell it so."""
+    model = tiny_model()
+    directory = save(model, tmp_path / "m")
+    edit_json(directory / "config.json", architectures=named)
+    opened = open_pretrained(str(directory)).load()
+    assert type(opened) is type(model)
+    assert_same_tensors(opened, model)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.models.tiny import WRAPPER, Row, save_tiny
 from checkpoints.pretrained import open_pretrained
 from qlinear.errors import ModelError
 from tests.checkpoints.floats import assert_same_tensors, edit_json, refused, save, tiny_model
@@ -76,7 +77,8 @@ def test_bad_indexes(tmp_path):
 @pytest.mark.parametrize("changes, message", [
     ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "not a causal language model"),
     ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "names T5ForConditionalGeneration"),
-    ({"architectures": None}, "names no architecture"),
+    ({"architectures": ["LlamaForSequenceClassification"]}, "names LlamaForSequenceClassification"),
+    ({"architectures": None, "model_type": "t5"}, "names no architecture"),
     ({"model_type": "no-such-type"}, "describes no model that can be opened"),
     ({"quantization_config": {"quant_method": "awq"}}, "is already quantized"),
     ({"num_hidden_layers": 10**9}, "names 1000000000 layers but the weights hold"),
@@ -88,6 +90,15 @@ def test_bad_indexes(tmp_path):
 def test_bad_configurations(changes, message, saved):
     edit_json(saved / "config.json", **changes)
     refused(saved, message)
+
+
+@pytest.mark.parametrize("kind, without", [
+    ("blip", "BlipForConditionalGeneration writes no text without pixel_values"),
+    ("florence2", "Florence2ForConditionalGeneration writes no text without what its encoder reads"),
+])  # fmt: skip
+def test_what_writes_no_text_without_a_picture_is_not_quantized_first(kind, without, tmp_path):
+    save_tiny(Row(kind, WRAPPER), tmp_path / "m")
+    refused(tmp_path / "m", without)
 
 
 def test_old_pytorch_checkpoints_are_read_as_tensors_only(saved, tmp_path):
