@@ -42,6 +42,7 @@ class Served:
     meters: Meters
     name: str
     key: str | None
+    forms: Forms
 
     @property
     def context(self) -> int:
@@ -68,7 +69,6 @@ def make_app(served: Served) -> Starlette:
 class _Api:
     def __init__(self, served: Served):
         self._served = served
-        self._forms = Forms(served.model)
         self._started = int(time.time())
         self._encoding = asyncio.Lock()  # templates and tokenizers take one text at a time
 
@@ -131,7 +131,7 @@ class _Api:
         given = read_object(await _body(request, served.most_body))
         self._check_name(given.get("model"))
         async with self._encoding:
-            ask = await asyncio.to_thread(read, given, served.model, self._forms, served.context)
+            ask = await asyncio.to_thread(read, given, served.model, served.forms, served.context)
         hearing = Hearing(served.model, ask)
         writing = _Writing(served, hearing, ask, begun)
         if ask.stream:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from awq_cli.serving.refusals import Refusal
+from engine.apart import Helper, Outcome, apart
 from engine.model import Model
 from engine.rules import Adjust
 from qlinear.errors import one_line
 
 PARAMETER = "response_format"
+SECONDS = 3  # to read a schema in
+REMEMBERED = 1000  # schemas that need not be tried again
 # As `json.dumps` writes it. Where any space may stand, a model that is undecided writes nothing else.
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -21,6 +24,11 @@ class Forms:
 
     def __init__(self, model: Model):
         self._model = model
+        self._tried: set[str] = set()  # schemas that can be followed
+        self._helper = Helper(_Trying(getattr(model.tokenizer, "backend_tokenizer", None), sorted(model.end_tokens)))
+
+    def close(self) -> None:
+        self._helper.close()
 
     def read(self, given: Any) -> Adjust | None:
         """What keeps one answer to `response_format`; None for a text without one. Raises `Refusal`."""
@@ -35,17 +43,15 @@ class Forms:
         return self._keeping(described["schema"])
 
     def _keeping(self, schema: dict[str, Any]) -> Adjust:
-        tokenizer = self._tokenizer
-        from llguidance import LLMatcher
-
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACING)
-            failed, said = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
-        except Exception as error:  # whatever a library of another language makes of it
-            failed, said = True, [str(error)]
-        if failed:
-            raise _wrong(f"has a schema that cannot be followed: {' '.join(said[0].split())[:300]}")
-        return _Keeping(LLMatcher(tokenizer, grammar, log_level=0))
+        tokenizer, text = self._tokenizer, json.dumps(schema)
+        if text not in self._tried:
+            _, failed = self._helper.ask(text)
+            if failed is not None:
+                raise _wrong(f"has a schema that cannot be followed: {' '.join(failed.split())[:300]}")
+            if len(self._tried) >= REMEMBERED:
+                self._tried.clear()
+            self._tried.add(text)
+        return _Keeping(_matcher(tokenizer, text))
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -62,6 +68,55 @@ class Forms:
             return LLTokenizer(backend.to_str(), eos_token=ends)
         except (ValueError, RuntimeError) as error:
             raise _wrong(f"takes a model with a tokenizer of bytes: {one_line(error)}") from error
+
+
+class _Trying:
+    """Whether a schema can be followed, found out in a process of its own, made of a `Helper`'s: the library ends the
+    process at some, and at others does not come to an end. backend: of the tokenizer; ends: end tokens.
+    """
+
+    def __init__(self, backend: Any, ends: list[int]):
+        self._backend, self._ends = backend, ends
+        self._tokenizer: Any = None
+
+    def __call__(self, schema: str) -> Outcome:
+        self._opened()  # once, and not in each process that tries
+        return apart(self._followed, schema, seconds=SECONDS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tokenizer": None}
+
+    def _opened(self) -> Any:
+        from llguidance import LLTokenizer
+
+        if self._tokenizer is None:
+            self._tokenizer = LLTokenizer(self._backend.to_str(), eos_token=self._ends)
+        return self._tokenizer
+
+    def _followed(self, schema: str) -> Outcome:
+        """In the last process."""
+        from llguidance import LLMatcher
+
+        tokenizer = self._opened()
+        try:
+            failed, said = LLMatcher.validate_grammar_with_warnings(_grammar(schema), tokenizer)
+            if not failed:
+                _matcher(tokenizer, schema).compute_bitmask()
+        except Exception as error:  # whatever a library of another language makes of it
+            failed, said = True, [str(error)]
+        return None, said[0] if failed else None
+
+
+def _grammar(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(schema, overrides=SPACING)
+
+
+def _matcher(tokenizer: Any, schema: str) -> Any:
+    from llguidance import LLMatcher
+
+    return LLMatcher(tokenizer, _grammar(schema), log_level=0)
 
 
 class _Keeping:

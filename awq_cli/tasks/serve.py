@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,13 @@ def run(request: Request, watch: Watcher) -> Result:
     with listening:
         model = open_model(request, watch, request.draft)
         context = _context(request, model)
-        with model.rendering_apart():
+        from awq_cli.serving.forms import Forms
+
+        with model.rendering_apart(), closing(Forms(model)) as forms:
             decoder = model.slots(context, request.slots)
             batch = Batch(decoder, WAITING * request.slots, model.draft(decoder))
             try:
-                return _serve(request, watch, _Opened(model, batch, listening, key))
+                return _serve(request, watch, _Opened(model, batch, listening, key, forms))
             finally:
                 batch.close()
 
@@ -85,11 +87,12 @@ class _Opened:
     batch: Batch
     listening: socket.socket
     key: str | None
+    forms: Any
 
     @property
     def name(self) -> str:
         """Of the model, as clients see it: its checkpoint's folder, or its own."""
-        return Path(self.model.about.checkpoint or self.model.about.name).name
+        return Path(os.path.abspath(self.model.about.checkpoint or self.model.about.name)).name
 
 
 def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
@@ -98,7 +101,7 @@ def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
 
     model, batch = opened.model, opened.batch
     notes = model.rules.notes
-    app = make_app(Served(model, batch, Meters(batch), opened.name, opened.key))
+    app = make_app(Served(model, batch, Meters(batch), opened.name, opened.key, opened.forms))
     context, slots = batch.decoder.max_tokens, batch.decoder.slots
     if opened.key is None and not _is_of_this_machine(request.host):
         watch(Note(f"`host={request.host}`: whoever reaches this machine may ask; `api_key` shuts them out"))

@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import openai
 import pytest
@@ -148,6 +150,22 @@ def test_forms_that_there_are_not(pets, form, message):
     ]
 
 
+@pytest.mark.parametrize(
+    "schema, what",
+    [
+        ({"type": "integer", "const": -(2**63)}, "ended the process that it ran in"),
+        ({"type": "integer", "multipleOf": 99999999}, "takes more than 3 seconds"),
+    ],
+)
+def test_a_schema_that_the_library_does_not_survive_is_refused(pets, schema, what):
+    """The server ended, or answered nobody any more."""
+    begun = time.monotonic()
+    with pytest.raises(openai.BadRequestError, match=f"has a schema that cannot be followed: {what}"):
+        ask(pets, 1, {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    assert time.monotonic() - begun < 30
+    check(ask(pets, 1).choices[0].message.content)
+
+
 def test_a_tokenizer_of_words_has_none(server):
     """It puts spaces between its words, which no schema has."""
     with pytest.raises(openai.BadRequestError, match="response_format takes a model"):
@@ -156,7 +174,8 @@ def test_a_tokenizer_of_words_has_none(server):
 
 def test_without_the_library(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(Refusal) as refused:
-        Forms(load(checkpoint)).read(FORM)
-    assert refused.value.status == 400 and "pip install 'run-awq[serve]'" in refused.value.message
-    assert Forms(load(checkpoint)).read({"type": "text"}) is None
+    with closing(Forms(load(checkpoint))) as forms:
+        with pytest.raises(Refusal) as refused:
+            forms.read(FORM)
+        assert refused.value.status == 400 and "pip install 'run-awq[serve]'" in refused.value.message
+        assert forms.read({"type": "text"}) is None
