@@ -37,7 +37,7 @@ class Lines(Protocol):
 
 def open_lines(tell: Callable[[str], None]) -> Lines:
     """tell: shows a line to the user."""
-    if sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
+    if sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
         return _Typed(tell)
     return _Piped()
 
@@ -51,7 +51,7 @@ class _Piped:
     def read(self) -> str | None:
         """Empty lines are none."""
         try:
-            for line in sys.stdin:
+            for line in sys.stdin or ():  # which may be closed
                 check_unicode(line, "the standard input")
                 if line.strip():
                     return line.rstrip("\n")

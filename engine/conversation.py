@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.drafting import Drafted
 from engine.generate import generate, greedy, pace_ms
 from engine.stopping import Ended, StopTexts
-from engine.text import TextStream
+from engine.text import TextStream, check_unicode
 from qlinear.errors import OptionError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Turn:
 
 
 class Conversation:
-    """turns: what the model has before it, (prompt, response) each; context: the most tokens of it, and of the answer.
+    """turns: what the model has before it, (prompt, response) each; gone: those that left it for want of room, oldest
+    first; context: the most tokens of it, and of the answer.
 
     Its decoder keeps what it has read: a turn that begins as the text before it did is read from where they differ.
     """
@@ -60,6 +61,7 @@ class Conversation:
         """Raises `OptionError` for a system text that the model's template does not take."""
         self.model, self.context, self.choose = model, context, choose
         self.turns: list[tuple[str, str]] = []
+        self.gone: list[tuple[str, str]] = []
         self.system = None
         self.set_system(system)
         self.decoder = model.decoder(context, rewinds=True)
@@ -75,19 +77,27 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
+        return self._messages(self.turns)
+
+    @property
+    def whole(self) -> list[Message]:
+        """All that was said, what the model has no room for too."""
+        return self._messages(self.gone + self.turns)
+
+    def _messages(self, turns: Sequence[tuple[str, str]]) -> list[Message]:
         said = [] if self.system is None else [_message("system", self.system)]
-        for prompt, response in self.turns:
+        for prompt, response in turns:
             said += [_message("user", prompt), _message("assistant", response)]
         return said
 
     def restore(self, system: str | None, turns: list[tuple[str, str]]) -> None:
         """Go on from what was said elsewhere. Raises `OptionError` as `set_system` does."""
         self.set_system(system)
-        self.turns = turns
+        self.turns, self.gone = turns, []
 
     def reset(self) -> None:
         """Forget every turn; the system text stays."""
-        self.turns = []
+        self.turns, self.gone = [], []
 
     def reply(self, prompt: str, limits: Limits) -> "Reply":
         """The answer to a prompt, to be written as it is iterated over; the oldest turns leave if they have to.
@@ -107,7 +117,7 @@ class Conversation:
                 f"the message and what stands around it have {len(tokens)} tokens, which leaves no room for an answer "
                 f"in `context={self.context}`; shorten it"
             )
-        self.turns = before[left:]
+        self.turns, self.gone = before[left:], self.gone + before[:left]
         return Reply(self, prompt, tokens, left, limits.max_new_tokens, stop)
 
     def _encoded(self, left: int, prompt: str) -> Any:
@@ -167,8 +177,14 @@ class Reply:
         return piece
 
     def end(self) -> Turn | None:
-        """The turn as it is now part of the conversation; None, and no turn, where not one token was written."""
+        """The turn as it is now part of the conversation; None, and no turn, where not one token was written.
+
+        For nothing, no turn has to leave.
+        """
         if not self._seconds:
+            talk = self._talk
+            stay = len(talk.gone) - self.left
+            talk.turns, talk.gone = talk.gone[stay:] + talk.turns, talk.gone[:stay]
             return None
         response = "".join(self._parts)
         self._talk.turns.append((self.prompt, response))
@@ -204,6 +220,7 @@ def read_messages(messages: object) -> tuple[str | None, list[tuple[str, str]]]:
     for number, message in enumerate(messages, 1):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise OptionError(f"message {number} has no `role` and `content` of text")
+        check_unicode(message["content"], f"message {number}")
     roles = [message["role"] for message in messages]
     system = roles[:1] == ["system"]
     for number, role in enumerate(roles[system:]):

@@ -90,6 +90,11 @@ class ModuleRules:
         return adjust
 
 
+def _asks(name: str, value: Any) -> bool:
+    """Whether a field says anything: a 0 does where it is a token."""
+    return value is not None and value is not False and (value != 0 or name.startswith("forced_"))
+
+
 class PlainRules:
     """`Rules` of the fields of a generation_config.json, of those that most models have."""
 
@@ -97,7 +102,7 @@ class PlainRules:
         """Raises `Unsupported` for a field that takes `transformers` to be followed."""
         penalty = config.get("repetition_penalty")
         known = {*NOT_FOLLOWED, *DRAWN, *_ASIDE, "repetition_penalty"}
-        asked = [name for name, value in config.items() if name not in known and value not in (None, False)]
+        asked = [name for name, value in config.items() if name not in known and _asks(name, value)]
         if asked:
             raise Unsupported(f"its generation_config.json asks for {asked[0]}")
         if not (penalty is None or (isinstance(penalty, int | float) and penalty > 0)):

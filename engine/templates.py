@@ -113,6 +113,8 @@ def _answer(tokenizer: Any, messages: list[dict[str, str]]) -> Outcome:
         raise
     except Exception as error:  # whatever a program may raise
         said = " ".join(str(error).split())[:300]
+        if isinstance(error, RecursionError):
+            said = said.partition(" while ")[0]  # what it was about to do then is chance
         return None, f"cannot be used: {type(error).__name__}{said and f': {said}'}"
     if len(made) > MOST_CHARACTERS:
         return None, f"makes {len(made)} characters of a prompt, more than {MOST_CHARACTERS}"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.templates import Render, render
+from engine.token_bytes import TokenBytes
 from qlinear.errors import ModelError, OptionError
 from qlinear.values import check_words
 
@@ -145,6 +146,15 @@ class TextStream:
         rest = now[len(known) :] if now.startswith(known) else decode(self._tokenizer, self._tokens[self._given :])
         return self._aside + rest
 
+    def pass_over_broken(self) -> None:
+        """Take what is still to be completed for given out, where it is no part of a character but a broken one."""
+        if self._given == len(self._tokens):
+            return
+        told = TokenBytes(self._tokenizer)
+        last = b"".join(told(token) or b"" for token in self._tokens[self._given :])
+        if last.endswith(BROKEN.encode()):
+            self._before, self._given, self._aside = self._given, len(self._tokens), ""
+
     def _read(self, end: int | None) -> str:
         return decode(self._tokenizer, self._tokens[self._before : end])
 
@@ -161,6 +171,7 @@ def continuing(tokenizer: Any, prompt: Sequence[int] | np.ndarray) -> TextStream
     stream = TextStream(tokenizer)
     for token in prompt[-TAIL:]:
         stream.add(int(token))
+    stream.pass_over_broken()
     return stream
 
 

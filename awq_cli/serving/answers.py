@@ -129,8 +129,15 @@ def _of_completion(pieces: list[Piece], length: int) -> dict[str, Any] | None:
         offsets += [length] * len(piece.told)
         length += len(piece.text)
     return {
-        "tokens": [one.chosen.token for one in told],
+        "tokens": [_name(one.chosen) for one in told],
         "token_logprobs": [one.chosen.logprob for one in told],
-        "top_logprobs": [{top.token: top.logprob for top in one.top} for one in told],
+        "top_logprobs": [{_name(top): top.logprob for top in one.top} for one in told],
         "text_offset": offsets,
     }
+
+
+def _name(one: Likely) -> str:
+    """Its text; of one that is no text by itself its bytes, or several of those would be the same."""
+    if one.bytes is None or one.token.encode() == bytes(one.bytes):
+        return one.token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in one.bytes)

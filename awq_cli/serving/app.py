@@ -153,8 +153,8 @@ class _Writing:
         first = True
         try:
             async for piece in self._hearing.pieces():
-                if first:
-                    self._meters.first_token.observe(time.perf_counter() - self._begun)
+                if first and self._hearing.first is not None:
+                    self._meters.first_token.observe(self._hearing.first - self._begun)
                 first = False
                 yield piece
             if self._hearing.how is Ended.INTERRUPTED:

@@ -188,7 +188,9 @@ def _prompt(prompt: Any, model: Model) -> np.ndarray:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, str):
-        return model.encode_prompt(prompt, chat=False)
+        if not prompt:
+            raise _wrong("prompt", "is empty; give some text")
+        return model.encode(prompt)
     if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
         raise _wrong("prompt", "has to be one text, or one list of token ids")
     if not 0 <= min(prompt) <= max(prompt) < model.vocabulary:

@@ -1,6 +1,8 @@
 """One answer on its way from the thread that writes it to the loop that sends it."""
 
 import asyncio
+import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +45,7 @@ class Piece:
 class Hearing:
     """`engine.batching.Listener`; what it hears is read as `pieces`, in the loop that it was made in.
 
-    tokens: written so far; how, error: once it has ended.
+    tokens: written so far; first: when the first of them was, by `time.perf_counter`; how, error: once it has ended.
     """
 
     def __init__(self, model: Model, ask: Ask):
@@ -53,7 +55,10 @@ class Hearing:
         self._pieces, self._stop = pieces, StopTexts(ask.stop)
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
+        self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins
+        self._length = self._given = 0  # characters so far, and of those that are known to come before any stop text
         self.tokens = 0
+        self.first: float | None = None
         self.how: Ended | None = None
         self.error: Exception | None = None
 
@@ -64,14 +69,28 @@ class Hearing:
         return batch.add(Asked(ask.prompt, ask.max_new_tokens, self._end_tokens, ask.choose, adjust), self)
 
     def wrote(self, token: int, logits: np.ndarray) -> bool:
+        if self.first is None:
+            self.first = time.perf_counter()
         self.tokens += 1
-        told = [] if self._ask.top is None or token in self._end_tokens else [self._tell(token, logits)]
-        self._give(Piece(self._stop.add(self._pieces.add(token)), told))
+        if self._ask.top is not None and token not in self._end_tokens:
+            self._told.append((self._length, self._tell(token, logits)))
+        piece = self._pieces.add(token)
+        self._length += len(piece)
+        self._say(self._stop.add(piece), over=False)
         return not self._stop.found
+
+    def _say(self, text: str, over: bool) -> None:
+        """With what is to be told of the tokens of it; of those that a stop text begins before, nothing is."""
+        self._given += len(text)
+        whole = over or (self._given == self._length and not self._stop.found)
+        told = []
+        while self._told and (whole or self._told[0][0] < self._given):
+            told.append(self._told.popleft()[1])
+        self._give(Piece(text, told))
 
     def ended(self, how: Ended, error: Exception | None) -> None:
         if not self._stop.found:
-            self._give(Piece(self._stop.add(self._pieces.end()) + self._stop.end(), []))
+            self._say(self._stop.add(self._pieces.end()) + self._stop.end(), over=not self._stop.found)
         self.how, self.error = Ended.STOP if self._stop.found and error is None else how, error
         self._send([*self._held, None])
 

@@ -164,7 +164,7 @@ class _Session:
         return "the model is told so from now on" if text else "the model is told nothing first from now on"
 
     def _save(self, name: str) -> str:
-        path, messages = _file("/save", name), self.talk.messages
+        path, messages = _file("/save", name), self.talk.whole
         if path.is_file():
             try:
                 _messages(path)
@@ -175,7 +175,7 @@ class _Session:
             write_text_whole(path, content + "\n")
         except OSError as error:
             raise OptionError(f"{path} cannot be written: {error.strerror}") from error
-        return f"saved in {path}: {_count(len(self.talk.turns), 'turn')}"
+        return f"saved in {path}: {_count(len(self.talk.gone) + len(self.talk.turns), 'turn')}"
 
     def _load(self, name: str) -> str:
         path = _file("/load", name)

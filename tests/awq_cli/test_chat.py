@@ -254,3 +254,15 @@ def test_what_is_refused(run, chatty, rounded, monkeypatch):
     as_in_c = dict(encoding="utf-8", errors="surrogateescape")  # as Python reads it in a locale of no language
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), **as_in_c))
     assert "the standard input is not Unicode text: byte 0xe9" in run("--task", "chat", "--checkpoint", chatty).error
+
+
+def test_no_standard_input_has_nothing_to_say(run, chatty, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    done = run("--task", "chat", "--checkpoint", chatty)
+    assert (done.code, done.out) == (0, "")
+
+
+def test_a_conversation_of_halves_of_characters_is_not_taken(run, chatty, monkeypatch):
+    half = {"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "this"}]}
+    (run.folder / "half.json").write_text(json.dumps(half))
+    assert "message 1 is not Unicode text" in piped(run, chatty, "/load half.json", monkeypatch).error

@@ -61,7 +61,7 @@ def test_an_answer(server, alone):
 
 def test_a_completion(server, alone, checkpoint):
     made = server.client().completions.create(model=server.name, prompt=PROMPTS[1], temperature=0)
-    assert made.choices[0].text == " " + alone(PROMPTS[1], False, 16)  # which stands between it and the prompt
+    assert made.choices[0].text == alone(PROMPTS[1], False, 16)
     tokens = AutoTokenizer.from_pretrained(checkpoint)(PROMPTS[1])["input_ids"]
     of_tokens = server.client().completions.create(model=server.name, prompt=tokens, temperature=0)
     assert of_tokens.choices[0].text == made.choices[0].text and made.usage.prompt_tokens == len(tokens) == 4
@@ -77,7 +77,7 @@ def test_streams_are_the_same_in_pieces(server, alone):
     made = server.client().completions.create(
         model=server.name, prompt=PROMPTS[3], temperature=0, max_tokens=9, stream=True
     )
-    assert "".join(chunk.choices[0].text for chunk in made) == " " + alone(PROMPTS[3], False, 9)
+    assert "".join(chunk.choices[0].text for chunk in made) == alone(PROMPTS[3], False, 9)
 
 
 def test_stop_texts_and_limits(server, alone):
@@ -142,6 +142,18 @@ def test_probabilities(server, checkpoint):
     of_completion = made.choices[0].logprobs
     assert [len(top) for top in of_completion.top_logprobs] == [2] * 4 and of_completion.text_offset[0] == 0
     assert len(of_completion.tokens) == len(of_completion.token_logprobs) == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_probabilities_are_of_what_stands_before_a_stop_text(server, alone, stream):
+    whole = alone(PROMPTS[0], True, 20)
+    words = whole.split(" ")
+    stop = f" {words[2]} {words[3][:1]}"  # of which a part is held back until it is known
+    made = ask(server, PROMPTS[0], stop=[stop], logprobs=True, stream=stream)
+    choices = [chunk.choices[0] for chunk in made] if stream else made.choices
+    text = "".join((one.delta if stream else one.message).content or "" for one in choices)
+    told = [told for one in choices if one.logprobs for told in one.logprobs.content]
+    assert text == whole[: whole.index(stop)] and len(told) == 2
 
 
 def test_models(server):

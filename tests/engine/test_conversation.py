@@ -153,6 +153,21 @@ def test_the_oldest_turns_leave_in_pairs_and_the_system_text_stays(model):
         assert talk.turns == turns and talk.messages[0] == {"role": "system", "content": "w20"}
         assert turn.response == from_scratch(model, talk.messages[:-1])
     assert max(left) > 1 and left.count(0) > 5
+    assert len(talk.gone) == sum(left) and len(talk.whole) == 1 + 2 * 15  # nothing of what was said is lost
+    assert talk.whole[-len(talk.messages) + 1 :] == talk.messages[1:]
+    talk.restore(None, [])
+    assert talk.whole == []
+
+
+def test_for_nothing_no_turn_leaves(model):
+    """Interrupted before the first token: what had to make room for it is there again."""
+    talk, _ = talking(model, 60)
+    for number in range(30, 34):
+        said(talk, f"w{number} w{number} w{number}")
+    turns, gone = talk.turns, talk.gone
+    reply = talk.reply("w40 " * 20, Limits(6))
+    assert reply.left > 0 and talk.turns != turns
+    assert reply.end() is None and (talk.turns, talk.gone) == (turns, gone)
 
 
 def test_a_message_longer_than_the_context(model):

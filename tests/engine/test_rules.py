@@ -8,10 +8,11 @@ from transformers import GenerationConfig
 
 from engine.model import About, Model
 from engine.modules import ModuleDecoder
-from engine.rules import ModuleRules, both
+from engine.rules import ModuleRules, PlainRules, both
 from engine.sampling import sampler
 from engine.whole import ModuleRunner
 from qlinear.backends.reference import ReferenceBackend
+from qlinear.backends.stack import Unsupported
 from qlinear.errors import ModelError
 from qlinear.progress import Note
 from tests.quantized import word_tokenizer
@@ -129,7 +130,7 @@ def test_a_model_follows_them_and_notes_the_rest_once():
     module.generation_config.num_beams = 1
     expected = model.tokenizer.decode(reference(module), skip_special_tokens=True)
     module.generation_config.num_beams = 2
-    assert model.generate([prompt, prompt], max_new_tokens=NEW) == [expected] * 2
+    assert model.generate([prompt, prompt], max_new_tokens=NEW) == [f" {expected}"] * 2
     asks = "the model's generation_config.json asks for"
     assert seen == [Note(f"{asks} num_beams 2, which is not followed")]
 
@@ -147,3 +148,10 @@ def test_two_adjustments_come_one_after_the_other():
         and both(above, doubled)(text, logits).tolist() == [4] * 3
     )
     assert both(None, above) is above and both(doubled, None) is doubled and both(None, None) is None
+
+
+def test_a_token_of_the_number_0_is_one():
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        with pytest.raises(Unsupported, match=f"asks for {name}$"):
+            PlainRules({name: 0})
+    assert PlainRules({"min_length": 0, "no_repeat_ngram_size": 0}).for_text(1, 1) is None

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -173,6 +174,20 @@ def test_a_helper_that_somebody_ended_is_made_again():
     finally:
         renderer.close()
     assert _children() == processes
+
+
+def test_a_helper_holds_no_connections():
+    """Whoever is at the other end would never be told that it was closed."""
+    ours, theirs = socket.socketpair()
+    renderer = Renderer(with_template("{{ messages[0].content }}"))
+    try:
+        assert renderer(HELLO) == "w7 w8"
+        ours.close()
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b""
+    finally:
+        theirs.close()
+        renderer.close()
 
 
 ORPHAN = """

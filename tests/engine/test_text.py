@@ -205,6 +205,19 @@ def test_what_follows_a_text_has_the_space_that_stands_before_it(kind):
 
 
 @KINDS
+def test_a_broken_character_at_the_end_of_a_prompt_is_no_part_of_the_answer(kind):
+    tokenizer = kind()
+    for text in (f"the {BROKEN}", f"the {BROKEN}{BROKEN}"):
+        before = encode(tokenizer, text).tolist()
+        after = encode(tokenizer, f"{text} thing").tolist()[len(before) :]
+        stream = continuing(tokenizer, before)
+        assert "".join(map(stream.add, after)) + stream.end() == " thing"
+    half = encode(tokenizer, "\N{EGYPTIAN HIEROGLYPH A001}").tolist()
+    stream = continuing(tokenizer, half[:-1])  # as tokens, a prompt may end in the middle of one
+    assert stream.add(half[-1]) == "\N{EGYPTIAN HIEROGLYPH A001}"
+
+
+@KINDS
 def test_bytes_of_single_tokens_are_those_of_the_text(kind):
     tokenizer = kind()
     told = TokenBytes(tokenizer)

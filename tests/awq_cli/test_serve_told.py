@@ -1,0 +1,52 @@
+"""What the server tells of itself and of its answers."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from awq_cli.serving.answers import Completion, Usage
+from awq_cli.serving.hearing import Likely, Piece, Told
+from qlinear.backends.cpu import native
+from run_awq import load
+from tests.awq_cli.served import Server
+
+pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
+
+
+def test_the_first_token_of_an_answer_that_comes_whole_is_told_of(served_checkpoint):
+    def seconds(of):
+        (line,) = (line for line in httpx.get(f"{slow.url}/metrics").text.splitlines() if line.startswith(f"{of}_sum"))
+        return float(line.split()[1])
+
+    with Server(served_checkpoint, "--slots", 1, slowly=True) as slow:
+        messages = [{"role": "user", "content": "this"}]
+        made = slow.client().chat.completions.create(model=slow.name, messages=messages, max_tokens=20, temperature=0)
+        assert made.usage.completion_tokens == 20
+        assert 0 < seconds("awq_first_token_seconds") < seconds("awq_request_seconds") - 15 * 0.03
+
+
+def test_the_folder_that_it_is_started_in(served_checkpoint, monkeypatch):
+    monkeypatch.chdir(served_checkpoint)
+    with Server(Path(".")) as server:
+        assert [model.id for model in server.client().models.list()] == [served_checkpoint.name]
+
+
+def test_a_prompt_of_nothing_but_a_line_end(server, served_checkpoint):
+    made = server.client().completions.create(model=server.name, prompt="\n", temperature=0, max_tokens=3)
+    expected = load(served_checkpoint).encode("\n")
+    assert made.usage.prompt_tokens == len(expected)
+
+
+def test_tokens_that_are_no_text_by_themselves_are_told_apart():
+    """Each was the same broken character, of which the last alone was told."""
+    halves = [
+        Likely("\N{REPLACEMENT CHARACTER}", [0xF0, 0x9F], -1.0),
+        Likely("\N{REPLACEMENT CHARACTER}", [0x98], -2.0),
+    ]
+    real = Likely("\N{REPLACEMENT CHARACTER}", list("\N{REPLACEMENT CHARACTER}".encode()), -3.0)
+    choice = Completion("m").whole([Piece("", [Told(halves[0], [*halves, real])])], "stop", Usage(1, 1))["choices"][0]
+    assert choice["logprobs"]["tokens"] == ["bytes:\\xf0\\x9f"]
+    assert choice["logprobs"]["top_logprobs"] == [
+        {"bytes:\\xf0\\x9f": -1.0, "bytes:\\x98": -2.0, "\N{REPLACEMENT CHARACTER}": -3.0}
+    ]
