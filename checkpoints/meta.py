@@ -66,15 +66,14 @@ def settle(config) -> None:
 def _settle_window(config) -> None:
     """A window of 0 or -1, which some files write for none, is none: to transformers no token would see any other.
 
-    Raises `ModelError` where layers are said to have a window and it is not said how long.
+    Raises `ModelError` where layers are said to have that window.
     """
     window = getattr(config, "sliding_window", None)
-    if isinstance(window, int) and window > 0:
+    if type(window) is not int or window > 0:
         return
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ModelError(f"its configuration has layers with a sliding window, and says {window} for how long it is")
-    if window is not None:
-        config.sliding_window = None
+    config.sliding_window = None
 
 
 def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Origin]]:

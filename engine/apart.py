@@ -136,5 +136,5 @@ def _close_sockets(kept: int) -> None:
     with suppress(OSError):
         for name in os.listdir("/proc/self/fd"):
             with suppress(OSError):
-                if int(name) != kept and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                if int(name) > 2 and int(name) != kept and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                     os.close(int(name))
