@@ -18,8 +18,13 @@ WRAPPER = "wrapper"
 _TEXT = ("text_config", "decoder", "decoder_config", "encoder_config", "patcher_config", "global_config")
 # Language models with a tower for pictures, as `AutoModelForImageTextToText` opens them.
 WRAPPERS = (
-    "gemma3", "gemma4", "glm4v", "idefics3", "internvl", "llama4", "llava", "llava_next", "mistral3", "mllama",
-    "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
+    "aria", "aya_vision", "cohere2_vision", "cohere_compass", "cosmos3_edge", "cosmos3_omni", "deepseek_vl",
+    "deepseek_vl_hybrid", "dots3_note", "exaone4_5", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "glm46v",
+    "glm4v", "glmga", "got_ocr2", "granite_docling", "hyperclovax_vision_v2", "idefics2", "idefics3",
+    "inkling_mm_model", "internvl", "janus", "kimi_k25", "lfm2_vl", "lfm3_vl", "lighton_ocr", "llama4", "llava",
+    "llava_next", "llava_next_video", "llava_onevision", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl",
+    "mistral3", "mistral_large4", "mllama", "muse_glimmer", "ovis2", "paligemma", "pp_chart2table", "qianfan_ocr",
+    "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "smolvlm",
 )  # fmt: skip
 
 
