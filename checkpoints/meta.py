@@ -66,12 +66,12 @@ def settle(config) -> None:
 def _settle_window(config) -> None:
     """A window of 0 or -1, which some files write for none, is none: to transformers no token would see any other.
 
-    Raises `ModelError` where layers are said to have that window.
+    Where each layer says whether it has one, none has that. Raises `ModelError` where one is said to.
     """
-    window = getattr(config, "sliding_window", None)
-    if type(window) is not int or window > 0:
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if type(window) is not int or window > 0 or (types and "sliding_attention" not in types):
         return
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+    if types:
         raise ModelError(f"its configuration has layers with a sliding window, and says {window} for how long it is")
     config.sliding_window = None
 
