@@ -60,7 +60,6 @@ def settle(config) -> None:
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         part.return_dict = True
         part.output_attentions = part.output_hidden_states = False
-    _settle_window(config.get_text_config())
 
 
 def _settle_window(config) -> None:
@@ -84,6 +83,7 @@ def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn
     from accelerate import init_empty_weights
 
     settle(config)
+    _settle_window(config.get_text_config())
     with init_empty_weights(include_buffers=False):
         model = _build(config, dtype, trust_remote_code)
     model.get_input_embeddings()  # raises where there are none

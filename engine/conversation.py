@@ -184,7 +184,7 @@ class Reply:
         if not self._seconds:
             talk = self._talk
             stay = len(talk.gone) - self.left
-            talk.turns, talk.gone = talk.gone[stay:] + talk.turns, talk.gone[:stay]
+            talk.turns, talk.gone, self.left = talk.gone[stay:] + talk.turns, talk.gone[:stay], 0
             return None
         response = "".join(self._parts)
         self._talk.turns.append((self.prompt, response))

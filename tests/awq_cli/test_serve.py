@@ -62,6 +62,7 @@ def test_an_answer(server, alone):
 def test_a_completion(server, alone, checkpoint):
     made = server.client().completions.create(model=server.name, prompt=PROMPTS[1], temperature=0)
     assert made.choices[0].text == alone(PROMPTS[1], False, 16)
+    assert made.choices[0].text[:1] == " " != made.choices[0].text[1:2]  # which stands between it and the prompt
     tokens = AutoTokenizer.from_pretrained(checkpoint)(PROMPTS[1])["input_ids"]
     of_tokens = server.client().completions.create(model=server.name, prompt=tokens, temperature=0)
     assert of_tokens.choices[0].text == made.choices[0].text and made.usage.prompt_tokens == len(tokens) == 4
@@ -77,7 +78,8 @@ def test_streams_are_the_same_in_pieces(server, alone):
     made = server.client().completions.create(
         model=server.name, prompt=PROMPTS[3], temperature=0, max_tokens=9, stream=True
     )
-    assert "".join(chunk.choices[0].text for chunk in made) == alone(PROMPTS[3], False, 9)
+    text = "".join(chunk.choices[0].text for chunk in made)
+    assert text == alone(PROMPTS[3], False, 9) and text[:1] == " " != text[1:2]
 
 
 def test_stop_texts_and_limits(server, alone):

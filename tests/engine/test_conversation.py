@@ -167,7 +167,8 @@ def test_for_nothing_no_turn_leaves(model):
     turns, gone = talk.turns, talk.gone
     reply = talk.reply("w40 " * 20, Limits(6))
     assert reply.left > 0 and talk.turns != turns
-    assert reply.end() is None and (talk.turns, talk.gone) == (turns, gone)
+    for _ in range(2):
+        assert reply.end() is None and (talk.turns, talk.gone) == (turns, gone)
 
 
 def test_a_message_longer_than_the_context(model):
