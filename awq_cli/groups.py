@@ -10,7 +10,7 @@ _NAMES = {
     "Quantizing": "w_bit bits_per_weight group_size symmetric awq scales solver distill lm_head lm_head_group_size "
     "embedding_bits calib_data n_samples seqlen seed bos resume dry_run tensor_parallel",
     "Running": "checkpoint precision kv_bits head_bits target device latency flash_attention num_torch_threads prompt "
-    "chat system context max_new_tokens stop temperature top_k top_p draft",
+    "chat system context max_new_tokens stop temperature top_k top_p min_p draft",
     "Serving": "host port api_key slots",
     "Evaluating": "dataset window n_windows tasks shots eval_data limit float_model",
     "Output": "output format_ push overwrite json_file csv_file quiet version",

@@ -5,7 +5,7 @@ from quantization.methods import METHODS
 from quantization.recipe import DEFAULT_SOLVERS, Awq
 
 _WHICH_CHECKPOINT = ("model_name", "w_bit", "bits_per_weight", "group_size", "symmetric", "awq", "solver", "lm_head")
-_SAMPLING = ("top_k", "top_p", "seed")
+_SAMPLING = ("top_k", "top_p", "min_p", "seed")
 _CALIBRATION = ("calib_data", "n_samples", "seqlen", "seed", "bos")
 
 

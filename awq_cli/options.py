@@ -215,6 +215,11 @@ top_p = click.option(
     type=click.FloatRange(0, 1, min_open=True),
     help="Draw among the likeliest tokens that reach this probability together.",
 )
+min_p = click.option(
+    "--min_p",
+    type=click.FloatRange(0, 1),
+    help="Draw among tokens at least so probable as this share of the likeliest.",
+)
 draft = click.option(
     "--draft",
     metavar="lookup|CHECKPOINT",

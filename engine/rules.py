@@ -44,6 +44,14 @@ def both(first: Adjust | None, then: Adjust | None) -> Adjust | None:
     return lambda text, logits: then(text, first(text, logits))
 
 
+def penalized(text: np.ndarray, logits: np.ndarray, penalty: np.float32) -> np.ndarray:
+    """Keskar et al., arXiv 1909.05858, as `transformers` has it: what the text holds becomes less likely."""
+    adjusted = logits.copy()
+    of_text = adjusted[text]
+    adjusted[text] = np.where(of_text < 0, of_text * penalty, of_text / penalty)
+    return adjusted
+
+
 class Rules(Protocol):
     """Of one model. notes: what of its generation_config is not followed, in words."""
 
@@ -114,11 +122,7 @@ class PlainRules:
         return None if self._penalty == 1 else self._penalize
 
     def _penalize(self, text: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Keskar et al., arXiv 1909.05858, as `transformers` has it: what the text holds becomes less likely."""
-        adjusted = logits.copy()
-        of_text = adjusted[text]
-        adjusted[text] = np.where(of_text < 0, of_text * self._penalty, of_text / self._penalty)
-        return adjusted
+        return penalized(text, logits, self._penalty)
 
 
 def _not_followed(config: Mapping[str, Any]) -> tuple[str, ...]:

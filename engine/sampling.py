@@ -12,12 +12,17 @@ _TRIED = (256, 4096, sys.maxsize)  # so many of the likeliest, until they reach 
 
 
 def sampler(
-    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    min_p: float | None = None,
 ) -> Callable[[np.ndarray], int]:
     """A `choose` that draws from softmax(logits / temperature); the same seed draws the same tokens.
 
     top_k: only among the k likeliest. top_p: only among the likeliest that together just reach this probability
-    (Holtzman et al., arXiv 1904.09751), counted after top_k. Raises `OptionError` for values out of range.
+    (Holtzman et al., arXiv 1904.09751), counted after top_k. min_p: of those, only such as are at least this share
+    as probable as the likeliest (Nguyen et al., arXiv 2407.01082). Raises `OptionError` for values out of range.
     """
     check_number("temperature", temperature)
     if not temperature > 0:
@@ -28,6 +33,10 @@ def sampler(
         check_number("top_p", top_p)
         if not 0 < top_p <= 1:
             raise OptionError(f"`top_p={top_p}` has to be above 0 and at most 1")
+    if min_p is not None:
+        check_number("min_p", min_p)
+        if not 0 <= min_p <= 1:
+            raise OptionError(f"`min_p={min_p}` has to be at least 0 and at most 1")
     check_whole("seed", seed, least=0)
     generator = np.random.default_rng(seed)
 
@@ -38,6 +47,10 @@ def sampler(
             nucleus = _nucleus(probabilities, top_p)
             tokens = nucleus if tokens is None else tokens[nucleus]
             probabilities = probabilities[nucleus]
+        if min_p:
+            kept = np.flatnonzero(probabilities >= min_p * probabilities.max())
+            tokens = kept if tokens is None else tokens[kept]
+            probabilities = probabilities[kept]
         reached = probabilities.cumsum()
         drawn = int(np.searchsorted(reached, generator.random() * reached[-1], side="right"))
         return drawn if tokens is None else int(tokens[drawn])

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,16 +23,24 @@ class Usage:
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "total_tokens": total}
 
 
+@dataclass(frozen=True)
+class Written:
+    """One of the answers to a request."""
+
+    pieces: list[Piece]
+    finish: str
+
+
 class Shape(Protocol):
-    """How one kind of answer looks. first: what a stream begins with, or None."""
+    """How one kind of answer looks. first: what a stream's answer of a number begins with, or None."""
 
-    def whole(self, pieces: list[Piece], finish: str, usage: Usage) -> dict[str, Any]: ...
+    def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]: ...
 
-    def first(self) -> dict[str, Any] | None: ...
+    def first(self, number: int) -> dict[str, Any] | None: ...
 
-    def chunk(self, piece: Piece) -> dict[str, Any]: ...
+    def chunk(self, number: int, piece: Piece) -> dict[str, Any]: ...
 
-    def last(self, finish: str) -> dict[str, Any]: ...
+    def last(self, number: int, finish: str) -> dict[str, Any]: ...
 
     def usage(self, usage: Usage) -> dict[str, Any]: ...
 
@@ -59,45 +68,55 @@ class _Answer:
 class Chat(_Answer):
     prefix, kind, kind_of_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def whole(self, pieces: list[Piece], finish: str, usage: Usage) -> dict[str, Any]:
-        message = {"role": "assistant", "content": _text(pieces), "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": _of_chat(pieces), "finish_reason": finish}
-        return self._made(self.kind, [choice], usage=usage.as_json())
+    def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]:
+        choices = [self._choice(number, answer) for number, answer in enumerate(answers)]
+        return self._made(self.kind, choices, usage=usage.as_json())
 
-    def first(self) -> dict[str, Any]:
-        return self._delta({"role": "assistant", "content": ""})
+    def _choice(self, number: int, answer: Written) -> dict[str, Any]:
+        message = {"role": "assistant", "content": _text(answer.pieces), "refusal": None}
+        told = _of_chat(answer.pieces)
+        return {"index": number, "message": message, "logprobs": told, "finish_reason": answer.finish}
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
-        return self._delta({"content": piece.text}, _of_chat([piece]))
+    def first(self, number: int) -> dict[str, Any]:
+        return self._delta(number, {"role": "assistant", "content": ""})
 
-    def last(self, finish: str) -> dict[str, Any]:
-        return self._delta({}, finish=finish)
+    def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
+        return self._delta(number, {"content": piece.text}, _of_chat([piece]))
 
-    def _delta(self, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    def last(self, number: int, finish: str) -> dict[str, Any]:
+        return self._delta(number, {}, finish=finish)
+
+    def _delta(
+        self, number: int, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return self._made(self.kind_of_chunk, [choice])
 
 
+@dataclass
 class Completion(_Answer):
+    """lengths: characters of each answer so far."""
+
     prefix, kind, kind_of_chunk = "cmpl", "text_completion", "text_completion"
-    length = 0  # characters of the stream so far
+    lengths: Counter[int] = field(default_factory=Counter)
 
-    def whole(self, pieces: list[Piece], finish: str, usage: Usage) -> dict[str, Any]:
-        return self._made(self.kind, [self._choice(pieces, finish)], usage=usage.as_json())
+    def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]:
+        choices = [self._choice(number, answer.pieces, answer.finish) for number, answer in enumerate(answers)]
+        return self._made(self.kind, choices, usage=usage.as_json())
 
-    def first(self) -> None:
+    def first(self, number: int) -> None:
         return None
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
-        return self._made(self.kind, [self._choice([piece], None)])
+    def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
+        return self._made(self.kind, [self._choice(number, [piece], None)])
 
-    def last(self, finish: str) -> dict[str, Any]:
-        return self._made(self.kind, [self._choice([], finish)])
+    def last(self, number: int, finish: str) -> dict[str, Any]:
+        return self._made(self.kind, [self._choice(number, [], finish)])
 
-    def _choice(self, pieces: list[Piece], finish: str | None) -> dict[str, Any]:
-        logprobs = _of_completion(pieces, self.length)
-        self.length += len(_text(pieces))
-        return {"index": 0, "text": _text(pieces), "logprobs": logprobs, "finish_reason": finish}
+    def _choice(self, number: int, pieces: list[Piece], finish: str | None) -> dict[str, Any]:
+        logprobs = _of_completion(pieces, self.lengths[number])
+        self.lengths[number] += len(_text(pieces))
+        return {"index": number, "text": _text(pieces), "logprobs": logprobs, "finish_reason": finish}
 
 
 def _text(pieces: Iterable[Piece]) -> str:

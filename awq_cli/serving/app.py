@@ -15,13 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from awq_cli.serving.answers import FINISHES, Chat, Completion, Shape, Usage
+from awq_cli.serving.answers import FINISHES, Chat, Completion, Shape, Usage, Written
 from awq_cli.serving.asks import Ask, read_chat, read_completion, read_object
 from awq_cli.serving.counting import Meters
 from awq_cli.serving.forms import Forms
 from awq_cli.serving.hearing import Hearing, Piece
 from awq_cli.serving.refusals import GONE, Refusal, refusal_of
-from engine.batching import Batch, Closed
+from engine.batching import Batch, Closed, Text
 from engine.model import Model
 from engine.stopping import Ended
 
@@ -132,8 +132,7 @@ class _Api:
         self._check_name(given.get("model"))
         async with self._encoding:
             ask = await asyncio.to_thread(read, given, served.model, served.forms, served.context)
-        hearing = Hearing(served.model, ask)
-        writing = _Writing(served, hearing, ask, begun)
+        writing = _Writing(served, ask, begun)
         if ask.stream:
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             return StreamingResponse(_events(writing, shape), media_type="text/event-stream", headers=headers)
@@ -141,55 +140,76 @@ class _Api:
 
 
 class _Writing:
-    """An answer that is written from here on, and cancelled where nobody wants it any more."""
+    """The answers to a request, written from here on, and cancelled where nobody wants them any more."""
 
-    def __init__(self, served: Served, hearing: Hearing, ask: Ask, begun: float):
+    def __init__(self, served: Served, ask: Ask, begun: float):
         """Raises as `Batch.add` does."""
-        self._meters, self._hearing, self._begun, self._ask = served.meters, hearing, begun, ask
-        self._text = hearing.begin(served.batch, served.model)
-        self.with_usage = ask.with_usage
-
-    async def pieces(self) -> AsyncIterator[Piece]:
-        first = True
+        self._meters, self._begun, self._ask, self._queue = served.meters, begun, ask, asyncio.Queue()
+        self.count, self.with_usage = len(ask.choices), ask.with_usage
+        self._hearings = [Hearing(served.model, ask, number, self._queue) for number in range(self.count)]
+        self._texts: list[Text] = []
         try:
-            async for piece in self._hearing.pieces():
-                if first and self._hearing.first is not None:
-                    self._meters.first_token.observe(self._hearing.first - self._begun)
-                first = False
-                yield piece
-            if self._hearing.how is Ended.INTERRUPTED:
-                raise Closed("the server ends")
+            for hearing in self._hearings:
+                self._texts.append(hearing.begin(served.batch, served.model))
+        except Exception:
+            self._cancel()
+            raise
+
+    def _cancel(self) -> None:
+        for text in self._texts:
+            text.cancel()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece | None]]:
+        """With the numbers of their answers; None where one has ended. Raises what ended one, if something did."""
+        left, first = self.count, True
+        try:
+            while left:
+                number, piece = await self._queue.get()
+                hearing = self._hearings[number]
+                if first and (times := [one.first for one in self._hearings if one.first is not None]):
+                    self._meters.first_token.observe(min(times) - self._begun)
+                    first = False
+                if piece is None:
+                    left -= 1
+                    if hearing.error is not None:
+                        raise hearing.error
+                    if hearing.how is Ended.INTERRUPTED:
+                        raise Closed("the server ends")
+                yield number, piece
             self._meters.whole.observe(time.perf_counter() - self._begun)
         finally:
-            self._text.cancel()
+            self._cancel()
 
-    @property
-    def finish(self) -> str:
-        return FINISHES[self._hearing.how]
+    def finish(self, number: int) -> str:
+        return FINISHES[self._hearings[number].how]
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self._ask.prompt), self._hearing.tokens)
+        return Usage(len(self._ask.prompt), sum(hearing.tokens for hearing in self._hearings))
 
 
 async def _whole(writing: _Writing, shape: Shape) -> Response:
+    found: list[list[Piece]] = [[] for _ in range(writing.count)]
     async with aclosing(writing.pieces()) as pieces:
-        found = [piece async for piece in pieces]
-    return JSONResponse(shape.whole(found, writing.finish, writing.usage))
+        async for number, piece in pieces:
+            found[number] += [] if piece is None else [piece]
+    answers = [Written(pieces, writing.finish(number)) for number, pieces in enumerate(found)]
+    return JSONResponse(shape.whole(answers, writing.usage))
 
 
 async def _events(writing: _Writing, shape: Shape) -> AsyncIterator[bytes]:
     """Server-sent events; what goes wrong after the first has been sent is the last of them."""
     async with aclosing(writing.pieces()) as pieces:
         try:
-            if (first := shape.first()) is not None:
-                yield _event(first)
-            async for piece in pieces:
-                yield _event(shape.chunk(piece))
+            for number in range(writing.count):
+                if (first := shape.first(number)) is not None:
+                    yield _event(first)
+            async for number, piece in pieces:
+                told = shape.last(number, writing.finish(number)) if piece is None else shape.chunk(number, piece)
+                yield _event(told)
         except Exception as error:  # the status has been sent: an event is all that is left to say it with
             yield _event(refusal_of(error).body())
             return
-    yield _event(shape.last(writing.finish))
     if writing.with_usage:
         yield _event(shape.usage(writing.usage))
     yield b"data: [DONE]\n\n"

@@ -1,27 +1,23 @@
 """Requests of OpenAI's API, read and checked field by field."""
 
 import json
-import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from awq_cli.serving.choosing import FIELDS, Choosing, choosing
+from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import Forms
 from awq_cli.serving.refusals import Refusal
-from engine.generate import greedy
 from engine.model import Model
-from engine.rules import Adjust
-from engine.sampling import sampler
 from engine.text import check_unicode
 
 # Fields that ask for what is not done here, and what they are when they ask for nothing.
 NOT_DONE: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1), "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
+    "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
     "functions": (None, []), "tool_choice": (None, "none", "auto"), "function_call": (None, "none", "auto"),
-    "logit_bias": (None, {}), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "audio": (None,),
-    "modalities": (None, ["text"]), "reasoning_effort": (None, "none"),
+    "audio": (None,), "modalities": (None, ["text"]), "reasoning_effort": (None, "none"),
     "prediction": (None,), "web_search_options": (None,), "moderation": (None,),
 }  # fmt: skip
 # Fields that change nothing in an answer.
@@ -29,9 +25,7 @@ ASIDE = {
     "model", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
     "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "verbosity",
 }  # fmt: skip
-SHARED = {
-    "stream", "stream_options", "stop", "max_tokens", "temperature", "top_p", "seed", "logprobs", "response_format",
-}  # fmt: skip
+SHARED = FIELDS | {"n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format"}
 OF_CHAT = {"messages", "max_completion_tokens", "top_logprobs"}
 OF_COMPLETIONS = {"prompt"}
 OF_STREAMS = {"include_usage", "include_obfuscation"}
@@ -39,6 +33,7 @@ OF_STREAMS = {"include_usage", "include_obfuscation"}
 NOT_TOLD: dict[str, tuple[Any, ...]] = {"tool_calls": (None, []), "function_call": (None,), "audio": (None,)}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
+MOST_CHOICES = 16  # which may always wait for their turns
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -46,20 +41,19 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 class Ask:
     """What is to be written, and how it is to be told.
 
-    prompt: ids `(length,)`; chat: whether they are a conversation's, and not a text to go on with; top: how many likely
-    tokens are told of beside each one; None: nor is its own probability; form: what keeps the answer to the form that
-    was asked for.
+    prompt: ids `(length,)`; chat: whether they are a conversation's, and not a text to go on with; choices: how the
+    tokens of each answer are chosen; top: how many likely tokens are told of beside each one; None: nor is its own
+    probability.
     """
 
     prompt: np.ndarray
     chat: bool
     max_new_tokens: int
     stop: tuple[str, ...]
-    choose: Callable[[np.ndarray], int]
+    choices: tuple[Choosing, ...]
     stream: bool
     with_usage: bool
     top: int | None
-    form: Adjust | None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -75,39 +69,45 @@ def read_object(body: bytes) -> dict[str, Any]:
 def read_chat(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
     """Of /v1/chat/completions. Raises `Refusal`, or `OptionError` for messages that the template does not take."""
     _check_fields(given, OF_CHAT)
-    wanted = _flag(given, "logprobs")
-    top = _whole(given, "top_logprobs", 0, MOST_TOP)
+    wanted = flag(given, "logprobs")
+    top = whole(given, "top_logprobs", 0, MOST_TOP)
     if top is not None and not wanted:
-        raise _wrong("top_logprobs", "needs logprobs to be true")
+        raise wrong("top_logprobs", "needs logprobs to be true")
     prompt = model.encode_chat(_messages(given))
-    most = _whole(given, "max_completion_tokens", 1, None) or _whole(given, "max_tokens", 1, None)
-    form = forms.read(given.get("response_format"))
+    most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
+    choices = _choices(given, prompt, model, forms)
     room = _room(prompt, most, context, "messages")
-    return _ask(given, prompt, room, (top or 0) if wanted else None, form)
+    return _ask(given, prompt, choices, room, (top or 0) if wanted else None)
 
 
 def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
     """Of /v1/completions, with one prompt: a text or tokens. Raises as `read_chat` does."""
     _check_fields(given, OF_COMPLETIONS)
-    top = _whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
+    top = whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
     prompt = _prompt(given.get("prompt"), model)
-    most = _whole(given, "max_tokens", 1, None)
+    most = whole(given, "max_tokens", 1, None)
     left = max(1, min(COMPLETION_TOKENS, context - len(prompt)))
-    form = forms.read(given.get("response_format"))
-    return _ask(given, prompt, _room(prompt, most or left, context, "prompt"), top, form)
+    choices = _choices(given, prompt, model, forms)
+    return _ask(given, prompt, choices, _room(prompt, most or left, context, "prompt"), top)
 
 
-def _ask(given: dict[str, Any], prompt: np.ndarray, most: int, top: int | None, form: Adjust | None) -> Ask:
+def _choices(given: dict[str, Any], prompt: np.ndarray, model: Model, forms: Forms) -> tuple[Choosing, ...]:
+    count = whole(given, "n", 1, MOST_CHOICES) or 1
+    kept = [forms.read(given.get("response_format")) for _ in range(count)]
+    return choosing(given, len(prompt), model.vocabulary, kept)
+
+
+def _ask(given: dict[str, Any], prompt: np.ndarray, choices: tuple[Choosing, ...], most: int, top: int | None) -> Ask:
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
-        raise _wrong("stream_options", "has to be an object")
-    stream = _flag(given, "stream")
+        raise wrong("stream_options", "has to be an object")
+    stream = flag(given, "stream")
     if options is not None and not stream:
-        raise _wrong("stream_options", "needs stream to be true")
+        raise wrong("stream_options", "needs stream to be true")
     if unknown := sorted((options or {}).keys() - OF_STREAMS):
-        raise _wrong("stream_options", f"has {unknown[0]}, which nobody knows")
-    usage, chat = _flag(options or {}, "include_usage"), "messages" in given
-    return Ask(prompt, chat, most, _stop(given), _choice(given), stream, usage, top, form)
+        raise wrong("stream_options", f"has {unknown[0]}, which nobody knows")
+    usage, chat = flag(options or {}, "include_usage"), "messages" in given
+    return Ask(prompt, chat, most, _stop(given), choices, stream, usage, top)
 
 
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:
@@ -139,32 +139,19 @@ def _room(prompt: np.ndarray, most: int | None, context: int, parameter: str) ->
     return most or context - length
 
 
-def _choice(given: dict[str, Any]) -> Callable[[np.ndarray], int]:
-    """As OpenAI has it, tokens are drawn at a temperature of 1 where nothing is said; at 0 the likeliest are taken."""
-    temperature, top_p = _number(given, "temperature", 0, 2), _number(given, "top_p", 0, 1)
-    seed = _whole(given, "seed", -(2**63), 2**63 - 1)
-    if temperature == 0:
-        return greedy
-    return sampler(
-        1.0 if temperature is None else temperature,
-        top_p=None if top_p in (None, 1) else max(top_p, 1e-9),  # of 0, the likeliest token is left
-        seed=secrets.randbits(63) if seed is None else seed % 2**64,
-    )
-
-
 def _messages(given: dict[str, Any]) -> list[dict[str, str]]:
     messages = given.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "has to be a list of one message or more")
+        raise wrong("messages", "has to be a list of one message or more")
     read = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(role, str) or role not in ROLES:
-            raise _wrong(where, f"has to have a role, one of {', '.join(ROLES)}")
+            raise wrong(where, f"has to have a role, one of {', '.join(ROLES)}")
         for field, nothing in NOT_TOLD.items():
             if not _is_one_of(message.get(field), nothing):
-                raise _wrong(where, f"has {field}, which this model is not told of")
+                raise wrong(where, f"has {field}, which this model is not told of")
         read.append({"role": ROLES[role], "content": _content(message.get("content"), f"{where}.content")})
     return read
 
@@ -176,10 +163,10 @@ def _content(content: Any, where: str) -> str:
             part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
         ]
         if not all(isinstance(part, str) for part in parts):
-            raise _wrong(where, "has a part that is no text; this model reads nothing else")
+            raise wrong(where, "has a part that is no text; this model reads nothing else")
         content = "".join(parts)
     if not isinstance(content, str):
-        raise _wrong(where, "has to be a text")
+        raise wrong(where, "has to be a text")
     check_unicode(content, where)
     return content
 
@@ -189,12 +176,12 @@ def _prompt(prompt: Any, model: Model) -> np.ndarray:
         prompt = prompt[0]
     if isinstance(prompt, str):
         if not prompt:
-            raise _wrong("prompt", "is empty; give some text")
+            raise wrong("prompt", "is empty; give some text")
         return model.encode(prompt)
     if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
-        raise _wrong("prompt", "has to be one text, or one list of token ids")
+        raise wrong("prompt", "has to be one text, or one list of token ids")
     if not 0 <= min(prompt) <= max(prompt) < model.vocabulary:
-        raise _wrong("prompt", f"has a token that is not in [0, {model.vocabulary})")
+        raise wrong("prompt", f"has a token that is not in [0, {model.vocabulary})")
     return np.array(prompt, np.int64)
 
 
@@ -202,38 +189,5 @@ def _stop(given: dict[str, Any]) -> tuple[str, ...]:
     stop = given.get("stop")
     texts = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list) or len(texts) > MOST_STOPS or not all(isinstance(one, str) and one for one in texts):
-        raise _wrong("stop", f"has to be a text or up to {MOST_STOPS} texts, none of them empty")
+        raise wrong("stop", f"has to be a text or up to {MOST_STOPS} texts, none of them empty")
     return tuple(texts)
-
-
-def _flag(given: dict[str, Any], name: str) -> bool:
-    value = given.get(name)
-    if value not in (None, True, False) or isinstance(value, int) and not isinstance(value, bool):
-        raise _wrong(name, "has to be true or false")
-    return bool(value)
-
-
-def _whole(given: dict[str, Any], name: str, least: int, most: int | None) -> int | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or value < least or (most is not None and value > most):
-        raise _wrong(name, f"has to be a whole number, {_range(least, most)}")
-    return value
-
-
-def _number(given: dict[str, Any], name: str, least: float, most: float) -> float | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise _wrong(name, f"has to be a number, {_range(least, most)}")
-    return value
-
-
-def _range(least: float, most: float | None) -> str:
-    return f"{least} at least" if most is None else f"{least} to {most}"
-
-
-def _wrong(name: str, what: str) -> Refusal:
-    return Refusal(400, f"{name} {what}", name, "invalid_value")

@@ -4,12 +4,11 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from awq_cli.serving.asks import Ask
-from engine.batching import Asked, Batch
+from engine.batching import Asked, Batch, Text
 from engine.model import Model
 from engine.rules import both
 from engine.stopping import Ended, StopTexts
@@ -42,15 +41,19 @@ class Piece:
     told: list[Told]
 
 
+Heard = asyncio.Queue[tuple[int, Piece | None]]
+
+
 class Hearing:
-    """`engine.batching.Listener`; what it hears is read as `pieces`, in the loop that it was made in.
+    """`engine.batching.Listener` of the answer of a number among those to one request; what it hears is put into a
+    queue with its number, in the loop that it was made in: pieces, and None at the end.
 
     tokens: written so far; first: when the first of them was, by `time.perf_counter`; how, error: once it has ended.
     """
 
-    def __init__(self, model: Model, ask: Ask):
+    def __init__(self, model: Model, ask: Ask, number: int, queue: Heard):
         self._tokenizer, self._ask, self._end_tokens = model.tokenizer, ask, model.end_tokens
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+        self._number, self._loop, self._queue = number, asyncio.get_running_loop(), queue
         pieces = answering(model.tokenizer, ask.prompt, ask.chat)
         self._pieces, self._stop = pieces, StopTexts(ask.stop)
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
@@ -62,11 +65,11 @@ class Hearing:
         self.how: Ended | None = None
         self.error: Exception | None = None
 
-    def begin(self, batch: Batch, model: Model) -> Any:
+    def begin(self, batch: Batch, model: Model) -> Text:
         """Have it written; what is given may be cancelled. Raises as `Batch.add` does."""
-        ask = self._ask
-        adjust = both(model.rules.for_text(len(ask.prompt), ask.max_new_tokens), ask.form)
-        return batch.add(Asked(ask.prompt, ask.max_new_tokens, self._end_tokens, ask.choose, adjust), self)
+        ask, own = self._ask, self._ask.choices[self._number]
+        adjust = both(model.rules.for_text(len(ask.prompt), ask.max_new_tokens), own.adjust)
+        return batch.add(Asked(ask.prompt, ask.max_new_tokens, self._end_tokens, own.choose, adjust), self)
 
     def wrote(self, token: int, logits: np.ndarray) -> bool:
         if self.first is None:
@@ -94,13 +97,6 @@ class Hearing:
         self.how, self.error = Ended.STOP if self._stop.found and error is None else how, error
         self._send([*self._held, None])
 
-    async def pieces(self) -> Any:
-        """Pieces as they come; raises what ended the answer, if something did."""
-        while (piece := await self._queue.get()) is not None:
-            yield piece
-        if self.error is not None:
-            raise self.error
-
     def _give(self, piece: Piece) -> None:
         if not piece.text and not piece.told:
             return
@@ -112,7 +108,7 @@ class Hearing:
     def _send(self, pieces: list[Piece | None]) -> None:
         def put() -> None:
             for piece in pieces:
-                self._queue.put_nowait(piece)
+                self._queue.put_nowait((self._number, piece))
 
         try:
             self._loop.call_soon_threadsafe(put)

@@ -53,12 +53,13 @@ class Writing:
     temperature: float | None
     top_k: int | None
     top_p: float | None
+    min_p: float | None
     seed: int
 
     def chooser(self) -> Callable[[np.ndarray], int]:
         if self.temperature is None:
             return greedy
-        return sampler(self.temperature, self.top_k, self.top_p, self.seed)
+        return sampler(self.temperature, self.top_k, self.top_p, self.seed, self.min_p)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,12 @@ def frequencies(choose, draws=4000):
         (dict(top_p=0.01), [1]),
         (dict(top_k=3, top_p=0.5), [1, 3]),  # 0.4 / 0.85 is less than a half
         (dict(temperature=2.0, top_k=4), [0, 1, 3, 4]),
+        (dict(min_p=0.3), [1, 3, 4]),
+        (dict(min_p=1.0), [1]),
+        (dict(min_p=0.0), [0, 1, 2, 3, 4]),
+        (dict(temperature=2.0, min_p=0.6), [1, 3, 4]),
+        (dict(top_k=2, min_p=0.2), [1, 3]),
+        (dict(top_p=0.75, min_p=0.5), [1, 3]),
     ],
 )
 def test_draws_as_often_as_likely(options, allowed):
@@ -82,6 +88,7 @@ def test_a_seed_says_it_all():
         (dict(top_k=0), "`top_k=0` has to be a whole number from 1 up"),
         (dict(top_p=0.0), "`top_p=0.0` has to be above 0"),
         (dict(top_p=1.5), "`top_p=1.5` .* at most 1"),
+        (dict(min_p=1.5), "`min_p=1.5` .* at most 1"),
     ],
 )
 def test_refuses(options, message):

@@ -1,0 +1,38 @@
+"""Fields of a request, each checked for what it may hold."""
+
+from typing import Any
+
+from awq_cli.serving.refusals import Refusal
+
+
+def wrong(name: str, what: str) -> Refusal:
+    return Refusal(400, f"{name} {what}", name, "invalid_value")
+
+
+def flag(given: dict[str, Any], name: str) -> bool:
+    value = given.get(name)
+    if value not in (None, True, False) or isinstance(value, int) and not isinstance(value, bool):
+        raise wrong(name, "has to be true or false")
+    return bool(value)
+
+
+def whole(given: dict[str, Any], name: str, least: int, most: int | None) -> int | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or value < least or (most is not None and value > most):
+        raise wrong(name, f"has to be a whole number, {_range(least, most)}")
+    return value
+
+
+def number(given: dict[str, Any], name: str, least: float, most: float) -> float | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise wrong(name, f"has to be a number, {_range(least, most)}")
+    return value
+
+
+def _range(least: float, most: float | None) -> str:
+    return f"{least} at least" if most is None else f"{least} to {most}"
