@@ -10,6 +10,7 @@ from typing import Any
 
 from qlinear.backends.stack import Unsupported
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -50,15 +51,24 @@ class PlainTokenizer:
         return self._tokenizer.id_to_token(token)
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], tokenize: bool = False, add_generation_prompt: bool = False
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        tokenize: bool = False,
+        add_generation_prompt: bool = False,
+        **seen: Any,
     ) -> str:
         """The text that the template makes of messages, never tokens; with what `transformers` lets a template see."""
         template = self.chat_template
-        source = template["default"] if isinstance(template, dict) else template
-        return _environment().from_string(source).render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt,
-            **self.special_tokens_map,
-        )  # fmt: skip
+        if isinstance(template, dict):
+            template = template["tool_use" if tools is not None and "tool_use" in template else "default"]
+        known = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
+        return (
+            _environment()
+            .from_string(template)
+            .render(messages=[_with_reasoning(one) for one in messages], **known, **{**self.special_tokens_map, **seen})
+        )
 
     def _id(self, name: str) -> int | None:
         content = self.special_tokens_map.get(name)
@@ -74,6 +84,12 @@ class PlainTokenizer:
         for name, content in self.special_tokens_map.items():
             if content not in special:
                 raise Unsupported(f"its tokenizer.json does not have the {name} {content!r} as a special token")
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """What was thought before an answer, by the names that templates have for it; other names are taken for theirs."""
+    thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
 
 
 # Spaces, scripts, digits, cases and marks that tokenizers take in their own ways.

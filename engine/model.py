@@ -16,7 +16,7 @@ from engine.proposals import ModelProposer, Proposer, check_same_tokens
 from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
-from engine.templates import Render, Renderer
+from engine.templates import Conversation, Render, Renderer
 from engine.text import TextStream, answering, check_rows, encode_chat, encode_prompt, encode_whole
 from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
@@ -171,9 +171,12 @@ class Model:
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 
-    def encode_chat(self, messages: list[dict[str, str]]) -> np.ndarray:
-        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
-        tokens = encode_chat(self.tokenizer, messages, self._rendered)
+    def encode_chat(self, messages: Conversation, **seen: Any) -> np.ndarray:
+        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model.
+
+        seen: what else the template sees (see `engine.templates.render`).
+        """
+        tokens = encode_chat(self.tokenizer, messages, self._rendered, **seen)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 
@@ -201,7 +204,7 @@ class Model:
 
         It is what the text goes on with, a space at its beginning included; in a chat, a turn of its own.
         chat: put the prompt through the model's chat template. Without more, the likeliest tokens are taken;
-        `temperature`, with `top_k` and `top_p` (see `engine.sampling`), draws them, the same ones for the same seed.
+        `temperature`, with `top_k`, `top_p` and `min_p` (see `engine.sampling`), draws them, the same for a seed.
         Raises `OptionError` for a prompt that is empty or, with its answer, too long for the model.
         """
         check_whole("max_new_tokens", max_new_tokens, least=1)

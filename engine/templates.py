@@ -13,9 +13,11 @@ SECONDS = 10
 MOST_CHARACTERS = 10**7
 
 DATE = (2026, 1, 1)  # where what is made of a text has to stay the same
-Conversation = list[dict[str, str]]  # messages: role and content
-# Messages in, the prompt that the model's chat template makes of them out.
-Render = Callable[[list[dict[str, str]]], str]
+# Of a conversation: role and content, and what else a template may look for, as calls of tools.
+Message = dict[str, Any]
+Conversation = list[Message]
+# Messages in, the prompt that the model's chat template makes of them out; whatever else it is to see goes by its name.
+Render = Callable[..., str]
 
 _BEGIN = "`chat`: the model's chat template"
 _END = "mend it, or use `chat=False`"
@@ -27,9 +29,10 @@ def has_template(tokenizer: Any) -> bool:
     return "default" in template if isinstance(template, dict) else bool(template)
 
 
-def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def render(tokenizer: Any, messages: Conversation, **seen: Any) -> str:
     """The prompt that the tokenizer's chat template makes of messages, up to where the answer is to begin.
 
+    seen: what else the template sees, by its names for it: `tools`, and what a model's own may look for.
     Raises `OptionError` where there is no template, none called default among several, or it fails or has no end.
     """
     template = tokenizer.chat_template
@@ -38,7 +41,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(map(str, template)))
         raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; use `chat=False`")
-    return _apart(_answer, tokenizer, messages)
+    return _apart(_answer, tokenizer, (messages, seen))
 
 
 def render_whole(tokenizer: Any, conversations: Sequence[Conversation]) -> list[str | None]:
@@ -63,18 +66,19 @@ class Renderer(Helper):
     def __init__(self, tokenizer: Any):
         super().__init__(partial(_rendered, tokenizer), "jinja2.sandbox")
 
-    def __call__(self, messages: list[dict[str, str]]) -> str:
+    def __call__(self, messages: Conversation, **seen: Any) -> str:
         """Raises `OptionError` as `render` does; from any thread, one text at a time."""
-        made, failed = self.ask(messages)
+        made, failed = self.ask((messages, seen))
         if failed is not None:
             raise OptionError(failed)
         return made
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> Outcome:
+def _rendered(tokenizer: Any, asked: tuple[Conversation, dict[str, Any]]) -> Outcome:
     """In the helper."""
+    messages, seen = asked
     try:
-        return render(tokenizer, messages), None
+        return render(tokenizer, messages, **seen), None
     except OptionError as error:
         return None, str(error)
 
@@ -105,10 +109,11 @@ def _stop_the_clock() -> None:
     chat_template_utils.datetime = Still
 
 
-def _answer(tokenizer: Any, messages: list[dict[str, str]]) -> Outcome:
+def _answer(tokenizer: Any, asked: tuple[Conversation, dict[str, Any]]) -> Outcome:
     """In the other process: what is made, or in words what went wrong."""
+    messages, seen = asked
     try:
-        made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **seen)
     except MemoryError:
         raise
     except Exception as error:  # whatever a program may raise

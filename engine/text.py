@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.templates import Render, render
+from engine.templates import Conversation, Render, render
 from engine.token_bytes import TokenBytes
 from qlinear.errors import ModelError, OptionError
 from qlinear.values import check_words
@@ -76,16 +76,17 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
     return _some(encode(tokenizer, prompt, special=True), prompt)
 
 
-def encode_chat(tokenizer: Any, messages: list[dict[str, str]], rendered: Render | None = None) -> np.ndarray:
+def encode_chat(tokenizer: Any, messages: Conversation, rendered: Render | None = None, **seen: Any) -> np.ndarray:
     """Token ids `(length,)` that the model's chat template makes of messages, up to where the answer is to begin.
 
-    The last message is the user's. rendered: by what; None: by `engine.templates.render`. Raises `OptionError`.
+    The last message is the user's, or what a tool gave. rendered: by what; None: by `engine.templates.render`; seen: as
+    there. Raises `OptionError`.
     """
     for message in messages:
         check_unicode(message["content"], f"`{'system' if message['role'] == 'system' else 'prompt'}`")
-    prompt = messages[-1]["content"]
-    check_prompt(prompt)
-    made = render(tokenizer, messages) if rendered is None else rendered(messages)
+    if messages[-1]["role"] != "tool":
+        check_prompt(messages[-1]["content"])
+    made = render(tokenizer, messages, **seen) if rendered is None else rendered(messages, **seen)
     return _some(encode(tokenizer, made, special=False), made)
 
 

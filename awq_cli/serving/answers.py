@@ -1,15 +1,18 @@
 """Answers in the shapes of OpenAI's API: at once, or as chunks of a stream."""
 
 import secrets
+import string
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from awq_cli.serving.calls import Call
 from awq_cli.serving.hearing import Likely, Piece, Told
 from engine.stopping import Ended
 
+LETTERS = string.ascii_letters + string.digits
 FINISHES = {Ended.END: "stop", Ended.STOP: "stop", Ended.LENGTH: "length", Ended.CONTEXT: "length"}
 
 
@@ -65,15 +68,21 @@ class _Answer:
         return self._made(self.kind_of_chunk, [], usage=usage.as_json())
 
 
+@dataclass
 class Chat(_Answer):
+    """called: calls of tools in each answer so far."""
+
     prefix, kind, kind_of_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    called: Counter[int] = field(default_factory=Counter)
 
     def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]:
         choices = [self._choice(number, answer) for number, answer in enumerate(answers)]
         return self._made(self.kind, choices, usage=usage.as_json())
 
     def _choice(self, number: int, answer: Written) -> dict[str, Any]:
-        message = {"role": "assistant", "content": _text(answer.pieces), "refusal": None}
+        text, calls = _text(answer.pieces), [_call(call) for piece in answer.pieces for call in piece.calls]
+        content = None if calls and not text else text
+        message = {"role": "assistant", "content": content, "refusal": None, **({"tool_calls": calls} if calls else {})}
         told = _of_chat(answer.pieces)
         return {"index": number, "message": message, "logprobs": told, "finish_reason": answer.finish}
 
@@ -81,7 +90,12 @@ class Chat(_Answer):
         return self._delta(number, {"role": "assistant", "content": ""})
 
     def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
-        return self._delta(number, {"content": piece.text}, _of_chat([piece]))
+        delta: dict[str, Any] = {} if piece.calls and not piece.text else {"content": piece.text}
+        if piece.calls:
+            first = self.called[number]
+            delta["tool_calls"] = [{"index": first + later, **_call(call)} for later, call in enumerate(piece.calls)]
+            self.called[number] += len(piece.calls)
+        return self._delta(number, delta, _of_chat([piece]))
 
     def last(self, number: int, finish: str) -> dict[str, Any]:
         return self._delta(number, {}, finish=finish)
@@ -117,6 +131,12 @@ class Completion(_Answer):
         logprobs = _of_completion(pieces, self.lengths[number])
         self.lengths[number] += len(_text(pieces))
         return {"index": number, "text": _text(pieces), "logprobs": logprobs, "finish_reason": finish}
+
+
+def _call(call: Call) -> dict[str, Any]:
+    """Its name is of nine letters and digits: templates there are that take no other."""
+    name = "".join(secrets.choice(LETTERS) for _ in range(9))
+    return {"id": name, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _text(pieces: Iterable[Piece]) -> str:

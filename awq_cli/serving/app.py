@@ -181,7 +181,9 @@ class _Writing:
             self._cancel()
 
     def finish(self, number: int) -> str:
-        return FINISHES[self._hearings[number].how]
+        hearing, calling = self._hearings[number], self._ask.calling
+        finish = FINISHES[hearing.how]
+        return calling.finish if calling is not None and hearing.called and finish == "stop" else finish
 
     @property
     def usage(self) -> Usage:

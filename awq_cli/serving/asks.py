@@ -1,7 +1,9 @@
 """Requests of OpenAI's API, read and checked field by field."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,31 +12,44 @@ from awq_cli.serving.choosing import FIELDS, Choosing, choosing
 from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import Forms
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.tools import Calling, read_calls, read_tools, template_of
 from engine.model import Model
+from engine.rules import Adjust
+from engine.templates import Conversation
 from engine.text import check_unicode
 
 # Fields that ask for what is not done here, and what they are when they ask for nothing.
 NOT_DONE: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
-    "functions": (None, []), "tool_choice": (None, "none", "auto"), "function_call": (None, "none", "auto"),
+    "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "functions": (None, []),
+    "function_call": (None, "none", "auto"),
     "audio": (None,), "modalities": (None, ["text"]), "reasoning_effort": (None, "none"),
     "prediction": (None,), "web_search_options": (None,), "moderation": (None,),
 }  # fmt: skip
 # Fields that change nothing in an answer.
 ASIDE = {
-    "model", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
+    "model", "user", "metadata", "store", "service_tier", "safety_identifier",
     "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "verbosity",
 }  # fmt: skip
 SHARED = FIELDS | {"n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format"}
-OF_CHAT = {"messages", "max_completion_tokens", "top_logprobs"}
+OF_CHAT = {
+    "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    "chat_template_kwargs",
+}  # fmt: skip
 OF_COMPLETIONS = {"prompt"}
 OF_STREAMS = {"include_usage", "include_obfuscation"}
 # What a message may hold beside its content and would be lost, and what it is when it is nothing.
-NOT_TOLD: dict[str, tuple[Any, ...]] = {"tool_calls": (None, []), "function_call": (None,), "audio": (None,)}
+NOT_TOLD: dict[str, tuple[Any, ...]] = {"function_call": (None,), "audio": (None,)}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
 MOST_CHOICES = 16  # which may always wait for their turns
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+REASONING = ("reasoning_content", "reasoning")  # what other servers call what was thought before an answer
+# What a template may not be given by a request, since whoever renders it takes it for something else.
+RESERVED = {
+    "messages", "conversation", "conversations", "tools", "documents", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length",
+    "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Ask:
 
     prompt: ids `(length,)`; chat: whether they are a conversation's, and not a text to go on with; choices: how the
     tokens of each answer are chosen; top: how many likely tokens are told of beside each one; None: nor is its own
-    probability.
+    probability; calling: how tools are called, None where none is to be.
     """
 
     prompt: np.ndarray
@@ -54,6 +69,7 @@ class Ask:
     stream: bool
     with_usage: bool
     top: int | None
+    calling: Calling | None = None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -69,15 +85,18 @@ def read_object(body: bytes) -> dict[str, Any]:
 def read_chat(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
     """Of /v1/chat/completions. Raises `Refusal`, or `OptionError` for messages that the template does not take."""
     _check_fields(given, OF_CHAT)
+    calling = read_tools(given, model.tokenizer)
     wanted = flag(given, "logprobs")
     top = whole(given, "top_logprobs", 0, MOST_TOP)
     if top is not None and not wanted:
         raise wrong("top_logprobs", "needs logprobs to be true")
-    prompt = model.encode_chat(_messages(given))
+    shown = {"tools": calling.shown} if calling else {}
+    messages = _messages(given, template_of(model.tokenizer, tools=calling is not None))
+    prompt = model.encode_chat(messages, **shown, **_seen(given))
     most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
-    choices = _choices(given, prompt, model, forms)
+    choices = _choices(given, prompt, model, _kept(given, calling, forms))
     room = _room(prompt, most, context, "messages")
-    return _ask(given, prompt, choices, room, (top or 0) if wanted else None)
+    return _ask(given, prompt, choices, room, (top or 0) if wanted else None, calling)
 
 
 def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
@@ -87,17 +106,35 @@ def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: 
     prompt = _prompt(given.get("prompt"), model)
     most = whole(given, "max_tokens", 1, None)
     left = max(1, min(COMPLETION_TOKENS, context - len(prompt)))
-    choices = _choices(given, prompt, model, forms)
-    return _ask(given, prompt, choices, _room(prompt, most or left, context, "prompt"), top)
+    choices = _choices(given, prompt, model, _kept(given, None, forms))
+    return _ask(given, prompt, choices, _room(prompt, most or left, context, "prompt"), top, None)
 
 
-def _choices(given: dict[str, Any], prompt: np.ndarray, model: Model, forms: Forms) -> tuple[Choosing, ...]:
+def _kept(given: dict[str, Any], calling: Calling | None, forms: Forms) -> Callable[[], Adjust | None]:
+    """What makes what keeps one answer to the form that was asked for, or that calls of tools have."""
+    form = given.get("response_format")
+    if calling is None:
+        return partial(forms.read, form)
+    if form is not None and form != {"type": "text"}:
+        raise wrong("response_format", "and tools are not done together here")
+    return partial(forms.keeping, calling.schema, "tools") if calling.schema is not None else lambda: None
+
+
+def _choices(
+    given: dict[str, Any], prompt: np.ndarray, model: Model, kept: Callable[[], Adjust | None]
+) -> tuple[Choosing, ...]:
     count = whole(given, "n", 1, MOST_CHOICES) or 1
-    kept = [forms.read(given.get("response_format")) for _ in range(count)]
-    return choosing(given, len(prompt), model.vocabulary, kept)
+    return choosing(given, len(prompt), model.vocabulary, [kept() for _ in range(count)])
 
 
-def _ask(given: dict[str, Any], prompt: np.ndarray, choices: tuple[Choosing, ...], most: int, top: int | None) -> Ask:
+def _ask(
+    given: dict[str, Any],
+    prompt: np.ndarray,
+    choices: tuple[Choosing, ...],
+    most: int,
+    top: int | None,
+    calling: Calling | None,
+) -> Ask:
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise wrong("stream_options", "has to be an object")
@@ -107,7 +144,7 @@ def _ask(given: dict[str, Any], prompt: np.ndarray, choices: tuple[Choosing, ...
     if unknown := sorted((options or {}).keys() - OF_STREAMS):
         raise wrong("stream_options", f"has {unknown[0]}, which nobody knows")
     usage, chat = flag(options or {}, "include_usage"), "messages" in given
-    return Ask(prompt, chat, most, _stop(given), choices, stream, usage, top)
+    return Ask(prompt, chat, most, _stop(given), choices, stream, usage, top, calling)
 
 
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:
@@ -139,7 +176,19 @@ def _room(prompt: np.ndarray, most: int | None, context: int, parameter: str) ->
     return most or context - length
 
 
-def _messages(given: dict[str, Any]) -> list[dict[str, str]]:
+def _seen(given: dict[str, Any]) -> dict[str, Any]:
+    """What else the template is to see, as whether a model is to think first."""
+    seen = given.get("chat_template_kwargs")
+    if seen is not None and not isinstance(seen, dict):
+        raise wrong("chat_template_kwargs", "has to be an object")
+    for name in seen or {}:
+        if name in RESERVED or not name.isidentifier():
+            raise wrong("chat_template_kwargs", f"cannot have {name}")
+    return seen or {}
+
+
+def _messages(given: dict[str, Any], template: str) -> Conversation:
+    """template: its source, which tells what it looks for."""
     messages = given.get("messages")
     if not isinstance(messages, list) or not messages:
         raise wrong("messages", "has to be a list of one message or more")
@@ -152,8 +201,25 @@ def _messages(given: dict[str, Any]) -> list[dict[str, str]]:
         for field, nothing in NOT_TOLD.items():
             if not _is_one_of(message.get(field), nothing):
                 raise wrong(where, f"has {field}, which this model is not told of")
-        read.append({"role": ROLES[role], "content": _content(message.get("content"), f"{where}.content")})
+        read.append({"role": ROLES[role], **_said(message, where, template)})
     return read
+
+
+def _said(message: dict[str, Any], where: str, template: str) -> dict[str, Any]:
+    """A message without its role."""
+    more: dict[str, Any] = {}
+    content = message.get("content")
+    calls = read_calls(message.get("tool_calls") or [], f"{where}.tool_calls")
+    if (calls or message["role"] == "tool") and "tool" not in template:
+        raise wrong(where, "is about calls of tools, which this model's chat template does not know")
+    if calls:
+        more["tool_calls"], content = calls, content or ""
+    if message["role"] == "tool":
+        more = {name: message[name] for name in ("tool_call_id", "name") if isinstance(message.get(name), str)}
+    for name in REASONING:
+        if isinstance(message.get(name), str):
+            more[name] = message[name]
+    return {"content": _content(content, f"{where}.content"), **more}
 
 
 def _content(content: Any, where: str) -> str:

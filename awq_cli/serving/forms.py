@@ -1,7 +1,6 @@
 """Answers of a given form: JSON that obeys a schema, token by token, by llguidance."""
 
 import json
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from engine.model import Model
 from engine.rules import Adjust
 from qlinear.errors import one_line
 
-PARAMETER = "response_format"
+FORM = "response_format"  # the field of a request that most forms are from
 SECONDS = 3  # to read a schema in
 REMEMBERED = 1000  # schemas that need not be tried again
 # As `json.dumps` writes it. Where any space may stand, a model that is undecided writes nothing else.
@@ -24,6 +23,7 @@ class Forms:
 
     def __init__(self, model: Model):
         self._model = model
+        self._tokenizer: Any = None
         self._tried: set[str] = set()  # schemas that can be followed
         self._helper = Helper(_Trying(getattr(model.tokenizer, "backend_tokenizer", None), sorted(model.end_tokens)))
 
@@ -36,38 +36,43 @@ class Forms:
             return None
         kind = given.get("type") if isinstance(given, dict) else None
         if kind == "json_object" and len(given) == 1:
-            return self._keeping({"type": "object"})
+            return self.keeping({"type": "object"})
         described = given.get("json_schema") if kind == "json_schema" and len(given) == 2 else None
         if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
-            raise _wrong("has to be of type text, json_object, or json_schema with a json_schema that has a schema")
-        return self._keeping(described["schema"])
+            raise _wrong(
+                FORM, "has to be of type text, json_object, or json_schema with a json_schema that has a schema"
+            )
+        return self.keeping(described["schema"])
 
-    def _keeping(self, schema: dict[str, Any]) -> Adjust:
-        tokenizer, text = self._tokenizer, json.dumps(schema)
+    def keeping(self, schema: dict[str, Any], field: str = FORM) -> Adjust:
+        """What keeps one answer to a schema; field: of the request, that it is from. Raises `Refusal`."""
+        tokenizer, text = self._opened(field), json.dumps(schema)
         if text not in self._tried:
             _, failed = self._helper.ask(text)
             if failed is not None:
-                raise _wrong(f"has a schema that cannot be followed: {' '.join(failed.split())[:300]}")
+                raise _wrong(field, f"has a schema that cannot be followed: {' '.join(failed.split())[:300]}")
             if len(self._tried) >= REMEMBERED:
                 self._tried.clear()
             self._tried.add(text)
-        return _Keeping(_matcher(tokenizer, text))
+        return _Keeping(_matcher(tokenizer, text), field)
 
-    @cached_property
-    def _tokenizer(self) -> Any:
+    def _opened(self, field: str) -> Any:
         """The library's own view of the model's tokenizer, which takes most of a second to make."""
+        if self._tokenizer is not None:
+            return self._tokenizer
         try:
             from llguidance import LLTokenizer
         except ImportError as error:
-            raise _wrong("needs llguidance where this server runs: pip install 'run-awq[serve]'") from error
+            raise _wrong(field, "needs llguidance where this server runs: pip install 'run-awq[serve]'") from error
         ends = sorted(self._model.end_tokens)
         backend = getattr(self._model.tokenizer, "backend_tokenizer", None)
         if backend is None or not ends:
-            raise _wrong("takes a model with an end token, and a tokenizer of the tokenizers library")
+            raise _wrong(field, "takes a model with an end token, and a tokenizer of the tokenizers library")
         try:
-            return LLTokenizer(backend.to_str(), eos_token=ends)
+            self._tokenizer = LLTokenizer(backend.to_str(), eos_token=ends)
         except (ValueError, RuntimeError) as error:
-            raise _wrong(f"takes a model with a tokenizer of bytes: {one_line(error)}") from error
+            raise _wrong(field, f"takes a model with a tokenizer of bytes: {one_line(error)}") from error
+        return self._tokenizer
 
 
 class _Trying:
@@ -122,8 +127,8 @@ def _matcher(tokenizer: Any, schema: str) -> Any:
 class _Keeping:
     """`engine.rules.Adjust` of one answer: tokens that would break its form are left no probability."""
 
-    def __init__(self, matcher: Any):
-        self._matcher = matcher
+    def __init__(self, matcher: Any, field: str):
+        self._matcher, self._field = matcher, field
         self._followed: int | None = None  # tokens of the text that the matcher is past
 
     def __call__(self, text: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -134,9 +139,11 @@ class _Keeping:
         kept = np.zeros(len(logits), bool)
         kept[: len(allowed)] = allowed[: len(logits)]
         if self._matcher.is_error() or not kept.any():
-            raise _wrong(f"cannot be followed any further: {' '.join(self._matcher.get_error().split())[:300]}")
+            raise _wrong(
+                self._field, f"cannot be followed any further: {' '.join(self._matcher.get_error().split())[:300]}"
+            )
         return np.where(kept, logits, np.float32(-np.inf))
 
 
-def _wrong(what: str) -> Refusal:
-    return Refusal(400, f"{PARAMETER} {what}", PARAMETER, "unsupported_parameter")
+def _wrong(field: str, what: str) -> Refusal:
+    return Refusal(400, f"{field} {what}", field, "unsupported_parameter")

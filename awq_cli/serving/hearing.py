@@ -3,16 +3,18 @@
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from awq_cli.serving.asks import Ask
+from awq_cli.serving.calls import Call
 from engine.batching import Asked, Batch, Text
 from engine.model import Model
 from engine.rules import both
 from engine.stopping import Ended, StopTexts
-from engine.text import answering
+from engine.text import TextStream, answering
 from engine.token_bytes import TokenBytes
 
 
@@ -35,10 +37,11 @@ class Told:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more of an answer: whole characters, and what was asked to be told of its tokens."""
+    """Some more of an answer: whole characters, what was asked to be told of its tokens, and calls of tools."""
 
     text: str
     told: list[Told]
+    calls: list[Call] = field(default_factory=list)
 
 
 Heard = asyncio.Queue[tuple[int, Piece | None]]
@@ -48,7 +51,8 @@ class Hearing:
     """`engine.batching.Listener` of the answer of a number among those to one request; what it hears is put into a
     queue with its number, in the loop that it was made in: pieces, and None at the end.
 
-    tokens: written so far; first: when the first of them was, by `time.perf_counter`; how, error: once it has ended.
+    tokens: written so far; first: when the first of them was, by `time.perf_counter`; called: whether tools have been;
+    how, error: once it has ended.
     """
 
     def __init__(self, model: Model, ask: Ask, number: int, queue: Heard):
@@ -56,10 +60,13 @@ class Hearing:
         self._number, self._loop, self._queue = number, asyncio.get_running_loop(), queue
         pieces = answering(model.tokenizer, ask.prompt, ask.chat)
         self._pieces, self._stop = pieces, StopTexts(ask.stop)
+        self._reader = ask.calling.reader() if ask.calling else None
+        self._marks = _special(model.tokenizer, ask.calling.marks) if ask.calling else {}
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
         self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins
         self._length = self._given = 0  # characters so far, and of those that are known to come before any stop text
+        self.called = False
         self.tokens = 0
         self.first: float | None = None
         self.how: Ended | None = None
@@ -77,10 +84,13 @@ class Hearing:
         self.tokens += 1
         if self._ask.top is not None and token not in self._end_tokens:
             self._told.append((self._length, self._tell(token, logits)))
-        piece = self._pieces.add(token)
+        if token in self._marks:  # which a stream leaves out
+            piece, self._pieces = self._pieces.end() + self._marks[token], TextStream(self._tokenizer)
+        else:
+            piece = self._pieces.add(token)
         self._length += len(piece)
         self._say(self._stop.add(piece), over=False)
-        return not self._stop.found
+        return not (self._stop.found or (self._reader is not None and self._reader.over))
 
     def _say(self, text: str, over: bool) -> None:
         """With what is to be told of the tokens of it; of those that a stop text begins before, nothing is."""
@@ -89,16 +99,21 @@ class Hearing:
         told = []
         while self._told and (whole or self._told[0][0] < self._given):
             told.append(self._told.popleft()[1])
-        self._give(Piece(text, told))
+        text, calls = (text, []) if self._reader is None else self._reader.add(text)
+        self._give(Piece(text, told, calls))
 
     def ended(self, how: Ended, error: Exception | None) -> None:
         if not self._stop.found:
             self._say(self._stop.add(self._pieces.end()) + self._stop.end(), over=not self._stop.found)
+        if self._reader is not None and error is None:
+            text, calls = self._reader.end()
+            self._give(Piece(text, [], calls))
         self.how, self.error = Ended.STOP if self._stop.found and error is None else how, error
         self._send([*self._held, None])
 
     def _give(self, piece: Piece) -> None:
-        if not piece.text and not piece.told:
+        self.called = self.called or bool(piece.calls)
+        if not piece.text and not piece.told and not piece.calls:
             return
         if self._ask.stream:
             self._send([piece])
@@ -130,3 +145,10 @@ class Hearing:
         text = self._tokenizer.decode([token], skip_special_tokens=False)
         whole = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode("utf-8"))
         return Likely(text, whole, float(scores[token]))
+
+
+def _special(tokenizer: Any, marks: frozenset[str]) -> dict[int, str]:
+    """Of marks, those that are special tokens: a stream of text leaves them out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    added = {} if backend is None else backend.get_added_tokens_decoder()
+    return {token: one.content for token, one in added.items() if one.special and one.content in marks}

@@ -12,12 +12,14 @@ import httpx
 import openai
 
 SCRIPT = Path(__file__).parents[2] / "run_awq.py"
-# A model that takes its time: a tiny one has written everything before anybody can go away.
-SLOWLY = """
+BEGIN = """
 import os, sys, time
 sys.argv.pop(0)
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 from awq_cli.main import main
+"""
+# A model that takes its time: a tiny one has written everything before anybody can go away.
+SLOWLY = f"""{BEGIN}
 from engine.batching import Batch
 quick = Batch._step
 def slowly(*arguments):
@@ -26,13 +28,28 @@ def slowly(*arguments):
 Batch._step = slowly
 main()
 """
+# One that says what a file holds, token by token, where it is not to draw.
+SAYING = f"""{BEGIN}
+import json
+from awq_cli.serving import choosing
+drawing = choosing._choosers
+def saying(given, count):
+    if given.get("temperature") != 0:
+        return drawing(given, count)
+    with open(os.environ["SAID"]) as file:
+        tokens = json.load(file)
+    return [lambda logits, left=iter(tokens): next(left) for _ in range(count)]
+choosing._choosers = saying
+main()
+"""
 
 
 class Server:
     """url: of the API; name: of its model."""
 
-    def __init__(self, checkpoint: Path, *arguments, slowly: bool = False, **environment):
-        how = ["-c", SLOWLY] if slowly else []
+    def __init__(self, checkpoint: Path, *arguments, slowly: bool = False, code: str = "", **environment):
+        code = SLOWLY if slowly else code
+        how = ["-c", code] if code else []
         command = [sys.executable, *how, SCRIPT, "--task", "serve", "--checkpoint", checkpoint, "--port", 0, *arguments]
         self.process = subprocess.Popen(
             list(map(str, command)),

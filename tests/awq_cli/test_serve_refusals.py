@@ -11,7 +11,7 @@ USER = [{"role": "user", "content": "this"}]
 WRONG = [
     ("chat/completions", {}, 400, "messages", "invalid_value", "has to be a list"),
     ("chat/completions", {"messages": []}, 400, "messages", "invalid_value", "has to be a list"),
-    ("chat/completions", {"messages": [{"role": "tool"}]}, 400, "messages[0]", "invalid_value", "a role, one of"),
+    ("chat/completions", {"messages": [{"role": "robot"}]}, 400, "messages[0]", "invalid_value", "a role, one of"),
     ("chat/completions", {"messages": [{"role": []}]}, 400, "messages[0]", "invalid_value", "a role, one of"),
     ("chat/completions", {"messages": [{"role": "user"}]}, 400, "messages[0].content", "invalid_value", "a text"),
     (
@@ -33,7 +33,8 @@ WRONG = [
     ("completions", {"prompt": "a", "logit_bias": {"512": 1}}, 400, "logit_bias", "invalid_value", "not in [0, 512)"),
     ("completions", {"prompt": "a", "logit_bias": {"5": 101}}, 400, "logit_bias", "invalid_value", "-100 to 100"),
     ("completions", {"prompt": "a", "logit_bias": {"5": True}}, 400, "logit_bias", "invalid_value", "no number"),
-    ("chat/completions", {"messages": USER, "tools": [1]}, 400, "tools", "unsupported_parameter", "not supported"),
+    ("chat/completions", {"messages": USER, "tools": [1]}, 400, "tools[0]", "invalid_value", "no tool of type"),
+    ("completions", {"prompt": "a", "tools": []}, 400, "tools", "unknown_parameter", "Unrecognized"),
     ("chat/completions", {"messages": USER, "nix": 2}, 400, "nix", "unknown_parameter", "Unrecognized"),
     ("chat/completions", {"messages": USER, "stream": 1}, 400, "stream", "invalid_value", "true or false"),
     ("chat/completions", {"messages": USER, "temperature": 3}, 400, "temperature", "invalid_value", "0 to 2"),
@@ -61,7 +62,11 @@ WRONG = [
     ),
     (
         "chat/completions", {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}, *USER]}, 400,
-        "messages[0]", "invalid_value", "has tool_calls, which this model is not told of",
+        "messages[0].tool_calls[0]", "invalid_value", "is no call of a function",
+    ),
+    (
+        "chat/completions", {"messages": [{"role": "assistant", "content": "a", "function_call": {}}, *USER]}, 400,
+        "messages[0]", "invalid_value", "has function_call, which this model is not told of",
     ),
     (
         "chat/completions", b'{"model": "served", "messages": [{"role": "user", "content": "a"}], "\\ud800": 1}', 400,

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from awq_cli.serving.answers import Completion, Usage
+from awq_cli.serving.answers import Completion, Usage, Written
 from awq_cli.serving.hearing import Likely, Piece, Told
 from qlinear.backends.cpu import native
 from run_awq import load
@@ -45,7 +45,9 @@ def test_tokens_that_are_no_text_by_themselves_are_told_apart():
         Likely("\N{REPLACEMENT CHARACTER}", [0x98], -2.0),
     ]
     real = Likely("\N{REPLACEMENT CHARACTER}", list("\N{REPLACEMENT CHARACTER}".encode()), -3.0)
-    choice = Completion("m").whole([Piece("", [Told(halves[0], [*halves, real])])], "stop", Usage(1, 1))["choices"][0]
+    choice = Completion("m").whole([Written([Piece("", [Told(halves[0], [*halves, real])])], "stop")], Usage(1, 1))[
+        "choices"
+    ][0]
     assert choice["logprobs"]["tokens"] == ["bytes:\\xf0\\x9f"]
     assert choice["logprobs"]["top_logprobs"] == [
         {"bytes:\\xf0\\x9f": -1.0, "bytes:\\x98": -2.0, "\N{REPLACEMENT CHARACTER}": -3.0}

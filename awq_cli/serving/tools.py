@@ -1,0 +1,132 @@
+"""Tools of a request: what of them the model is shown, and what its answer is kept to and read by."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from awq_cli.serving.calls import Call, CallReader, Form, JsonReader, Reader, Tools, calls_in, form_of
+from awq_cli.serving.fields import flag, wrong
+from awq_cli.serving.refusals import Refusal
+
+MOST_TOOLS = 128  # as OpenAI has it
+DEFINITIONS = ("$defs", "definitions")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How the calls of one answer come about.
+
+    shown: the tools, as the template is given them; schema: what the answer is kept to, None where it is free;
+    reader: makes what reads an answer; marks: what that has to see of special tokens; finish: what an answer with calls
+    is said to have ended by.
+    """
+
+    shown: list[dict[str, Any]]
+    schema: dict[str, Any] | None
+    reader: Callable[[], Reader]
+    marks: frozenset[str]
+    finish: str
+
+
+def template_of(tokenizer: Any, tools: bool) -> str:
+    """The source of the template that is taken, empty where there is none."""
+    template = tokenizer.chat_template or ""
+    if isinstance(template, dict):
+        own = template.get("tool_use") if tools else None
+        template = own or template.get("default") or ""
+    return template
+
+
+def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
+    """None where the model is not to call any. Raises `Refusal`."""
+    shown = given.get("tools") or []
+    if not isinstance(shown, list) or len(shown) > MOST_TOOLS:
+        raise wrong("tools", f"has to be a list of up to {MOST_TOOLS} tools")
+    tools = dict(_tool(tool, f"tools[{number}]") for number, tool in enumerate(shown))
+    single = given.get("parallel_tool_calls") is not None and not flag(given, "parallel_tool_calls")
+    choice = given.get("tool_choice")
+    if choice == "none" or (choice in (None, "auto") and not tools):
+        return None
+    name = _named(choice)
+    if not tools or (name not in tools and choice not in (None, "auto", "required")):
+        raise wrong("tool_choice", "has to be none, auto, required, or a function that is among the tools")
+    form = _form(tokenizer)
+    if name is not None:
+        reader = partial(JsonReader, lambda text: [Call(name, text)])
+        return Calling(shown, dict(tools[name]), reader, frozenset(), "stop")
+    if choice == "required":
+        reader = partial(JsonReader, partial(calls_in, tools=tools))
+        return Calling(shown, _any_of(tools, single), reader, frozenset(), "tool_calls")
+    return Calling(shown, None, partial(CallReader, form, tools, single), form.marks, "tool_calls")
+
+
+def _named(choice: Any) -> str | None:
+    """The function that a request chooses."""
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _tool(tool: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Its name, and its parameters."""
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    if not isinstance(function, dict):
+        raise wrong(where, "is no tool of type function")
+    name, parameters = function.get("name"), function.get("parameters")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise wrong(where, "has to have a name of up to 64 letters, digits, and . _ -")
+    if not isinstance(parameters, dict | None) or not isinstance(function.get("description"), str | None):
+        raise wrong(where, "has a description that is no text, or parameters that are no JSON schema")
+    return name, parameters or {"type": "object", "properties": {}}
+
+
+def _form(tokenizer: Any) -> Form:
+    template = template_of(tokenizer, tools=True)
+    form = form_of(template)
+    if form is None:
+        why = "writes calls in a form that is not known here" if "tools" in template else "takes none"
+        raise Refusal(400, f"tools: this model's chat template {why}; leave them out", "tools", "unsupported_parameter")
+    return form
+
+
+def _any_of(tools: Tools, single: bool) -> dict[str, Any]:
+    """A list of calls. What schemas define to refer to stands at the root of all, where they refer to it."""
+    calls, defined = [], {}
+    for name, parameters in tools.items():
+        own = {word: parameters[word] for word in DEFINITIONS if isinstance(parameters.get(word), dict)}
+        for word, schemas in own.items():
+            there = defined.setdefault(word, {})
+            if any(there.get(key, schema) != schema for key, schema in schemas.items()):
+                raise wrong("tools", f"have different schemas by one name in {word}; give them names of their own")
+            there.update(schemas)
+        rest = {word: value for word, value in parameters.items() if word not in own}
+        known = {"name": {"const": name}, "arguments": rest}
+        calls.append({"type": "object", "properties": known, "required": [*known], "additionalProperties": False})
+    most = {"maxItems": 1} if single else {}
+    return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, **most, **defined}
+
+
+def read_calls(given: Any, where: str) -> list[dict[str, Any]]:
+    """The calls of an earlier answer, as templates take them: with arguments that are objects."""
+    if not isinstance(given, list):
+        raise wrong(where, "has to be a list of calls")
+    return [_call(call, f"{where}[{number}]") for number, call in enumerate(given)]
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise wrong(where, "is no call of a function")
+    arguments = function.get("arguments") or "{}"
+    try:
+        read = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise wrong(where, "has arguments that are no JSON object")
+    told = {"type": "function", "function": {"name": function["name"], "arguments": read}}
+    return told | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
