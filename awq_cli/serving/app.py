@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from awq_cli.serving.answers import FINISHES, Chat, Completion, Shape, Usage, Written
-from awq_cli.serving.asks import Ask, read_chat, read_completion, read_object
+from awq_cli.serving.asks import Ask, Limits, read_chat, read_completion, read_object
 from awq_cli.serving.counting import Meters
 from awq_cli.serving.forms import Forms
 from awq_cli.serving.hearing import Hearing, Piece
@@ -30,7 +30,7 @@ BODY_AT_LEAST, BODY_PER_TOKEN = 64 << 10, 64
 BODY_SECONDS = 30.0  # that a client may take to send one
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Read = Callable[[dict[str, Any], Model, Forms, int], Ask]
+Read = Callable[[dict[str, Any], Model, Forms, Limits], Ask]
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class Served:
     forms: Forms
 
     @property
-    def context(self) -> int:
-        return self.batch.decoder.max_tokens
+    def limits(self) -> Limits:
+        decoder = self.batch.decoder
+        return Limits(decoder.max_tokens, decoder.slots + self.batch.most_waiting)
 
     @property
     def most_body(self) -> int:
-        return BODY_AT_LEAST + BODY_PER_TOKEN * self.context
+        return BODY_AT_LEAST + BODY_PER_TOKEN * self.limits.context
 
 
 def make_app(served: Served) -> Starlette:
@@ -131,7 +132,7 @@ class _Api:
         given = read_object(await _body(request, served.most_body))
         self._check_name(given.get("model"))
         async with self._encoding:
-            ask = await asyncio.to_thread(read, given, served.model, served.forms, served.context)
+            ask = await asyncio.to_thread(read, given, served.model, served.forms, served.limits)
         writing = _Writing(served, ask, begun)
         if ask.stream:
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -187,7 +188,7 @@ class _Writing:
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self._ask.prompt), sum(hearing.tokens for hearing in self._hearings))
+        return Usage(self._ask.prompt_tokens, sum(hearing.tokens for hearing in self._hearings))
 
 
 async def _whole(writing: _Writing, shape: Shape) -> Response:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,6 @@ OF_STREAMS = {"include_usage", "include_obfuscation"}
 NOT_TOLD: dict[str, tuple[Any, ...]] = {"function_call": (None,), "audio": (None,)}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
-MOST_CHOICES = 16  # which may always wait for their turns
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 REASONING = ("reasoning_content", "reasoning")  # what other servers call what was thought before an answer
 # What a template may not be given by a request, since whoever renders it takes it for something else.
@@ -53,19 +51,26 @@ RESERVED = {
 
 
 @dataclass(frozen=True)
+class Limits:
+    """context: tokens of a prompt and its answer; answers: that there is ever room for at once."""
+
+    context: int
+    answers: int
+
+
+@dataclass(frozen=True)
 class Ask:
     """What is to be written, and how it is to be told.
 
-    prompt: ids `(length,)`; chat: whether they are a conversation's, and not a text to go on with; choices: how the
-    tokens of each answer are chosen; top: how many likely tokens are told of beside each one; None: nor is its own
-    probability; calling: how tools are called, None where none is to be.
+    chat: whether a conversation is, and not what texts go on with; prompt_tokens: of all prompts; choices: the answers,
+    several to each prompt; top: how many likely tokens are told of beside each one; None: nor is its own probability;
+    calling: how tools are called, None where none is to be.
     """
 
-    prompt: np.ndarray
     chat: bool
-    max_new_tokens: int
-    stop: tuple[str, ...]
+    prompt_tokens: int
     choices: tuple[Choosing, ...]
+    stop: tuple[str, ...]
     stream: bool
     with_usage: bool
     top: int | None
@@ -82,7 +87,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_chat(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
+def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:
     """Of /v1/chat/completions. Raises `Refusal`, or `OptionError` for messages that the template does not take."""
     _check_fields(given, OF_CHAT)
     calling = read_tools(given, model.tokenizer)
@@ -94,46 +99,48 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, context: int) -
     messages = _messages(given, template_of(model.tokenizer, tools=calling is not None))
     prompt = model.encode_chat(messages, **shown, **_seen(given))
     most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
-    choices = _choices(given, prompt, model, _kept(given, calling, forms))
-    room = _room(prompt, most, context, "messages")
-    return _ask(given, prompt, choices, room, (top or 0) if wanted else None, calling)
+    kept = _kept(given, calling, forms, _count(given, 1, limits))
+    choices = choosing(given, prompt, _room(prompt, most, limits, "messages"), model.vocabulary, kept())
+    return _ask(given, len(prompt), choices, (top or 0) if wanted else None, calling)
 
 
-def read_completion(given: dict[str, Any], model: Model, forms: Forms, context: int) -> Ask:
-    """Of /v1/completions, with one prompt: a text or tokens. Raises as `read_chat` does."""
+def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:
+    """Of /v1/completions. Raises as `read_chat` does."""
     _check_fields(given, OF_COMPLETIONS)
     top = whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
-    prompt = _prompt(given.get("prompt"), model)
     most = whole(given, "max_tokens", 1, None)
-    left = max(1, min(COMPLETION_TOKENS, context - len(prompt)))
-    choices = _choices(given, prompt, model, _kept(given, None, forms))
-    return _ask(given, prompt, choices, _room(prompt, most or left, context, "prompt"), top, None)
+    prompts = [_prompt(one, model) for one in _prompts(given.get("prompt"))]
+    kept = _kept(given, None, forms, _count(given, len(prompts), limits))
+    choices = []
+    for prompt in prompts:
+        left = max(1, min(COMPLETION_TOKENS, limits.context - len(prompt)))
+        choices += choosing(given, prompt, _room(prompt, most or left, limits, "prompt"), model.vocabulary, kept())
+    return _ask(given, sum(map(len, prompts)), choices, top, None)
 
 
-def _kept(given: dict[str, Any], calling: Calling | None, forms: Forms) -> Callable[[], Adjust | None]:
-    """What makes what keeps one answer to the form that was asked for, or that calls of tools have."""
+def _count(given: dict[str, Any], prompts: int, limits: Limits) -> int:
+    """Answers to each prompt."""
+    count = whole(given, "n", 1, None) or 1
+    if count * prompts > limits.answers:
+        what = f"makes {count * prompts} answers, and this server takes {limits.answers} at once"
+        raise wrong("prompt" if prompts > 1 else "n", what)
+    return count
+
+
+def _kept(
+    given: dict[str, Any], calling: Calling | None, forms: Forms, count: int
+) -> Callable[[], list[Adjust | None]]:
+    """What makes what keeps each of some answers to the form that was asked for, or that calls of tools have."""
     form = given.get("response_format")
-    if calling is None:
-        return partial(forms.read, form)
-    if form is not None and form != {"type": "text"}:
+    if calling is not None and form is not None and form != {"type": "text"}:
         raise wrong("response_format", "and tools are not done together here")
-    return partial(forms.keeping, calling.schema, "tools") if calling.schema is not None else lambda: None
-
-
-def _choices(
-    given: dict[str, Any], prompt: np.ndarray, model: Model, kept: Callable[[], Adjust | None]
-) -> tuple[Choosing, ...]:
-    count = whole(given, "n", 1, MOST_CHOICES) or 1
-    return choosing(given, len(prompt), model.vocabulary, [kept() for _ in range(count)])
+    if calling is None or calling.schema is None:
+        return lambda: [forms.read(form) for _ in range(count)]
+    return lambda: [forms.keeping(calling.schema, "tools") for _ in range(count)]
 
 
 def _ask(
-    given: dict[str, Any],
-    prompt: np.ndarray,
-    choices: tuple[Choosing, ...],
-    most: int,
-    top: int | None,
-    calling: Calling | None,
+    given: dict[str, Any], prompt_tokens: int, choices: list[Choosing], top: int | None, calling: Calling | None
 ) -> Ask:
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
@@ -144,7 +151,7 @@ def _ask(
     if unknown := sorted((options or {}).keys() - OF_STREAMS):
         raise wrong("stream_options", f"has {unknown[0]}, which nobody knows")
     usage, chat = flag(options or {}, "include_usage"), "messages" in given
-    return Ask(prompt, chat, most, _stop(given), choices, stream, usage, top, calling)
+    return Ask(chat, prompt_tokens, tuple(choices), _stop(given), stream, usage, top, calling)
 
 
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:
@@ -161,9 +168,9 @@ def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
-def _room(prompt: np.ndarray, most: int | None, context: int, parameter: str) -> int:
+def _room(prompt: np.ndarray, most: int | None, limits: Limits, parameter: str) -> int:
     """Tokens to write: as many as are asked for, or as there is room for."""
-    length = len(prompt)
+    length, context = len(prompt), limits.context
     if length >= context or length + (most or 0) > context:
         asked = f" and {most} to be written" if most else ""
         raise Refusal(
@@ -237,15 +244,19 @@ def _content(content: Any, where: str) -> str:
     return content
 
 
+def _prompts(given: Any) -> list[Any]:
+    """A text, a list of tokens, or several of either."""
+    several = isinstance(given, list) and given and all(isinstance(one, str | list) for one in given)
+    return given if several else [given]
+
+
 def _prompt(prompt: Any, model: Model) -> np.ndarray:
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
     if isinstance(prompt, str):
         if not prompt:
             raise wrong("prompt", "is empty; give some text")
         return model.encode(prompt)
     if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
-        raise wrong("prompt", "has to be one text, or one list of token ids")
+        raise wrong("prompt", "has to be a text, a list of token ids, or a list of such")
     if not 0 <= min(prompt) <= max(prompt) < model.vocabulary:
         raise wrong("prompt", f"has a token that is not in [0, {model.vocabulary})")
     return np.array(prompt, np.int64)

@@ -21,19 +21,24 @@ MOST_PENALTY, MOST_BIAS = 2, 100  # either way, as OpenAI has them
 
 @dataclass(frozen=True)
 class Choosing:
-    """Of one answer: see `engine.generate`."""
+    """Of one answer: see `engine.generate`. prompt: ids `(length,)`."""
 
+    prompt: np.ndarray
+    max_new_tokens: int
     choose: Callable[[np.ndarray], int]
     adjust: Adjust | None
 
 
 def choosing(
-    given: dict[str, Any], prompt_tokens: int, vocabulary: int, forms: Sequence[Adjust | None]
-) -> tuple[Choosing, ...]:
-    """forms: what keeps each answer to the form that was asked for. Raises `Refusal` for fields out of range."""
-    weighed = _weighing(given, prompt_tokens, vocabulary)
+    given: dict[str, Any], prompt: np.ndarray, room: int, vocabulary: int, forms: Sequence[Adjust | None]
+) -> list[Choosing]:
+    """Of the answers to a prompt. room: tokens of each; forms: what keeps each to the form that was asked for.
+
+    Raises `Refusal` for fields out of range.
+    """
+    weighed = _weighing(given, len(prompt), vocabulary)
     choosers = _choosers(given, len(forms))
-    return tuple(Choosing(choose, both(weighed, form)) for choose, form in zip(choosers, forms, strict=True))
+    return [Choosing(prompt, room, choose, both(weighed, form)) for choose, form in zip(choosers, forms, strict=True)]
 
 
 def _choosers(given: dict[str, Any], count: int) -> list[Callable[[np.ndarray], int]]:

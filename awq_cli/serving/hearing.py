@@ -57,8 +57,9 @@ class Hearing:
 
     def __init__(self, model: Model, ask: Ask, number: int, queue: Heard):
         self._tokenizer, self._ask, self._end_tokens = model.tokenizer, ask, model.end_tokens
+        self._own = ask.choices[number]
         self._number, self._loop, self._queue = number, asyncio.get_running_loop(), queue
-        pieces = answering(model.tokenizer, ask.prompt, ask.chat)
+        pieces = answering(model.tokenizer, self._own.prompt, ask.chat)
         self._pieces, self._stop = pieces, StopTexts(ask.stop)
         self._reader = ask.calling.reader() if ask.calling else None
         self._marks = _special(model.tokenizer, ask.calling.marks) if ask.calling else {}
@@ -74,9 +75,9 @@ class Hearing:
 
     def begin(self, batch: Batch, model: Model) -> Text:
         """Have it written; what is given may be cancelled. Raises as `Batch.add` does."""
-        ask, own = self._ask, self._ask.choices[self._number]
-        adjust = both(model.rules.for_text(len(ask.prompt), ask.max_new_tokens), own.adjust)
-        return batch.add(Asked(ask.prompt, ask.max_new_tokens, self._end_tokens, own.choose, adjust), self)
+        own = self._own
+        adjust = both(model.rules.for_text(len(own.prompt), own.max_new_tokens), own.adjust)
+        return batch.add(Asked(own.prompt, own.max_new_tokens, self._end_tokens, own.choose, adjust), self)
 
     def wrote(self, token: int, logits: np.ndarray) -> bool:
         if self.first is None:

@@ -68,6 +68,24 @@ def test_completions_have_several_too(server):
     assert found == [one.text for one in whole] and offsets == [one.logprobs.text_offset for one in whole]
 
 
+def test_several_prompts_get_what_each_gets_alone(server, opened):
+    def asked(prompt, **how):
+        return server.client().completions.create(model=server.name, prompt=prompt, seed=5, n=2, **how)
+
+    prompts = list(PROMPTS[:3])
+    together, alone = asked(prompts), [asked(prompt) for prompt in prompts]
+    assert [one.index for one in together.choices] == list(range(6))
+    assert [one.text for one in together.choices] == [choice.text for one in alone for choice in one.choices]
+    for field in ("prompt_tokens", "completion_tokens"):
+        assert getattr(together.usage, field) == sum(getattr(one.usage, field) for one in alone)
+    of_tokens = asked([opened.encode(prompt).tolist() for prompt in prompts])
+    assert [one.text for one in of_tokens.choices] == [one.text for one in together.choices]
+    found = [""] * 6
+    for chunk in asked(prompts, stream=True):
+        found[chunk.choices[0].index] += chunk.choices[0].text
+    assert found == [one.text for one in together.choices]
+
+
 def test_all_of_them_end_with_whoever_asked(served_checkpoint):
     with Server(served_checkpoint, "--slots", 1, slowly=True) as slow:
         chunks = ask(slow, PROMPTS[0], 500, n=5, stream=True)
@@ -77,10 +95,10 @@ def test_all_of_them_end_with_whoever_asked(served_checkpoint):
         with suppress(openai.APITimeoutError):
             ask(slow, PROMPTS[0], 500, slow.client(), n=16, timeout=1)
         until(lambda: slow.metric('awq_ended_total{how="interrupted"}') == 21)
-        slow_ones = [ask(slow, PROMPTS[0], 500, n=9, stream=True) for _ in range(1)]
+        others = ask(slow, PROMPTS[0], 500, n=9, stream=True)
         with pytest.raises(openai.RateLimitError):
             ask(slow, PROMPTS[0], 5, n=16)  # some of which would find room
-        slow_ones[0].close()
+        others.close()
         until(lambda: slow.metric("awq_running") == 0)
         assert slow.metric('awq_ended_total{how="end"}') + slow.metric('awq_ended_total{how="length"}') == 0
 
