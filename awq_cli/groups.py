@@ -11,7 +11,7 @@ _NAMES = {
     "embedding_bits calib_data n_samples seqlen seed bos resume dry_run tensor_parallel",
     "Running": "checkpoint precision kv_bits head_bits target device latency flash_attention num_torch_threads prompt "
     "chat system context max_new_tokens stop temperature top_k top_p min_p draft",
-    "Serving": "host port api_key slots",
+    "Serving": "host port api_key allow_origin slots",
     "Evaluating": "dataset window n_windows tasks shots eval_data limit float_model",
     "Output": "output format_ push overwrite json_file csv_file quiet version",
 }

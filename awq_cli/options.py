@@ -198,6 +198,9 @@ port = click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to answer at; 0 for any."
 )
 api_key = click.option("--api_key", metavar="KEY", help="What clients have to show.  [default: $RUN_AWQ_API_KEY]")
+allow_origin = click.option(
+    "--allow_origin", multiple=True, metavar="ORIGIN", help="Let web pages ask: of http://localhost:3000, or * for any."
+)
 slots = click.option(
     "--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers to write at once."
 )

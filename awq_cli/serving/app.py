@@ -4,13 +4,15 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -54,7 +56,8 @@ class Served:
         return BODY_AT_LEAST + BODY_PER_TOKEN * self.limits.context
 
 
-def make_app(served: Served) -> Starlette:
+def make_app(served: Served, origins: Sequence[str] = ()) -> Starlette:
+    """origins: of pages that a browser lets ask."""
     api = _Api(served)
     routes = [
         Route("/v1/chat/completions", api.answered(api.chat), methods=["POST"]),
@@ -64,7 +67,10 @@ def make_app(served: Served) -> Starlette:
         Route("/health", api.answered(api.health)),
         Route("/metrics", api.answered(api.metrics)),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse_http})
+    shared = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    return Starlette(
+        routes=routes, exception_handlers={HTTPException: _refuse_http}, middleware=[shared] if origins else []
+    )
 
 
 class _Api:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -22,6 +23,7 @@ WAITING = 16  # requests that may wait, for each slot
 HEAD_SECONDS = 30.0  # that a request has to begin in, before its connection is closed
 GRACE = 5.0  # seconds that answers have to end in, once the server is asked to
 API_KEY = "RUN_AWQ_API_KEY"
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")  # as browsers write it
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Request(ModelRequest):
     host: str
     port: int
     api_key: str | None
+    allow_origin: tuple[str, ...]
     slots: int
     context: int | None
     draft: str | None
@@ -66,6 +69,9 @@ def run(request: Request, watch: Watcher) -> Result:
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
         raise OptionError("`api_key` has to be some printable characters of ASCII")
     key = key and key.strip()  # as whoever sends it does
+    for origin in request.allow_origin:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise OptionError(f"`allow_origin={origin}` is no origin of pages; give one as http://localhost:3000, or *")
     listening = _listen(request.host, request.port)
     with listening:
         model = open_model(request, watch, request.draft)
@@ -101,7 +107,7 @@ def _serve(request: Request, watch: Watcher, opened: _Opened) -> Result:
 
     model, batch = opened.model, opened.batch
     notes = model.rules.notes
-    app = make_app(Served(model, batch, Meters(batch), opened.name, opened.key, opened.forms))
+    app = make_app(Served(model, batch, Meters(batch), opened.name, opened.key, opened.forms), request.allow_origin)
     context, slots = batch.decoder.max_tokens, batch.decoder.slots
     if opened.key is None and not _is_of_this_machine(request.host):
         watch(Note(f"`host={request.host}`: whoever reaches this machine may ask; `api_key` shuts them out"))

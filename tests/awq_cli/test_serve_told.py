@@ -26,6 +26,34 @@ def test_the_first_token_of_an_answer_that_comes_whole_is_told_of(served_checkpo
         assert 0 < seconds("awq_first_token_seconds") < seconds("awq_request_seconds") - 15 * 0.03
 
 
+PAGE = "http://localhost:3000"
+
+
+def test_pages_in_a_browser_may_ask_where_they_are_let(served_checkpoint, server):
+    """As a browser asks: whether it may, and then with its origin."""
+    asks = {"origin": PAGE, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    with Server(served_checkpoint, "--allow_origin", PAGE, "--api_key", "sesame") as opened:
+        address = f"{opened.url}/v1/chat/completions"
+        may = httpx.options(address, headers=asks)
+        assert may.status_code == 200 and may.headers["access-control-allow-origin"] == PAGE
+        assert "authorization" in may.headers["access-control-allow-headers"]
+        assert httpx.options(address, headers={**asks, "origin": "http://other"}).status_code == 400
+        refused = httpx.post(address, headers={"origin": PAGE}, json={})
+        assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == PAGE
+        given = {"origin": PAGE, "authorization": "Bearer sesame"}
+        assert httpx.get(f"{opened.url}/v1/models", headers=given).headers["access-control-allow-origin"] == PAGE
+        other = httpx.get(f"{opened.url}/v1/models", headers={**given, "origin": "http://other"})
+        assert "access-control-allow-origin" not in other.headers
+    none = httpx.get(f"{server.url}/v1/models", headers={"origin": PAGE})
+    assert none.status_code == 200 and "access-control-allow-origin" not in none.headers
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "http://localhost:3000/", "http://a/b", "HTTP://A", ""])
+def test_what_is_no_origin(run, served_checkpoint, origin):
+    outcome = run("--task", "serve", "--checkpoint", served_checkpoint, "--port", 0, "--allow_origin", origin)
+    assert outcome.error == f"--allow_origin {origin} is no origin of pages; give one as http://localhost:3000, or *"
+
+
 def test_the_folder_that_it_is_started_in(served_checkpoint, monkeypatch):
     monkeypatch.chdir(served_checkpoint)
     with Server(Path(".")) as server:
