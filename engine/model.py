@@ -16,7 +16,7 @@ from engine.proposals import ModelProposer, Proposer, check_same_tokens
 from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
-from engine.templates import Conversation, Render, Renderer
+from engine.templates import NOTHING, Conversation, Render, Renderer, Seen
 from engine.text import TextStream, answering, check_rows, encode_chat, encode_prompt, encode_whole
 from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
@@ -171,12 +171,9 @@ class Model:
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 
-    def encode_chat(self, messages: Conversation, **seen: Any) -> np.ndarray:
-        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model.
-
-        seen: what else the template sees (see `engine.templates.render`).
-        """
-        tokens = encode_chat(self.tokenizer, messages, self._rendered, **seen)
+    def encode_chat(self, messages: Conversation, seen: Seen = NOTHING) -> np.ndarray:
+        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
+        tokens = encode_chat(self.tokenizer, messages, self._rendered, seen)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 

@@ -1,7 +1,7 @@
 """Chat templates, which are programs of the model's maker: rendered in a process of its own, with bounds."""
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,11 @@ DATE = (2026, 1, 1)  # where what is made of a text has to stay the same
 # Of a conversation: role and content, and what else a template may look for, as calls of tools.
 Message = dict[str, Any]
 Conversation = list[Message]
-# Messages in, the prompt that the model's chat template makes of them out; whatever else it is to see goes by its name.
-Render = Callable[..., str]
+# What else a template sees, by its names for it: `tools`, and what a model's own may look for.
+Seen = Mapping[str, Any]
+# Messages in, the prompt that the model's chat template makes of them out.
+Render = Callable[[Conversation, Seen], str]
+NOTHING: Seen = {}
 
 _BEGIN = "`chat`: the model's chat template"
 _END = "mend it, or use `chat=False`"
@@ -29,10 +32,9 @@ def has_template(tokenizer: Any) -> bool:
     return "default" in template if isinstance(template, dict) else bool(template)
 
 
-def render(tokenizer: Any, messages: Conversation, **seen: Any) -> str:
+def render(tokenizer: Any, messages: Conversation, seen: Seen = NOTHING) -> str:
     """The prompt that the tokenizer's chat template makes of messages, up to where the answer is to begin.
 
-    seen: what else the template sees, by its names for it: `tools`, and what a model's own may look for.
     Raises `OptionError` where there is no template, none called default among several, or it fails or has no end.
     """
     template = tokenizer.chat_template
@@ -41,7 +43,7 @@ def render(tokenizer: Any, messages: Conversation, **seen: Any) -> str:
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(map(str, template)))
         raise OptionError(f"`chat`: the model has chat templates {names}, but none is called default; use `chat=False`")
-    return _apart(_answer, tokenizer, (messages, seen))
+    return _apart(_answer, tokenizer, (messages, dict(seen)))
 
 
 def render_whole(tokenizer: Any, conversations: Sequence[Conversation]) -> list[str | None]:
@@ -66,9 +68,9 @@ class Renderer(Helper):
     def __init__(self, tokenizer: Any):
         super().__init__(partial(_rendered, tokenizer), "jinja2.sandbox")
 
-    def __call__(self, messages: Conversation, **seen: Any) -> str:
+    def __call__(self, messages: Conversation, seen: Seen = NOTHING) -> str:
         """Raises `OptionError` as `render` does; from any thread, one text at a time."""
-        made, failed = self.ask((messages, seen))
+        made, failed = self.ask((messages, dict(seen)))
         if failed is not None:
             raise OptionError(failed)
         return made
@@ -78,7 +80,7 @@ def _rendered(tokenizer: Any, asked: tuple[Conversation, dict[str, Any]]) -> Out
     """In the helper."""
     messages, seen = asked
     try:
-        return render(tokenizer, messages, **seen), None
+        return render(tokenizer, messages, seen), None
     except OptionError as error:
         return None, str(error)
 

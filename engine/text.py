@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.templates import Conversation, Render, render
+from engine.templates import NOTHING, Conversation, Render, Seen, render
 from engine.token_bytes import TokenBytes
 from qlinear.errors import ModelError, OptionError
 from qlinear.values import check_words
@@ -76,7 +76,9 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
     return _some(encode(tokenizer, prompt, special=True), prompt)
 
 
-def encode_chat(tokenizer: Any, messages: Conversation, rendered: Render | None = None, **seen: Any) -> np.ndarray:
+def encode_chat(
+    tokenizer: Any, messages: Conversation, rendered: Render | None = None, seen: Seen = NOTHING
+) -> np.ndarray:
     """Token ids `(length,)` that the model's chat template makes of messages, up to where the answer is to begin.
 
     The last message is the user's, or what a tool gave. rendered: by what; None: by `engine.templates.render`; seen: as
@@ -86,7 +88,7 @@ def encode_chat(tokenizer: Any, messages: Conversation, rendered: Render | None 
         check_unicode(message["content"], f"`{'system' if message['role'] == 'system' else 'prompt'}`")
     if messages[-1]["role"] != "tool":
         check_prompt(messages[-1]["content"])
-    made = render(tokenizer, messages, **seen) if rendered is None else rendered(messages, **seen)
+    made = render(tokenizer, messages, seen) if rendered is None else rendered(messages, seen)
     return _some(encode(tokenizer, made, special=False), made)
 
 

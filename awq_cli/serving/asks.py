@@ -97,7 +97,7 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
         raise wrong("top_logprobs", "needs logprobs to be true")
     shown = {"tools": calling.shown} if calling else {}
     messages = _messages(given, template_of(model.tokenizer, tools=calling is not None))
-    prompt = model.encode_chat(messages, **shown, **_seen(given))
+    prompt = model.encode_chat(messages, shown | _seen(given))
     most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
     kept = _kept(given, calling, forms, _count(given, 1, limits))
     choices = choosing(given, prompt, _room(prompt, most, limits, "messages"), model.vocabulary, kept())

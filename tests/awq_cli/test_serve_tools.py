@@ -172,6 +172,12 @@ def test_what_was_thought_is_told(speaking):
     assert speaking.ask("So.", other).usage.prompt_tokens == speaking.prompt(messages, tools=TOOLS)
 
 
+@pytest.mark.parametrize("name", ["rendered", "tokenizer", "seen"])
+def test_names_that_mean_something_here_are_a_templates_own(speaking, name):
+    plain, seen = speaking.ask("So.", tools=[]), {"chat_template_kwargs": {name: 1}}
+    assert speaking.ask("So.", tools=[], extra_body=seen).usage == plain.usage
+
+
 def test_what_a_template_is_asked_for(speaking):
     brief = speaking.ask("So.", tools=[], extra_body={"chat_template_kwargs": {"brief": True}})
     assert brief.usage.prompt_tokens == speaking.prompt([USER], brief=True) != speaking.prompt([USER])
@@ -233,6 +239,7 @@ NAMED = {"type": "function", "function": {"name": "then"}}
         ({"tools": TOOLS, "parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
         ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format", "not done together"),
         ({"chat_template_kwargs": []}, "chat_template_kwargs", "an object"),
+        ({"chat_template_kwargs": {"self": 1}}, None, "cannot be used: TypeError"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "cannot have tokenize"),
         ({"functions": [1]}, "functions", "not supported"),
         (
