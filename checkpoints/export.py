@@ -18,7 +18,15 @@ from checkpoints.formats.writers import WRITERS, Body, Writer, common_group_size
 from checkpoints.gguf_export import export_gguf, rehearse_gguf
 from checkpoints.places import ModelSource
 from checkpoints.pretrained import PretrainedModel
-from checkpoints.quantized import check_quantized, check_tensors, named, open_stored, read_recipe, read_tokenizer
+from checkpoints.quantized import (
+    check_others,
+    check_quantized,
+    check_tensors,
+    named,
+    open_stored,
+    read_recipe,
+    read_tokenizer,
+)
 from checkpoints.quantized_gguf import is_gguf
 from checkpoints.sources import TensorSource
 from checkpoints.writer import CheckpointWriter, Description
@@ -123,6 +131,7 @@ class _Work:
         self.scales, self.floats = Rounding(writer.dtype), Rounding(writer.dtype)
         with named(directory):
             self.found = check_tensors(self.model, self.source, self.layout)
+            check_others(self.model, self.source, self.found)
         self.head = _head_name(self.model)
         self.fitting = {name: linear for name, linear in self.found.items() if self._fits(name, linear)}
         self.kept = [name for name in self.found if name not in self.fitting]

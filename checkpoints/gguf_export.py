@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from checkpoints import quantized
 from checkpoints.formats.gguf_write import Content, Written, rehearse, write_gguf
 from checkpoints.formats.readers import Layout
-from checkpoints.formats.stored import Rounding, check_finite
+from checkpoints.formats.stored import Rounding
 from checkpoints.pretrained import PretrainedModel
 from checkpoints.sources import TensorSource
 from qlinear.grid import GridWeight
@@ -24,9 +24,8 @@ class _Stored:
         self._found = quantized.check_tensors(model, source, layout)
         self.bits = {name: linear.bits for name, linear in self._found.items()}
         self.symmetric = {name: linear.symmetric for name, linear in self._found.items()}
-        self._names: dict[Tensor, list[str]] = {}
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            self._names.setdefault(tensor, []).append(name)
+        quantized.check_others(model, source, self._found)
+        self._names = quantized.names_stored(model, source, self._found)
 
     def grid(self, linear: str) -> GridWeight:
         with ExitStack() as lent:
@@ -34,12 +33,8 @@ class _Stored:
 
     def tensor(self, name: str) -> Tensor:
         """A tied one by whichever of its names it is stored."""
-        tied = self._names[self.model.state_dict(keep_vars=True)[name]]
-        stored = next(other for other in tied if other in self._source.shapes)
-        with self._source.borrow(stored) as tensor:
-            value = tensor.clone()
-        check_finite(name, value)
-        return value
+        tensor = self.model.state_dict(keep_vars=True)[name]
+        return quantized.read_other(tensor, self._names[tensor][:1], self._source)
 
 
 @dataclass(frozen=True)

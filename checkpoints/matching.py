@@ -10,7 +10,7 @@ from torch import nn
 from architectures.experts import Origin
 from checkpoints.meta import stored_tensors
 from checkpoints.places import Place, checkpoint_places, plain_places
-from checkpoints.sources import TensorSource, one_line_errors
+from checkpoints.sources import TensorSource, is_finite, one_line_errors
 from qlinear.errors import ModelError
 
 
@@ -84,8 +84,12 @@ def _check_shape(label: str, name: str, place: Place, source: TensorSource, expe
 def _check_tied(label: str, source: TensorSource, holders: list[Place]) -> None:
     for other in holders[1:]:
         with ExitStack() as lent:
-            if not torch.equal(holders[0].borrow(source, lent), other.borrow(source, lent)):
-                first, second = holders[0].names[0], other.names[0]
+            here, there = holders[0].borrow(source, lent), other.borrow(source, lent)
+            first, second = holders[0].names[0], other.names[0]
+            for name, tensor in ((first, here), (second, there)):
+                if tensor.is_floating_point() and not is_finite(tensor):  # a NaN does not equal itself
+                    raise ModelError(f"{label}: {name} holds NaN or infinite weights")
+            if not torch.equal(here, there):
                 raise ModelError(
                     f"{label}: {first} and {second} differ but the configuration ties them; where both are meant, set "
                     "tie_word_embeddings to false in its config.json"

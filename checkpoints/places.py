@@ -184,6 +184,8 @@ class ModelSource:
             stored = self._places.pop(name).same
             if stored is None:
                 raise CheckpointError(f"{name} is made of quantized weights in an arrangement that does not run here")
+            if stored in source.shapes:  # beside what stands in its place
+                self._places[name] = Place((stored,), _first)
             for part in parts:
                 if f"{quantized[stored]}{part}" in source.shapes:
                     place = Place((f"{quantized[stored]}{part}",), _first)

@@ -1,7 +1,7 @@
 """Open a quantized checkpoint onto a backend: a directory that is checked before it is believed."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +207,7 @@ def check_tensors(model: nn.Module, source: TensorSource, layout: Layout) -> dic
 def _refuse_leftover(model: nn.Module, source: TensorSource, layout: Layout, found: dict[str, StoredLinear]) -> None:
     """What is stored and has no place would have meant something to whoever wrote it."""
     parts = {f"{name}.{part}" for name in found for part in (*layout.parts, BIAS)}
-    known = parts | model.state_dict(keep_vars=True).keys()
+    known = parts | _others(model, found).keys()
     left = [name for name in source.shapes if name not in known and not may_be_left(model, name)]
     if left:
         raise CheckpointError(
@@ -238,24 +238,51 @@ def _together(model: nn.Module, quantized: dict, groups: Iterable[tuple[str, ...
 
 def _read_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
     """Copy in every tensor that is not of a quantized layer, a tied one wherever it is, by whichever name it has."""
-    places, put_there = places_of_tensors(model), {}
-    for name, tensor in _others(model, quantized).items():
-        if name in source.shapes:
-            with source.borrow(name) as stored:
-                value = _of_type(name, stored.clone(), tensor.dtype)
-            check_finite(name, value)
-            other, there = put_there.setdefault(tensor, (name, value))
-            if there is value:
-                put(places[tensor], tensor, value)
-            elif not torch.equal(there, value):
-                raise CheckpointError(f"{other} and {name} differ but the configuration ties them")
+    places = places_of_tensors(model)
+    for tensor, names in names_stored(model, source, quantized).items():
+        put(places[tensor], tensor, read_other(tensor, names, source).to(tensor.dtype))
     _refuse_missing([name for name, tensor in _others(model, quantized).items() if tensor.is_meta])
 
 
-def _of_type(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Floats of any width become those of the model; what is no float is none by being read as one."""
+def names_stored(model: nn.Module, source: TensorSource, quantized: dict) -> dict[Tensor, list[str]]:
+    """Of each tensor of the model that is not of a quantized layer, the names by which it is stored: tied, several."""
+    names: dict[Tensor, list[str]] = {}
+    for name, tensor in _others(model, quantized).items():
+        if name in source.shapes:
+            names.setdefault(tensor, []).append(name)
+    return names
+
+
+def check_others(model: nn.Module, source: TensorSource, quantized: dict) -> None:
+    """Raise `CheckpointError` for a tensor that is not of a quantized layer and could not be loaded."""
+    for tensor, names in names_stored(model, source, quantized).items():
+        read_other(tensor, names, source)
+
+
+def read_other(tensor: Tensor, names: Sequence[str], source: TensorSource) -> Tensor:
+    """What is stored of a tensor of the model, in floats of any width, by each of its names.
+
+    Raises `CheckpointError` for what is of another kind, not finite in the model's type, or not the same by all names.
+    """
+    first, dtype = None, tensor.dtype
+    for name in names:
+        with source.borrow(name) as stored:
+            value = stored.clone()
+        _check_type(name, value, dtype)
+        check_finite(name, value.to(dtype))
+        if first is None:
+            first = value
+        elif not torch.equal(first.to(dtype), value.to(dtype)):
+            raise CheckpointError(
+                f"{names[0]} and {name} differ but the configuration ties them; where both are meant, set "
+                f"tie_word_embeddings to false in its config.json"
+            )
+    return first
+
+
+def _check_type(name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """What is no float is none by being read as one."""
     if dtype.is_floating_point and value.dtype not in FLOATS:
         raise CheckpointError(f"{name} is stored as {value.dtype}, not as floats")
     if not dtype.is_floating_point and value.dtype != dtype:
         raise CheckpointError(f"{name} is stored as {value.dtype}, the model wants {dtype}")
-    return value.to(dtype)

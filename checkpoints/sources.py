@@ -21,6 +21,7 @@ from torch import Tensor
 
 from checkpoints.local import sample
 from qlinear.errors import ModelError, is_out_of_memory, one_line
+from qlinear.grid import is_dense
 
 # What a float tensor may be stored as; eight bits are another format's.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -160,6 +161,9 @@ class PickleShards(Shards):
             tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise ModelError(f"{file} is not a table of tensors; save the model as safetensors")
+        odd = next((name for name, tensor in tensors.items() if not is_dense(tensor)), None)
+        if odd is not None:
+            raise ModelError(f"{file} holds {odd} in another form than dense; save the model as safetensors")
         return tensors
 
     def _list(self, file: Path) -> dict[str, tuple[int, ...]]:

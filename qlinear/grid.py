@@ -17,6 +17,11 @@ from qlinear.errors import GridError
 from qlinear.sizes import GROUP_SIZES
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether its numbers are all in this machine's memory: not sparse, not a list of tensors, not on meta."""
+    return not tensor.is_nested and tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
 @dataclass(frozen=True)
 class GridWeight:
     """A weight on the grid.

@@ -1,5 +1,6 @@
 """The three ways a block is scaled before it is rounded: not at all, by a scales file, by a search of our own."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -101,7 +102,8 @@ class SearchedScaling(Scaling):
         super().__init__(Awq.RUN, torch.float32, path)
         self._job = job
         # the search looks at what its blocks, quantized, hand over
-        self._file = zoo.ScaleFile(meta={**_said_of(job), "solver": job.recipe.solver})
+        told = {**_made_for(job), "grids": _grids(job), "solver": job.recipe.solver}
+        self._file = zoo.ScaleFile(meta={name: value for name, value in told.items() if value is not None})
 
     def apply(self, unit: Unit, seen: Observation | None) -> dict[str, LayerLoss]:
         config = self._job.source.config
@@ -166,8 +168,9 @@ def _decided(job: Job) -> Scaling:
     if recipe.awq is Awq.AUTO and is_there:
         file, reason = _read_kept(path, given=bool(recipe.scales))
         if file is not None and _fits(file, job):
+            scaling = LoadedScaling(job, path, file)
             job.watch(Note(f"loading AWQ scales from {path}"))
-            return LoadedScaling(job, path, file)
+            return scaling
         if recipe.scales:
             raise OptionError(f"{reason}; `awq=load` takes it as it is, `awq=run` replaces it")
         job.watch(Note(f"{reason}; searching anew and replacing it"))
@@ -198,8 +201,14 @@ def _made_for(job: Job) -> dict[str, Any]:
     return asked if mixed else asked | {"w_bit": grid.bits, "group_size": grid.group_size}
 
 
-def _said_of(job: Job) -> dict[str, Any]:
-    return {name: value for name, value in _made_for(job).items() if value is not None}
+def _grids(job: Job) -> str | None:
+    """Of a mixture, of how many bits and in groups of what size each linear is, which other options may change."""
+    if job.recipe.bits_per_weight is None:
+        return None
+    units = zip(job.plan.units, job.plan.anatomies, strict=True)
+    names = [full_name(unit, local) for unit, known in units for local in known.linears]
+    told = "".join(f"{name} {(grid := job.grid_of(name)).bits} {grid.group_size}\n" for name in names)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _plain_rounding(grid: Grid) -> Rounding:
@@ -248,7 +257,8 @@ def _fits(file: zoo.ScaleFile, job: Job) -> bool:
     made_from = file.meta.get("calibration")
     if made_from is None:  # a file of the zoo, put there by the user
         return True
-    if file.meta.get("fingerprint") != job.source.fingerprint or file.meta.get("solver") != job.recipe.solver:
+    known = {"fingerprint": job.source.fingerprint, "solver": job.recipe.solver, "grids": _grids(job)}
+    if any(file.meta.get(name) != value for name, value in known.items()):
         return False
     return all(made_from.get(key) == value for key, value in _known_of_text(job).items())
 

@@ -19,12 +19,14 @@ from torch import Tensor
 from architectures.family import Edge
 from qlinear.errors import ScalesError
 from qlinear.files import is_text, write_whole
+from qlinear.grid import is_dense
 
 # What `meta` may hold that is compared with what is wanted.
 META_KINDS = {
     "w_bit": int,
     "group_size": int,
     "bits_per_weight": float,
+    "grids": str,
     "symmetric": bool,
     "fingerprint": str,
     "solver": str,
@@ -89,8 +91,7 @@ def read(path: Path) -> ScaleFile:
 def _is_plain(tensor: object) -> bool:
     """Whether it is a tensor of floats that are there, one beside the other."""
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    plain = torch.is_tensor(tensor) and not tensor.is_nested and tensor.layout == torch.strided
-    return plain and tensor.dtype in floats and tensor.device.type == "cpu"
+    return torch.is_tensor(tensor) and is_dense(tensor) and tensor.dtype in floats
 
 
 def _is_note(value: object) -> bool:

@@ -50,6 +50,9 @@ WEIGHTS_KEYS = frozenset(
 )
 
 
+SORTED = (True, "group", "dynamic")  # what an actorder says that leaves no neighbours together
+
+
 def weight_parts(symmetric: bool) -> tuple[str, ...]:
     """What this program stores of a quantized linear beside its bias."""
     return (WORDS, SCALES, SHAPE) if symmetric else (WORDS, ZEROS, SCALES, SHAPE)
@@ -130,11 +133,14 @@ def _section(groups: list[dict], kept: list[str]) -> dict:
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a config says of the weights of some linears. group_size: None for whole rows."""
+    """What a config says of the weights of some linears. group_size: None for whole rows; ordered: whether inputs were
+    sorted by activation before they were put into groups.
+    """
 
     bits: int
     group_size: int | None
     symmetric: bool
+    ordered: bool = False
 
     def __str__(self) -> str:
         groups = "whole rows" if self.group_size is None else f"group size {self.group_size}"
@@ -210,7 +216,7 @@ def _scheme(entry: dict, where: str) -> Scheme:
         return Scheme(bits, None, symmetric)
     if type(group_size) is not int or group_size <= 0 or runs_in(group_size) is None:
         raise CheckpointError(f"{where} says group size {group_size}; it has to be a multiple of 32")
-    return Scheme(bits, group_size, symmetric)
+    return Scheme(bits, group_size, symmetric, entry.get("actorder") in SORTED)
 
 
 def check_linear(
@@ -226,7 +232,7 @@ def check_linear(
         WORDS: (n, -(-k * bits // 32)),
         ZEROS: None if scheme.symmetric else (-(-n * bits // 32), groups),
         SCALES: (n, groups),
-        ORDER: (k,) if f"{name}.{ORDER}" in stored else None,
+        ORDER: (k,) if f"{name}.{ORDER}" in stored or scheme.ordered else None,
         BIAS: (n,) if takes_bias else None,
     }
     check_shapes(name, stored, expected, str(scheme))
@@ -259,6 +265,8 @@ def read_linear(
     tensors = Tensors(name, source, lent)
     if f"{name}.{ORDER}" in source.shapes:
         _check_order(name, tensors.integers(ORDER), found)
+    if f"{name}.{SHAPE}" in source.shapes:
+        _check_told(name, tensors.integers(SHAPE), found)
     words = tensors.words(WORDS)
     scales = quantization.rounding(f"{name}.{SCALES}", tensors.floats(SCALES))
     repeat = found.group_size // runs_in(found.group_size)
@@ -269,6 +277,11 @@ def read_linear(
         zeros = tensors.words(ZEROS)
         zeros = zeros.repeat_interleave(repeat, 1) if repeat > 1 else zeros
     return LinearWeight(PackedWeight(words, zeros, scales, found.shape, found.bits), tensors.bias(found))
+
+
+def _check_told(name: str, told: Tensor, found: StoredLinear) -> None:
+    if told.flatten().tolist() != list(found.shape):
+        raise CheckpointError(f"{name}.{SHAPE} says {told.tolist()}, the config {list(found.shape)}")
 
 
 def _check_order(name: str, groups: Tensor, found: StoredLinear) -> None:

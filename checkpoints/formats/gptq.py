@@ -88,7 +88,7 @@ class Quantization:
     """What a checkpoint's config says of its weights.
 
     group_size: None for whole rows; version: V1 or V2; borrows: whether version 1 was written by subtracting whole
-    words.
+    words; ordered: whether inputs were sorted by activation before they were put into groups.
     """
 
     bits: int
@@ -96,6 +96,7 @@ class Quantization:
     version: str
     borrows: bool
     rounding: Rounding
+    ordered: bool = False
 
 
 def read_section(section: Any, directory: Path, rounding: Rounding | None = None) -> Quantization:
@@ -116,9 +117,8 @@ def read_section(section: Any, directory: Path, rounding: Rounding | None = None
     packed_in = section.get("pack_dtype") or "int32"
     if packed_in != "int32":
         raise CheckpointError(f"{where} packs into {packed_in!r}; int32 is what is read here")
-    return Quantization(
-        bits, None if group_size == -1 else group_size, version, _borrows(section), rounding or Rounding()
-    )
+    size, ordered = None if group_size == -1 else group_size, bool(section.get("desc_act")) and group_size != -1
+    return Quantization(bits, size, version, _borrows(section), rounding or Rounding(), ordered)
 
 
 def _borrows(section: dict) -> bool:
@@ -140,7 +140,7 @@ def check_linear(
         )
     groups, has_bias = k // group_size, f"{name}.{BIAS}" in stored
     expected = {WORDS: (k * bits // WORD_BITS, n), ZEROS: (groups, n * bits // WORD_BITS), SCALES: (groups, n)}
-    expected[ORDER] = (k,) if f"{name}.{ORDER}" in stored else None
+    expected[ORDER] = (k,) if f"{name}.{ORDER}" in stored or quantization.ordered else None
     expected[BIAS] = (n,) if takes_bias or has_bias else None
     check_shapes(name, stored, expected, f"gptq, {bits} bits, group size {group_size}")
     return StoredLinear((n, k), bits, groups, False, has_bias, takes_bias)

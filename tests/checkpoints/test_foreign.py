@@ -124,6 +124,8 @@ def test_inputs_that_are_said_to_be_sorted_and_are_not(tmp_path):
     del tensors["g_idx"]
     made, _, _ = read(tensors, V2, tmp_path)
     assert torch.equal(made.codes, codes)
+    with pytest.raises(CheckpointError, match=r"g_idx is None on disk, \(128,\) by the config"):
+        read(tensors, V2 | {"desc_act": True}, tmp_path)  # which says that their order is to be known
 
 
 @pytest.mark.parametrize(("name", "section"), [PACKED[0], ("gptqmodel_v2_4bit", V2)])

@@ -97,6 +97,8 @@ def test_inputs_sorted_by_activation(tmp_path):
         read(tensors | moved, section(asked), 128, tmp_path)
     with pytest.raises(CheckpointError, match=r"weight_g_idx is \(3,\) on disk, \(128,\) by"):
         read(tensors | {"weight_g_idx": torch.arange(3)}, section(asked), 128, tmp_path)
+    with pytest.raises(CheckpointError, match=r"weight_g_idx is None on disk, \(128,\) by"):
+        read(tensors, section(asked), 128, tmp_path)
 
 
 def test_zero_points_that_are_no_packed_integers(tmp_path):

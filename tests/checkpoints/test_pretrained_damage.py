@@ -47,6 +47,33 @@ def test_two_different_tensors_for_one_tied_weight(tmp_path):
     refused(directory, "differ but the configuration ties them")
 
 
+def test_a_tied_weight_that_is_no_number(tmp_path):
+    """Both copies are the same, and neither equals itself."""
+    directory = save(tiny_model(tie_word_embeddings=True), tmp_path / "m")
+    change_weights(directory, lambda w: w["model.embed_tokens.weight"].__setitem__((1, 1), float("nan")))
+    change_weights(directory, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    refused(directory, "embed_tokens.weight holds NaN or infinite weights")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to_sparse_csr(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.nested.nested_tensor([tensor]),
+    ],
+    ids=["coo", "csr", "meta", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:.*nested tensors|.*[Ss]parse")
+def test_tensors_that_are_not_dense(odd, saved):
+    weights = load_file(saved / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] = odd(weights["model.layers.0.mlp.up_proj.weight"])
+    (saved / "model.safetensors").unlink()
+    torch.save(weights, saved / "pytorch_model.bin")
+    refused(saved, "save the model as safetensors")
+
+
 @pytest.mark.parametrize("keep", [0, 4, 500, 20_000])
 def test_truncated_safetensors(keep, saved):
     path = saved / "model.safetensors"

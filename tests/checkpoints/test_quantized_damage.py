@@ -163,6 +163,15 @@ def reshape(name, rows):
         (cast(f"{LAYER}.weight_packed", torch.float32), "have to be int32, not torch.float32"),
         (lambda t: t[f"{LAYER}.weight_scale"].fill_(float("nan")), "weight_scale holds a value that is not finite"),
         (lambda t: t.update({"model.norm.weight_packed": torch.zeros(1)}), "quantizes model.norm, which"),
+        (
+            lambda t: t.update({f"{LAYER}.weight": torch.zeros(128, 64)}),
+            f"holds {LAYER}.weight, for which .* no place",
+        ),
+        (
+            lambda t: t.update({f"{LAYER}.weight_shape": torch.tensor([1, 7])}),
+            r"weight_shape says \[1, 7\], the config",
+        ),
+        (cast("model.norm.weight", torch.int32), "norm.weight is stored as torch.int32, not as floats"),
         (lambda t: [t.pop(name) for name in list(t) if name.endswith("_packed")], "holds no quantized layer"),
     ],
 )
