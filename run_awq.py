@@ -13,8 +13,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qlinear.errors import AwqError, OptionError, is_out_of_memory
+from qlinear.errors import AwqError, CheckpointError, OptionError, is_out_of_memory
 from qlinear.progress import Note, Step, Watcher, silent
+from qlinear.values import check_choice, check_path, check_switch, check_words
 from qlinear.version import __version__
 from quantization.recipe import Awq, Recipe
 
@@ -57,8 +58,10 @@ def quantize(
 
     if not isinstance(recipe, Recipe):
         raise OptionError(f"`recipe` has to be a Recipe, not {type(recipe).__name__}")
-    place = Place(output and _path("output", output), overwrite, resume)
-    return run(_path("model_name", model_name), recipe, place, trust_remote_code, progress)
+    out = None if output is None else check_path("output", output)
+    place = Place(out, check_switch("overwrite", overwrite), check_switch("resume", resume))
+    trusted = check_switch("trust_remote_code", trust_remote_code)
+    return run(check_path("model_name", model_name), recipe, place, trusted, progress)
 
 
 def export(
@@ -80,8 +83,9 @@ def export(
 
     from checkpoints.export import export as run
 
-    place = Path(_path("output", output))
-    return run(Path(_path("checkpoint", checkpoint)), place, format, overwrite, trust_remote_code, progress)
+    place = Path(check_path("output", output))
+    replaces, trusted = check_switch("overwrite", overwrite), check_switch("trust_remote_code", trust_remote_code)
+    return run(Path(check_path("checkpoint", checkpoint)), place, format, replaces, trusted, progress)
 
 
 def load(
@@ -112,20 +116,21 @@ def load(
     from qlinear.backends.registry import PRECISIONS, Npu, open_target
     from qlinear.backends.widths import Widths
 
-    source, npu = _path("source", source), Npu(device, latency or {})
+    flash_attention = check_choice("flash_attention", flash_attention, (None, False, True))
+    trust_remote_code = check_switch("trust_remote_code", trust_remote_code)
+    check_words("target", target)
+    check_choice("precision", precision, PRECISIONS)
+    source, npu = check_path("source", source), Npu(device, latency or {})
     widths = _widths(kv_bits, head_bits, flash_attention)
     if draft is not None:
-        draft = _path("draft", draft)
+        draft = check_path("draft", draft)
         _check_draft(draft, target, flash_attention)
     if precision == "bf16":
         opened = open_target(target, npu, widths=widths)
         model = _load_float(source, target, opened, flash_attention is not False, trust_remote_code, progress)
-    elif precision in PRECISIONS:
-        model = _load_quantized(
-            source, _How(target, npu, precision, widths, flash_attention, trust_remote_code), progress
-        )
     else:
-        raise OptionError(f"`precision={precision}` is not one of {', '.join(PRECISIONS)}")
+        how = _How(target, npu, precision, widths, flash_attention, trust_remote_code)
+        model = _load_quantized(source, how, progress)
     if draft == LOOKUP:
         model.propose_by_lookup()
     elif draft is not None:
@@ -149,19 +154,11 @@ def _widths(kv_bits: int, head_bits: int, flash_attention: bool | None) -> "Widt
     from qlinear.backends.registry import HEAD_BITS, KV_BITS
     from qlinear.backends.widths import Widths
 
-    for name, bits, known in (("kv_bits", kv_bits, KV_BITS), ("head_bits", head_bits, HEAD_BITS)):
-        if bits not in known:
-            raise OptionError(f"`{name}={bits}` is not one of {', '.join(map(str, known))}")
+    kv_bits, head_bits = check_choice("kv_bits", kv_bits, KV_BITS), check_choice("head_bits", head_bits, HEAD_BITS)
+    for name, bits in (("kv_bits", kv_bits), ("head_bits", head_bits)):
         if bits != 16 and flash_attention is False:
             raise OptionError(f"`{name}={bits}` means nothing with `flash_attention=False`; leave one of them out")
     return Widths(kv_bits, head_bits)
-
-
-def _path(name: str, value: object) -> str:
-    """A name or path as text. Raises `OptionError` for what is neither, a recipe in the place of the output say."""
-    if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"`{name}` has to be a name or a path, not {type(value).__name__}")
-    return os.fspath(value)
 
 
 @dataclass(frozen=True)
@@ -205,14 +202,18 @@ def _at_hand(directory: str, how: _How) -> tuple:
 
     if not native.is_built():
         return None, None, None
-    from checkpoints.at_hand import open_at_hand
+    from checkpoints import at_hand
     from engine.at_hand import StackRunner
 
+    place = Path(os.path.abspath(directory))
+
     def open_whole() -> "Runner":
-        return _whole(directory, replace(how, flash_attention=True))[0]
+        if at_hand.mark_of(place) != opened.mark:
+            raise CheckpointError(f"{directory} is not what it was when it was loaded; load it again")
+        return _whole(str(place), replace(how, flash_attention=True))[0]
 
     try:
-        opened = open_at_hand(Path(directory), how.flash_attention, how.int8)
+        opened = at_hand.open_at_hand(place, how.flash_attention, how.int8)
         runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole, how.widths)
         opened.parts.check_all_used()
     except Exception as error:  # whatever makes it not a plain one: the long way knows what to say
@@ -279,14 +280,9 @@ def _load_float(
         )
     source = open_pretrained(model_name, trust_remote_code)
     module = source.load().to(target.backend.device)
-    about = About(
-        name=source.name,
-        code=f"{name}/torch bf16",
-        precision="bf16",
-        model_bytes=source.float_bytes,
-        fingerprint=source.fingerprint,
-    )
     runner = ModuleRunner(module, target.backend, flash_attention, quantized=False)
+    code = f"{target.backend.name if runner.is_one_stack() else f'{name}/torch'} bf16"
+    about = About(source.name, code, "bf16", source.float_bytes, fingerprint=source.fingerprint)
     return Model(about, runner, source.tokenizer, progress)
 
 

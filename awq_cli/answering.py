@@ -57,9 +57,16 @@ class Answer:
     """What is written after one prompt, token by token."""
 
     def __init__(
-        self, pieces: TextStream, stop: StopTexts, end_tokens: frozenset[int], drafting: Drafting | None = None
+        self,
+        pieces: TextStream,
+        stop: StopTexts,
+        end_tokens: frozenset[int],
+        drafting: Drafting | None = None,
+        cut: Ended = Ended.LENGTH,
     ):
+        """cut: how it ends where it comes to no end of its own."""
         self._pieces, self._stop, self._end_tokens, self._drafting = pieces, stop, end_tokens, drafting
+        self._cut = cut
         self._tokens: list[Token] = []
         self._parts: list[str] = []
 
@@ -94,7 +101,7 @@ class Answer:
         """Once it has ended."""
         seconds = [token.seconds for token in self._tokens]
         drafted = self._drafting and self._drafting.drafted
-        ended = Ended.END if self._tokens[-1].id in self._end_tokens else Ended.LENGTH
+        ended = Ended.END if self._tokens[-1].id in self._end_tokens else self._cut
         return Response(
             prompt,
             "".join(self._parts),

@@ -57,4 +57,9 @@ IDLE = (
         ("dataset", "window", "n_windows", "bos"),
     ),
     (lambda values: _evaluates(values, perplexity=True), "with --tasks perplexity", ("limit", "shots", "chat")),
+    (
+        lambda values: _evaluates(values, perplexity=True) and values["dataset"] is not None,
+        "with --tasks perplexity and --dataset",
+        ("eval_data",),
+    ),
 )

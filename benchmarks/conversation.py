@@ -47,7 +47,7 @@ TURNS = (
 def session(command: Sequence[str], turns: Sequence[Turn], folder: str | None = None) -> str:
     """What a terminal shows of a command that asks with `> `, from its first character to its end.
 
-    Raises `TimeoutError` for a command that does not ask.
+    Raises `TimeoutError` for a command that does not ask, `ChildProcessError` for one that fails.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
@@ -71,6 +71,8 @@ def session(command: Sequence[str], turns: Sequence[Turn], folder: str | None = 
                 shown.wait(lambda text, enough=enough: len(text) > enough)
                 os.write(ours, b"\x03")
         shown.wait(lambda text: False)
+        if process.wait() != 0:
+            raise ChildProcessError(shown.text.strip()[-300:])
     finally:
         process.kill()
         process.wait()
@@ -108,7 +110,10 @@ def _takes_terminal() -> None:
 
 
 def main() -> None:
-    shown = session([sys.executable, *RUN], TURNS)
+    try:
+        shown = session([sys.executable, *RUN], TURNS)
+    except ChildProcessError as failed:
+        sys.exit(f"the conversation failed, and the page is left as it is: {failed}")
     machine = f"{os.cpu_count()} cores ({processor()}), load average {os.getloadavg()[0]:.0f}."
     made = f"```\n$ python {' '.join(RUN)}\n{shown.rstrip()}\n```\n\n{machine}"
     page = DOCS / "chat.md"

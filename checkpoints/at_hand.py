@@ -45,7 +45,7 @@ _GPTQ = {"checkpoint_format": _VERSIONS, "format": _VERSIONS, "pack_dtype": (Non
 @dataclass(frozen=True)
 class Opened:
     """config: the fields of config.json; generation: of generation_config.json, None where there is none;
-    model_bytes: of the weight files.
+    model_bytes: of the weight files; mark: of the files that it was opened from.
     """
 
     config: SimpleNamespace
@@ -54,6 +54,7 @@ class Opened:
     tokenizer: PlainTokenizer
     model_bytes: int
     recipe: dict
+    mark: tuple
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -66,6 +67,7 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: boo
 
     Raises `Unsupported`, or whatever else it is that makes a checkpoint not a plain one.
     """
+    mark = mark_of(directory)
     if not is_proven(directory):
         raise Unsupported("nobody has compared it with what transformers makes of it")
     config, recipe = _read_object(directory / "config.json"), read_recipe(directory)
@@ -87,7 +89,17 @@ def open_at_hand(directory: Path, flash_attention: bool | None = None, int8: boo
         PlainTokenizer(directory),
         stored_bytes,
         recipe,
+        mark,
     )
+
+
+def mark_of(directory: Path) -> tuple:
+    """What is another where the weights in a directory, or what describes them, have been replaced."""
+    told = ((file.name, file.stat()) for file in sorted(directory.glob("*.safetensors")) + [directory / "config.json"])
+    try:
+        return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in told)
+    except OSError:  # they are gone
+        return ()
 
 
 def _read_object(path: Path) -> dict:

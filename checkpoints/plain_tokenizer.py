@@ -11,6 +11,7 @@ from typing import Any
 from qlinear.backends.stack import Unsupported
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
+_ELSEWHERE = "that of transformers is `AutoTokenizer.from_pretrained(DIR)`"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -59,7 +60,9 @@ class PlainTokenizer:
         add_generation_prompt: bool = False,
         **seen: Any,
     ) -> str:
-        """The text that the template makes of messages, never tokens; with what `transformers` lets a template see."""
+        """The text that the template makes of messages; with what `transformers` lets a template see."""
+        if tokenize:
+            raise NotImplementedError(f"text is all that a template makes here; {_ELSEWHERE}")
         template = self.chat_template
         if isinstance(template, dict):
             template = template["tool_use" if tools is not None and "tool_use" in template else "default"]
@@ -69,6 +72,9 @@ class PlainTokenizer:
             .from_string(template)
             .render(messages=[_with_reasoning(one) for one in messages], **known, **{**self.special_tokens_map, **seen})
         )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this tokenizer has no {name}; {_ELSEWHERE}")
 
     def _id(self, name: str) -> int | None:
         content = self.special_tokens_map.get(name)

@@ -22,7 +22,7 @@ from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
 from qlinear.progress import Note, Watcher
-from qlinear.values import check_whole, check_words
+from qlinear.values import check_choice, check_switch, check_whole, check_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,14 +112,14 @@ class Model:
         With flash attention it runs the whole stack at once, where model and target allow it. Raises `ModelError` for
         a model that is no causal one.
         """
-        _check_room(max_tokens)
+        max_tokens = _room(max_tokens)
         made = self.runner.decoder(max_tokens, rewinds, self._note)
         self._count_cache(made.nbytes)
         return made
 
     def slots(self, max_tokens: int, slots: int) -> StackDecoder:
         """A new decoder for as many texts of up to `max_tokens` at once, or, as its `slots` then says, for one."""
-        _check_room(max_tokens)
+        max_tokens = _room(max_tokens)
         made = self.runner.slots(max_tokens, slots, self._note)
         self._count_cache(made.nbytes)
         return made
@@ -204,7 +204,7 @@ class Model:
         `temperature`, with `top_k`, `top_p` and `min_p` (see `engine.sampling`), draws them, the same for a seed.
         Raises `OptionError` for a prompt that is empty or, with its answer, too long for the model.
         """
-        check_whole("max_new_tokens", max_new_tokens, least=1)
+        max_new_tokens, chat = check_whole("max_new_tokens", max_new_tokens, least=1), check_switch("chat", chat)
         check_whole("seed", seed, least=0)
         tokens = self.encode_prompt(prompt, chat)
         self.check_fits(
@@ -250,7 +250,8 @@ class Model:
         """
         from engine import scoring
 
-        check_whole("window", window, least=1)
+        window = check_whole("window", window, least=2)
+        bos = check_choice("bos", bos, (None, False, True))
         self.check_fits(window, "windows of `window`")
         windows = scoring.cut_windows(self.encode(text, bos), window, n_windows, "the text")
         with self._with_room(window) as decoder:
@@ -261,7 +262,8 @@ class Model:
     def _with_room(self, tokens: int) -> Iterator[Decoder]:
         """A decoder for a text of that length, inside the `with` nobody else's: two streams may be open at once."""
         decoder, room = self._kept.pop() if self._kept else (None, 0)
-        if decoder is None or room < tokens:
+        fits = decoder is not None and room >= tokens and (room == tokens or decoder.same_in_any_cut)
+        if not fits:  # of modules, the room may decide in what order is added up
             decoder, room = self.decoder(tokens), tokens
         try:
             yield decoder
@@ -275,12 +277,14 @@ def _token_ids(tokens: "Tensor | Sequence[int]", vocabulary: int) -> np.ndarray:
         given = np.asarray(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError("`tokens` have to be one list of token ids") from error
-    if given.ndim != 1 or len(given) == 0 or given.dtype.kind not in "iu":
+    if given.ndim != 1 or len(given) == 0:
         raise OptionError(f"`tokens` have to be one list of token ids, not of shape {given.shape}")
+    if given.dtype.kind not in "iu":
+        raise OptionError("`tokens` have to be one list of token ids, which are whole numbers")
     if int(given.min()) < 0 or int(given.max()) >= vocabulary:
         raise OptionError(f"`tokens` have to be from 0 to {vocabulary - 1}, as those of this model are")
     return given.astype(np.int64)
 
 
-def _check_room(max_tokens: int) -> None:
-    check_whole("max_tokens", max_tokens, least=1)
+def _room(max_tokens: int) -> int:
+    return check_whole("max_tokens", max_tokens, least=1)

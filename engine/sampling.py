@@ -24,20 +24,20 @@ def sampler(
     (Holtzman et al., arXiv 1904.09751), counted after top_k. min_p: of those, only such as are at least this share
     as probable as the likeliest (Nguyen et al., arXiv 2407.01082). Raises `OptionError` for values out of range.
     """
-    check_number("temperature", temperature)
+    temperature = check_number("temperature", temperature)
     if not temperature > 0:
         raise OptionError(f"`temperature={temperature}` has to be above 0; for the likeliest token, decode greedily")
     if top_k is not None:
-        check_whole("top_k", top_k, least=1)
+        top_k = check_whole("top_k", top_k, least=1)
     if top_p is not None:
-        check_number("top_p", top_p)
+        top_p = check_number("top_p", top_p)
         if not 0 < top_p <= 1:
             raise OptionError(f"`top_p={top_p}` has to be above 0 and at most 1")
     if min_p is not None:
-        check_number("min_p", min_p)
+        min_p = check_number("min_p", min_p)
         if not 0 <= min_p <= 1:
             raise OptionError(f"`min_p={min_p}` has to be at least 0 and at most 1")
-    check_whole("seed", seed, least=0)
+    seed = check_whole("seed", seed, least=0)
     generator = np.random.default_rng(seed)
 
     def choose(logits: np.ndarray) -> int:

@@ -35,7 +35,11 @@ def cut_windows(tokens: np.ndarray, window: int, n_windows: int | None, name: st
     if window < 2:
         raise OptionError(f"`window={window}` has to be at least 2: the first token of a window is not predicted")
     if n_windows is not None:
-        check_whole("n_windows", n_windows, least=1)
+        n_windows = check_whole("n_windows", n_windows, least=1)
+    if len(tokens) < 2:
+        raise OptionError(
+            f"{name} has {len(tokens)} tokens: there is none to be predicted from another; give more text"
+        )
     available = len(tokens) // window
     if available == 0:
         raise OptionError(f"{name} has {len(tokens)} tokens, less than one `window` of {window}; use a smaller one")

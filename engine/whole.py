@@ -78,6 +78,12 @@ class ModuleRunner:
         self._check_widths("`flash_attention` is off")
         return self._modules(max_tokens, self.flash_attention and not rewinds)
 
+    def is_one_stack(self) -> bool:
+        """Whether a text, if it is not too long, is read by the backend's own code, and not by the modules."""
+        return (
+            self.flash_attention and self.meter is None and fused_decoder(self.module, self._backend, 1)[0] is not None
+        )
+
     def slots(self, max_tokens: int, slots: int, note: Callable[[str], None]) -> StackDecoder:
         reason = "`flash_attention` is off"
         if self.meter is not None:

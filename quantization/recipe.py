@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
 from qlinear.errors import OptionError
 from qlinear.sizes import BITS, GROUP_SIZES
+from qlinear.values import check_choice, plain
 from quantization.methods import METHODS, Method
 
 
@@ -29,6 +30,20 @@ DEFAULT_SOLVERS = {Awq.AUTO: "gptq", Awq.RUN: "gptq", Awq.LOAD: "rtn", Awq.NONE:
 EMBEDDING_BITS = (16, 8)
 # In this order group sizes are tried when none is asked for.
 DEFAULT_GROUP_SIZES = (128, 64, 32)
+
+
+CHOICES: dict[str, Collection[Any]] = {
+    "w_bit": BITS,
+    "group_size": (None, *GROUP_SIZES),
+    "symmetric": (False, True),
+    "lm_head_group_size": (None, *GROUP_SIZES),
+    "awq": [awq.value for awq in Awq],
+    "solver": (None, *METHODS),
+    "lm_head": (False, True),
+    "embedding_bits": EMBEDDING_BITS,
+    "bos": (None, False, True),
+    "flash_attention": (None, False, True),
+}
 
 
 @dataclass(frozen=True)
@@ -68,17 +83,11 @@ class Recipe:
     flash_attention: bool | None = None
 
     def __post_init__(self) -> None:
-        _check("w_bit", self.w_bit, BITS)
-        _check("group_size", self.group_size, (None, *GROUP_SIZES))
-        _check("symmetric", self.symmetric, (False, True))
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        for name, allowed in CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
         self._check_mixed()
-        _check("lm_head_group_size", self.lm_head_group_size, (None, *GROUP_SIZES))
-        _check("awq", self.awq, [awq.value for awq in Awq])
-        _check("solver", self.solver, (None, *METHODS))
-        _check("lm_head", self.lm_head, (False, True))
-        _check("embedding_bits", self.embedding_bits, EMBEDDING_BITS)
-        _check("bos", self.bos, (None, False, True))
-        _check("flash_attention", self.flash_attention, (None, False, True))
         for name, least in (("n_samples", 1), ("seqlen", 8), ("seed", 0), ("distill", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
@@ -124,10 +133,3 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "awq": self.awq.value}
-
-
-def _check(name: str, value: Any, allowed: Collection[Any]) -> None:
-    """Types too: 4.0 and True are no numbers of bits."""
-    if not any(value == choice and type(value) in (type(choice), Awq) for choice in allowed):
-        choices = ", ".join(str(choice) for choice in allowed if choice is not None)
-        raise OptionError(f"`{name}={value}` is not one of {choices}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qlinear.backends.cpu import native
 from tests.quantized import save_float
 
 ROOT = Path(__file__).parent.parent
@@ -106,7 +107,9 @@ print(json.dumps([result.checkpoint, len(events), quantized, flash, floats]))
     for found, precision in ((quantized, "w4abf16"), (flash, "w4abf16"), (floats, "bf16")):
         assert_measured(found)
         assert found["precision"] == precision
-    assert quantized["about"].startswith("Model('q' on cpu/") and floats["about"] == "Model('float' on cpu/torch bf16)"
+    assert quantized["about"].startswith("Model('q' on cpu/")
+    by_kernels = quantized["about"].replace("'q'", "'float'").replace(")", " bf16)")
+    assert floats["about"] == (by_kernels if native.is_built() else "Model('float' on cpu/torch bf16)")
     # four bits are near the float model and not the same; the two ways to run them are nearer still
     assert 1e-3 < abs(quantized["rms"] / floats["rms"] - 1) < 0.1
     assert abs(quantized["rms"] / flash["rms"] - 1) < 1e-2
@@ -169,8 +172,55 @@ print("done")
     assert output == "done\n"
 
 
+def test_numbers_of_numpy_are_numbers(folder):
+    """Small ones, which overflow."""
+    output = run(folder, BEGINNING + """
+import numpy as np
+from fractions import Fraction
+
+quantize("float", "q", recipe(w_bit=np.int64(4)))
+model, prompt = load("q", flash_attention=np.True_, kv_bits=np.int64(16)), " ".join(["w5 w9"] * 50)
+expected = model.generate([prompt], max_new_tokens=100)
+assert model.generate([prompt], max_new_tokens=np.uint8(100)) == expected
+assert model.generate([prompt], max_new_tokens=np.int8(100), chat=np.False_) == expected
+drawn = [
+    model.generate(["w5"], max_new_tokens=9, temperature=half, top_k=five, seed=seed)
+    for half, five, seed in ((0.5, 5, 3), (Fraction(1, 2), np.uint8(5), np.int16(3)))
+]
+assert drawn[0] == drawn[1]
+score = model.perplexity(TEXT * 8, window=16, n_windows=32)
+assert model.perplexity(TEXT * 8, window=np.int8(16), n_windows=np.uint8(32)) == score
+print("done")
+""")  # fmt: skip
+    assert output == "done\n"
+
+
+def test_a_model_stays_the_one_that_was_loaded(folder):
+    """Its modules are opened when they are first asked for: of the same files, wherever one is by then."""
+    output = run(folder, BEGINNING + """
+import os
+
+quantize("float", "q", recipe())
+here = os.getcwd()
+model, other = load("q"), load("q")
+os.chdir("/")
+assert type(model.module).__name__ == "LlamaForCausalLM"
+os.chdir(here)
+quantize("float", "q", recipe(w_bit=3), overwrite=True)
+before = other.generate(["w5 w9"], max_new_tokens=5)
+try:
+    other.module
+    print("opened")
+except AwqError as error:
+    print(error)
+assert other.generate(["w5 w9"], max_new_tokens=5) == before
+""")  # fmt: skip
+    assert output == ("q is not what it was when it was loaded; load it again\n" if native.is_built() else "opened\n")
+
+
 def test_mistakes_are_told_in_one_line_of_fields(folder):
     output = run(folder, BEGINNING + """
+import numpy as np
 quantize("float", "q", recipe())
 model = load("q")
 tries = [
@@ -194,7 +244,14 @@ tries = [
     lambda: model.logits("w5"), lambda: model.perplexity(TEXT, window=1), lambda: model.perplexity(TEXT, window=0),
     lambda: model.perplexity(TEXT, window=16, n_windows=0),
     lambda: model.perplexity("w5 w6"), lambda: model.perplexity(TEXT, window=300),
-    lambda: model.perplexity(TEXT, window=16, n_windows=100),
+    lambda: model.perplexity(TEXT, window=16, n_windows=100), lambda: model.perplexity("w5", window=16),
+    lambda: load("q", flash_attention=0), lambda: load("q", flash_attention="no"), lambda: load("q", kv_bits=8.0),
+    lambda: load("q", kv_bits="8"), lambda: load("q", head_bits=np.array([8, 16])), lambda: load("q", target=["cpu"]),
+    lambda: load("q", precision=None), lambda: load("a" * 300), lambda: load(chr(0)), lambda: load("q", draft=7),
+    lambda: load("q", trust_remote_code="no"), lambda: quantize("float", 0), lambda: quantize("float", False),
+    lambda: quantize("float", "r", recipe(), overwrite="no"), lambda: quantize("float", "r", recipe(), resume=1),
+    lambda: model.perplexity(TEXT, window=16, bos="no"), lambda: model.stream("w5", chat="no"),
+    lambda: model.stream("w5", temperature=10**400), lambda: model.logits([True]), lambda: model.logits(["1"]),
 ]
 told = []
 for one in tries:

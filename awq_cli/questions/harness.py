@@ -3,10 +3,11 @@
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -18,6 +19,7 @@ from qlinear.progress import Watcher
 # Task -> the folder of lm_eval/tasks that defines it: reading all of them takes a while. Their questions may lie in
 # files of plain layouts too.
 FOLDERS = {"truthfulqa_mc2": "truthfulqa", "winogrande": "winogrande", "arc_challenge": "arc"}
+OF_PROBABILITIES = "truthfulqa_mc2"  # the share of the right answers in the probability of all
 SPLITS = ("train", "validation", "test")
 _LOCAL = "local"  # the group of tasks whose questions lie in files here
 _RUNS_CODE = "HF_ALLOW_CODE_EVAL"  # of the library that runs it
@@ -127,6 +129,26 @@ def _prepare(name: str, task: Any, shots: int | None) -> None:
     if own is None or (shots is not None and own != 0):
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=_SEED)
+    if name == OF_PROBABILITIES:
+        task.process_results = partial(_of_shifted, task.process_results)
+
+
+def _of_shifted(process: Callable[[Any, list], Any], question: Any, results: list[tuple[float, bool]]) -> Any:
+    """Of the answers to a question, only how likely they are to each other counts: none is to be beyond all numbers."""
+    most = max(likelihood for likelihood, _ in results)
+    return process(question, [(likelihood - most, greedy) for likelihood, greedy in results])
+
+
+def check_fits(loaded: dict[str, Any], model: Model) -> None:
+    """Raise `OptionError` for a task whose answers a model has no room for."""
+    for name, task in loaded.get("tasks", {}).items():
+        how = task.get_config("generation_kwargs") or {}
+        most = how.get("max_gen_toks") if isinstance(how, dict) else None
+        if isinstance(most, int) and model.max_positions is not None and most >= model.max_positions:
+            room = f"the context of {model.about.name}, {model.max_positions}"
+            raise OptionError(
+                f"--tasks: an answer to {name} of up to {most} tokens has no room in {room}; leave it out"
+            )
 
 
 def _one_line(error: Exception) -> str:
@@ -160,13 +182,16 @@ def answer(loaded: dict[str, Any], asked: Asked, model: Model, what: str, watch:
                 apply_chat_template=asked.chat, fewshot_as_multiturn=asked.chat, confirm_run_unsafe_code=True,
             )  # fmt: skip
     counts = {name: count["effective"] for name, count in out["n-samples"].items()}
+    names = loaded["tasks"]
+    by_task = {name: list(_answered(name, out["results"][name], counts[name], out["n-shot"][name])) for name in names}
     found = []
     for name, figures in out.get("groups", {}).items():
-        inside = sum(counts[task.task_name] for task in groups[name].get_all_tasks())
-        found += _answered(name, figures, inside, None)
-    for name in loaded["tasks"]:
-        found += _answered(name, out["results"][name], counts[name], out["n-shot"][name])
-    return found
+        inside = [task.task_name for task in groups[name].get_all_tasks()]
+        for answered in _answered(name, figures, 0, None):
+            key = answered.metric
+            of_metric = [task for task in inside if any(key == one.metric for one in by_task[task])]
+            found.append(replace(answered, questions=sum(counts[task] for task in of_metric or inside)))
+    return found + [answered for name in names for answered in by_task[name]]
 
 
 @contextmanager

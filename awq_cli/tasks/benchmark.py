@@ -108,9 +108,10 @@ def _fitting_lengths(request: Request, model: Model, available: int, watch: Watc
     limit = (model.max_positions or 2**31) - request.new_tokens
     fitting = [length for length in wanted if length <= min(limit, available)]
     if not fitting:
+        room = f"room for {limit}" if limit > 0 else f"no room beside `max_new_tokens={request.new_tokens}`"
         raise OptionError(
             f"no prompt length of --task {request.task} fits: the text has {available} tokens, the model's context "
-            f"room for {limit}"
+            f"{room}"
         )
     if len(fitting) < len(wanted):
         left_out = ", ".join(str(length) for length in wanted if length not in fitting)

@@ -17,7 +17,7 @@ from engine.fused import FusedDecoder
 from engine.generate import generate, greedy
 from engine.model import Model
 from engine.sampling import sampler
-from engine.stopping import StopTexts
+from engine.stopping import Ended, StopTexts
 from engine.templates import has_template
 from engine.text import answering
 from qlinear.errors import OptionError
@@ -85,25 +85,17 @@ class Result(ModelResult):
 
 
 def run(request: Request, watch: Watcher) -> Result:
-    prompts, writing = [read_prompt(prompt) for prompt in request.prompt] or PROMPTS, request.writing
+    prompts = [read_prompt(prompt) for prompt in request.prompt] or PROMPTS
     system = None if request.system is None else read_prompt(request.system, "system")
-    StopTexts(writing.stop)
+    StopTexts(request.writing.stop)
     model = open_model(request, watch, request.draft)
     chat = _chats(request, model)
     encoded = [_encoded(model, prompt, system, chat) for prompt in prompts]
-    longest = max(len(tokens) for tokens in encoded)
-    new = _new_tokens(request, model, longest)
-    model.check_fits(longest + new, f"a `prompt` of {longest} and `max_new_tokens={new}`")
-    asked = [
-        Asked(tokens, new, model.end_tokens, writing.chooser(), model.rules.for_text(len(tokens), new))
-        for tokens in encoded
-    ]
-    decoder = model.decoder(longest + new)
+    asked = [_asked(request, model, tokens) for tokens in encoded]
+    decoder = model.decoder(max(map(_length, asked)))
     draft = model.draft(decoder)
     draftings = [draft and draft.for_text() for _ in prompts]
-    answers = [
-        _answer(model, writing, tokens, chat, drafting) for tokens, drafting in zip(encoded, draftings, strict=True)
-    ]
+    answers = [_answer(request, model, one, chat, drafting) for one, drafting in zip(asked, draftings, strict=True)]
     together = draft is None and _write_at_once(model, decoder, asked, answers)
     responses = []
     for prompt, one, answer, drafting in zip(prompts, asked, answers, draftings, strict=True):
@@ -112,7 +104,10 @@ def run(request: Request, watch: Watcher) -> Result:
             responses.append(answer.response(prompt, len(one.prompt)))
             watch(Piece(responses[-1].response))
         else:
-            written = generate(decoder, one.prompt, new, one.end_tokens, one.choose, one.adjust, drafting=drafting)
+            own = decoder if decoder.same_in_any_cut else model.decoder(_length(one))
+            written = generate(
+                own, one.prompt, one.max_new_tokens, one.end_tokens, one.choose, one.adjust, drafting=drafting
+            )
             responses.append(answer.told(prompt, len(one.prompt), written, watch))
         watch(responses[-1])
     return Result(
@@ -120,9 +115,24 @@ def run(request: Request, watch: Watcher) -> Result:
     )
 
 
-def _answer(model: Model, writing: Writing, prompt: np.ndarray, chat: bool, drafting: Drafting | None) -> Answer:
-    pieces = answering(model.tokenizer, prompt, chat)
-    return Answer(pieces, StopTexts(writing.stop), model.end_tokens, drafting)
+def _asked(request: Request, model: Model, tokens: np.ndarray) -> Asked:
+    """Raises `OptionError` for a prompt that leaves no room for its answer."""
+    new = _new_tokens(request, model, len(tokens))
+    model.check_fits(len(tokens) + new, f"a `prompt` of {len(tokens)} and `max_new_tokens={new}`")
+    adjust = model.rules.for_text(len(tokens), new)
+    return Asked(tokens, new, model.end_tokens, request.writing.chooser(), adjust)
+
+
+def _length(asked: Asked) -> int:
+    """Of a prompt and its answer."""
+    return len(asked.prompt) + asked.max_new_tokens
+
+
+def _answer(request: Request, model: Model, asked: Asked, chat: bool, drafting: Drafting | None) -> Answer:
+    pieces, stop = answering(model.tokenizer, asked.prompt, chat), StopTexts(request.writing.stop)
+    wanted = asked.max_new_tokens == (request.writing.max_new_tokens or _most(request))
+    cut = Ended.LENGTH if wanted else Ended.CONTEXT
+    return Answer(pieces, stop, model.end_tokens, drafting, cut)
 
 
 def _write_at_once(model: Model, decoder: Decoder, asked: list[Asked], answers: list[Answer]) -> bool:
@@ -166,11 +176,15 @@ def _encoded(model: Model, prompt: str, system: str | None, chat: bool) -> Any:
     return model.encode_chat([{"role": "system", "content": system}, {"role": "user", "content": prompt}])
 
 
-def _new_tokens(request: Request, model: Model, longest: int) -> int:
+def _new_tokens(request: Request, model: Model, prompt_tokens: int) -> int:
     """As many as are asked for, or else as there is room for up to the task's own number."""
     if request.writing.max_new_tokens is not None:
         return request.writing.max_new_tokens
-    if not request.prompt:
-        return NEW_TOKENS
-    room = MOST_NEW_TOKENS if model.max_positions is None else model.max_positions - longest
-    return max(1, min(MOST_NEW_TOKENS, room))
+    most = _most(request)
+    room = most if model.max_positions is None else model.max_positions - prompt_tokens
+    return max(1, min(most, room)) if request.prompt else most
+
+
+def _most(request: Request) -> int:
+    """The task's own number."""
+    return MOST_NEW_TOKENS if request.prompt else NEW_TOKENS

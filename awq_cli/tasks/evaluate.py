@@ -84,6 +84,10 @@ class Pair:
     model: Model
     reference: Model | None
 
+    @property
+    def both(self) -> tuple[Model, ...]:
+        return (self.model,) if self.reference is None else (self.model, self.reference)
+
 
 def run(request: Request, watch: Watcher) -> Result:
     start = time.perf_counter()
@@ -96,9 +100,11 @@ def run(request: Request, watch: Watcher) -> Result:
     loaded = harness.load_tasks(asked, request.eval_data) if names else {}
     model = open_model(request, watch)
     pair = Pair(model, _open_reference(request, model, watch))
+    for one in pair.both:  # before the first window is read
+        harness.check_fits(loaded, one)
     scores, windows = [], None
     if text is not None:
-        windows = _windows(request, model, text)
+        windows = _windows(request, pair, text)
         scores += _perplexity(pair, windows, watch)
     if loaded:
         scores += _questions(pair, loaded, asked, watch)
@@ -153,9 +159,11 @@ def _open_reference(request: Request, model: Model, watch: Watcher) -> Model | N
     return reference
 
 
-def _windows(request: Request, model: Model, text: Text) -> np.ndarray:
+def _windows(request: Request, pair: Pair, text: Text) -> np.ndarray:
     """`(windows, window)` token ids."""
-    model.check_fits(request.window, "windows of --window")
+    model = pair.model
+    for one in pair.both:
+        one.check_fits(request.window, "windows of --window")
     return cut_windows(model.encode(text.text, request.bos), request.window, request.n_windows, text.name)
 
 

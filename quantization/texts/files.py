@@ -25,6 +25,8 @@ def read_file(path: Path, what: str, kind: type[AwqError], instead: str = "") ->
         if len(content) > MOST_BYTES:
             raise kind(f"{what} has more than {MOST_BYTES / 1e9:g} GB of text, which is not read; give a part of it")
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        if text.count("\0") * 4 > len(text):  # which is valid UTF-8
+            raise kind(f"{what} seems to be UTF-16, every other byte is 0; save it as UTF-8")
         return _PIPED.setdefault(path, text) if path.is_fifo() else text
     except FileNotFoundError as error:
         raise kind(f"{what}: no such file{instead}") from error

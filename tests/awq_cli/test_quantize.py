@@ -248,19 +248,6 @@ def test_auto_takes_only_a_file_that_fits(run, model, make_model, text_file, tmp
     assert named.error == f"{refused}; --awq load takes it as it is, --awq run replaces it"
 
 
-def test_auto_searches_where_other_options_share_the_bits_out_anew(run, make_model, text_file, tmp_path):
-    """Of a mixture, the file in the cache is found by the bits a weight alone."""
-    model = make_model(tmp_path / "tiny", hidden_size=128, intermediate_size=256)
-    mixed = ("--bits_per_weight", "3.7", "--calib_data", text_file, *CALIBRATION, "--solver", "rtn")
-    run.result(*quantize(model, *mixed, "--output", "plain"))
-    headed = run(*quantize(model, *mixed, "--lm_head", "--output", "headed"))
-    assert headed.code == 0 and any("searching anew and replacing it" in note for note in headed.notes), headed.notes
-    again = run(*quantize(model, *mixed, "--lm_head", "--output", "again"))
-    assert again.code == 0 and any(note.startswith("note: loading AWQ scales") for note in again.notes)
-    files = [run.folder / name / "model.safetensors" for name in ("headed", "again")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
 def test_flash_attention_is_the_checkpoints_default(run, model):
     """Where it was set as the checkpoint was made; on, where nothing was said, here as there."""
     run.result(*quantize(model, "--awq", "none", "--no_flash_attention"))

@@ -33,6 +33,8 @@ def test_what_is_typed_and_what_comes_of_it():
 
 def test_a_command_that_ends_or_never_asks(monkeypatch):
     assert session([sys.executable, "-c", "print('gone')"], []) == "gone\n"
+    with pytest.raises(ChildProcessError, match="^error: none$"):
+        session([sys.executable, "-c", "import sys; print('error: none'); sys.exit(2)"], [])
     monkeypatch.setattr("benchmarks.conversation.SECONDS", 0.5)
     with pytest.raises(TimeoutError, match="nothing more after"):
         session([sys.executable, "-c", "import time; time.sleep(60)"], [Turn("one")])

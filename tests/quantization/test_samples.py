@@ -10,6 +10,7 @@ import torch
 from qlinear.errors import CalibrationError, OptionError
 from quantization.recipe import Recipe
 from quantization.texts import hub, samples
+from quantization.texts.files import read_file
 from quantization.texts.samples import CalibrationText, read_text, token_blocks
 
 
@@ -95,6 +96,9 @@ def test_conversations_go_through_the_template_and_stand_as_paragraphs_where_the
 
 def test_a_file_is_named_without_its_folder(tmp_path):
     path = tmp_path / "prose.txt"
+    path.write_text("w5 w6 w7 " * 20, encoding="utf-16-le")
+    with pytest.raises(OptionError, match="seems to be UTF-16, every other byte is 0; save it as UTF-8"):
+        read_file(path, "`calib_data`", OptionError)
     path.write_text("Grüße, 世界\n", encoding="utf-8")
     assert read_text(str(path)) == CalibrationText("prose.txt", "Grüße, 世界\n")
 
