@@ -35,11 +35,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Draw:
-    """One checkpoint. seconds: to make it, 0 for the float model, on `processor`; bits: a weight of the quantized
-    layers; versions: of the packages of the other program that made it; texts: the yardstick's, by their names.
+    """One checkpoint. seconds: to make it, 0 for the float model, on `processor`; search: of those, until all
+    codes were chosen, None where that is not told; bits: a weight of the quantized layers; versions: of the packages of
+    the other program that made it; texts: the yardstick's, by their names.
     """
 
     seconds: float
+    search: float | None
     processor: str
     bits: float
     versions: dict[str, str]
@@ -132,11 +134,12 @@ def _draw(row: Row, results: Mapping[Kind, Any]) -> Draw:
     (score,) = (s for s in results[Kind.PERPLEXITY]["scores"] if s["metric"] == "perplexity")
     perplexity, texts = Value(score["value"], score["stderr"]), typed(dict[str, Told], results.get(Kind.YARDSTICK, {}))
     if row.family is Family.FLOAT:
-        return Draw(0.0, _here(), FLOAT_BITS, {}, perplexity, texts)
+        return Draw(0.0, None, _here(), FLOAT_BITS, {}, perplexity, texts)
     made = results[Kind.QUANTIZE]
     versions = made.get("versions", {})
     bits = made["size"]["bits_per_weight"]
-    return Draw(float(made["seconds"]["total"]), _here(), bits, versions, perplexity, texts)
+    seconds, search = made["seconds"], made["seconds"].get("search")
+    return Draw(float(seconds["total"]), search and float(search), _here(), bits, versions, perplexity, texts)
 
 
 def ended(made: Mapping[str, Any]) -> str:

@@ -17,7 +17,8 @@ NOTE = """\
 - **draws** of the calibration text `{calib_data}`, {n_samples} samples of 512 tokens each. Where there are several, a
   figure is their mean, and after it, in brackets, stands how far a single one lies from that (standard deviation).
 - **minutes** are those of the whole command, reading and writing included; of another program, those that it took with
-  the opened model.
+  the opened model. In brackets, those before a distillation: the same work as the row without one, so that they tell
+  where the machine was slower than it was for that.
 - **bits** a weight are those of the quantized layers, scales and zero points included.
 - **perplexity** is of {windows}, ± its standard error over windows. On the
   text that a model was calibrated on it would flatter itself.
@@ -112,9 +113,8 @@ def quality(rows: list[Row], found: Mapping[str, Figures]) -> Table:
         figures = found[row.name]
         draws = list(figures.draws.values())
         first = draws[0]
-        minutes = sum(one.seconds for one in draws) / len(draws) / 60
         perplexity = _over([Value(one.perplexity.value, one.perplexity.stderr) for one in draws], 2)
-        line = [row.name, str(len(draws)), f"{minutes:.1f}" if minutes else "-", f"{first.bits:.2f}", perplexity]
+        line = [row.name, str(len(draws)), _minutes(row, draws), f"{first.bits:.2f}", perplexity]
         for text in texts:
             told = [one.texts[text] for one in draws if text in one.texts]
             line.append(_over([estimate(each) for each in told], 3) if told else "-")
@@ -124,6 +124,15 @@ def quality(rows: list[Row], found: Mapping[str, Figures]) -> Table:
             line.append(_beside(row, found, texts[0]))
         cells.append(line)
     return Table("quality", headings, cells)
+
+
+def _minutes(row: Row, draws: list[Draw]) -> str:
+    """Of all, and of a distilled one those before its first step."""
+    minutes = sum(one.seconds for one in draws) / len(draws) / 60
+    before = [one.search for one in draws if one.search is not None]
+    if row.recipe is None or not row.recipe.distill or not before:
+        return f"{minutes:.1f}" if minutes else "-"
+    return f"{minutes:.1f} ({sum(before) / len(before) / 60:.1f})"
 
 
 def estimate(told: Told) -> Value:

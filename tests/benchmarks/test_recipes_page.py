@@ -50,7 +50,7 @@ PERPLEXITY = {
 QUESTIONS = {"scores": [score("winogrande", "acc", 0.5, 0.035, 200), score("arc_challenge", "acc_norm", 0.25, 0.03)]}
 TOLD = {"sums": [1.0, 4.0], "tokens": [10, 10], "median": 0.1, "most": 1.5, "agreement": 0.75}
 RESULTS = {
-    Kind.QUANTIZE: {"size": {"bits_per_weight": 4.3125}, "seconds": {"total": 90.0}},
+    Kind.QUANTIZE: {"size": {"bits_per_weight": 4.3125}, "seconds": {"total": 90.0, "search": 80.0}},
     Kind.SPEED: {**vars(TIMED), "samples": [39.0, 41.0]},
     Kind.PERPLEXITY: PERPLEXITY,
     Kind.QUESTIONS: QUESTIONS,
@@ -60,7 +60,7 @@ RESULTS = {
 
 def drawn(perplexity: float, *sums: float, bits: float = 4.3125, seconds: float = 60.0) -> Draw:
     told = Told(tuple(sums), (10,) * len(sums), 0.1, 1.5, 0.75)
-    return Draw(seconds, "some processor", bits, {}, Value(perplexity, 1.5), {"web.txt": told})
+    return Draw(seconds, 30.0, "some processor", bits, {}, Value(perplexity, 1.5), {"web.txt": told})
 
 
 def test_tokens_a_second_count_the_prompts_time():
@@ -102,7 +102,7 @@ def test_figures_are_those_of_the_steps():
     assert list(found.draws) == ["42", "43"] and found.timed.speed == TIMED
     assert found.answers == {"winogrande": Value(0.5, 0.035), "arc_challenge": Value(0.25, 0.03)}
     first = found.draws["42"]
-    assert (first.seconds, first.bits, first.perplexity) == (90.0, 4.3125, Value(21.456, 1.5))
+    assert (first.seconds, first.search, first.bits, first.perplexity) == (90.0, 80.0, 4.3125, Value(21.456, 1.5))
     assert first.texts["code"] == Told((1.0, 4.0), (10, 10), 0.1, 1.5, 0.75) and found.draws["43"].texts == {}
     assert windows_of(RESULTS) == "20 windows of 2048 tokens of `text.txt`"
 
@@ -120,18 +120,19 @@ def test_a_row_tells_means_scatter_and_differences():
     found = {
         "default-w4": Figures({"42": drawn(20.0, 1.0, 3.0), "43": drawn(22.0, 2.0, 4.0)}, None, {}),
         "learned-w4": Figures({"42": drawn(19.0, 0.5, 2.0, seconds=90.0)}, None, {}),
+        "distilled-w4": Figures({"42": drawn(18.0, 0.5, 2.0, seconds=120.0)}, None, {}),
         "mixed-3.8": Figures({"42": drawn(21.0, 2.0, 2.0, bits=3.8)}, None, {}),
     }
     table = page.quality([BY_NAME[name] for name in found], found)
     assert table.headings == ["", *page.QUALITY, "web.txt", "99 %", "top-1", "beside default"]
-    default, learned, mixed = table.rows
+    default, learned, distilled, mixed = table.rows
     # Two passages of ten tokens: 0.1 and 0.3 a token; the error of their mean is half their difference.
     assert default[:6] == [
         "default-w4", "2", "1.0", "4.31", "21.00 ± 1.50 (1.41)", "0.250 ± 0.100 (0.071)"
     ]  # fmt: skip
     assert default[6:] == ["1.50", "0.750", ""]
     # By 0.05 and 0.1 a token less than the default of the same draw.
-    assert learned[2] == "1.5" and learned[-1] == "-0.075 ± 0.025" and mixed[-1] == ""
+    assert learned[2] == "1.5" and distilled[2] == "2.0 (0.5)" and learned[-1] == "-0.075 ± 0.025" and mixed[-1] == ""
 
 
 def test_what_a_later_run_found_goes_on_record_beside_the_earlier(tmp_path):
