@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -294,4 +295,5 @@ class Batch:
         self.counts.failed += error is not None
         if text.drafting:
             self.counts.drafted = together([self.counts.drafted, text.drafting.drafted])
-        text.listener.ended(how, error)
+        with suppress(Exception):  # what it makes of that is its own: others go on
+            text.listener.ended(how, error)

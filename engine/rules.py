@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -44,21 +45,16 @@ def both(first: Adjust | None, then: Adjust | None) -> Adjust | None:
     return lambda text, logits: then(text, first(text, logits))
 
 
-def penalized(text: np.ndarray, logits: np.ndarray, penalty: np.float32) -> np.ndarray:
-    """Keskar et al., arXiv 1909.05858, as `transformers` has it: what the text holds becomes less likely."""
-    adjusted = logits.copy()
-    of_text = adjusted[text]
-    adjusted[text] = np.where(of_text < 0, of_text * penalty, of_text / penalty)
-    return adjusted
-
-
 class Rules(Protocol):
     """Of one model. notes: what of its generation_config is not followed, in words."""
 
     notes: tuple[str, ...]
 
-    def for_text(self, prompt_tokens: int, new_tokens: int) -> Adjust | None:
-        """How the logits of one answer are adjusted; None where nothing is asked for."""
+    def for_text(self, prompt_tokens: int, new_tokens: int, repetition_penalty: float | None = None) -> Adjust | None:
+        """How the logits of one answer are adjusted; None where nothing is asked for.
+
+        repetition_penalty: in the place of the model's own.
+        """
         ...
 
 
@@ -76,8 +72,10 @@ class ModuleRules:
         self.notes = _not_followed(given.to_dict())
         self.for_text(1, 1)
 
-    def for_text(self, prompt_tokens: int, new_tokens: int) -> Adjust | None:
+    def for_text(self, prompt_tokens: int, new_tokens: int, repetition_penalty: float | None = None) -> Adjust | None:
         config = deepcopy(self._config)
+        if repetition_penalty is not None:
+            config.repetition_penalty = repetition_penalty
         config.max_length = prompt_tokens + new_tokens
         try:
             self._module._prepare_special_tokens(config, device="cpu", batch_size=1)
@@ -118,11 +116,17 @@ class PlainRules:
         self._penalty = np.float32(penalty or 1.0)
         self.notes = _not_followed(config)
 
-    def for_text(self, prompt_tokens: int, new_tokens: int) -> Adjust | None:
-        return None if self._penalty == 1 else self._penalize
+    def for_text(self, prompt_tokens: int, new_tokens: int, repetition_penalty: float | None = None) -> Adjust | None:
+        penalty = self._penalty if repetition_penalty is None else np.float32(repetition_penalty)
+        return None if penalty == 1 else partial(_penalized, penalty)
 
-    def _penalize(self, text: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        return penalized(text, logits, self._penalty)
+
+def _penalized(penalty: np.float32, text: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Keskar et al., arXiv 1909.05858, as `transformers` has it: what the text holds becomes less likely."""
+    adjusted = logits.copy()
+    of_text = adjusted[text]
+    adjusted[text] = np.where(of_text < 0, of_text * penalty, of_text / penalty)
+    return adjusted
 
 
 def _not_followed(config: Mapping[str, Any]) -> tuple[str, ...]:

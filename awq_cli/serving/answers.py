@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from awq_cli.serving.calls import Call
+from awq_cli.serving.bodies import Call
 from awq_cli.serving.hearing import Likely, Piece, Told
 from engine.stopping import Ended
 

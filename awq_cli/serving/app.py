@@ -203,7 +203,7 @@ async def _whole(writing: _Writing, shape: Shape) -> Response:
         async for number, piece in pieces:
             found[number] += [] if piece is None else [piece]
     answers = [Written(pieces, writing.finish(number)) for number, pieces in enumerate(found)]
-    return JSONResponse(shape.whole(answers, writing.usage))
+    return _Json(shape.whole(answers, writing.usage))
 
 
 async def _events(writing: _Writing, shape: Shape) -> AsyncIterator[bytes]:
@@ -267,7 +267,7 @@ def _refusing(refusal: Refusal) -> Response:
 
 
 class _Json(JSONResponse):
-    """Of what a request says, too, which may be halves of characters."""
+    """Of what a request or a model says, too, which may be halves of characters."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content).encode()

@@ -1,7 +1,6 @@
 """Requests of OpenAI's API, read and checked field by field."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,12 +94,14 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
     top = whole(given, "top_logprobs", 0, MOST_TOP)
     if top is not None and not wanted:
         raise wrong("top_logprobs", "needs logprobs to be true")
-    shown = {"tools": calling.shown} if calling else {}
-    messages = _messages(given, template_of(model.tokenizer, tools=calling is not None))
+    template = template_of(model.tokenizer, tools=calling is not None or _tells_of_calls(given))
+    messages, shown = _messages(given, template), {"tools": calling.shown} if calling else {}
+    if calling is None and template != template_of(model.tokenizer, tools=False):
+        shown["tools"] = []  # none, and yet the template that knows of calls
     prompt = model.encode_chat(messages, shown | _seen(given))
     most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
-    kept = _kept(given, calling, forms, _count(given, 1, limits))
-    choices = choosing(given, prompt, _room(prompt, most, limits, "messages"), model.vocabulary, kept())
+    room, count = _room(prompt, most, limits, "messages"), _count(given, 1, limits)
+    choices = choosing(given, prompt, room, model.vocabulary, _kept(given, calling, forms, count))
     return _ask(given, len(prompt), choices, (top or 0) if wanted else None, calling)
 
 
@@ -109,12 +110,14 @@ def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: L
     _check_fields(given, OF_COMPLETIONS)
     top = whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
     most = whole(given, "max_tokens", 1, None)
-    prompts = [_prompt(one, model) for one in _prompts(given.get("prompt"))]
-    kept = _kept(given, None, forms, _count(given, len(prompts), limits))
-    choices = []
+    asked = _prompts(given.get("prompt"))
+    count = _count(given, len(asked), limits)
+    prompts = [_prompt(one, model) for one in asked]
+    kept, choices = _kept(given, None, forms, count * len(prompts)), []
     for prompt in prompts:
         left = max(1, min(COMPLETION_TOKENS, limits.context - len(prompt)))
-        choices += choosing(given, prompt, _room(prompt, most or left, limits, "prompt"), model.vocabulary, kept())
+        room, own = _room(prompt, most or left, limits, "prompt"), [kept.pop() for _ in range(count)]
+        choices += choosing(given, prompt, room, model.vocabulary, own)
     return _ask(given, sum(map(len, prompts)), choices, top, None)
 
 
@@ -127,16 +130,14 @@ def _count(given: dict[str, Any], prompts: int, limits: Limits) -> int:
     return count
 
 
-def _kept(
-    given: dict[str, Any], calling: Calling | None, forms: Forms, count: int
-) -> Callable[[], list[Adjust | None]]:
-    """What makes what keeps each of some answers to the form that was asked for, or that calls of tools have."""
+def _kept(given: dict[str, Any], calling: Calling | None, forms: Forms, count: int) -> list[Adjust | None]:
+    """What keeps each of some answers to the form that was asked for, or that calls of tools have."""
     form = given.get("response_format")
     if calling is not None and form is not None and form != {"type": "text"}:
         raise wrong("response_format", "and tools are not done together here")
     if calling is None or calling.schema is None:
-        return lambda: [forms.read(form) for _ in range(count)]
-    return lambda: [forms.keeping(calling.schema, "tools") for _ in range(count)]
+        return forms.read(form, count)
+    return forms.keeping(calling.schema, count, "tools")
 
 
 def _ask(
@@ -192,6 +193,12 @@ def _seen(given: dict[str, Any]) -> dict[str, Any]:
         if name in RESERVED or not name.isidentifier():
             raise wrong("chat_template_kwargs", f"cannot have {name}")
     return seen or {}
+
+
+def _tells_of_calls(given: dict[str, Any]) -> bool:
+    messages = given.get("messages")
+    told = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    return any(one.get("role") == "tool" or one.get("tool_calls") for one in told)
 
 
 def _messages(given: dict[str, Any], template: str) -> Conversation:

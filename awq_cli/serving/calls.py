@@ -1,33 +1,18 @@
 """Calls of tools in what a model writes, in the forms that models were taught; found as it is written.
 
 A chat template that takes tools shows the model the form that it was taught, and names its marks: that is how the form
-of a model is known (`form_of`).
+of a model is known (`form_of`). What a model writes may be whatever somebody wants it to: nothing here takes much more
+time for twice the text, and what is no call after all is given out as the text that it is.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-ARGUMENTS = ("arguments", "parameters")  # as models call them in JSON
-_PLAIN = json.JSONDecoder(strict=False)  # models put line ends into strings
-_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|(?=<parameter=)|\Z)", re.DOTALL)
-_PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-_NAMED = re.compile(r"([\w.-]+)\s*(?:\[CALL_ID\][^\[]*)?\[ARGS\](.*)", re.DOTALL)
+from awq_cli.serving.bodies import Call, leading_calls, may_begin
+from awq_cli.serving.written import Tools
 
-
-@dataclass(frozen=True)
-class Call:
-    """Of a tool. arguments: a JSON object, as text."""
-
-    name: str
-    arguments: str
-
-
-# Of each tool, by its name, its parameters as a JSON schema.
-Tools = Mapping[str, Mapping[str, Any]]
+MOST_TRIES = 32  # of one place in an answer: marks in texts that are written by a call
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class Form:
 
 FORMS = (
     Form("<tool_call>", "</tool_call>"),  # of Hermes, Qwen, GLM, Granite 4 and many others
-    Form("<|tool_call|>", "<|/tool_call|>"),  # of Phi-4; Granite 3 has no end of it
+    Form("<|tool_call|>", "<|/tool_call|>"),  # of Granite 3, without the end, and of templates for Phi-4
     Form("[TOOL_CALLS]"),  # of Mistral
     Form("<|python_tag|>", bare=True, told='"parameters": dictionary'),  # of Llama 3.1 to 3.3
 )
@@ -79,18 +64,17 @@ class Reader(Protocol):
 
 @dataclass
 class CallReader:
-    """`Reader` of calls amid text. What is no call after all is given out as the text that it is.
-
-    single: whether one call is all that is wanted.
-    """
+    """`Reader` of calls amid text. single: whether one call is all that is wanted."""
 
     form: Form
     tools: Tools
     single: bool = False
     over: bool = False
     _held: str = ""
-    _before: str = ""  # spaces before the call that it is in
+    _before: str = ""  # spaces before the call that it may be in
     _inside: bool = False
+    _looked: int = 0  # how far ends were looked for
+    _tries: int = 0
     _found: int = 0
     _bare: bool = field(init=False)  # whether all so far may be a call without marks
 
@@ -102,13 +86,13 @@ class CallReader:
             return "", []
         self._held += piece
         if self._bare:
-            begun = self._held.lstrip()
+            begun = self._held.lstrip() if len(self._held) < MOST_TRIES else self._held.lstrip()[:MOST_TRIES]
             if not begun or begun[0] == "{" or self.form.begin.startswith(begun[: len(self.form.begin)]):
                 return "", []
             self._bare = False
         texts: list[str] = []
         calls: list[Call] = []
-        while not self.over and self._take(texts, calls):
+        while not self.over and (self._in_call(texts, calls) if self._inside else self._in_text(texts)):
             pass
         return "".join(texts), calls
 
@@ -117,44 +101,71 @@ class CallReader:
         if self.over:
             return "", []
         if self._bare:
-            calls = _in_json(held.strip().removeprefix(self.form.begin))
-            if calls and all(call.name in self.tools for call in calls):
-                return "", self._kept(calls)
+            found = leading_calls(held.lstrip().removeprefix(self.form.begin), self.tools)
+            if found and not found.rest.strip() and all(call.name in self.tools for call in found.calls):
+                return "", self._kept(found.calls)
         elif self._inside:
             texts: list[str] = []
             calls: list[Call] = []
-            self._read(held, texts, calls, whole=False)
+            self._read(held, "", texts, calls)
             return "".join(texts), calls
         return ("" if self._found and not held.strip() else held), []
 
-    def _take(self, texts: list[str], calls: list[Call]) -> bool:
-        """One step further in what is held; False where more has to come first."""
-        mark = (self.form.end or self.form.begin) if self._inside else self.form.begin
-        before, there, after = self._held.partition(mark)
-        if self._inside:
-            if there:
-                self._held, self._inside = after, not self.form.end
-                self._read(before, texts, calls, whole=True)
-            return bool(there)
+    def _in_text(self, texts: list[str]) -> bool:
+        """One step further in what is held, up to a beginning; False where more has to come first."""
+        before, there, after = self._held.partition(self.form.begin)
         if there:
             text = before.rstrip()
             texts.append(text)
-            self._held, self._before, self._inside = after, before[len(text) :], True
+            self._held, self._before, self._inside, self._looked, self._tries = after, before[len(text) :], True, 0, 0
             return True
-        kept = _open_end(self._held, mark)
+        kept = _open_end(self._held, self.form.begin)
         if self._found and not self._held[:kept].strip():
             return False
         texts.append(self._held[:kept])
         self._held = self._held[kept:]
         return False
 
-    def _read(self, body: str, texts: list[str], calls: list[Call], whole: bool) -> None:
-        found = calls_in(body, self.tools)
-        if found:
-            calls += self._kept(found)
-        else:
-            texts.append(self._before + self.form.begin + body + (self.form.end if whole else ""))
+    def _in_call(self, texts: list[str], calls: list[Call]) -> bool:
+        """The same from a beginning on, up to an end of what reads as a call; a mark in a text of it is none."""
+        end = self.form.end
+        if not may_begin(self._held, self.tools) or self._tries > MOST_TRIES:
+            texts.append(self._before + self.form.begin)
+            self._before, self._inside = "", False
+            return True
+        at = self._held.find(end, max(0, self._looked - len(end))) if end else -1
+        if at < 0:
+            self._looked = len(self._held)
+            return False
+        found = leading_calls(self._held[:at], self.tools)
+        if found is None and may_begin(self._held[:at].rpartition(self.form.begin)[2], self.tools):
+            self._looked, self._tries = at + 2 * len(end), self._tries + 1
+            return True
+        body, self._held, self._inside = self._held[:at], self._held[at + len(end) :], False
+        self._read(body, end, texts, calls)
+        return True
+
+    def _read(self, body: str, end: str, texts: list[str], calls: list[Call]) -> None:
+        """All that stands in what may be a call, or several without ends between them."""
+        said, before, begin = False, self._before, self.form.begin
         self._before = ""
+        for _ in range(MOST_TRIES):
+            found = leading_calls(body, self.tools)
+            text, there, after = (body if found is None else found.rest).partition(begin)
+            if found is not None:
+                calls += self._kept(found.calls)
+                texts.append(text if text.strip() else "")
+            else:
+                texts.append(before + begin + text)
+                said = True
+            if not there or self.over:
+                break
+            body, before = after, ""
+        else:
+            texts.append(begin + body)
+            said, found = True, None
+        if said and found is None:
+            texts.append(end)
 
     def _kept(self, calls: list[Call]) -> list[Call]:
         if self.single:
@@ -169,83 +180,16 @@ class JsonReader:
 
     read: Callable[[str], list[Call]]
     over: bool = False
-    _held: str = ""
+    _held: list[str] = field(default_factory=list)
 
     def add(self, piece: str) -> tuple[str, list[Call]]:
-        self._held += piece
+        self._held.append(piece)
         return "", []
 
     def end(self) -> tuple[str, list[Call]]:
-        calls = self.read(self._held)
-        return ("" if calls else self._held), calls
-
-
-def calls_in(body: str, tools: Tools) -> list[Call]:
-    """What stands between the marks of a call; none where it is no call."""
-    body = body.strip()
-    if body[:1] in ("{", "["):
-        return _in_json(body)
-    if functions := _FUNCTION.findall(body):
-        return [_of_texts(name, _PARAMETER.findall(inner), tools) for name, inner in functions]
-    if named := _NAMED.fullmatch(body):
-        given = _decoded(named[2])
-        return [Call(named[1], json.dumps(given[0], ensure_ascii=False))] if _are_arguments(given) else []
-    name, pairs = body.partition("<arg_key>")[0].strip(), _PAIR.findall(body)
-    return [_of_texts(name, pairs, tools)] if pairs or name in tools else []
-
-
-def _in_json(text: str) -> list[Call]:
-    """Of objects with a name and arguments, one after the other or in a list; none if one of them is something else."""
-    values = _decoded(text)
-    flat = [one for value in values or [] for one in (value if isinstance(value, list) else [value])]
-    calls = [_of_object(one) for one in flat]
-    return [] if None in calls else [call for call in calls if call is not None]
-
-
-def _decoded(text: str) -> list[Any] | None:
-    """Values of JSON, with nothing but spaces and semicolons between; None for anything else."""
-    found, place = [], 0
-    while place < len(text):
-        if text[place].isspace() or text[place] == ";":
-            place += 1
-            continue
-        try:
-            value, place = _PLAIN.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            return None
-        found.append(value)
-    return found
-
-
-def _are_arguments(given: list[Any] | None) -> bool:
-    return given is not None and len(given) == 1 and isinstance(given[0], dict)
-
-
-def _of_object(given: Any) -> Call | None:
-    if not isinstance(given, dict):
-        return None
-    if isinstance(given.get("function"), dict):  # as in the API itself
-        given = given["function"]
-    name = given.get("name")
-    arguments = next((given[word] for word in ARGUMENTS if given.get(word) is not None), {})
-    if isinstance(arguments, str):
-        inner = _decoded(arguments)
-        arguments = inner[0] if _are_arguments(inner) else None
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        return None
-    return Call(name, json.dumps(arguments, ensure_ascii=False))
-
-
-def _of_texts(name: str, pairs: Iterable[tuple[str, str]], tools: Tools) -> Call:
-    """Of arguments that are written as they are: JSON where their schema does not say that they are texts."""
-    properties = tools.get(name.strip(), {}).get("properties")
-    arguments = {}
-    for key, text in pairs:
-        known = properties.get(key.strip()) if isinstance(properties, dict) else None
-        kind = known.get("type") if isinstance(known, dict) else None
-        values = None if kind == "string" else _decoded(text)
-        arguments[key.strip()] = values[0] if values is not None and len(values) == 1 else text
-    return Call(name.strip(), json.dumps(arguments, ensure_ascii=False))
+        held = "".join(self._held)
+        calls = self.read(held)
+        return ("" if calls else held), calls
 
 
 def _open_end(text: str, mark: str) -> int:

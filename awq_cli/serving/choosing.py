@@ -9,7 +9,7 @@ import numpy as np
 
 from awq_cli.serving.fields import number, whole, wrong
 from engine.generate import greedy
-from engine.rules import Adjust, both, penalized
+from engine.rules import Adjust, both
 from engine.sampling import sampler
 
 FIELDS = {
@@ -17,14 +17,18 @@ FIELDS = {
     "logit_bias",
 }  # fmt: skip
 MOST_PENALTY, MOST_BIAS = 2, 100  # either way, as OpenAI has them
+LEAST_FACTOR = 0.01
 
 
 @dataclass(frozen=True)
 class Choosing:
-    """Of one answer: see `engine.generate`. prompt: ids `(length,)`."""
+    """Of one answer: see `engine.generate`. prompt: ids `(length,)`; repetition_penalty: in the place of the model's
+    own, None to leave that.
+    """
 
     prompt: np.ndarray
     max_new_tokens: int
+    repetition_penalty: float | None
     choose: Callable[[np.ndarray], int]
     adjust: Adjust | None
 
@@ -36,9 +40,11 @@ def choosing(
 
     Raises `Refusal` for fields out of range.
     """
-    weighed = _weighing(given, len(prompt), vocabulary)
+    weighed, again = _weighing(given, len(prompt), vocabulary), number(given, "repetition_penalty", LEAST_FACTOR, 2)
     choosers = _choosers(given, len(forms))
-    return [Choosing(prompt, room, choose, both(weighed, form)) for choose, form in zip(choosers, forms, strict=True)]
+    return [
+        Choosing(prompt, room, again, choose, both(weighed, form)) for choose, form in zip(choosers, forms, strict=True)
+    ]
 
 
 def _choosers(given: dict[str, Any], count: int) -> list[Callable[[np.ndarray], int]]:
@@ -64,20 +70,15 @@ def _choosers(given: dict[str, Any], count: int) -> list[Callable[[np.ndarray], 
 
 
 def _weighing(given: dict[str, Any], prompt_tokens: int, vocabulary: int) -> Adjust | None:
-    """What OpenAI's penalties and biases, and the penalty of `transformers`, make of logits; None if nothing is asked.
+    """What OpenAI's penalties and biases make of logits; None if nothing is asked.
 
-    Of OpenAI's, a token that was written before is taken the one penalty, and the other for each time that it was; the
-    prompt does not count. Raises `Refusal`.
+    A token that was written before is taken the one penalty, and the other for each time that it was; the prompt does
+    not count. Raises `Refusal`.
     """
     once = number(given, "presence_penalty", -MOST_PENALTY, MOST_PENALTY) or 0.0
     each = number(given, "frequency_penalty", -MOST_PENALTY, MOST_PENALTY) or 0.0
-    factor = number(given, "repetition_penalty", 0, 2)
-    if factor == 0:
-        raise wrong("repetition_penalty", "has to be above 0")
     tokens, biases = _biases(given.get("logit_bias"), vocabulary)
-    if not once and not each and factor in (None, 1) and not len(tokens):
-        return None
-    return _Weighing(prompt_tokens, once, each, np.float32(factor or 1), tokens, biases)
+    return _Weighing(prompt_tokens, once, each, tokens, biases) if once or each or len(tokens) else None
 
 
 def _biases(given: Any, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,12 +101,11 @@ class _Weighing:
     prompt_tokens: int
     once: float
     each: float
-    factor: np.float32
     tokens: np.ndarray
     biases: np.ndarray
 
     def __call__(self, text: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        weighed = penalized(text, logits, self.factor)  # of the prompt's tokens, too
+        weighed = logits.copy()
         written, times = np.unique(text[self.prompt_tokens :], return_counts=True)
         weighed[written] -= (self.once + self.each * times).astype(np.float32)
         weighed[self.tokens] += self.biases

@@ -4,6 +4,8 @@ from typing import Any
 
 from awq_cli.serving.refusals import Refusal
 
+MOST = 2**63 - 1  # where nothing else is
+
 
 def wrong(name: str, what: str) -> Refusal:
     return Refusal(400, f"{name} {what}", name, "invalid_value")
@@ -20,7 +22,7 @@ def whole(given: dict[str, Any], name: str, least: int, most: int | None) -> int
     value = given.get(name)
     if value is None:
         return None
-    if type(value) is not int or value < least or (most is not None and value > most):
+    if type(value) is not int or not least <= value <= (MOST if most is None else most):
         raise wrong(name, f"has to be a whole number, {_range(least, most)}")
     return value
 

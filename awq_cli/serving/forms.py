@@ -30,22 +30,22 @@ class Forms:
     def close(self) -> None:
         self._helper.close()
 
-    def read(self, given: Any) -> Adjust | None:
-        """What keeps one answer to `response_format`; None for a text without one. Raises `Refusal`."""
+    def read(self, given: Any, count: int) -> list[Adjust | None]:
+        """What keeps each of some answers to `response_format`; None for a text without one. Raises `Refusal`."""
         if given is None or given == {"type": "text"}:
-            return None
+            return [None] * count
         kind = given.get("type") if isinstance(given, dict) else None
         if kind == "json_object" and len(given) == 1:
-            return self.keeping({"type": "object"})
+            return self.keeping({"type": "object"}, count)
         described = given.get("json_schema") if kind == "json_schema" and len(given) == 2 else None
         if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
             raise _wrong(
                 FORM, "has to be of type text, json_object, or json_schema with a json_schema that has a schema"
             )
-        return self.keeping(described["schema"])
+        return self.keeping(described["schema"], count)
 
-    def keeping(self, schema: dict[str, Any], field: str = FORM) -> Adjust:
-        """What keeps one answer to a schema; field: of the request, that it is from. Raises `Refusal`."""
+    def keeping(self, schema: dict[str, Any], count: int, field: str = FORM) -> list[Adjust | None]:
+        """What keeps each of some answers to a schema; field: of the request, that it is from. Raises `Refusal`."""
         tokenizer, text = self._opened(field), json.dumps(schema)
         if text not in self._tried:
             _, failed = self._helper.ask(text)
@@ -54,7 +54,8 @@ class Forms:
             if len(self._tried) >= REMEMBERED:
                 self._tried.clear()
             self._tried.add(text)
-        return _Keeping(_matcher(tokenizer, text), field)
+        first = _matcher(tokenizer, text)
+        return [_Keeping(first.deep_copy() if later else first, field) for later in range(count)]
 
     def _opened(self, field: str) -> Any:
         """The library's own view of the model's tokenizer, which takes most of a second to make."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from awq_cli.serving.asks import Ask
-from awq_cli.serving.calls import Call
+from awq_cli.serving.bodies import Call
 from engine.batching import Asked, Batch, Text
 from engine.model import Model
 from engine.rules import both
@@ -76,7 +76,8 @@ class Hearing:
     def begin(self, batch: Batch, model: Model) -> Text:
         """Have it written; what is given may be cancelled. Raises as `Batch.add` does."""
         own = self._own
-        adjust = both(model.rules.for_text(len(own.prompt), own.max_new_tokens), own.adjust)
+        rule = model.rules.for_text(len(own.prompt), own.max_new_tokens, own.repetition_penalty)
+        adjust = both(rule, own.adjust)
         return batch.add(Asked(own.prompt, own.max_new_tokens, self._end_tokens, own.choose, adjust), self)
 
     def wrote(self, token: int, logits: np.ndarray) -> bool:
@@ -104,13 +105,21 @@ class Hearing:
         self._give(Piece(text, told, calls))
 
     def ended(self, how: Ended, error: Exception | None) -> None:
-        if not self._stop.found:
-            self._say(self._stop.add(self._pieces.end()) + self._stop.end(), over=not self._stop.found)
-        if self._reader is not None and error is None:
-            text, calls = self._reader.end()
-            self._give(Piece(text, [], calls))
+        try:
+            if how is not Ended.INTERRUPTED:
+                self._say_the_rest()
+        except Exception as fault:  # whatever it is, nobody is to wait for ever
+            error = error or fault
         self.how, self.error = Ended.STOP if self._stop.found and error is None else how, error
         self._send([*self._held, None])
+
+    def _say_the_rest(self) -> None:
+        """What was held back."""
+        if not self._stop.found:
+            self._say(self._stop.add(self._pieces.end()) + self._stop.end(), over=not self._stop.found)
+        if self._reader is not None:
+            text, calls = self._reader.end()
+            self._give(Piece(text, [], calls))
 
     def _give(self, piece: Piece) -> None:
         self.called = self.called or bool(piece.calls)

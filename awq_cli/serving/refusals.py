@@ -32,6 +32,8 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(429, str(error), code="server_busy")
     if isinstance(error, Closed):
         return Refusal(503, "this server is about to end", code="server_ends")
+    if isinstance(error, RecursionError):
+        return Refusal(400, "the request is nested too deep", code="invalid_json")
     if isinstance(error, OptionError):
         return Refusal(400, str(error).replace("`", ""))
     return Refusal(500, f"the server failed: {one_line(error)}", code="server_failed")

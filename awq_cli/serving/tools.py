@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from awq_cli.serving.calls import Call, CallReader, Form, JsonReader, Reader, Tools, calls_in, form_of
+from awq_cli.serving.bodies import listed_calls, named_call
+from awq_cli.serving.calls import CallReader, Form, JsonReader, Reader, form_of
 from awq_cli.serving.fields import flag, wrong
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.written import Tools
 
 MOST_TOOLS = 128  # as OpenAI has it
 DEFINITIONS = ("$defs", "definitions")
@@ -56,11 +58,10 @@ def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
         raise wrong("tool_choice", "has to be none, auto, required, or a function that is among the tools")
     form = _form(tokenizer)
     if name is not None:
-        reader = partial(JsonReader, lambda text: [Call(name, text)])
+        reader = partial(JsonReader, partial(named_call, name))
         return Calling(shown, dict(tools[name]), reader, frozenset(), "stop")
     if choice == "required":
-        reader = partial(JsonReader, partial(calls_in, tools=tools))
-        return Calling(shown, _any_of(tools, single), reader, frozenset(), "tool_calls")
+        return Calling(shown, _any_of(tools, single), partial(JsonReader, listed_calls), frozenset(), "tool_calls")
     return Calling(shown, None, partial(CallReader, form, tools, single), form.marks, "tool_calls")
 
 
@@ -81,7 +82,7 @@ def _tool(tool: Any, where: str) -> tuple[str, dict[str, Any]]:
         raise wrong(where, "has to have a name of up to 64 letters, digits, and . _ -")
     if not isinstance(parameters, dict | None) or not isinstance(function.get("description"), str | None):
         raise wrong(where, "has a description that is no text, or parameters that are no JSON schema")
-    return name, parameters or {"type": "object", "properties": {}}
+    return name, {"type": "object", **(parameters or {})}
 
 
 def _form(tokenizer: Any) -> Form:
@@ -104,10 +105,29 @@ def _any_of(tools: Tools, single: bool) -> dict[str, Any]:
                 raise wrong("tools", f"have different schemas by one name in {word}; give them names of their own")
             there.update(schemas)
         rest = {word: value for word, value in parameters.items() if word not in own}
+        if _refers_to_all(rest):
+            raise wrong("tools", f"have a schema, of {name}, that refers to itself as a whole; name it in $defs")
         known = {"name": {"const": name}, "arguments": rest}
         calls.append({"type": "object", "properties": known, "required": [*known], "additionalProperties": False})
     most = {"maxItems": 1} if single else {}
     return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, **most, **defined}
+
+
+def _refers_to_all(schema: Any) -> bool:
+    """Whether there is a reference to anything but definitions: it would be to the list of calls."""
+    left = [schema]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            to = one.get("$ref")
+            if (
+                isinstance(to, str)
+                and to.startswith("#")
+                and to.split("/")[1:2] not in [[word] for word in DEFINITIONS]
+            ):
+                return True
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+    return False
 
 
 def read_calls(given: Any, where: str) -> list[dict[str, Any]]:

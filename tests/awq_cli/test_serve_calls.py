@@ -1,10 +1,12 @@
 """Calls of tools in answers, in each form that models were taught, however the answer is cut into pieces."""
 
 import json
+import time
 
 import pytest
 
-from awq_cli.serving.calls import FORMS, Call, CallReader, JsonReader, calls_in, form_of
+from awq_cli.serving.bodies import Call, leading_calls, listed_calls, named_call
+from awq_cli.serving.calls import FORMS, CallReader, JsonReader, form_of
 
 MARKED, PHI, MISTRAL, LLAMA = FORMS
 TOOLS = {
@@ -107,17 +109,130 @@ def test_one_call_is_all_where_no_more_are_wanted():
 
 
 def test_an_answer_that_is_kept_to_calls():
-    reader = JsonReader(lambda text: calls_in(text, TOOLS))
-    assert read(reader, [f"[{IN_JSON}", ', {"name": "now", "arguments": {}}]']) == ("", [PARIS, NOW])
-    assert read(JsonReader(lambda text: calls_in(text, TOOLS)), [f"[{IN_JSON}"]) == (f"[{IN_JSON}", [])
+    whole = f'[{IN_JSON}, {{"name": "now", "arguments": {{}}}}]'
+    for size in (1, 7, 1000):
+        pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+        assert read(JsonReader(listed_calls), pieces) == ("", [PARIS, NOW])
+    cut = f'[{IN_JSON}, {{"name": "no'
+    assert read(JsonReader(listed_calls), [cut]) == ("", [PARIS])  # what is whole of it
+    assert read(JsonReader(listed_calls), ['[{"name": "no']) == ('[{"name": "no', [])
+    assert named_call("now", ' {"a": 1} ') == [call("now", a=1)]
+    for wrong in ("", "[1]", '{"a": ', '{"a": 1} x', '{"a": 1e999}'):
+        assert named_call("now", wrong) == []
+
+
+BODIES = {
+    "what?": None, "": None, "x": None, "{}": None, "[]": None, "[1]": None, '{"name": 1}': None,
+    '{"name": "now", "arguments": [1]}': None, "now[ARGS]": None, "[" * 10**5: None, "nothing\n": None,
+    "<function=>": None, "<function=now": None, '{"name": "now", "arguments": {"x": NaN}}': None,
+    '{"name": "now", "arguments": {"x": 1e999}}': None, '{"name": "now", "arguments": {"x": -Infinity}}': None,
+    '{"name": "now"} x': ([NOW], "x"), "now[ARGS]{} {}": ([NOW], " {}"), "now{}": ([NOW], ""), " now ": ([NOW], ""),
+    '{"name": "now"}\n{"name": 1}': ([NOW], '{"name": 1}'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:20])
+def test_what_a_text_begins_with(body):
+    found = leading_calls(body, TOOLS)
+    assert (found and (found.calls, found.rest)) == BODIES[body]
+
+
+def test_what_is_nested_too_deep_is_no_call():
+    """At some depth JSON is read and cannot be written again."""
+    for depth in range(1, 1500):
+        for body in (f"now<arg_key>x</arg_key><arg_value>{'[' * depth}{']' * depth}</arg_value>",
+                     f'{{"name": "now", "arguments": {{"x": {"[" * depth}{"]" * depth}}}}}'):  # fmt: skip
+            found = leading_calls(body, TOOLS)
+            assert found is None or (found.rest == "" and len(found.calls) == 1)
+
+
+def test_half_a_character_is_escaped():
+    (made,) = leading_calls('{"name": "now", "arguments": {"x": "\\ud83d"}}', TOOLS).calls
+    assert made.arguments == '{"x": "\\ud83d"}' and made.arguments.encode()
+
+
+SCHEMA = {
+    "properties": {
+        "zip": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "code": {"type": ["string", "null"]},
+        "kind": {"enum": ["1", "2"]}, "one": {"const": "7"}, "referred": {"$ref": "#/$defs/Text"},
+        "count": {"type": "integer"}, "maybe": {"type": ["integer", "null"]}, "looped": {"$ref": "#/$defs/Loop"},
+    },
+    "$defs": {"Text": {"type": "string"}, "Loop": {"$ref": "#/$defs/Loop"}},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "body", ["", "x", "{}", "[]", "[1]", '{"name": 1}', '{"name": "now", "arguments": [1]}', "now[ARGS]", "[" * 10**5,
-             '{"name": "now"} x', "nothing\n", "<function=>", "now[ARGS]{} {}"]
+    "key, text, value",
+    [
+        ("zip", "90210", "90210"), ("zip", "null", None), ("code", "true", "true"), ("kind", "1", "1"),
+        ("one", "7", "7"), ("referred", "[1]", "[1]"), ("count", "3", 3), ("count", "three", "three"),
+        ("maybe", "null", None), ("maybe", "4", 4), ("looped", "5", 5), ("unknown", "5;", "5;"), ("unknown", "5", 5),
+        ("unknown", '{"a": [1]}', {"a": [1]}), ("count", "null", None),
+        ("zip", "a = '</function>'", "a = '</function>'"),
+        ("zip", "x\n<parameter=y> in it", "x\n<parameter=y> in it"), ("zip", "use <tool_call>", "use <tool_call>"),
+    ],
 )  # fmt: skip
-def test_what_is_no_call(body):
-    assert calls_in(body, TOOLS) == []
+def test_arguments_without_quotes_are_what_the_schema_says(key, text, value):
+    tools = {"f": SCHEMA}
+    coder = f"<function=f>\n<parameter={key}>\n{text}\n</parameter>\n<parameter=last>\nx\n</parameter>\n</function>"
+    glm = (
+        f"f\n<arg_key>{key}</arg_key>\n<arg_value>{text}</arg_value>\n<arg_key>last</arg_key>\n<arg_value>x</arg_value>"
+    )
+    for body in (coder, glm):
+        found = leading_calls(body, tools)
+        assert (found.calls, found.rest) == ([call("f", **{key: value, "last": "x"})], "")
+
+
+THOUGHT = f"<think>I should use <tool_call> here.</think>\n<tool_call>\n{IN_JSON}\n</tool_call>"
+TOLD = '{"name": "weather", "arguments": {"city": "</tool_call> and <tool_call>"}}'
+MENTIONS = {
+    "in a thought": (MARKED, THOUGHT, "<think>I should use <tool_call> here.</think>", [PARIS]),
+    "no end between": (MARKED, f'<tool_call>{IN_JSON}\n<tool_call>{{"name": "now"}}</tool_call>', "", [PARIS, NOW]),
+    "granite, two": (PHI, f'<|tool_call|>[{IN_JSON}]<|tool_call|>[{{"name": "now"}}]', "", [PARIS, NOW]),
+    "in a text": (MARKED, f"<tool_call>{TOLD}</tool_call>", "", [call("weather", city="</tool_call> and <tool_call>")]),
+    "in a text of mistral's": (
+        MISTRAL, '[TOOL_CALLS]weather[ARGS]{"city": "say [TOOL_CALLS]"}', "", [call("weather", city="say [TOOL_CALLS]")]
+    ),
+    "a text behind mistral's": (MISTRAL, f"[TOOL_CALLS] [{IN_JSON}]\n\nDone.", "Done.", [PARIS]),
+    "one brace too many": (MARKED, f"<tool_call>{IN_JSON}}}</tool_call>", "}", [PARIS]),
+    "other tools in a value": (
+        MARKED, "<tool_call>weather<arg_key>city</arg_key><arg_value>use <function=x> here</arg_value></tool_call>", "",
+        [call("weather", city="use <function=x> here")],
+    ),
+    "never one": (MARKED, "<tool_call>{a</tool_call> b <tool_call>c", "<tool_call>{a</tool_call> b <tool_call>c", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize("case", MENTIONS)
+def test_marks_that_are_only_mentioned(case, size):
+    form, answer, text, calls = MENTIONS[case]
+    pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
+    assert read(CallReader(form, TOOLS), pieces) == (text, calls)
+
+
+def test_a_mention_does_not_hold_the_stream():
+    reader = CallReader(MARKED, TOOLS)
+    assert reader.add("Use <tool_call> to") == ("Use <tool_call> to", [])
+    assert reader.add(" <tool_call>now") == ("", []) and reader.add("here it is") == (" <tool_call>nowhere it is", [])
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["<arg_key>", "</arg_key><arg_value>", "<arg_key>a</arg_key>", "<function=", "<function=a>", "<parameter=", "{",
+     "[", "</tool_call>", "<tool_call>", '<tool_call>{"', "<tool_call>now", "now[ARGS]", ' "', "\n", "</parameter>",
+     "<function=now><parameter=a>x</parameter>", "<tool_call>[</tool_call>", "[CALL_ID]", "<tool_call><function=now>"],
+)  # fmt: skip
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.begin)
+def test_no_answer_takes_long(form, part):
+    """As long as one may be, whatever it repeats, token by token."""
+    begun = time.process_time()
+    for head in ("", form.begin, f"{form.begin}<function=now><parameter=a>", f"{form.begin}weather<arg_key>" * 500):
+        reader = CallReader(form, TOOLS)
+        pieces = [head, *[part] * (10_000 // len(part))]
+        text = "".join(reader.add(piece)[0] for piece in pieces) + reader.end()[0]
+        assert len(text) <= sum(map(len, pieces))
+    assert time.process_time() - begun < 8  # a fraction here; minutes where each mark is looked for from each other
 
 
 @pytest.mark.parametrize(

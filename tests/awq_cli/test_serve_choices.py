@@ -103,14 +103,14 @@ def test_all_of_them_end_with_whoever_asked(served_checkpoint):
         assert slow.metric('awq_ended_total{how="end"}') + slow.metric('awq_ended_total{how="length"}') == 0
 
 
-def chosen(model, prompt, weigh, count=20):
+def chosen(model, prompt, weigh, penalty=1.5, count=20):
     """Greedily, in float64, from logits of the whole text each time; the model itself penalizes repetition by 1.5."""
     text = model.encode_prompt(prompt, chat=True).tolist()
     begin = len(text)
     for _ in range(count):
         logits = model.logits(text)[-1].double().numpy()
         for token in {*text}:
-            logits[token] *= 1.5 if logits[token] < 0 else 1 / 1.5
+            logits[token] *= penalty if logits[token] < 0 else 1 / penalty
         weigh(logits, text, text[begin:])
         text.append(int(logits.argmax()))
     return model.tokenizer.decode(text[begin:], skip_special_tokens=True)
@@ -122,11 +122,6 @@ def openais(presence, frequency):
             logits[token] -= presence + frequency * times
 
     return weigh
-
-
-def again(logits, text, written):
-    for token in {*text}:
-        logits[token] *= 1.9 if logits[token] < 0 else 1 / 1.9
 
 
 def biased(logits, text, written):
@@ -141,7 +136,6 @@ def biased(logits, text, written):
         (dict(frequency_penalty=0.7), openais(0, 0.7)),
         (dict(frequency_penalty=-0.4, presence_penalty=2), openais(2, -0.4)),
         (dict(logit_bias={"20": 3.5, "30": -2}), biased),
-        (dict(extra_body={"repetition_penalty": 1.9}), again),
         (dict(presence_penalty=0, frequency_penalty=0, logit_bias={}), openais(0, 0)),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
@@ -149,6 +143,13 @@ def biased(logits, text, written):
 def test_what_makes_tokens_more_or_less_likely(server, opened, how, weigh):
     found = [ask(server, prompt, **how).choices[0].message.content for prompt in PROMPTS]
     assert found == [chosen(opened, prompt, weigh) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("penalty", [1.9, 1, 0.8])
+def test_a_penalty_of_the_request_takes_the_place_of_the_models(server, opened, penalty):
+    asked = {"extra_body": {"repetition_penalty": penalty}}
+    found = [ask(server, prompt, **asked).choices[0].message.content for prompt in PROMPTS]
+    assert found == [chosen(opened, prompt, openais(0, 0), penalty) for prompt in PROMPTS]
 
 
 def test_a_bias_decides(server, opened):
@@ -173,4 +174,4 @@ def test_what_asks_for_nothing(server):
     def drawn(how):
         return texts(ask(server, PROMPTS[3], temperature=1, seed=9, extra_body=how))
 
-    assert drawn({}) == drawn({"top_k": 0}) == drawn({"top_k": -1, "min_p": 0, "repetition_penalty": 1})
+    assert drawn({}) == drawn({"top_k": 0}) == drawn({"top_k": -1, "min_p": 0, "repetition_penalty": 1.5})

@@ -176,6 +176,6 @@ def test_without_the_library(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with closing(Forms(load(checkpoint))) as forms:
         with pytest.raises(Refusal) as refused:
-            forms.read(FORM)
+            forms.read(FORM, 1)
         assert refused.value.status == 400 and "pip install 'run-awq[serve]'" in refused.value.message
-        assert forms.read({"type": "text"}) is None
+        assert forms.read({"type": "text"}, 2) == [None, None]

@@ -218,6 +218,22 @@ def test_one_that_fails_takes_no_other_along(runner, batch):
     assert other.wait().tokens == alone(runner, asked(20, 1, most=30)) and batch.counts.failed == 1
 
 
+def test_a_listener_that_fails_at_the_end_takes_no_other_along(batch):
+    """Whether its text comes to its end or is cancelled while it waits."""
+
+    class Failing(Heard):
+        def ended(self, how, error):
+            super().ended(how, error)
+            raise RecursionError
+
+    failing, cancelled, other = Failing(), Failing(), Heard()
+    batch.add(asked(5, most=3), failing)
+    batch.add(asked(5, most=100), cancelled).cancel()
+    assert failing.wait().how is Ended.LENGTH and cancelled.wait().how is Ended.INTERRUPTED
+    batch.add(asked(6, 1, most=9), other)
+    assert other.wait().how is Ended.LENGTH and len(other.tokens) == 9
+
+
 def test_logits_that_are_not_finite(runner):
     class Broken:
         slots, max_tokens, vocabulary, chunk, nbytes = 2, ROOM, VOCAB, 16, 0
