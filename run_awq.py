@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from qlinear.errors import AwqError, CheckpointError, OptionError, is_out_of_memory
 from qlinear.progress import Note, Step, Watcher, silent
-from qlinear.values import check_choice, check_path, check_switch, check_words
+from qlinear.values import check_choice, check_name, check_path, check_switch, check_words
 from qlinear.version import __version__
 from quantization.recipe import Awq, Recipe
 
@@ -85,7 +85,7 @@ def export(
 
     place = Path(check_path("output", output))
     replaces, trusted = check_switch("overwrite", overwrite), check_switch("trust_remote_code", trust_remote_code)
-    return run(Path(check_path("checkpoint", checkpoint)), place, format, replaces, trusted, progress)
+    return run(Path(check_name("checkpoint", checkpoint)), place, format, replaces, trusted, progress)
 
 
 def load(
@@ -120,10 +120,10 @@ def load(
     trust_remote_code = check_switch("trust_remote_code", trust_remote_code)
     check_words("target", target)
     check_choice("precision", precision, PRECISIONS)
-    source, npu = check_path("source", source), Npu(device, latency or {})
+    source, npu = check_name("source", source), Npu(device, latency or {})
     widths = _widths(kv_bits, head_bits, flash_attention)
     if draft is not None:
-        draft = check_path("draft", draft)
+        draft = check_name("draft", draft)
         _check_draft(draft, target, flash_attention)
     if precision == "bf16":
         opened = open_target(target, npu, widths=widths)

@@ -25,7 +25,10 @@ class _Stored:
         self.bits = {name: linear.bits for name, linear in self._found.items()}
         self.symmetric = {name: linear.symmetric for name, linear in self._found.items()}
         quantized.check_others(model, source, self._found)
-        self._names = quantized.names_stored(model, source, self._found)
+        self._names: dict[Tensor, list[str]] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if name in source.shapes:
+                self._names.setdefault(tensor, []).append(name)
 
     def grid(self, linear: str) -> GridWeight:
         with ExitStack() as lent:

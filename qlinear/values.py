@@ -51,9 +51,16 @@ def check_path(name: str, value: Any) -> str:
     """A name or path as text. Raises `OptionError` for what is neither, a recipe in the place of the output say."""
     if not isinstance(value, str | os.PathLike):
         raise OptionError(f"`{name}` has to be a name or a path, not {type(value).__name__}")
-    path = os.fspath(value)
-    if any(len(os.fsencode(part)) > LONGEST_NAME or "\0" in part for part in path.split(os.sep)):
-        raise OptionError(f"`{name}` is no name of a file: it is too long, or has a character that none may have")
+    return os.fspath(value)
+
+
+def check_name(name: str, value: Any) -> str:
+    """The same of what is to be read. Raises for what can be no name of a file, too."""
+    path = check_path(name, value)
+    if "\0" in path:
+        raise OptionError(f"`{name}={path[:200]!r}` has a character that no name of a file may have")
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in path.split(os.sep)):
+        raise OptionError(f"{path[:400]}: File name too long")
     return path
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from awq_cli.questions.harness import no_room
 from engine.decoder import Decoder
 from engine.generate import generate, greedy
 from engine.model import Model
@@ -134,10 +135,7 @@ def _prompt(model: Model, tokens: list[int], most: int) -> list[int]:
     if model.max_positions is None:
         return tokens
     if most >= model.max_positions:
-        raise OptionError(
-            f"--tasks: an answer of up to {most} tokens has no room in the model's context of {model.max_positions}; "
-            f"leave its task out"
-        )
+        raise OptionError(no_room(most, model.max_positions))
     return tokens[-(model.max_positions - most) :]
 
 

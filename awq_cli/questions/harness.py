@@ -139,16 +139,19 @@ def _of_shifted(process: Callable[[Any, list], Any], question: Any, results: lis
     return process(question, [(likelihood - most, greedy) for likelihood, greedy in results])
 
 
+def no_room(most: int, context: int) -> str:
+    return (
+        f"--tasks: an answer of up to {most} tokens has no room in the model's context of {context}; leave its task out"
+    )
+
+
 def check_fits(loaded: dict[str, Any], model: Model) -> None:
     """Raise `OptionError` for a task whose answers a model has no room for."""
-    for name, task in loaded.get("tasks", {}).items():
+    for task in loaded.get("tasks", {}).values():
         how = task.get_config("generation_kwargs") or {}
         most = how.get("max_gen_toks") if isinstance(how, dict) else None
         if isinstance(most, int) and model.max_positions is not None and most >= model.max_positions:
-            room = f"the context of {model.about.name}, {model.max_positions}"
-            raise OptionError(
-                f"--tasks: an answer to {name} of up to {most} tokens has no room in {room}; leave it out"
-            )
+            raise OptionError(no_room(most, model.max_positions))
 
 
 def _one_line(error: Exception) -> str:

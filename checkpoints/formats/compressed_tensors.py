@@ -266,7 +266,8 @@ def read_linear(
     if f"{name}.{ORDER}" in source.shapes:
         _check_order(name, tensors.integers(ORDER), found)
     if f"{name}.{SHAPE}" in source.shapes:
-        _check_told(name, tensors.integers(SHAPE), found)
+        with ExitStack() as aside:
+            _check_told(name, Tensors(name, source, aside).integers(SHAPE), found)
     words = tensors.words(WORDS)
     scales = quantization.rounding(f"{name}.{SCALES}", tensors.floats(SCALES))
     repeat = found.group_size // runs_in(found.group_size)

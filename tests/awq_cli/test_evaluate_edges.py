@@ -52,7 +52,7 @@ def test_figures_are_not_lost_to_a_task_that_has_no_room(run, model, text_file, 
     (data / "told.yaml").write_text(GENERATED.format(rows=data / "rows.jsonl", most=9999))
     tasks = ("--tasks", "perplexity,told", "--eval_data", data, "--dataset", text_file, "--window", 32)
     outcome = run("--task", "evaluate", *tasks, "--model_name", model, "--precision", "bf16")
-    assert "an answer to told of up to 9999 tokens has no room in the context of tiny, 600" in outcome.error
+    assert "an answer of up to 9999 tokens has no room in the model's context of 600" in outcome.error
 
 
 def test_a_float_model_is_not_read_beyond_its_context(run, rounded, make_model, text_file, tmp_path):
