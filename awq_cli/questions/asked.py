@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from awq_cli.questions.harness import no_room
 from engine.decoder import Decoder
 from engine.generate import generate, greedy
 from engine.model import Model
@@ -128,6 +127,13 @@ def _chooser(how: dict[str, Any]) -> Callable[[np.ndarray], int]:
     if not how.get("do_sample") or not how.get("temperature"):
         return greedy
     return sampler(how["temperature"], how.get("top_k") or None, how.get("top_p"))
+
+
+def no_room(most: int, context: int) -> str:
+    """What to say of a task whose answers may be longer than the model's context."""
+    return (
+        f"--tasks: an answer of up to {most} tokens has no room in the model's context of {context}; leave its task out"
+    )
 
 
 def _prompt(model: Model, tokens: list[int], most: int) -> list[int]:

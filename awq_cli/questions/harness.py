@@ -139,18 +139,14 @@ def _of_shifted(process: Callable[[Any, list], Any], question: Any, results: lis
     return process(question, [(likelihood - most, greedy) for likelihood, greedy in results])
 
 
-def no_room(most: int, context: int) -> str:
-    return (
-        f"--tasks: an answer of up to {most} tokens has no room in the model's context of {context}; leave its task out"
-    )
-
-
 def check_fits(loaded: dict[str, Any], model: Model) -> None:
     """Raise `OptionError` for a task whose answers a model has no room for."""
     for task in loaded.get("tasks", {}).values():
         how = task.get_config("generation_kwargs") or {}
         most = how.get("max_gen_toks") if isinstance(how, dict) else None
         if isinstance(most, int) and model.max_positions is not None and most >= model.max_positions:
+            from awq_cli.questions.asked import no_room
+
             raise OptionError(no_room(most, model.max_positions))
 
 
