@@ -60,7 +60,7 @@ def check_name(name: str, value: Any) -> str:
     if "\0" in path:
         raise OptionError(f"`{name}={path[:200]!r}` has a character that no name of a file may have")
     if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in path.split(os.sep)):
-        raise OptionError(f"{path}: File name too long")
+        raise OptionError(f"{path[:60]}...: File name too long")
     return path
 
 
