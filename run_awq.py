@@ -205,14 +205,13 @@ def _at_hand(directory: str, how: _How) -> tuple:
     from checkpoints import at_hand
     from engine.at_hand import StackRunner
 
-    place = Path(os.path.abspath(directory))
-
     def open_whole() -> "Runner":
         if at_hand.mark_of(place) != opened.mark:
             raise CheckpointError(f"{directory} is not what it was when it was loaded; load it again")
         return _whole(str(place), replace(how, flash_attention=True))[0]
 
     try:
+        place = Path(directory).absolute()  # wherever one is when the whole is asked for
         opened = at_hand.open_at_hand(place, how.flash_attention, how.int8)
         runner = StackRunner(opened.config, opened.generation, opened.parts, open_whole, how.widths)
         opened.parts.check_all_used()

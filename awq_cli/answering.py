@@ -128,8 +128,11 @@ class Hearing:
         return not self._answer.is_over
 
     def ended(self, how: Ended, error: Exception | None) -> None:
-        self._answer.end()
         self._error = error
+        try:
+            self._answer.end()
+        except Exception as fault:  # whatever it is, nobody is to wait for ever
+            self._error = error or fault
         self._over.set()
 
     def wait(self) -> None:

@@ -13,13 +13,14 @@ class Decoder(Protocol):
 
     max_tokens: the longest text; vocabulary: ids are below it; nbytes: of its cache of keys and values, 0 where the
     model's modules keep that; same_in_any_cut: whether what comes after a token has the same bits however many are
-    read with it.
+    read with it; same_in_any_room: and whatever `max_tokens` is.
     """
 
     max_tokens: int
     vocabulary: int
     nbytes: int
     same_in_any_cut: bool
+    same_in_any_room: bool
 
     def read(self, tokens: np.ndarray, known: int = 0, rows: int | None = None) -> Iterator[np.ndarray]:
         """Read a text `(length,)` int64 and give the logits after its last `rows` tokens, or after all from `known` on.

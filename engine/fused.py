@@ -15,6 +15,8 @@ CHUNK = 264
 class FusedDecoder:
     """`engine.decoder.Decoder`: one call of the backend a token, and one a chunk of a prompt."""
 
+    same_in_any_room = True
+
     def __init__(self, stack: StackDecoder):
         self.stack = stack
         self.max_tokens, self.vocabulary = stack.max_tokens, stack.vocabulary

@@ -262,8 +262,7 @@ class Model:
     def _with_room(self, tokens: int) -> Iterator[Decoder]:
         """A decoder for a text of that length, inside the `with` nobody else's: two streams may be open at once."""
         decoder, room = self._kept.pop() if self._kept else (None, 0)
-        fits = decoder is not None and room >= tokens and (room == tokens or decoder.same_in_any_cut)
-        if not fits:  # of modules, the room may decide in what order is added up
+        if decoder is None or room < tokens or (room > tokens and not decoder.same_in_any_room):
             decoder, room = self.decoder(tokens), tokens
         try:
             yield decoder

@@ -43,6 +43,7 @@ class ModuleDecoder:
         self.model, self.max_tokens = model, max_tokens
         self.vocabulary = model.get_input_embeddings().num_embeddings
         self.static = static_cache and _keeps_static(model)
+        self.same_in_any_room = not self.static  # over which all of it is added up
         self._settings = GenerationConfig(
             use_cache=True, cache_implementation="static" if self.static else None, num_beams=1, num_return_sequences=1
         )

@@ -206,6 +206,12 @@ model, other = load("q"), load("q")
 os.chdir("/")
 assert type(model.module).__name__ == "LlamaForCausalLM"
 os.chdir(here)
+os.makedirs("elsewhere/inner")
+os.symlink("elsewhere/inner", "link")
+os.rename("q", "elsewhere/q")
+linked = load("link/../q")  # which is in the folder that the link leads into
+assert linked.generate(["w5 w9"], max_new_tokens=5) and type(linked.module).__name__ == "LlamaForCausalLM"
+os.rename("elsewhere/q", "q")
 quantize("float", "q", recipe(w_bit=3), overwrite=True)
 before = other.generate(["w5 w9"], max_new_tokens=5)
 try:

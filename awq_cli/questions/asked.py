@@ -75,9 +75,9 @@ class LanguageModel:
         return [sum(next(found)[0] for _ in range(count)) for count in counts]
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        from lm_eval.models.utils import normalize_gen_kwargs
-
-        wanted = [(text, normalize_gen_kwargs(dict(how))) for text, how in (request.args for request in requests)]
+        wanted = [(text, _normal(how)) for text, how in (request.args for request in requests)]
+        for _, how in wanted:
+            check_room(self._model, how)
         prompts = [_prompt(self._model, self._encode(text), how["max_gen_toks"]) for text, how in wanted]
         longest = max(len(prompt) + how["max_gen_toks"] for prompt, (_, how) in zip(prompts, wanted, strict=True))
         writer = _Writer(self._model, self._model.decoder(longest, rewinds=True))
@@ -129,20 +129,25 @@ def _chooser(how: dict[str, Any]) -> Callable[[np.ndarray], int]:
     return sampler(how["temperature"], how.get("top_k") or None, how.get("top_p"))
 
 
-def no_room(most: int, context: int) -> str:
-    """What to say of a task whose answers may be longer than the model's context."""
-    return (
-        f"--tasks: an answer of up to {most} tokens has no room in the model's context of {context}; leave its task out"
-    )
+def check_room(model: Model, how: dict[str, Any]) -> None:
+    """Raise `OptionError` for answers that a model has no room for. how: they are written, by lm-eval's names."""
+    most, context = _normal(how)["max_gen_toks"], model.max_positions
+    if context is not None and most >= context:
+        raise OptionError(
+            f"--tasks: an answer of up to {most} tokens has no room in the model's context of {context}; leave its "
+            f"task out"
+        )
+
+
+def _normal(how: dict[str, Any]) -> dict[str, Any]:
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return normalize_gen_kwargs(dict(how))
 
 
 def _prompt(model: Model, tokens: list[int], most: int) -> list[int]:
     """A context too long to be answered in the model's context is cut at its left, as lm-eval does."""
-    if model.max_positions is None:
-        return tokens
-    if most >= model.max_positions:
-        raise OptionError(no_room(most, model.max_positions))
-    return tokens[-(model.max_positions - most) :]
+    return tokens if model.max_positions is None else tokens[-(model.max_positions - most) :]
 
 
 def _parted(whole: Sequence[int], context: int) -> tuple[list[int], list[int]]:

@@ -142,12 +142,10 @@ def _of_shifted(process: Callable[[Any, list], Any], question: Any, results: lis
 def check_fits(loaded: dict[str, Any], model: Model) -> None:
     """Raise `OptionError` for a task whose answers a model has no room for."""
     for task in loaded.get("tasks", {}).values():
-        how = task.get_config("generation_kwargs") or {}
-        most = how.get("max_gen_toks") if isinstance(how, dict) else None
-        if isinstance(most, int) and model.max_positions is not None and most >= model.max_positions:
-            from awq_cli.questions.asked import no_room
+        if task.get_config("output_type") == "generate_until":
+            from awq_cli.questions.asked import check_room
 
-            raise OptionError(no_room(most, model.max_positions))
+            check_room(model, task.get_config("generation_kwargs") or {})
 
 
 def _one_line(error: Exception) -> str:

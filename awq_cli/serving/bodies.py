@@ -11,6 +11,7 @@ from typing import Any
 from awq_cli.serving.written import Tools, typed
 
 ARGUMENTS = ("arguments", "parameters")  # as models call them in JSON
+MOST_BEGUN = 100  # characters that tell what begins
 NAME = re.compile(r"[\w.-]{1,64}")
 FUNCTION, PARAMETER, KEY, VALUE = "<function=", "<parameter=", "<arg_key>", "<arg_value>"
 _AFTER_PARAMETER = re.compile(r"\s*(?:<parameter=|</function>|\Z)")
@@ -57,7 +58,7 @@ class Found:
 
 def may_begin(text: str, tools: Tools) -> bool:
     """Whether what stands behind a mark may be, or become, a call."""
-    text = text[: 200 + len(text) - len(text.lstrip())].lstrip()
+    text = text.lstrip()[:MOST_BEGUN]
     if not text or text[0] in "{[" or text.startswith(FUNCTION) or FUNCTION.startswith(text):
         return True
     named = NAME.match(text)

@@ -86,8 +86,8 @@ class CallReader:
             return "", []
         self._held += piece
         if self._bare:
-            begun = self._held.lstrip() if len(self._held) < MOST_TRIES else self._held.lstrip()[:MOST_TRIES]
-            if not begun or begun[0] == "{" or self.form.begin.startswith(begun[: len(self.form.begin)]):
+            begun = self._held.lstrip()[: len(self.form.begin)]
+            if not begun or begun[0] == "{" or self.form.begin.startswith(begun):
                 return "", []
             self._bare = False
         texts: list[str] = []

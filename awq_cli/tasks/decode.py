@@ -104,9 +104,10 @@ def run(request: Request, watch: Watcher) -> Result:
             responses.append(answer.response(prompt, len(one.prompt)))
             watch(Piece(responses[-1].response))
         else:
-            own = decoder if decoder.same_in_any_cut else model.decoder(_length(one))
+            if not decoder.same_in_any_room and decoder.max_tokens != _length(one):
+                decoder = model.decoder(_length(one))
             written = generate(
-                own, one.prompt, one.max_new_tokens, one.end_tokens, one.choose, one.adjust, drafting=drafting
+                decoder, one.prompt, one.max_new_tokens, one.end_tokens, one.choose, one.adjust, drafting=drafting
             )
             responses.append(answer.told(prompt, len(one.prompt), written, watch))
         watch(responses[-1])

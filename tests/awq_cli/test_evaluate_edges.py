@@ -7,9 +7,8 @@ from statistics import mean
 import pytest
 
 from awq_cli.questions import harness
+from awq_cli.tasks import evaluate
 from tests.awq_cli.test_evaluate import PRIMER, Reference
-
-pytestmark = pytest.mark.skipif(not harness.importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed")
 
 LONG = ["the value of this " * 70, "a name is bound " * 75]
 GENERATED = """
@@ -44,15 +43,23 @@ def test_answers_that_are_too_unlikely_for_exp(run, model, tokenizer, tmp_path):
     assert score["value"] == pytest.approx(mean(expected), abs=0.01) and score["examples"] == 2
 
 
-def test_figures_are_not_lost_to_a_task_that_has_no_room(run, model, text_file, tmp_path):
+def test_figures_are_not_lost_to_a_task_that_has_no_room(run, model, make_model, text_file, tmp_path, monkeypatch):
     """Refused before the first window is read."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "rows.jsonl").write_text(json.dumps({"text": "the value", "answer": "a"}) + "\n")
+    asked = ("--tasks", "perplexity,told", "--eval_data", data, "--dataset", text_file, "--window", 32)
+    asked += ("--precision", "bf16")
+    read = []
+    monkeypatch.setattr(evaluate, "negative_log_likelihood", lambda *_: read.append(1))
     (data / "told.yaml").write_text(GENERATED.format(rows=data / "rows.jsonl", most=9999))
-    tasks = ("--tasks", "perplexity,told", "--eval_data", data, "--dataset", text_file, "--window", 32)
-    outcome = run("--task", "evaluate", *tasks, "--model_name", model, "--precision", "bf16")
+    outcome = run("--task", "evaluate", *asked, "--model_name", model)
     assert "an answer of up to 9999 tokens has no room in the model's context of 600" in outcome.error
+    # of a task that does not say so, as many as lm-eval takes
+    (data / "told.yaml").write_text(GENERATED.format(rows=data / "rows.jsonl", most=9).replace("max_gen_toks: 9, ", ""))
+    short = make_model(tmp_path / "short", max_position_embeddings=64)
+    outcome = run("--task", "evaluate", *asked, "--model_name", short)
+    assert "has no room in the model's context of 64" in outcome.error and not read
 
 
 def test_a_float_model_is_not_read_beyond_its_context(run, rounded, make_model, text_file, tmp_path):

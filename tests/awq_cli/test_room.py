@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.model import Model
 from qlinear.backends.cpu import native
 from tests.awq_cli.conftest import CONTEXT
 
@@ -21,6 +22,14 @@ def test_a_short_prompt_beside_a_long_one_is_answered_as_alone(run, rounded, how
         assert (one["response"], one["ended"]) == (other["response"], other["ended"])
     assert together[0]["new_tokens"] == 256 and together[0]["ended"] == "length"
     assert together[1]["new_tokens"] < 20 and together[1]["ended"] == "context"
+
+
+@pytest.mark.parametrize("how", [(), ("--no_flash_attention",)])
+def test_one_prompt_takes_one_decoder(run, rounded, how, monkeypatch):
+    made, make = [], Model.decoder
+    monkeypatch.setattr(Model, "decoder", lambda *given, **more: made.append(1) or make(*given, **more))
+    decode(run, rounded, "--prompt", "a class", "--max_new_tokens", 2, *how)
+    assert made == [1]
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(run, rounded):

@@ -77,6 +77,27 @@ CASES = {
 }  # fmt: skip
 
 
+THOUGHT = f"<think>I should use <tool_call> here.</think>\n<tool_call>\n{IN_JSON}\n</tool_call>"
+TOLD = '{"name": "weather", "arguments": {"city": "</tool_call> and <tool_call>"}}'
+# Marks that are only mentioned, and ends that are missing.
+CASES |= {
+    "in a thought": (MARKED, THOUGHT, "<think>I should use <tool_call> here.</think>", [PARIS]),
+    "no end between": (MARKED, f'<tool_call>{IN_JSON}\n<tool_call>{{"name": "now"}}</tool_call>', "", [PARIS, NOW]),
+    "granite, two": (PHI, f'<|tool_call|>[{IN_JSON}]<|tool_call|>[{{"name": "now"}}]', "", [PARIS, NOW]),
+    "in a text": (MARKED, f"<tool_call>{TOLD}</tool_call>", "", [call("weather", city="</tool_call> and <tool_call>")]),
+    "in a text of mistral's": (
+        MISTRAL, '[TOOL_CALLS]weather[ARGS]{"city": "say [TOOL_CALLS]"}', "", [call("weather", city="say [TOOL_CALLS]")]
+    ),
+    "a text behind mistral's": (MISTRAL, f"[TOOL_CALLS] [{IN_JSON}]\n\nDone.", "Done.", [PARIS]),
+    "one brace too many": (MARKED, f"<tool_call>{IN_JSON}}}</tool_call>", "}", [PARIS]),
+    "other tools in a value": (
+        MARKED, "<tool_call>weather<arg_key>city</arg_key><arg_value>use <function=x> here</arg_value></tool_call>", "",
+        [call("weather", city="use <function=x> here")],
+    ),
+    "never one": (MARKED, "<tool_call>{a</tool_call> b <tool_call>c", "<tool_call>{a</tool_call> b <tool_call>c", []),
+}  # fmt: skip
+
+
 def read(reader, pieces):
     found = [reader.add(piece) for piece in pieces] + [reader.end()]
     return "".join(text for text, _ in found), [call for _, calls in found for call in calls]
@@ -181,34 +202,6 @@ def test_arguments_without_quotes_are_what_the_schema_says(key, text, value):
     for body in (coder, glm):
         found = leading_calls(body, tools)
         assert (found.calls, found.rest) == ([call("f", **{key: value, "last": "x"})], "")
-
-
-THOUGHT = f"<think>I should use <tool_call> here.</think>\n<tool_call>\n{IN_JSON}\n</tool_call>"
-TOLD = '{"name": "weather", "arguments": {"city": "</tool_call> and <tool_call>"}}'
-MENTIONS = {
-    "in a thought": (MARKED, THOUGHT, "<think>I should use <tool_call> here.</think>", [PARIS]),
-    "no end between": (MARKED, f'<tool_call>{IN_JSON}\n<tool_call>{{"name": "now"}}</tool_call>', "", [PARIS, NOW]),
-    "granite, two": (PHI, f'<|tool_call|>[{IN_JSON}]<|tool_call|>[{{"name": "now"}}]', "", [PARIS, NOW]),
-    "in a text": (MARKED, f"<tool_call>{TOLD}</tool_call>", "", [call("weather", city="</tool_call> and <tool_call>")]),
-    "in a text of mistral's": (
-        MISTRAL, '[TOOL_CALLS]weather[ARGS]{"city": "say [TOOL_CALLS]"}', "", [call("weather", city="say [TOOL_CALLS]")]
-    ),
-    "a text behind mistral's": (MISTRAL, f"[TOOL_CALLS] [{IN_JSON}]\n\nDone.", "Done.", [PARIS]),
-    "one brace too many": (MARKED, f"<tool_call>{IN_JSON}}}</tool_call>", "}", [PARIS]),
-    "other tools in a value": (
-        MARKED, "<tool_call>weather<arg_key>city</arg_key><arg_value>use <function=x> here</arg_value></tool_call>", "",
-        [call("weather", city="use <function=x> here")],
-    ),
-    "never one": (MARKED, "<tool_call>{a</tool_call> b <tool_call>c", "<tool_call>{a</tool_call> b <tool_call>c", []),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("size", [1, 5, 1000])
-@pytest.mark.parametrize("case", MENTIONS)
-def test_marks_that_are_only_mentioned(case, size):
-    form, answer, text, calls = MENTIONS[case]
-    pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
-    assert read(CallReader(form, TOOLS), pieces) == (text, calls)
 
 
 def test_a_mention_does_not_hold_the_stream():
