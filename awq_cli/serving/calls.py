@@ -147,7 +147,7 @@ class CallReader:
 
     def _read(self, body: str, end: str, texts: list[str], calls: list[Call]) -> None:
         """All that stands in what may be a call, or several without ends between them."""
-        said, before, begin = False, self._before, self.form.begin
+        before, begin = self._before, self.form.begin
         self._before = ""
         for _ in range(MOST_TRIES):
             found = leading_calls(body, self.tools)
@@ -157,14 +157,13 @@ class CallReader:
                 texts.append(text if text.strip() else "")
             else:
                 texts.append(before + begin + text)
-                said = True
             if not there or self.over:
                 break
             body, before = after, ""
         else:
             texts.append(begin + body)
-            said, found = True, None
-        if said and found is None:
+            found = None
+        if found is None:
             texts.append(end)
 
     def _kept(self, calls: list[Call]) -> list[Call]:
