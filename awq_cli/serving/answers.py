@@ -83,6 +83,8 @@ class Chat(_Answer):
         text, calls = _text(answer.pieces), [_call(call) for piece in answer.pieces for call in piece.calls]
         content = None if calls and not text else text
         message = {"role": "assistant", "content": content, "refusal": None, **({"tool_calls": calls} if calls else {})}
+        if thought := "".join(piece.thought for piece in answer.pieces):
+            message["reasoning_content"] = thought
         told = _of_chat(answer.pieces)
         return {"index": number, "message": message, "logprobs": told, "finish_reason": answer.finish}
 
@@ -90,7 +92,9 @@ class Chat(_Answer):
         return self._delta(number, {"role": "assistant", "content": ""})
 
     def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
-        delta: dict[str, Any] = {} if piece.calls and not piece.text else {"content": piece.text}
+        delta: dict[str, Any] = {"reasoning_content": piece.thought} if piece.thought else {}
+        if piece.text or not (piece.calls or piece.thought):
+            delta["content"] = piece.text
         if piece.calls:
             first = self.called[number]
             delta["tool_calls"] = [{"index": first + later, **_call(call)} for later, call in enumerate(piece.calls)]

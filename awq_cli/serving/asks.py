@@ -1,7 +1,7 @@
 """Requests of OpenAI's API, read and checked field by field."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from awq_cli.serving.choosing import FIELDS, Choosing, choosing
 from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import Forms
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.thoughts import Thinking, effort_shown, thinking_of, told_apart
 from awq_cli.serving.tools import Calling, read_calls, read_tools, template_of
 from engine.model import Model
 from engine.rules import Adjust
@@ -20,7 +21,7 @@ from engine.text import check_unicode
 NOT_DONE: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "audio": (None,), "modalities": (None, ["text"]), "reasoning_effort": (None, "none"),
+    "audio": (None,), "modalities": (None, ["text"]),
     "prediction": (None,), "web_search_options": (None,), "moderation": (None,),
 }  # fmt: skip
 # Fields that change nothing in an answer.
@@ -31,7 +32,7 @@ ASIDE = {
 SHARED = FIELDS | {"n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format"}
 OF_CHAT = {
     "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
-    "chat_template_kwargs",
+    "chat_template_kwargs", "reasoning_effort", "reasoning_format",
 }  # fmt: skip
 OF_COMPLETIONS = {"prompt"}
 OF_STREAMS = {"include_usage", "include_obfuscation"}
@@ -63,7 +64,7 @@ class Ask:
 
     chat: whether a conversation is, and not what texts go on with; prompt_tokens: of all prompts; choices: the answers,
     several to each prompt; top: how many likely tokens are told of beside each one; None: nor is its own probability;
-    calling: how tools are called, None where none is to be.
+    calling: how tools are called, None where none is to be; thinking: how thoughts are told apart, None where none are.
     """
 
     chat: bool
@@ -74,6 +75,7 @@ class Ask:
     with_usage: bool
     top: int | None
     calling: Calling | None = None
+    thinking: Thinking | None = None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -98,11 +100,16 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
     messages, shown = _messages(given, template), {"tools": calling.shown} if calling else {}
     if calling is None and template != template_of(model.tokenizer, tools=False):
         shown["tools"] = []  # none, and yet the template that knows of calls
-    prompt = model.encode_chat(messages, shown | _seen(given))
+    shown |= effort_shown(given, template) | _seen(given)
+    prompt = model.encode_chat(messages, shown)
     most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
     room, count = _room(prompt, most, limits, "messages"), _count(given, 1, limits)
-    choices = choosing(given, prompt, room, model.vocabulary, _kept(given, calling, forms, count))
-    return _ask(given, len(prompt), choices, (top or 0) if wanted else None, calling)
+    apart, kept = told_apart(given), _kept(given, calling, forms, count)
+    free = all(form is None for form in kept)  # what is kept to a form has no thoughts in it
+    thinking = thinking_of(template, prompt, model.tokenizer) if apart and free else None
+    choices = choosing(given, prompt, room, model.vocabulary, kept)
+    ask = _ask(given, len(prompt), choices, (top or 0) if wanted else None)
+    return replace(ask, calling=calling, thinking=thinking)
 
 
 def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:
@@ -118,7 +125,7 @@ def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: L
         left = max(1, min(COMPLETION_TOKENS, limits.context - len(prompt)))
         room, own = _room(prompt, most or left, limits, "prompt"), [kept.pop() for _ in range(count)]
         choices += choosing(given, prompt, room, model.vocabulary, own)
-    return _ask(given, sum(map(len, prompts)), choices, top, None)
+    return _ask(given, sum(map(len, prompts)), choices, top)
 
 
 def _count(given: dict[str, Any], prompts: int, limits: Limits) -> int:
@@ -140,9 +147,7 @@ def _kept(given: dict[str, Any], calling: Calling | None, forms: Forms, count: i
     return forms.keeping(calling.schema, count, "tools")
 
 
-def _ask(
-    given: dict[str, Any], prompt_tokens: int, choices: list[Choosing], top: int | None, calling: Calling | None
-) -> Ask:
+def _ask(given: dict[str, Any], prompt_tokens: int, choices: list[Choosing], top: int | None) -> Ask:
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise wrong("stream_options", "has to be an object")
@@ -152,7 +157,7 @@ def _ask(
     if unknown := sorted((options or {}).keys() - OF_STREAMS):
         raise wrong("stream_options", f"has {unknown[0]}, which nobody knows")
     usage, chat = flag(options or {}, "include_usage"), "messages" in given
-    return Ask(chat, prompt_tokens, tuple(choices), _stop(given), stream, usage, top, calling)
+    return Ask(chat, prompt_tokens, tuple(choices), _stop(given), stream, usage, top)
 
 
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:

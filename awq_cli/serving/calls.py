@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from awq_cli.serving.bodies import Call, leading_calls, may_begin
-from awq_cli.serving.written import Tools
+from awq_cli.serving.written import Tools, open_end
 
 MOST_TRIES = 32  # of one place in an answer: marks in texts that are written by a call
 
@@ -119,7 +119,7 @@ class CallReader:
             texts.append(text)
             self._held, self._before, self._inside, self._looked, self._tries = after, before[len(text) :], True, 0, 0
             return True
-        kept = _open_end(self._held, self.form.begin)
+        kept = open_end(self._held, self.form.begin)
         if self._found and not self._held[:kept].strip():
             return False
         texts.append(self._held[:kept])
@@ -189,10 +189,3 @@ class JsonReader:
         held = "".join(self._held)
         calls = self.read(held)
         return ("" if calls else held), calls
-
-
-def _open_end(text: str, mark: str) -> int:
-    """Where a tail begins that may belong to a mark: spaces, and what the mark begins with."""
-    most = min(len(text), len(mark) - 1)
-    part = next((length for length in range(most, 0, -1) if text.endswith(mark[:length])), 0)
-    return len(text[: len(text) - part].rstrip())

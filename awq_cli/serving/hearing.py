@@ -10,6 +10,7 @@ import numpy as np
 
 from awq_cli.serving.asks import Ask
 from awq_cli.serving.bodies import Call
+from awq_cli.serving.thoughts import ThoughtReader
 from engine.batching import Asked, Batch, Text
 from engine.model import Model
 from engine.rules import both
@@ -37,11 +38,14 @@ class Told:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more of an answer: whole characters, what was asked to be told of its tokens, and calls of tools."""
+    """Some more of an answer: whole characters, what was asked to be told of its tokens, calls of tools, and what was
+    thought before it.
+    """
 
     text: str
     told: list[Told]
     calls: list[Call] = field(default_factory=list)
+    thought: str = ""
 
 
 Heard = asyncio.Queue[tuple[int, Piece | None]]
@@ -62,7 +66,9 @@ class Hearing:
         pieces = answering(model.tokenizer, self._own.prompt, ask.chat)
         self._pieces, self._stop = pieces, StopTexts(ask.stop)
         self._reader = ask.calling.reader() if ask.calling else None
-        self._marks = _special(model.tokenizer, ask.calling.marks) if ask.calling else {}
+        self._thoughts = ThoughtReader(ask.thinking) if ask.thinking else None
+        marks = [part.marks for part in (ask.calling, ask.thinking) if part is not None]
+        self._marks = _special(model.tokenizer, frozenset().union(*marks)) if marks else {}
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
         self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins
@@ -101,8 +107,9 @@ class Hearing:
         told = []
         while self._told and (whole or self._told[0][0] < self._given):
             told.append(self._told.popleft()[1])
+        thought, text = ("", text) if self._thoughts is None else self._thoughts.add(text)
         text, calls = (text, []) if self._reader is None else self._reader.add(text)
-        self._give(Piece(text, told, calls))
+        self._give(Piece(text, told, calls, thought))
 
     def ended(self, how: Ended, error: Exception | None) -> None:
         try:
@@ -117,13 +124,16 @@ class Hearing:
         """What was held back."""
         if not self._stop.found:
             self._say(self._stop.add(self._pieces.end()) + self._stop.end(), over=not self._stop.found)
+        thought, text = ("", "") if self._thoughts is None else self._thoughts.end()
+        calls: list[Call] = []
         if self._reader is not None:
-            text, calls = self._reader.end()
-            self._give(Piece(text, [], calls))
+            (text, calls), (more, others) = self._reader.add(text), self._reader.end()
+            text, calls = text + more, [*calls, *others]
+        self._give(Piece(text, [], calls, thought))
 
     def _give(self, piece: Piece) -> None:
         self.called = self.called or bool(piece.calls)
-        if not piece.text and not piece.told and not piece.calls:
+        if not (piece.text or piece.told or piece.calls or piece.thought):
             return
         if self._ask.stream:
             self._send([piece])
