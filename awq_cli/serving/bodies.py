@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from awq_cli.serving.notations import CALL, gemma_call, python_calls
 from awq_cli.serving.written import Tools, typed
 
 ARGUMENTS = ("arguments", "parameters")  # as models call them in JSON
@@ -59,29 +60,33 @@ class Found:
 def may_begin(text: str, tools: Tools) -> bool:
     """Whether what stands behind a mark may be, or become, a call."""
     text = text.lstrip()[:MOST_BEGUN]
-    if not text or text[0] in "{[" or text.startswith(FUNCTION) or FUNCTION.startswith(text):
+    if not text or text[0] in "{[" or any(text.startswith(one) or one.startswith(text) for one in (FUNCTION, CALL)):
         return True
     named = NAME.match(text)
     if named is None:
         return False
     if len(text) == named.end():
         return any(name.startswith(named[0]) for name in tools)
-    return named[0] in tools and text[named.end() :].lstrip()[:1] in ("", "[", "{", "<")
+    return named[0] in tools and text[named.end() :].lstrip()[:1] in ("", "[", "{", "<", "(")
 
 
 def leading_calls(text: str, tools: Tools) -> Found | None:
     """The calls that a text begins with; None where it begins with none."""
     start = len(text) - len(text.lstrip())
     if text.startswith(("{", "["), start):
-        return _in_json(text, start)
+        return _in_json(text, start) or _in_python(text)
     if text.startswith(FUNCTION, start):
         return _in_functions(text, start, tools)
+    if text.startswith(CALL, start):
+        return _in_gemma(text, start)
     named = NAME.match(text, start)
     if named is None or named[0] not in tools:  # or any word would be one
         return None
     name, place = named[0], _past_spaces(text, named.end())
     if text.startswith(KEY, place) or place == len(text):
         return _in_pairs(name, text, place, tools)
+    if text.startswith("(", place):
+        return _in_python(text)
     if text.startswith("[CALL_ID]", place):
         place = max(place, text.find("[ARGS]", place, place + 100))
     if text.startswith("[ARGS]", place):
@@ -107,6 +112,24 @@ def _in_json(text: str, place: int) -> Found | None:
         calls += made
         place = _past_spaces(text, value[1], ";")
     return Found(calls, text[place:])
+
+
+def _in_python(text: str) -> Found | None:
+    """Of LFM2, Llama 4 and OLMo 3: nothing else may stand beside them."""
+    made = [_call(*named) for named in python_calls(text) or []]
+    return None if not made or None in made else Found(made, "")
+
+
+def _in_gemma(text: str, place: int) -> Found | None:
+    """Of Gemma 4 and FunctionGemma."""
+    calls: list[Call] = []
+    while (found := gemma_call(text, place)) is not None:
+        call = _call(*found[0])
+        if call is None:
+            break
+        calls.append(call)
+        place = _past_spaces(text, found[1], ",;")
+    return Found(calls, text[place:]) if calls else None
 
 
 def _in_functions(text: str, place: int, tools: Tools) -> Found | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from awq_cli.serving.bodies import Call, leading_calls, may_begin
+from awq_cli.serving.notations import QUOTES
 from awq_cli.serving.written import Tools, open_end
 
 MOST_TRIES = 32  # of one place in an answer: marks in texts that are written by a call
@@ -18,25 +19,31 @@ MOST_TRIES = 32  # of one place in an answer: marks in texts that are written by
 @dataclass(frozen=True)
 class Form:
     """begin, end: what stands around a call; without an end it reaches to the next beginning, or the end of the answer;
-    bare: whether an answer may be a call without either; told: what templates say of the form, if not its beginning.
+    bare: whether an answer may be a call without either; told: what templates say of the form, if not its beginning;
+    more: marks within calls.
     """
 
     begin: str
     end: str = ""
     bare: bool = False
     told: str = ""
+    more: tuple[str, ...] = ()
 
     @property
     def marks(self) -> frozenset[str]:
         """What must not be left out of the text where a tokenizer has it as a special token."""
-        return frozenset({self.begin, self.end, "[ARGS]", "[CALL_ID]"} - {""})
+        return frozenset({self.begin, self.end, *self.more} - {""})
 
 
 FORMS = (
     Form("<tool_call>", "</tool_call>"),  # of Hermes, Qwen, GLM, Granite 4 and many others
     Form("<|tool_call|>", "<|/tool_call|>"),  # of Granite 3, without the end, and of templates for Phi-4
-    Form("[TOOL_CALLS]"),  # of Mistral
+    Form("[TOOL_CALLS]", more=("[ARGS]", "[CALL_ID]")),  # of Mistral
     Form("<|python_tag|>", bare=True, told='"parameters": dictionary'),  # of Llama 3.1 to 3.3
+    Form("<|tool_call>", "<tool_call|>", more=QUOTES),  # of Gemma 4
+    Form("<start_function_call>", "<end_function_call>", more=QUOTES),  # of FunctionGemma
+    Form("<|tool_call_start|>", "<|tool_call_end|>"),  # of LFM2.5
+    Form("<|tool_call_start|>", "<|tool_call_end|>", told="<|tool_list_start|>"),  # of LFM2, which names another mark
 )
 
 

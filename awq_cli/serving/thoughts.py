@@ -12,27 +12,51 @@ from awq_cli.serving.fields import wrong
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.written import open_end
 
-# Of Qwen, DeepSeek and most others, of Mistral, of Seed-OSS, of Cohere.
-MARKS = (
-    ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)  # fmt: skip
 FORMATS = ("auto", "none", "deepseek")  # as llama.cpp's server calls them; the first and the last are the same here
 LAST = 32  # tokens of a prompt that tell whether it ends within thoughts: a mark may be one for each letter
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
 @dataclass(frozen=True)
-class Thinking:
-    """begin, end: the marks; begun: whether the prompt ends behind the first of them."""
+class Marks:
+    """begin, end: what thoughts stand between; answer: what may stand before the answer, one after the other;
+    tokens: special tokens that the others are written with; told: what templates say, if not the end.
+    """
 
     begin: str
     end: str
+    answer: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    told: str = ""
+
+
+MARKS = (
+    Marks("<think>", "</think>"),  # of Qwen, DeepSeek and most others
+    Marks("[THINK]", "[/THINK]"),  # of Mistral
+    Marks("<|channel>thought", "<channel|>", tokens=("<|channel>",)),  # of Gemma 4
+    Marks(  # of gpt-oss
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        answer=("<|start|>assistant", "<|channel|>final<|message|>"),
+        tokens=("<|start|>", "<|channel|>", "<|message|>"),
+        told="<|channel|>analysis",
+    ),
+    Marks("<seed:think>", "</seed:think>"),  # of Seed-OSS
+    Marks("<|START_THINKING|>", "<|END_THINKING|>"),  # of Cohere
+)
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """begun: whether the prompt ends behind the first mark."""
+
+    between: Marks
     begun: bool
 
     @property
     def marks(self) -> frozenset[str]:
-        return frozenset({self.begin, self.end})
+        """What must not be left out of the text where a tokenizer has it as a special token."""
+        return frozenset({self.between.begin, self.between.end, *self.between.tokens})
 
 
 def thinking_of(template: str, prompt: np.ndarray, tokenizer: Any) -> Thinking | None:
@@ -41,7 +65,7 @@ def thinking_of(template: str, prompt: np.ndarray, tokenizer: Any) -> Thinking |
     if marks is None:
         return None
     last = tokenizer.decode(prompt[-LAST:].tolist(), skip_special_tokens=False)
-    return Thinking(*marks, last.rstrip().endswith(marks[0]))
+    return Thinking(marks, last.rstrip().endswith(marks.begin))
 
 
 def told_apart(given: dict[str, Any]) -> bool:
@@ -69,8 +93,8 @@ def effort_shown(given: dict[str, Any], template: str) -> dict[str, Any]:
     return {}
 
 
-def _marks_of(template: str) -> tuple[str, str] | None:
-    return next((marks for marks in MARKS if marks[1] in template), None)
+def _marks_of(template: str) -> Marks | None:
+    return next((marks for marks in MARKS if (marks.told or marks.end) in template), None)
 
 
 class ThoughtReader:
@@ -81,37 +105,54 @@ class ThoughtReader:
     """
 
     def __init__(self, thinking: Thinking):
-        self._thinking, self._inside = thinking, thinking.begun
+        between = thinking.between
+        self._to_come = [] if thinking.begun else [between.begin]  # marks that may stand next, in their order
+        self._inside, self._end, self._answer = thinking.begun, between.end, between.answer
         self._over = False
-        self._bare = True  # nothing has been given out of what is read now: leading spaces are left out
+        self._bare = thinking.begun  # nothing has been given out of what is read now: leading spaces are left out
         self._held = ""
 
     def add(self, piece: str) -> tuple[str, str]:
-        if self._over:
-            return "", self._led(piece)
         self._held += piece
-        begin, end = self._thinking.begin, self._thinking.end
-        if not self._inside:
-            begun = self._held.lstrip()
-            if len(begun) < len(begin) and begin.startswith(begun):
+        if not self._over and not self._inside:
+            begun = self._past_marks()
+            if begun is None:
                 return "", ""
-            if not begun.startswith(begin):
-                self._over, self._bare = True, False
-                return "", self._taken()
-            self._inside, self._held = True, begun[len(begin) :]
-        thought, there, answer = self._held.partition(end)
-        if there:
-            thought = self._led(thought.rstrip())
-            self._over, self._bare, self._held = True, True, ""
-            return thought, self._led(answer)
-        kept = open_end(self._held, end)
-        thought, self._held = self._held[:kept], self._held[kept:]
-        return self._led(thought), ""
+            self._inside, self._over = begun, not begun
+            self._to_come = [] if begun else [*self._answer]
+        thought = self._thought() if self._inside else ""
+        if self._inside or self._past_marks() is None:
+            return thought, ""
+        return thought, self._led(self._taken())
+
+    def _past_marks(self) -> bool | None:
+        """Past those that may stand next, as far as they do: whether one did; None where that cannot be told yet."""
+        passed = False
+        while self._to_come:
+            mark, held = self._to_come[0], self._held.lstrip()
+            if len(held) < len(mark) and mark.startswith(held):
+                return None
+            self._to_come.pop(0)
+            if held.startswith(mark):
+                self._held, self._bare, passed = held[len(mark) :], True, True
+        return passed
+
+    def _thought(self) -> str:
+        """More of it; inside, as long as it has not ended."""
+        thought, there, answer = self._held.partition(self._end)
+        if not there:
+            kept = open_end(self._held, self._end)
+            thought, self._held = self._held[:kept], self._held[kept:]
+            return self._led(thought)
+        thought = self._led(thought.rstrip())
+        self._inside, self._over, self._bare = False, True, True
+        self._to_come, self._held = [*self._answer], answer
+        return thought
 
     def end(self) -> tuple[str, str]:
         """What was held back, once nothing more comes."""
         held = self._taken()
-        return (self._led(held.rstrip()), "") if self._inside and not self._over else ("", held)
+        return (self._led(held.rstrip()), "") if self._inside else ("", self._led(held))
 
     def _taken(self) -> str:
         held, self._held = self._held, ""

@@ -8,7 +8,7 @@ import pytest
 from awq_cli.serving.bodies import Call, leading_calls, listed_calls, named_call
 from awq_cli.serving.calls import FORMS, CallReader, JsonReader, form_of
 
-MARKED, PHI, MISTRAL, LLAMA = FORMS
+MARKED, PHI, MISTRAL, LLAMA = FORMS[:4]
 TOOLS = {
     "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "kinds": {"type": "array"}}},
     "now": {"properties": {}},
@@ -214,9 +214,11 @@ def test_a_mention_does_not_hold_the_stream():
     "part",
     ["<arg_key>", "</arg_key><arg_value>", "<arg_key>a</arg_key>", "<function=", "<function=a>", "<parameter=", "{",
      "[", "</tool_call>", "<tool_call>", '<tool_call>{"', "<tool_call>now", "now[ARGS]", ' "', "\n", "</parameter>",
-     "<function=now><parameter=a>x</parameter>", "<tool_call>[</tool_call>", "[CALL_ID]", "<tool_call><function=now>"],
+      "<function=now><parameter=a>x</parameter>", "<tool_call>[</tool_call>", "[CALL_ID]", "<tool_call><function=now>",
+     "call:now{", "call:now{a:", '<|"|>', "{a:", "now(", "[now(a=", "'", '<|tool_call>call:now{a:<|"|><tool_call|>',
+     "<|tool_call_start|>[now(a='<|tool_call_end|>", "now(),", "\\"],
 )  # fmt: skip
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.begin)
+@pytest.mark.parametrize("form", [*FORMS[:5], FORMS[6]], ids=lambda form: form.begin)
 def test_no_answer_takes_long(form, part):
     """As long as one may be, whatever it repeats, token by token."""
     begun = time.process_time()

@@ -11,7 +11,8 @@ from tests.awq_cli.test_serve_forms import checkpoint as pets_checkpoint  # noqa
 from tests.awq_cli.test_serve_tools import ROME, USER, Speaking, called, folder  # noqa: F401
 
 needs_kernels = pytest.mark.skipif(not native.is_built(), reason="the native kernels are not built")
-BEGIN, END = MARKS[0]
+BEGIN, END = MARKS[0].begin, MARKS[0].end
+HARMONY, GEMMA = MARKS[3], MARKS[2]
 # Marks of calls and of thoughts; the prompt ends within thoughts where a request asks for much.
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}{% for m in messages %}{{ bos_token }}{{ m.content }}"
@@ -39,17 +40,43 @@ FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [
     ],
 )
 def test_pieces(begun, written, thought, answer):
+    check(MARKS[0], begun, written, thought, answer)
+
+
+START, FINAL, THOUGHT = "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>"
+
+
+@pytest.mark.parametrize(
+    "marks, written, thought, answer",
+    [
+        (HARMONY, f"{THOUGHT}It is July.<|end|>{START}{FINAL}Warm.", "It is July.", "Warm."),
+        (HARMONY, f"{FINAL}Warm. ", "", "Warm. "),
+        (HARMONY, f"{THOUGHT}July", "July", ""),
+        (HARMONY, f"{THOUGHT}July<|end|>{START}", "July", ""),
+        (HARMONY, f"{THOUGHT}July<|end|><|sta", "July", "<|sta"),
+        (HARMONY, "Warm.", "", "Warm."),
+        (HARMONY, "<|chan", "", "<|chan"),
+        (GEMMA, "<|channel>thought\nJuly\n<channel|>Warm.", "July", "Warm."),
+        (GEMMA, "<|channel>other", "", "<|channel>other"),
+    ],
+)
+def test_pieces_of_channels(marks, written, thought, answer):
+    check(marks, False, written, thought, answer)
+
+
+def check(marks, begun, written, thought, answer):
+    """However the answer is cut into pieces."""
     rng = np.random.default_rng(0)
     for many in range(30):
         cuts = sorted(rng.integers(0, len(written) + 1, many)) if many < 29 else range(len(written))
         pieces = [written[a:b] for a, b in zip([0, *cuts], [*cuts, len(written)], strict=True)]
-        reader = ThoughtReader(Thinking(BEGIN, END, begun))
+        reader = ThoughtReader(Thinking(marks, begun))
         found = [reader.add(piece) for piece in pieces] + [reader.end()]
         assert tuple("".join(parts) for parts in zip(*found, strict=True)) == (thought, answer)
 
 
 def test_a_thought_is_told_as_it_is_written():
-    reader = ThoughtReader(Thinking(BEGIN, END, True))
+    reader = ThoughtReader(Thinking(MARKS[0], True))
     assert [reader.add(piece) for piece in ("It", " is", " ", "so", "<", "/", "x")] == [
         ("It", ""), (" is", ""), ("", ""), (" so", ""), ("", ""), ("", ""), ("</x", "")
     ]  # fmt: skip
@@ -63,13 +90,14 @@ class Decoding:
         return "".join(map(chr, tokens))
 
 
-@pytest.mark.parametrize("begin, end", MARKS)
-def test_marks_of_a_template(begin, end):
+@pytest.mark.parametrize("marks", MARKS, ids=lambda marks: marks.begin)
+def test_marks_of_a_template(marks):
     """A template that only takes thoughts out of earlier answers tells enough."""
-    template = f"{{{{ m.content.split('{end}')[-1] }}}}"
+    begin, end = marks.begin, marks.end
+    template = f"{{{{ m.content.split('{marks.told or end}')[-1] }}}}"
     for prompt, begun in ((f"a {begin}\n", True), (f"a {begin}\n\n{end}\n\n", False), ("a", False)):
         ids = np.array([*map(ord, "x" * 50 + prompt)])
-        assert thinking_of(template, ids, Decoding()) == Thinking(begin, end, begun)
+        assert thinking_of(template, ids, Decoding()) == Thinking(marks, begun)
     assert thinking_of("{{ m.content }}", np.array([97]), Decoding()) is None
 
 
