@@ -11,7 +11,7 @@ from engine.batching import Asked, Batch
 from engine.drafting import Drafted, Drafting
 from engine.generate import Token, pace_ms
 from engine.stopping import Ended, StopTexts
-from engine.text import TextStream
+from engine.text import MarkedText
 from qlinear.backends.stack import StackDecoder
 from qlinear.progress import Watcher
 
@@ -58,7 +58,7 @@ class Answer:
 
     def __init__(
         self,
-        pieces: TextStream,
+        pieces: MarkedText,
         stop: StopTexts,
         end_tokens: frozenset[int],
         drafting: Drafting | None = None,

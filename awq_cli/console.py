@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from awq_cli import tables
 from awq_cli.answering import Answering, Piece, Response
@@ -20,6 +21,7 @@ from qlinear.progress import Note, Step
 
 # Characters that a terminal does something with, but for ends of lines and tabs.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 class Terminal(RichConsole):
@@ -45,6 +47,7 @@ class Console:
         self.err = Terminal(stderr=True, highlight=False, emoji=False, quiet=quiet)
         self._progress = _MovingBar(self.err) if self.err.is_terminal and not quiet else _Lines(self.err)
         self._writing = False  # in the middle of a line of an answer
+        self._thinking = False
         self._answer: list[str] = []
         self._shows = {
             Note: self._note,
@@ -111,12 +114,19 @@ class Console:
             self.out.print("/help lists commands, ^D leaves")
 
     def _words(self, words: Words) -> None:
+        """On a terminal what is thought is dimmer than the answer; elsewhere the answer alone is wanted."""
         self._writing = True
-        self._write(words.text)
+        if words.thought:
+            if self.out.is_terminal:
+                self.out.print(Text(CONTROLS.sub(UNSHOWN, words.text), "dim"), end="", soft_wrap=True)
+                self.out.file.flush()
+        else:
+            self._write("\n\n" + words.text if self._thinking and self.out.is_terminal and words.text else words.text)
+        self._thinking = words.thought or (self._thinking and not words.text)
 
     def _turn(self, turn: Turn) -> None:
         """The end of an answer, with its figures."""
-        self._writing = False
+        self._writing = self._thinking = False
         self._write("\n")
         rate = f", {1e3 / turn.ms_per_token:,.1f} tokens/s" if turn.ms_per_token else ""
         rate += f", {passes(turn.draft)}" if turn.draft else ""
@@ -124,7 +134,7 @@ class Console:
         self.err.print(f"[{turn.new_tokens} tokens{rate}, first after {turn.ttft_ms / 1e3:.2f} s{how}]", markup=False)
 
     def _told(self, told: Told) -> None:
-        self.out.print(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", told.text), markup=False)
+        self.out.print(CONTROLS.sub(UNSHOWN, told.text), markup=False)
 
     def _serving(self, serving: Serving) -> None:
         at_once = "one answer at a time" if serving.slots == 1 else f"{serving.slots} answers at once"
@@ -137,7 +147,7 @@ class Console:
 
     def _write(self, text: str) -> None:
         """At once, and as it is: no markup, no wrapping; but a model has nothing to say to a terminal's controls."""
-        self.out.file.write(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text) if self.out.is_terminal else text)
+        self.out.file.write(CONTROLS.sub(UNSHOWN, text) if self.out.is_terminal else text)
         self.out.file.flush()
 
 

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from select import select
 
+import click
+
 from benchmarks.docs import DOCS, between, keep
 from benchmarks.machine import processor
 
@@ -109,6 +111,7 @@ def _takes_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@click.command(help=__doc__)
 def main() -> None:
     try:
         shown = session([sys.executable, *RUN], TURNS)

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from architectures.experts import Origin, take_apart
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
+
+# Whoever builds a model changes what torch and its modules do meanwhile, for the whole process.
+_BUILDING = RLock()
 
 
 def check_depth(label: str, config, n_tensors: int) -> None:
@@ -84,8 +88,12 @@ def build_empty(config, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn
 
     settle(config)
     _settle_window(config.get_text_config())
-    with init_empty_weights(include_buffers=False):
-        model = _build(config, dtype, trust_remote_code)
+    with _BUILDING, init_empty_weights(include_buffers=False):
+        default = torch.get_default_dtype()
+        try:
+            model = _build(config, dtype, trust_remote_code)
+        finally:
+            torch.set_default_dtype(default)
     model.get_input_embeddings()  # raises where there are none
     model.tie_weights()  # moving a parameter to meta makes a new one, which unties it
     move_to_meta(model, "")  # persistent buffers are not there yet

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from engine.drafting import Drafted
 from engine.generate import generate, greedy, pace_ms
 from engine.stopping import Ended, StopTexts
-from engine.text import TextStream, check_unicode
+from engine.templates import template_of
+from engine.text import answering, check_unicode
+from engine.thoughts import ThoughtReader, thinking_of
 from qlinear.errors import OptionError
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Turn:
 
     prompt_tokens: of all that the model has before it as it begins to answer; read_tokens: how many of those it had not
     read before; left: turns that left before it for want of room; ttft_ms: prompt in to first token out; ms_per_token:
-    of those after it (see `engine.generate.pace_ms`), None if there is none; draft: None where nothing proposes tokens.
+    of those after it (see `engine.generate.pace_ms`), None if there is none; draft: None where nothing proposes tokens;
+    thought: what was thought before the answer, of which the conversation keeps nothing.
     """
 
     prompt: str
@@ -48,6 +51,7 @@ class Turn:
     ms_per_token: float | None
     ended: Ended
     draft: Drafted | None = None
+    thought: str = ""
 
 
 class Conversation:
@@ -72,7 +76,12 @@ class Conversation:
     def set_system(self, text: str | None) -> None:
         """What the model is told before everything else. Raises `OptionError` if its template does not take it."""
         if text is not None:
-            self.model.encode_chat([_message("system", text), _message("user", "?")])
+            read, other = (
+                self.model.encode_chat([_message("system", told), _message("user", "?")]).tolist()
+                for told in (text, text + "\n?")
+            )
+            if read == other:
+                raise OptionError("`system`: this model's chat template passes over it; say it in the first message")
         self.system = text
 
     @property
@@ -131,6 +140,7 @@ class Reply:
     """An answer on its way. Iterated over once: its pieces, one a token, empty where no character is complete yet.
 
     Whoever has heard enough stops iterating. `end` puts what was written into the conversation, whatever ended it.
+    thinking: whether the last piece was of what the model thinks before it answers.
     """
 
     def __init__(self, talk: Conversation, prompt: str, tokens: Any, left: int, max_new_tokens: int, stop: StopTexts):
@@ -143,13 +153,19 @@ class Reply:
         self._room = min(max_new_tokens, talk.context - len(tokens))
         self._cut = Ended.LENGTH if self._room == max_new_tokens else Ended.CONTEXT
         self._parts: list[str] = []
+        self._thought: list[str] = []
+        self.thinking = False
         self._seconds: list[float] = []
         self._ended = Ended.INTERRUPTED
         self._drafting = talk.draft and talk.draft.for_text()
 
     def __iter__(self) -> Iterator[str]:
         talk, model = self._talk, self._talk.model
-        pieces, last = TextStream(model.tokenizer), None
+        tokenizer, last = model.tokenizer, None
+        how = thinking_of(template_of(tokenizer), self._tokens, tokenizer)
+        marks = {*self._stop.texts, *(() if how is None else how.marks)}
+        pieces = answering(tokenizer, self._ids, chat=True, marks=marks)
+        thoughts = None if how is None else ThoughtReader(how)
         adjust = model.rules.for_text(self.prompt_tokens, self._room)
         talk.read, talk.known = self._ids, 0  # while the decoder reads, an interrupt may leave anything in it
         written = generate(
@@ -161,20 +177,31 @@ class Reply:
             talk.read.append(token.id)
             last = token.id
             self._seconds.append(token.seconds)
-            yield self._said(self._stop.add(pieces.add(token.id)))
+            yield from self._said(thoughts, self._stop.add(pieces.add(token.id)))
             if self._stop.found:
                 break
             talk.known = 0
         talk.known = known
         if not self._stop.found:
-            yield self._said(self._stop.add(pieces.end()) + self._stop.end())
+            yield from self._said(thoughts, self._stop.add(pieces.end()) + self._stop.end())
+        if thoughts is not None:
+            yield from self._told(*thoughts.end())
         self._ended = Ended.END if last in model.end_tokens else self._cut
         if self._stop.found:
             self._ended = Ended.STOP
 
-    def _said(self, piece: str) -> str:
-        self._parts.append(piece)
-        return piece
+    def _said(self, thoughts: ThoughtReader | None, piece: str) -> Iterator[str]:
+        return self._told(*("", piece) if thoughts is None else thoughts.add(piece))
+
+    def _told(self, thought: str, answer: str) -> Iterator[str]:
+        if thought:
+            self.thinking = True
+            self._thought.append(thought)
+            yield thought
+        if answer or not thought:
+            self.thinking = self.thinking and not answer
+            self._parts.append(answer)
+            yield answer
 
     def end(self) -> Turn | None:
         """The turn as it is now part of the conversation; None, and no turn, where not one token was written.
@@ -200,6 +227,7 @@ class Reply:
             pace_ms(self._seconds[1:], drafted),
             self._ended,
             drafted,
+            "".join(self._thought),
         )
 
 

@@ -17,7 +17,7 @@ from engine.rules import Rules
 from engine.runner import Runner, ids
 from engine.sampling import sampler
 from engine.templates import NOTHING, Conversation, Render, Renderer, Seen
-from engine.text import TextStream, answering, check_rows, encode_chat, encode_prompt, encode_whole
+from engine.text import MarkedText, answering, check_rows, encode_chat, encode_prompt, encode_whole
 from engine.worth import Worth
 from qlinear.backends.stack import StackDecoder
 from qlinear.errors import OptionError
@@ -215,7 +215,7 @@ class Model:
         return self._written(pieces, tokens, max_new_tokens, sampler(seed=seed, **given) if given else greedy)
 
     def _written(
-        self, pieces: TextStream, tokens: np.ndarray, max_new_tokens: int, choose: Callable[[np.ndarray], int]
+        self, pieces: MarkedText, tokens: np.ndarray, max_new_tokens: int, choose: Callable[[np.ndarray], int]
     ) -> Iterator[str]:
         with self._with_room(len(tokens) + max_new_tokens) as decoder:
             adjust, draft = self.rules.for_text(len(tokens), max_new_tokens), self.draft(decoder)

@@ -1,12 +1,12 @@
 """How an answer ends; texts at which it does, found as it is written, however its tokens cut them."""
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 
 from qlinear.errors import OptionError
 
 
-class Ended(str, Enum):
+class Ended(StrEnum):
     """By the model's end token, at a stop text, at the tokens that were asked for, for want of room, or by the user."""
 
     END = "end"
@@ -27,7 +27,7 @@ class StopTexts:
         """Raises `OptionError` for an empty one."""
         if "" in texts:
             raise OptionError("`stop` '' is empty; give some text")
-        self._texts = tuple(texts)
+        self.texts = tuple(texts)
         self._held = ""
         self.found = False
 
@@ -36,11 +36,11 @@ class StopTexts:
         if self.found:
             return ""
         text = self._held + piece
-        ends = [(start + len(stop), start) for stop in self._texts if (start := text.find(stop)) >= 0]
+        ends = [(start + len(stop), start) for stop in self.texts if (start := text.find(stop)) >= 0]
         if ends:
             self.found, self._held = True, ""
             return text[: min(ends)[1]]
-        held = max((_overlap(text, stop) for stop in self._texts), default=0)
+        held = max((_overlap(text, stop) for stop in self.texts), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
@@ -48,6 +48,11 @@ class StopTexts:
         """What was held back, once the answer has ended without a stop text."""
         held, self._held = self._held, ""
         return held
+
+
+def open_end(text: str, mark: str) -> int:
+    """Where a tail begins that may belong to a mark: spaces, and what the mark begins with."""
+    return len(text[: len(text) - _overlap(text, mark)].rstrip())
 
 
 def _overlap(text: str, stop: str) -> int:

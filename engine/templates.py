@@ -32,6 +32,15 @@ def has_template(tokenizer: Any) -> bool:
     return "default" in template if isinstance(template, dict) else bool(template)
 
 
+def template_of(tokenizer: Any, tools: bool = False) -> str:
+    """The source of the template that is taken, empty where there is none."""
+    template = tokenizer.chat_template or ""
+    if isinstance(template, dict):
+        own = template.get("tool_use") if tools else None
+        template = own or template.get("default") or ""
+    return template
+
+
 def render(tokenizer: Any, messages: Conversation, seen: Seen = NOTHING) -> str:
     """The prompt that the tokenizer's chat template makes of messages, up to where the answer is to begin.
 
@@ -91,7 +100,7 @@ def _answer_whole(tokenizer: Any, conversations: Sequence[Conversation]) -> Outc
     _stop_the_clock()
     for messages in conversations:
         try:
-            made.append(tokenizer.apply_chat_template(messages, tokenize=False))
+            made.append(_rendered_by(tokenizer, messages, NOTHING))
         except MemoryError:
             raise
         except Exception:  # whatever a program may raise
@@ -111,11 +120,38 @@ def _stop_the_clock() -> None:
     chat_template_utils.datetime = Still
 
 
+def _rendered_by(tokenizer: Any, messages: Conversation, how: Seen) -> str:
+    """A text by the template, which may want what is said as a list of parts: those of models that see pictures do.
+
+    Raises ValueError where nothing of what the user says last comes into it.
+    """
+
+    def made(messages: Sequence[Any]) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
+
+    text = made(messages)
+    last = next((number for number in range(len(messages) - 1, -1, -1) if messages[number]["role"] == "user"), None)
+    said = "" if last is None else messages[last]["content"].strip()
+    if said in text or not text or len(text) > MOST_CHARACTERS:
+        return text
+    try:
+        parts = made([{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages])
+    except MemoryError:
+        raise
+    except Exception:  # whatever a program may raise
+        parts = ""
+    if said in parts:
+        return parts
+    if made([*messages[:last], {**messages[last], "content": said + said}, *messages[last + 1 :]]) == text:
+        raise ValueError("it passes over what the user says")
+    return text
+
+
 def _answer(tokenizer: Any, asked: tuple[Conversation, dict[str, Any]]) -> Outcome:
     """In the other process: what is made, or in words what went wrong."""
     messages, seen = asked
     try:
-        made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **seen)
+        made = _rendered_by(tokenizer, messages, {"add_generation_prompt": True, **seen})
     except MemoryError:
         raise
     except Exception as error:  # whatever a program may raise

@@ -1,6 +1,6 @@
 """Text to tokens and back, a whole text at once or as it is written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,16 @@ def encode_whole(tokenizer: Any, text: str, bos: bool | None = None) -> np.ndarr
     """
     tokens = encode(tokenizer, text, special=bos is None)
     if not bos:
-        return tokens
+        return _begun_once(tokenizer, tokens)
     if tokenizer.bos_token_id is None:
         raise OptionError("`bos`: this model's tokenizer has no token for the beginning of a text; leave `bos` out")
-    return np.concatenate([[tokenizer.bos_token_id], tokens])
+    return _begun_once(tokenizer, np.concatenate([[tokenizer.bos_token_id], tokens]))
+
+
+def _begun_once(tokenizer: Any, tokens: np.ndarray) -> np.ndarray:
+    """With one token for the beginning of a text where there are two: the text brought its own."""
+    twice = begins_with_bos(tokenizer, tokens) and begins_with_bos(tokenizer, tokens[1:])
+    return tokens[1:] if twice else tokens
 
 
 def begins_with_bos(tokenizer: Any, tokens: np.ndarray) -> bool:
@@ -73,7 +79,7 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
     if chat:
         return encode_chat(tokenizer, [{"role": "user", "content": prompt}])
     check_prompt(prompt)
-    return _some(encode(tokenizer, prompt, special=True), prompt)
+    return _some(_begun_once(tokenizer, encode(tokenizer, prompt, special=True)), prompt)
 
 
 def encode_chat(
@@ -178,6 +184,30 @@ def continuing(tokenizer: Any, prompt: Sequence[int] | np.ndarray) -> TextStream
     return stream
 
 
-def answering(tokenizer: Any, prompt: Sequence[int] | np.ndarray, chat: bool) -> TextStream:
-    """A stream of an answer: of a turn of its own in a chat, else of what the prompt goes on with."""
-    return TextStream(tokenizer) if chat else continuing(tokenizer, prompt)
+class MarkedText:
+    """A `TextStream` in which some special tokens are seen. pieces: the stream of what comes first."""
+
+    def __init__(self, tokenizer: Any, pieces: TextStream, marks: Collection[str]):
+        self._tokenizer, self._pieces = tokenizer, pieces
+        backend = getattr(tokenizer, "backend_tokenizer", None) if marks else None
+        added = {} if backend is None else backend.get_added_tokens_decoder()
+        self._seen = {token: one.content for token, one in added.items() if one.special and one.content in marks}
+
+    def add(self, token: int) -> str:
+        if token not in self._seen:
+            return self._pieces.add(token)
+        before, self._pieces = self._pieces.end(), TextStream(self._tokenizer)
+        return before + self._seen[token]
+
+    def end(self) -> str:
+        return self._pieces.end()
+
+
+def answering(
+    tokenizer: Any, prompt: Sequence[int] | np.ndarray, chat: bool, marks: Collection[str] = ()
+) -> MarkedText:
+    """A stream of an answer: of a turn of its own in a chat, else of what the prompt goes on with.
+
+    marks: special tokens that are to be seen, as those that an answer is to end at.
+    """
+    return MarkedText(tokenizer, TextStream(tokenizer) if chat else continuing(tokenizer, prompt), marks)

@@ -1,9 +1,29 @@
-"""Which library multiplies float32 matrices while scales are searched, and where bfloat16 is the faster one."""
+"""Torch while a model is quantized: in its own defaults, with the library that multiplies float32 matrices fastest, and
+where bfloat16 is the faster one.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from threading import RLock
 
 import torch
+
+_ONE_AT_A_TIME = RLock()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """One at a time of a process, and in torch's own defaults, whatever the caller has set for what it does itself."""
+    with _ONE_AT_A_TIME:
+        dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        elsewhere = device if device.type != "cpu" else None
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+                with nullcontext() if elsewhere is None else torch.device("cpu"):
+                    yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from quantization.distill import check_fits, open_lesson
 from quantization.distributed import open_ranks
 from quantization.kept import Kept, KindRecord, kinds_found
 from quantization.plan import Job, examine_job, make_job
+from quantization.precision import undisturbed
 from quantization.recipe import Awq, Recipe
 from quantization.resume import (
     as_it_began,
@@ -121,7 +122,7 @@ def quantize(
     Where the environment says that this is one of several ranks, all of them do it together: the leading one writes and
     is the only one that is watched; the result is everyone's.
     """
-    with open_ranks() as ranks:
+    with undisturbed(), open_ranks() as ranks:
         start = time.perf_counter()
         recipe = recipe.settled()
         _refuse_ranks(recipe, ranks)

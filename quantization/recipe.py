@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from qlinear.errors import OptionError
@@ -12,7 +12,7 @@ from qlinear.values import check_choice, plain
 from quantization.methods import METHODS, Method
 
 
-class Awq(str, Enum):
+class Awq(StrEnum):
     """Where AWQ's scales come from: a file, the search, nowhere; auto: a file that fits if there is one, or else the
     search.
     """

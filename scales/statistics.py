@@ -45,7 +45,9 @@ class InputStatistics:
 
     @classmethod
     def empty(cls, in_features: int) -> "InputStatistics":
-        return cls(torch.zeros(in_features), torch.zeros(in_features, in_features))
+        return cls(
+            torch.zeros(in_features, dtype=torch.float32), torch.zeros(in_features, in_features, dtype=torch.float32)
+        )
 
     @property
     def panels(self) -> range:

@@ -12,7 +12,7 @@ from engine.sampling import sampler
 from engine.scoring import Scorer
 from engine.stopping import StopTexts
 from engine.templates import has_template
-from engine.text import TextStream, check_rows, encode
+from engine.text import MarkedText, TextStream, check_rows, encode
 from qlinear.errors import OptionError
 from qlinear.progress import Watcher, steps
 
@@ -103,8 +103,9 @@ class _Writer:
         """Up to one of the texts `until`, which is left out, or as many tokens as `max_gen_toks`."""
         shared = (a == b for a, b in zip(prompt, self._read[:-1], strict=False))  # its last token was not read
         known = min(_leading(shared), len(prompt) - 1)
-        model, stop, said = self._model, StopTexts([text for text in how["until"] if text]), ""
-        pieces, self._read = TextStream(model.tokenizer), list(prompt)
+        model, until, said = self._model, [text for text in how["until"] if text], ""
+        stop, pieces = StopTexts(until), MarkedText(model.tokenizer, TextStream(model.tokenizer), until)
+        self._read = list(prompt)
         tokens, most = np.array(prompt, np.int64), how["max_gen_toks"]
         adjust = model.rules.for_text(len(prompt), most)
         chosen = generate(self._decoder, tokens, most, model.end_tokens, _chooser(how), adjust, known=known)

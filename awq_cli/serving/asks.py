@@ -10,12 +10,13 @@ from awq_cli.serving.choosing import FIELDS, Choosing, choosing
 from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import Forms
 from awq_cli.serving.refusals import Refusal
-from awq_cli.serving.thoughts import Thinking, effort_shown, thinking_of, told_apart
-from awq_cli.serving.tools import Calling, read_calls, read_tools, template_of
+from awq_cli.serving.thoughts import effort_shown, told_apart
+from awq_cli.serving.tools import Calling, read_calls, read_tools
 from engine.model import Model
 from engine.rules import Adjust
-from engine.templates import Conversation
+from engine.templates import Conversation, template_of
 from engine.text import check_unicode
+from engine.thoughts import Thinking, thinking_of
 
 # Fields that ask for what is not done here, and what they are when they ask for nothing.
 NOT_DONE: dict[str, tuple[Any, ...]] = {

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from awq_cli.serving.bodies import Call, leading_calls, may_begin
 from awq_cli.serving.notations import QUOTES
-from awq_cli.serving.written import Tools, open_end
+from awq_cli.serving.written import Tools
+from engine.stopping import open_end
 
 MOST_TRIES = 32  # of one place in an answer: marks in texts that are written by a call
 

@@ -4,18 +4,17 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from awq_cli.serving.asks import Ask
 from awq_cli.serving.bodies import Call
-from awq_cli.serving.thoughts import ThoughtReader
 from engine.batching import Asked, Batch, Text
 from engine.model import Model
 from engine.rules import both
 from engine.stopping import Ended, StopTexts
-from engine.text import TextStream, answering
+from engine.text import answering
+from engine.thoughts import ThoughtReader
 from engine.token_bytes import TokenBytes
 
 
@@ -63,12 +62,11 @@ class Hearing:
         self._tokenizer, self._ask, self._end_tokens = model.tokenizer, ask, model.end_tokens
         self._own = ask.choices[number]
         self._number, self._loop, self._queue = number, asyncio.get_running_loop(), queue
-        pieces = answering(model.tokenizer, self._own.prompt, ask.chat)
-        self._pieces, self._stop = pieces, StopTexts(ask.stop)
+        marks = [part.marks for part in (ask.calling, ask.thinking) if part is not None]
+        self._pieces = answering(model.tokenizer, self._own.prompt, ask.chat, frozenset(ask.stop).union(*marks))
+        self._stop = StopTexts(ask.stop)
         self._reader = ask.calling.reader() if ask.calling else None
         self._thoughts = ThoughtReader(ask.thinking) if ask.thinking else None
-        marks = [part.marks for part in (ask.calling, ask.thinking) if part is not None]
-        self._marks = _special(model.tokenizer, frozenset().union(*marks)) if marks else {}
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
         self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins
@@ -92,10 +90,7 @@ class Hearing:
         self.tokens += 1
         if self._ask.top is not None and token not in self._end_tokens:
             self._told.append((self._length, self._tell(token, logits)))
-        if token in self._marks:  # which a stream leaves out
-            piece, self._pieces = self._pieces.end() + self._marks[token], TextStream(self._tokenizer)
-        else:
-            piece = self._pieces.add(token)
+        piece = self._pieces.add(token)
         self._length += len(piece)
         self._say(self._stop.add(piece), over=False)
         return not (self._stop.found or (self._reader is not None and self._reader.over))
@@ -165,10 +160,3 @@ class Hearing:
         text = self._tokenizer.decode([token], skip_special_tokens=False)
         whole = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode("utf-8"))
         return Likely(text, whole, float(scores[token]))
-
-
-def _special(tokenizer: Any, marks: frozenset[str]) -> dict[int, str]:
-    """Of marks, those that are special tokens: a stream of text leaves them out."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    added = {} if backend is None else backend.get_added_tokens_decoder()
-    return {token: one.content for token, one in added.items() if one.special and one.content in marks}

@@ -12,6 +12,7 @@ from awq_cli.serving.calls import CallReader, Form, JsonReader, Reader, form_of
 from awq_cli.serving.fields import flag, wrong
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.written import Tools
+from engine.templates import template_of
 
 MOST_TOOLS = 128  # as OpenAI has it
 DEFINITIONS = ("$defs", "definitions")
@@ -32,15 +33,6 @@ class Calling:
     reader: Callable[[], Reader]
     marks: frozenset[str]
     finish: str
-
-
-def template_of(tokenizer: Any, tools: bool) -> str:
-    """The source of the template that is taken, empty where there is none."""
-    template = tokenizer.chat_template or ""
-    if isinstance(template, dict):
-        own = template.get("tool_use") if tools else None
-        template = own or template.get("default") or ""
-    return template
 
 
 def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:

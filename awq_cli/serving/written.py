@@ -1,6 +1,4 @@
-"""Texts as models write them: where a mark may begin in one, and what an argument without quotes is by the schema of
-its tool.
-"""
+"""Arguments that a model writes as they are, without quotes: what they are by the schema of their tool."""
 
 import json
 from collections.abc import Mapping
@@ -10,13 +8,6 @@ from typing import Any
 Tools = Mapping[str, Mapping[str, Any]]
 
 MOST_STEPS = 50  # from a schema to those that it is made of
-
-
-def open_end(text: str, mark: str) -> int:
-    """Where a tail begins that may belong to a mark: spaces, and what the mark begins with."""
-    most = min(len(text), len(mark) - 1)
-    part = next((length for length in range(most, 0, -1) if text.endswith(mark[:length])), 0)
-    return len(text[: len(text) - part].rstrip())
 
 
 def typed(text: str, key: str, parameters: Mapping[str, Any] | None) -> Any:

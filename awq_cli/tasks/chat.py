@@ -60,9 +60,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Words:
-    """Some more of an answer, whole characters."""
+    """Some more of an answer, or of what is thought before it: whole characters."""
 
     text: str
+    thought: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class _Session:
             stop.reading = not stop.asked
             for piece in reply if stop.reading else ():
                 stop.reading = False
-                self.watch(Words(piece))
+                self.watch(Words(piece, reply.thinking))
                 if stop.asked:
                     break
         turn = reply.end()

@@ -130,10 +130,11 @@ def _length(asked: Asked) -> int:
 
 
 def _answer(request: Request, model: Model, asked: Asked, chat: bool, drafting: Drafting | None) -> Answer:
-    pieces, stop = answering(model.tokenizer, asked.prompt, chat), StopTexts(request.writing.stop)
+    stop = request.writing.stop
+    pieces = answering(model.tokenizer, asked.prompt, chat, stop)
     wanted = asked.max_new_tokens == (request.writing.max_new_tokens or _most(request))
     cut = Ended.LENGTH if wanted else Ended.CONTEXT
-    return Answer(pieces, stop, model.end_tokens, drafting, cut)
+    return Answer(pieces, StopTexts(stop), model.end_tokens, drafting, cut)
 
 
 def _write_at_once(model: Model, decoder: Decoder, asked: list[Asked], answers: list[Answer]) -> bool:
@@ -152,6 +153,8 @@ def _write_at_once(model: Model, decoder: Decoder, asked: list[Asked], answers: 
 def read_prompt(prompt: str, option: str = "prompt") -> str:
     """The text itself, or what it points to: `@file`, or `-` for standard input."""
     if prompt == "-":
+        if sys.stdin is None:
+            raise OptionError(f"`{option}=-`: there is no standard input")
         try:
             return sys.stdin.read()
         except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ machine's limits in those rounds; speeds, shares of the limits and ratios are ma
 
 import json
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -15,7 +15,7 @@ from benchmarks.typed import to_json, typed
 LAYOUT = 2  # of the JSON; one more with every change of it
 
 
-class Limit(str, Enum):
+class Limit(StrEnum):
     """What a machine has a limit of: bytes read, or products of a kind, each with its addition."""
 
     READ = "read"
@@ -29,7 +29,7 @@ class Limit(str, Enum):
         return "GB/s" if self is Limit.READ else "GFLOP/s"
 
 
-class Kernel(str, Enum):
+class Kernel(StrEnum):
     """An implementation of one linear layer; the value is its name in tables and in JSON.
 
     W4, W3: ours as the fused decoder calls them; W4_INT8: the same with activations rounded to int8; W4_MATMUL: one
@@ -50,7 +50,7 @@ class Kernel(str, Enum):
         return self in (Kernel.W4, Kernel.W3, Kernel.W4_INT8, Kernel.W4_MATMUL)
 
 
-class Engine(str, Enum):
+class Engine(StrEnum):
     """What runs a whole model: our fused decoder, the same with activations rounded to int8, the model's own modules on
     our kernels, or another program.
     """

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from statistics import median
 
 # Float32 on both sides: what is more than the order of sums.
@@ -14,7 +14,7 @@ ROUNDING_FACTOR, ROUNDING_FLOOR = 2.0, 0.01
 EXPERTS_FACTOR = 4.0
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """How one way of quantizing a model ended.
 
     wrong: something computed another function than transformers does, without a word; fault: an exception that is no

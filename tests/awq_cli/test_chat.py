@@ -10,6 +10,8 @@ import time
 import pytest
 from transformers import AutoTokenizer
 
+from awq_cli.console import Console, Terminal
+from awq_cli.tasks.chat import Words
 from tests.awq_cli.conftest import Command
 from tests.awq_cli.talking import Talking
 
@@ -266,3 +268,14 @@ def test_a_conversation_of_halves_of_characters_is_not_taken(run, chatty, monkey
     half = {"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "this"}]}
     (run.folder / "half.json").write_text(json.dumps(half))
     assert "message 1 is not Unicode text" in piped(run, chatty, "/load half.json", monkeypatch).error
+
+
+def test_what_is_thought_is_dim_on_a_terminal_and_no_output_of_a_pipe():
+    for terminal, shown in ((True, "\x1b[2mI\x1b[0m\x1b[2m see\ufffd\x1b[0m\n\nYes."), (False, "Yes.")):
+        console = Console(quiet=True)
+        console.out = Terminal(
+            file=io.StringIO(), force_terminal=terminal, color_system="standard" if terminal else None
+        )
+        for words in (Words("I", True), Words(" see\x07", True), Words(""), Words("Yes"), Words(".")):
+            console.watch(words)
+        assert console.out.file.getvalue() == shown

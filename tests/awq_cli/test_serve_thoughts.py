@@ -5,7 +5,8 @@ import openai
 import pytest
 
 from awq_cli.serving.refusals import Refusal
-from awq_cli.serving.thoughts import MARKS, Thinking, ThoughtReader, effort_shown, thinking_of, told_apart
+from awq_cli.serving.thoughts import effort_shown, told_apart
+from engine.thoughts import MARKS, Thinking, ThoughtReader, thinking_of
 from qlinear.backends.cpu import native
 from tests.awq_cli.test_serve_forms import checkpoint as pets_checkpoint  # noqa: F401
 from tests.awq_cli.test_serve_tools import ROME, USER, Speaking, called, folder  # noqa: F401
@@ -210,3 +211,12 @@ def test_effort_is_shown(speaking):
     kwargs = {"chat_template_kwargs": {"reasoning_effort": "low"}}
     both = speaking.ask("a", tools=openai.omit, reasoning_effort="high", extra_body=kwargs).usage.prompt_tokens
     assert low == both < high
+
+
+@needs_kernels
+def test_a_special_token_ends_an_answer(speaking):
+    """Though no text is made of it."""
+    for stream in (False, True):
+        answer = speaking.ask("Yes.[TOOL_CALLS]No.", tools=openai.omit, stop="[TOOL_CALLS]", stream=stream)
+        said = streamed(answer)[1] if stream else answer.choices[0].message.content
+        assert said == "Yes."

@@ -60,8 +60,11 @@ def test_a_prompt_of_bytes_that_are_no_text(run, model):
 def test_standard_input_of_bytes_that_are_no_text(run, model, tmp_path, monkeypatch):
     (tmp_path / "prompt").write_bytes(b"caf\xe9 of")
     monkeypatch.setattr("sys.stdin", open(tmp_path / "prompt", encoding="utf-8"))
-    error = run("--task", "decode", "--precision", "bf16", "--model_name", model, "--prompt", "-").error
+    asked = ("--task", "decode", "--precision", "bf16", "--model_name", model, "--prompt", "-")
+    error = run(*asked).error
     assert error == "--prompt - is not UTF-8 text: invalid continuation byte at byte 3"
+    monkeypatch.setattr("sys.stdin", None)  # closed, as some that start programs do
+    assert run(*asked).error == "--prompt -: there is no standard input"
 
 
 def test_a_chat_template_that_fails(run, model, make_model, tmp_path):

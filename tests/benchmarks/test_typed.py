@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import pytest
 
 from benchmarks.typed import from_json, to_json
 
 
-class Colour(str, Enum):
+class Colour(StrEnum):
     RED = "red"
 
 

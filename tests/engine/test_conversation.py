@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 
 import run_awq
+from engine import thoughts
 from engine.conversation import Conversation, Limits, read_messages
 from engine.generate import generate
 from engine.stopping import Ended
@@ -257,3 +258,25 @@ def test_two_turns_are_those_of_transformers():
         assert turn.response == answer and turn.prompt_tokens == tokens.shape[1]
         messages.append({"role": "assistant", "content": answer})
     assert turn.read_tokens < 20 < turn.prompt_tokens
+
+
+def test_thoughts_are_told_and_not_kept(model, monkeypatch):
+    """What the model thinks before it answers is no part of what it has before it next."""
+    monkeypatch.setattr(thoughts, "MARKS", (thoughts.Marks("w30", "w31", told="m.content"),))
+    said = [model.tokenizer.convert_tokens_to_ids(f"w{number}") for number in (30, 40, 41, 31, 50, 51)]
+    left = iter(said)
+    talk, _ = talking(model, choose=lambda logits: next(left))
+    reply = talk.reply(PROMPTS[0], Limits(6))
+    pieces = [(piece.strip(), reply.thinking) for piece in reply if piece.strip()]
+    assert pieces == [("w40", True), ("w41", True), ("w50", False), ("w51", False)]
+    turn = reply.end()
+    assert (turn.thought, turn.response, turn.new_tokens) == ("w40 w41", "w50 w51", 6)
+    assert talk.messages[1:] == [{"role": "assistant", "content": "w50 w51"}]
+
+
+def test_a_system_text_that_is_passed_over_is_refused(model):
+    talk, _ = talking(model)
+    model.tokenizer.chat_template = TEMPLATE.replace("in messages %}", "in messages if m.role != 'system' %}")
+    with pytest.raises(OptionError, match="^`system`: this model's chat template passes over it; say it in the first"):
+        talk.set_system("w20")
+    assert talk.system is None

@@ -120,9 +120,10 @@ def test_a_tokenizer_that_ends_its_process(capfd):
 def test_one_that_nobody_is_left_to_end_has_an_end():
     """Its process has so many seconds of a processor, whoever was to end it having been killed before."""
     asked = SimpleNamespace(
-        chat_template="a", apply_chat_template=lambda *_, **__: str(resource.getrlimit(resource.RLIMIT_CPU)[0])
+        chat_template="a",
+        apply_chat_template=lambda said, **_: f"{said[0]['content']} {resource.getrlimit(resource.RLIMIT_CPU)[0]}",
     )
-    assert render(asked, HELLO) == str(templates.SECONDS + 5)
+    assert render(asked, HELLO) == f"{HELLO[0]['content']} {templates.SECONDS + 5}"
 
 
 def _endless():
@@ -243,3 +244,23 @@ def test_conversations_have_an_end(monkeypatch):
     monkeypatch.setattr(templates, "SECONDS", 0.5)
     with pytest.raises(OptionError, match="takes more than 0.5 seconds"):
         render_whole(with_template("{% for i in range(99999) %}" * 2 + "{% endfor %}" * 2), TALKS)
+
+
+PARTS = (
+    "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endif %}{% endfor %};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def test_what_is_said_is_given_in_parts_where_a_template_wants_them():
+    """As those of models that see pictures do: of a text they make nothing, and say nothing."""
+    said = [{"role": "system", "content": "w9"}, {"role": "user", "content": " w7 w8"}]
+    assert render(with_template(PARTS), said) == "system: w9;user:  w7 w8;assistant:"
+    whole = [*said, {"role": "assistant", "content": "w10"}]
+    assert render_whole(with_template(PARTS), [whole]) == ["system: w9;user:  w7 w8;assistant: w10;"]
+
+
+def test_a_template_may_change_what_is_said_and_not_pass_over_it():
+    said = [{"role": "user", "content": "a<b"}]
+    assert render(with_template("{{ messages[0].content | e }}."), said) == "a&lt;b."
+    assert "ValueError: it passes over what the user says" in refused("hello {{ messages | length }}")

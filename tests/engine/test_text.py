@@ -8,7 +8,16 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from engine.text import LONGEST, TextStream, continuing, decode, encode, encode_prompt
+from engine.text import (
+    LONGEST,
+    TextStream,
+    answering,
+    continuing,
+    decode,
+    encode,
+    encode_prompt,
+    encode_whole,
+)  # fmt: skip
 from engine.token_bytes import TokenBytes
 from qlinear.errors import OptionError
 
@@ -233,3 +242,26 @@ def test_bytes_that_cannot_be_told():
     """A word's own spelling does not say what stands between it and the next."""
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")))
     assert TokenBytes(words)(1) is None
+
+
+def test_special_tokens_that_are_to_be_seen():
+    tokenizer = byte_level()
+    tokens = tokenizer("a b", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    for marks, text in (((), "a b"), ({tokenizer.eos_token}, f"a b{tokenizer.eos_token}"), ({"b"}, "a b")):
+        stream = answering(tokenizer, [], chat=True, marks=marks)
+        assert "".join(map(stream.add, tokens)) + stream.end() == text
+
+
+def test_a_text_that_brings_its_own_beginning_has_one():
+    tokenizer = byte_level()
+    tokenizer.bos_token = tokenizer.eos_token
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, bos)]
+    )
+    plain = [bos, *tokenizer("a b", add_special_tokens=False)["input_ids"]]
+    for text in ("a b", f"{tokenizer.bos_token}a b"):
+        assert encode_prompt(tokenizer, text, chat=False).tolist() == plain
+        for given in (None, True):
+            assert encode_whole(tokenizer, text, given).tolist() == plain
+    assert encode_whole(tokenizer, f"{tokenizer.bos_token}a b", False).tolist() == plain
