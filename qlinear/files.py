@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 import sys
+import tempfile
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
@@ -86,7 +87,11 @@ def why_not_writable(path: Path, makes_folder: bool = False) -> str | None:
         if folder != real.parent and (path.is_symlink() or not makes_folder):
             return f"there is no directory {real.parent}"
         special = real.exists() and not real.is_file()
-        return None if os.access(real if special else folder, os.W_OK) else f"no writing in {folder}"
+        if not os.access(real if special else folder, os.W_OK):
+            return f"no writing in {folder}"
+        if not special:  # there are file systems that let root do anything, and nothing is done
+            tempfile.TemporaryFile(dir=folder).close()
+        return None
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
         return getattr(error, "strerror", None) or one_line(error)
 

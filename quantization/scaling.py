@@ -5,7 +5,6 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from architectures.family import Edge
 from engine.text import beginning
-from qlinear.errors import OptionError, ScalesError, one_line
+from qlinear.errors import OptionError, ScalesError
 from qlinear.files import why_not_writable
 from qlinear.grid import Grid
 from qlinear.progress import Note, silent
@@ -279,12 +278,6 @@ def _known_of_text(job: Job) -> dict[str, Any]:
 def _check_writable(path: Path, given: bool) -> None:
     """Before hours of search: whether its scales can be kept. Raises `OptionError`."""
     reason = why_not_writable(path, makes_folder=True)
-    if reason is None:
-        try:  # there are places that say they can be written in, and cannot
-            path.parent.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            reason = error.strerror or one_line(error)
     if reason is not None:
         other = "give another `scales`" if given else "give `scales`, or set AWQ_CACHE"
         raise OptionError(f"scales cannot be saved in {path}: {reason}; {other}")
