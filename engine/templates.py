@@ -11,6 +11,7 @@ from qlinear.errors import OptionError
 # Models' own templates take some milliseconds and some megabytes.
 SECONDS = 10
 MOST_CHARACTERS = 10**7
+LONG_ENOUGH = 40  # characters of a message that stand in a prompt by no chance
 
 DATE = (2026, 1, 1)  # where what is made of a text has to stay the same
 # Of a conversation: role and content, and what else a template may look for, as calls of tools.
@@ -123,28 +124,51 @@ def _stop_the_clock() -> None:
 def _rendered_by(tokenizer: Any, messages: Conversation, how: Seen) -> str:
     """A text by the template, which may want what is said as a list of parts: those of models that see pictures do.
 
-    Raises ValueError where nothing of what the user says last comes into it.
+    Raises ValueError where nothing of what the model is asked last, or told first, comes into it.
     """
 
-    def made(messages: Sequence[Any]) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
+    def made(messages: Sequence[Any], as_parts: bool = False) -> str:
+        said = [{**one, "content": _parts(one["content"])} for one in messages] if as_parts else messages
+        return tokenizer.apply_chat_template(said, tokenize=False, **how)
 
-    text = made(messages)
-    last = next((number for number in range(len(messages) - 1, -1, -1) if messages[number]["role"] == "user"), None)
-    said = "" if last is None else messages[last]["content"].strip()
-    if said in text or not text or len(text) > MOST_CHARACTERS:
+    def lost(text: str, as_parts: bool) -> list[str]:
+        """What of the messages makes no difference to the text."""
+        others = {what: _changed(messages, number) for what, number in told.items()}
+        return [what for what, other in others.items() if made(other, as_parts) == text]
+
+    text, least = made(messages), LONG_ENOUGH if "type" in template_of(tokenizer) else 0
+    told = {what: at for what, at in _told(messages).items() if _may_be_lost(messages[at]["content"], text, least)}
+    if not told or not text or len(text) > MOST_CHARACTERS or not (left_out := lost(text, False)):
         return text
     try:
-        parts = made([{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages])
+        parts = made(messages, as_parts=True)
+        if not lost(parts, True):
+            return parts
     except MemoryError:
         raise
     except Exception:  # whatever a program may raise
-        parts = ""
-    if said in parts:
-        return parts
-    if made([*messages[:last], {**messages[last], "content": said + said}, *messages[last + 1 :]]) == text:
-        raise ValueError("it passes over what the user says")
-    return text
+        pass
+    raise ValueError(f"it passes over what the model {left_out[0]}")
+
+
+def _told(messages: Conversation) -> dict[str, int]:
+    """Where stands what has to come into a prompt."""
+    at = {one["role"]: number for number, one in enumerate(messages)}
+    return {what: at[role] for what, role in (("is told first", "system"), ("is asked", "user")) if role in at}
+
+
+def _may_be_lost(said: str, text: str, least: int) -> bool:
+    """Whether a text does not hold what was said, or may by chance, as it has fewer than `least` characters."""
+    return bool(said.strip()) and (len(said) < least or said.strip() not in text)
+
+
+def _changed(messages: Conversation, number: int) -> Conversation:
+    one = messages[number]
+    return [*messages[:number], {**one, "content": f"? {one['content']}"}, *messages[number + 1 :]]
+
+
+def _parts(said: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": said}]
 
 
 def _answer(tokenizer: Any, asked: tuple[Conversation, dict[str, Any]]) -> Outcome:

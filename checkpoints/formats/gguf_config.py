@@ -32,6 +32,11 @@ FIELDS = {
     "final_logit_softcapping": "final_logit_softcapping",
     "vocab_size": "vocab_size",
 }
+# Of those, what llama.cpp does not do without either.
+NEEDED = (
+    "context_length", "block_count", "embedding_length", "feed_forward_length", "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+)  # fmt: skip
 TOKENS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
 ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message: after each of them an answer is at its end
 # What ends a turn whether or not the header says so: most files of chat models name one end only, which may be that of
@@ -75,7 +80,9 @@ def read_config(file: Described):
     from transformers import AutoConfig
 
     with one_line_errors(f"{file.path} describes no {file.known.architecture} model"):
-        values = {field: value for key, field in FIELDS.items() if (value := file.get(key)) is not None}
+        values = {field: value for key, field in FIELDS.items() if (value := _of_all_layers(file, key)) is not None}
+        if missing := [key for key in NEEDED if FIELDS[key] not in values]:
+            raise ModelError(f"{file.path} says no {file.known.architecture}.{missing[0]}; give another file")
         # An array is kept as its length, so the vocabulary is its size.
         values.setdefault("vocab_size", file.metadata.get("tokenizer.ggml.tokens"))
         values |= {field: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name, field in TOKENS.items()}
@@ -95,6 +102,19 @@ def read_config(file: Described):
         config = AutoConfig.for_model(file.family.model_type, **values)
         _refuse_the_rest(file, config)
         return config
+
+
+def _of_all_layers(file: Described, key: str) -> Any:
+    """What the header says; where it says it of each layer, the one thing that it says of all."""
+    several = file.array(f"{file.known.architecture}.{key}")
+    if several is None:
+        return file.get(key)
+    if len(set(several)) != 1:
+        raise ModelError(
+            f"{file.path} has layers with another {file.known.architecture}.{key} than others, with which this program "
+            f"does not run such a model; give the model's safetensors directory"
+        )
+    return several[0]
 
 
 def _ends(file: Described) -> list[int]:

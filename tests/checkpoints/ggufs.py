@@ -46,9 +46,12 @@ def write_gguf(path: Path, model, extra=None, kind=None, header=None, named=None
                        "attention.head_count": config.num_attention_heads, "vocab_size": config.vocab_size,
                        "attention.head_count_kv": config.num_key_value_heads, "rope.dimension_count": 8,
                        "attention.key_length": 8}.items():  # fmt: skip
-        writer.add_uint32(f"{architecture}.{key}", (header or {}).get(key, value))
-    writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
-    for key, value in ({"rope.freq_base": 5000.0} | (header or {})).items():
+        if type((header or {}).get(key, value)) is int:
+            writer.add_uint32(f"{architecture}.{key}", (header or {}).get(key, value))
+    own = {"attention.layer_norm_rms_epsilon": float(config.rms_norm_eps), "rope.freq_base": 5000.0}
+    for key, value in (own | (header or {})).items():
+        if value is None:  # left out
+            continue
         kinds = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
         add = kinds[type(value)]
         if f"{architecture}.{key}" not in writer.kv_data[0]:

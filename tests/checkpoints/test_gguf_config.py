@@ -150,3 +150,21 @@ def test_windows_of_some_layers_of_a_family_that_has_them_in_all(tmp_path):
         tmp_path / "m.gguf", tiny_model("phi3", pad_token_id=None), header={"attention.sliding_window_pattern": 2}
     )
     refused(path, "says which of its layers see a window only, with which this program does not run such a model")
+
+
+@pytest.mark.parametrize("key", ["context_length", "attention.layer_norm_rms_epsilon", "attention.head_count"])
+def test_what_a_header_has_to_say(key, tmp_path):
+    """Another model's default would be as good as any."""
+    path = write_gguf(tmp_path / "m.gguf", tiny_model("llama"), header={key: None})
+    refused(path, f"m.gguf says no llama.{key}; give another file")
+
+
+def test_what_is_said_of_each_layer(tmp_path):
+    model = tiny_model("llama")
+    heads, layers = model.config.num_key_value_heads, model.config.num_hidden_layers
+    for said in ([heads] * layers, [heads] * (layers - 1) + [heads + 1]):
+        path = write_gguf(tmp_path / "m.gguf", model, header={"attention.head_count_kv": said})
+        if len(set(said)) == 1:
+            assert open_pretrained(str(path)).config.num_key_value_heads == heads
+        else:
+            refused(path, "has layers with another llama.attention.head_count_kv than others, with which this program")

@@ -277,6 +277,6 @@ def test_thoughts_are_told_and_not_kept(model, monkeypatch):
 def test_a_system_text_that_is_passed_over_is_refused(model):
     talk, _ = talking(model)
     model.tokenizer.chat_template = TEMPLATE.replace("in messages %}", "in messages if m.role != 'system' %}")
-    with pytest.raises(OptionError, match="^`system`: this model's chat template passes over it; say it in the first"):
+    with pytest.raises(OptionError, match="it passes over what the model is told first"):
         talk.set_system("w20")
     assert talk.system is None
