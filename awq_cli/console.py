@@ -4,10 +4,11 @@ import re
 import time
 from typing import Any
 
+from rich.color import ColorSystem
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
+from rich.style import Style
 
 from awq_cli import tables
 from awq_cli.answering import Answering, Piece, Response
@@ -21,6 +22,7 @@ from qlinear.progress import Note, Step
 
 # Characters that a terminal does something with, but for ends of lines and tabs.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+DIM = Style(dim=True)
 UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -118,7 +120,8 @@ class Console:
         self._writing = True
         if words.thought:
             if self.out.is_terminal:
-                self.out.print(Text(CONTROLS.sub(UNSHOWN, words.text), "dim"), end="", soft_wrap=True)
+                shown = CONTROLS.sub(UNSHOWN, words.text)
+                self.out.file.write(DIM.render(shown, color_system=ColorSystem.STANDARD))
                 self.out.file.flush()
         else:
             self._write("\n\n" + words.text if self._thinking and self.out.is_terminal and words.text else words.text)

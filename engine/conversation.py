@@ -10,7 +10,7 @@ from engine.generate import generate, greedy, pace_ms
 from engine.stopping import Ended, StopTexts
 from engine.templates import template_of
 from engine.text import answering, check_unicode
-from engine.thoughts import ThoughtReader, thinking_of
+from engine.thoughts import thinking_of
 from qlinear.errors import OptionError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Reply:
         how = thinking_of(template_of(tokenizer), self._tokens, tokenizer)
         marks = {*self._stop.texts, *(() if how is None else how.marks)}
         pieces = answering(tokenizer, self._ids, chat=True, marks=marks)
-        thoughts = None if how is None else ThoughtReader(how)
+        thoughts = None if how is None else how.reader()
         adjust = model.rules.for_text(self.prompt_tokens, self._room)
         talk.read, talk.known = self._ids, 0  # while the decoder reads, an interrupt may leave anything in it
         written = generate(
@@ -185,7 +185,7 @@ class Reply:
         if self._stop.found:
             self._ended = Ended.STOP
 
-    def _said(self, thoughts: ThoughtReader | None, piece: str) -> Iterator[str]:
+    def _said(self, thoughts: Any, piece: str) -> Iterator[str]:
         return self._told(*("", piece) if thoughts is None else thoughts.add(piece))
 
     def _told(self, thought: str, answer: str) -> Iterator[str]:

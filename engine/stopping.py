@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from qlinear.errors import OptionError
 
+LONGEST_TAIL = 1000  # characters
+
 
 class Ended(StrEnum):
     """By the model's end token, at a stop text, at the tokens that were asked for, for want of room, or by the user."""
@@ -51,8 +53,9 @@ class StopTexts:
 
 
 def open_end(text: str, mark: str) -> int:
-    """Where a tail begins that may belong to a mark: spaces, and what the mark begins with."""
-    return len(text[: len(text) - _overlap(text, mark)].rstrip())
+    """Where a tail begins that may belong to a mark: spaces, and what the mark begins with; not all of many spaces."""
+    tail = text[-LONGEST_TAIL:]
+    return len(text) - len(tail) + len(tail[: len(tail) - _overlap(tail, mark)].rstrip())
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,7 +1,8 @@
 """Chat templates, which are programs of the model's maker: rendered in a process of its own, with bounds."""
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -124,47 +125,80 @@ def _stop_the_clock() -> None:
 def _rendered_by(tokenizer: Any, messages: Conversation, how: Seen) -> str:
     """A text by the template, which may want what is said as a list of parts: those of models that see pictures do.
 
-    Raises ValueError where nothing of what the model is asked last, or told first, comes into it.
+    Raises what the template does, and ValueError where what the model is asked last, or told first, comes to nothing.
     """
 
-    def made(messages: Sequence[Any], as_parts: bool = False) -> str:
-        said = [{**one, "content": _parts(one["content"])} for one in messages] if as_parts else messages
-        return tokenizer.apply_chat_template(said, tokenize=False, **how)
+    def made(messages: Sequence[Any]) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
 
-    def lost(text: str, as_parts: bool) -> list[str]:
-        """What of the messages makes no difference to the text."""
-        others = {what: _changed(messages, number) for what, number in told.items()}
-        return [what for what, other in others.items() if made(other, as_parts) == text]
-
-    text, least = made(messages), LONG_ENOUGH if "type" in template_of(tokenizer) else 0
-    told = {what: at for what, at in _told(messages).items() if _may_be_lost(messages[at]["content"], text, least)}
-    if not told or not text or len(text) > MOST_CHARACTERS or not (left_out := lost(text, False)):
-        return text
+    text, failed = "", None
     try:
-        parts = made(messages, as_parts=True)
-        if not lost(parts, True):
-            return parts
+        text = made(messages)
     except MemoryError:
         raise
-    except Exception:  # whatever a program may raise
-        pass
-    raise ValueError(f"it passes over what the model {left_out[0]}")
+    except Exception as error:  # whatever a program may raise
+        failed = error
+    if failed is None and not _worth_a_look(template_of(tokenizer), messages, text):
+        return text
+    lost = [] if failed is not None else [role for role in TOLD if _is_lost(made, messages, role, text)]
+    if failed is None and not lost:
+        return text
+    for roles in ({one["role"] for one in messages}, set(lost)):
+        parts = [{**one, "content": _parts(one["content"])} if one["role"] in roles else one for one in messages]
+        with suppress_all_but(MemoryError):
+            found = made(parts)
+            if PART not in found and not any(_is_lost(made, parts, role, found) for role in TOLD):
+                return found
+    raise failed or ValueError(f"it passes over what the model {TOLD[lost[0]]}")
 
 
-def _told(messages: Conversation) -> dict[str, int]:
-    """Where stands what has to come into a prompt."""
-    at = {one["role"]: number for number, one in enumerate(messages)}
-    return {what: at[role] for what, role in (("is told first", "system"), ("is asked", "user")) if role in at}
+# By roles, what a prompt cannot do without.
+TOLD = {"user": "is asked", "system": "is told first"}
+PART = "{'type': 'text'"  # as Python shows one that a template took for a text
 
 
-def _may_be_lost(said: str, text: str, least: int) -> bool:
-    """Whether a text does not hold what was said, or may by chance, as it has fewer than `least` characters."""
-    return bool(said.strip()) and (len(said) < least or said.strip() not in text)
+@contextmanager
+def suppress_all_but(kind: type[Exception]) -> Iterator[None]:
+    """Whatever a program may raise, but for one kind."""
+    try:
+        yield
+    except kind:
+        raise
+    except Exception:
+        return
 
 
-def _changed(messages: Conversation, number: int) -> Conversation:
-    one = messages[number]
-    return [*messages[:number], {**one, "content": f"? {one['content']}"}, *messages[number + 1 :]]
+def _worth_a_look(template: str, messages: Conversation, text: str) -> bool:
+    """Whether something of the messages may not have come into a text: a short one is there by chance, too."""
+    if not text or len(text) > MOST_CHARACTERS:
+        return False
+    least = LONG_ENOUGH if "content" in template and "is string" not in template else 0
+    said = [messages[at]["content"].strip() for role in TOLD if (at := _place(messages, role)) is not None]
+    return any(one and (len(one) < least or one not in text) for one in said)
+
+
+def _place(messages: Sequence[Any], role: str) -> int | None:
+    """Of what a user says last, and is answered next; of the first that the system says."""
+    found = [number for number, one in enumerate(messages) if one["role"] == role]
+    if role == "user":
+        return found[-1] if found and found[-1] >= len(messages) - 2 else None
+    return found[0] if found else None
+
+
+def _is_lost(made: Callable[[Sequence[Any]], str], messages: Sequence[Any], role: str, text: str) -> bool:
+    """Whether a text stays the same whatever is said there instead."""
+    at = _place(messages, role)
+    if at is None or not messages[at]["content"]:
+        return False
+    said = messages[at]["content"]
+    plain = said if isinstance(said, str) else said[0]["text"]
+    for other in (f"? {plain}", f"{plain} ?", "Something else."):
+        content = other if isinstance(said, str) else _parts(other)
+        with suppress_all_but(MemoryError):
+            if made([*messages[:at], {**messages[at], "content": content}, *messages[at + 1 :]]) == text:
+                continue
+        return False
+    return True
 
 
 def _parts(said: str) -> list[dict[str, str]]:

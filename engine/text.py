@@ -184,6 +184,10 @@ def continuing(tokenizer: Any, prompt: Sequence[int] | np.ndarray) -> TextStream
     return stream
 
 
+def _is_in(content: str, marks: Collection[str]) -> bool:
+    return bool(content) and any(content in mark for mark in marks)
+
+
 class MarkedText:
     """A `TextStream` in which some special tokens are seen. pieces: the stream of what comes first."""
 
@@ -191,7 +195,7 @@ class MarkedText:
         self._tokenizer, self._pieces = tokenizer, pieces
         backend = getattr(tokenizer, "backend_tokenizer", None) if marks else None
         added = {} if backend is None else backend.get_added_tokens_decoder()
-        self._seen = {token: one.content for token, one in added.items() if one.special and one.content in marks}
+        self._seen = {token: one.content for token, one in added.items() if one.special and _is_in(one.content, marks)}
 
     def add(self, token: int) -> str:
         if token not in self._seen:

@@ -107,10 +107,10 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
     room, count = _room(prompt, most, limits, "messages"), _count(given, 1, limits)
     apart, kept = told_apart(given), _kept(given, calling, forms, count)
     free = all(form is None for form in kept)  # what is kept to a form has no thoughts in it
-    thinking = thinking_of(template, prompt, model.tokenizer) if apart and free else None
+    thinking = thinking_of(template, prompt, model.tokenizer) if free else None
     choices = choosing(given, prompt, room, model.vocabulary, kept)
     ask = _ask(given, len(prompt), choices, (top or 0) if wanted else None)
-    return replace(ask, calling=calling, thinking=thinking)
+    return replace(ask, calling=calling, thinking=thinking and replace(thinking, apart=apart))
 
 
 def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:

@@ -14,7 +14,6 @@ from engine.model import Model
 from engine.rules import both
 from engine.stopping import Ended, StopTexts
 from engine.text import answering
-from engine.thoughts import ThoughtReader
 from engine.token_bytes import TokenBytes
 
 
@@ -66,7 +65,7 @@ class Hearing:
         self._pieces = answering(model.tokenizer, self._own.prompt, ask.chat, frozenset(ask.stop).union(*marks))
         self._stop = StopTexts(ask.stop)
         self._reader = ask.calling.reader() if ask.calling else None
-        self._thoughts = ThoughtReader(ask.thinking) if ask.thinking else None
+        self._thoughts = ask.thinking.reader() if ask.thinking else None
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
         self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins

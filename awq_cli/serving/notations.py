@@ -19,9 +19,10 @@ _NAMED = re.compile(r"\s*([\w.-]{1,64})\s*\(")
 _GEMMA = re.compile(r"\s*call:\s*([\w.-]{1,64})\s*\{")
 _KEY = re.compile(r"[^\s,:={}\[\]()]{1,200}")
 _BARE = {"python": re.compile(r"[\w.+-]+"), "gemma": re.compile(r"[^,}\]]+")}
-_NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?([eE][-+]?\d{1,3})?")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,300})(\.\d{1,300})?([eE][-+]?\d{1,3})?")
 _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_HEX = "[0-9a-fA-F]"
+_ESCAPE = re.compile(rf"\\(?:u({_HEX}{{4}})|x({_HEX}{{2}})|U(000{_HEX}{{5}}|0010{_HEX}{{4}})|(.))", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "", "\\": "\\", "'": "'", '"': '"', "/": "/"}
 
 
@@ -154,8 +155,8 @@ def _unescaped(text: str) -> str:
         return text
 
     def meant(found: re.Match[str]) -> str:
-        code = found[1] or found[2]
-        return chr(int(code, 16)) if code else _ESCAPES.get(found[3], found[0])
+        code = found[1] or found[2] or found[3]
+        return chr(int(code, 16)) if code else _ESCAPES.get(found[4], found[0])
 
     halves = _ESCAPE.sub(meant, text)  # of characters, where two escapes make one
     return halves.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

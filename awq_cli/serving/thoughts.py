@@ -19,16 +19,18 @@ def told_apart(given: dict[str, Any]) -> bool:
 
 
 def effort_shown(given: dict[str, Any], template: str) -> dict[str, Any]:
-    """What a template is to see of `reasoning_effort`. Raises `Refusal` where it would change nothing."""
+    """What a template is to see of `reasoning_effort`, if it looks.
+
+    Raises `Refusal` where a model always thinks and is not to, or never does and is to.
+    """
     effort = given.get("reasoning_effort")
     if effort is None:
         return {}
     if effort not in EFFORTS:
         raise wrong("reasoning_effort", f"has to be one of {', '.join(EFFORTS)}")
-    if "reasoning_effort" in template:
-        return {"reasoning_effort": effort}
-    if "enable_thinking" in template:
-        return {"enable_thinking": effort != "none"}
+    shown = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    if known := {name: value for name, value in shown.items() if name in template}:
+        return known
     if (effort == "none") != (marks_of(template) is None):
         why = "this model's chat template has no say in that; leave it out"
         raise Refusal(400, f"reasoning_effort: {why}", "reasoning_effort", "unsupported_parameter")

@@ -271,11 +271,11 @@ def test_a_conversation_of_halves_of_characters_is_not_taken(run, chatty, monkey
 
 
 def test_what_is_thought_is_dim_on_a_terminal_and_no_output_of_a_pipe():
-    for terminal, shown in ((True, "\x1b[2mI\x1b[0m\x1b[2m see\ufffd\x1b[0m\n\nYes."), (False, "Yes.")):
+    for terminal, shown in ((True, "\x1b[2mI\x1b[0m\x1b[2m\tsee\ufffd\x1b[0m\n\nYes."), (False, "Yes.")):
         console = Console(quiet=True)
         console.out = Terminal(
             file=io.StringIO(), force_terminal=terminal, color_system="standard" if terminal else None
         )
-        for words in (Words("I", True), Words(" see\x07", True), Words(""), Words("Yes"), Words(".")):
+        for words in (Words("I", True), Words("\tsee\x07", True), Words(""), Words("Yes"), Words(".")):
             console.watch(words)
         assert console.out.file.getvalue() == shown

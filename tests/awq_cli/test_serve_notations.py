@@ -62,6 +62,8 @@ def test_calls_and_text_are_told_apart(case, size):
 
 
 BODIES = {
+    "[now(a=007)]": None, "call:now{a:007}": ([call("now", a="007")], ""),
+    r'[now(a="\U0001F600")]': ([call("now", a="😀")], ""),
     "[now(1)]": None, "[now(a=b)]": None, "[now()": None, "[now()] x": None, "now(": None, "[now(**{})]": None,
     "[now(a=[" + "[" * 60 + "]" * 60 + "])]": None, "call:now": None, "call:now{a}": None, "call:now{a:}": None,
     "call:now{a:{b:[1,}}": None, 'call:now{a:<|"|>b}': None, "call:now{a:" + "{b:" * 10**5: None, "call:": None,

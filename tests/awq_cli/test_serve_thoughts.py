@@ -1,12 +1,15 @@
 """Thoughts before an answer: told apart however they come in pieces, and as OpenAI's own client reads them."""
 
+import time
+
 import numpy as np
 import openai
 import pytest
 
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.thoughts import effort_shown, told_apart
-from engine.thoughts import MARKS, Thinking, ThoughtReader, thinking_of
+from engine.text import answering
+from engine.thoughts import MARKS, Thinking, thinking_of
 from qlinear.backends.cpu import native
 from tests.awq_cli.test_serve_forms import checkpoint as pets_checkpoint  # noqa: F401
 from tests.awq_cli.test_serve_tools import ROME, USER, Speaking, called, folder  # noqa: F401
@@ -38,10 +41,22 @@ FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [
         (True, f"\nIt\n\nis.\n{END}\n\n Warm", "It\n\nis.", "Warm"),
         (True, f"{END}Warm", "", "Warm"),
         (True, "It is ", "It is", ""),
+        (True, f"{BEGIN}\nI see{END}Yes", "I see", "Yes"),
+        (True, "<thi", "<thi", ""),
+        (False, " " * 3000 + "a", "", " " * 3000 + "a"),
+        (True, "a" + " " * 3000 + "b", "a" + " " * 3000 + "b", ""),
     ],
 )
 def test_pieces(begun, written, thought, answer):
     check(MARKS[0], begun, written, thought, answer)
+
+
+def test_special_tokens_behind_thoughts_are_left_out():
+    """Each comes as one piece."""
+    reader = Thinking(GEMMA, False).reader()
+    pieces = ("<|channel>", "thought", "\na", "<channel|>", "x", "<|channel>", "b", "<channel|>", "y")
+    found = [reader.add(piece) for piece in pieces] + [reader.end()]
+    assert tuple("".join(parts) for parts in zip(*found, strict=True)) == ("a", "xby")
 
 
 START, FINAL, THOUGHT = "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>"
@@ -56,11 +71,19 @@ START, FINAL, THOUGHT = "<|start|>assistant", "<|channel|>final<|message|>", "<|
         (HARMONY, f"{THOUGHT}July<|end|>{START}", "July", ""),
         (HARMONY, f"{THOUGHT}July<|end|><|sta", "July", "<|sta"),
         (HARMONY, "Warm.", "", "Warm."),
+        (HARMONY, f"{THOUGHT}a<|end|>{START}{THOUGHT}b<|end|>{START}{FINAL}c", "a\n\nb", "c"),
+        (
+            HARMONY, f"{THOUGHT}a<|end|>{START}<|channel|>commentary<|message|>I look.<|end|>{START}{FINAL}Warm.", "a",
+            "I look.\n\nWarm.",
+        ),
+        (HARMONY, f"{THOUGHT}a{START}<|channel|>final <|constrain|>json<|message|>{{}}", "a", "{}"),
+        (HARMONY, "<|channel|>" + "x" * 300, "", "x" * 300),
+        (HARMONY, f"{THOUGHT}a<|end|>b c", "a", "b c"),
         (HARMONY, "<|chan", "", "<|chan"),
         (GEMMA, "<|channel>thought\nJuly\n<channel|>Warm.", "July", "Warm."),
-        (GEMMA, "<|channel>other", "", "<|channel>other"),
+        (GEMMA, "<|channel>other", "", "other"),
     ],
-)
+)  # fmt: skip
 def test_pieces_of_channels(marks, written, thought, answer):
     check(marks, False, written, thought, answer)
 
@@ -71,13 +94,13 @@ def check(marks, begun, written, thought, answer):
     for many in range(30):
         cuts = sorted(rng.integers(0, len(written) + 1, many)) if many < 29 else range(len(written))
         pieces = [written[a:b] for a, b in zip([0, *cuts], [*cuts, len(written)], strict=True)]
-        reader = ThoughtReader(Thinking(marks, begun))
+        reader = Thinking(marks, begun).reader()
         found = [reader.add(piece) for piece in pieces] + [reader.end()]
         assert tuple("".join(parts) for parts in zip(*found, strict=True)) == (thought, answer)
 
 
 def test_a_thought_is_told_as_it_is_written():
-    reader = ThoughtReader(Thinking(MARKS[0], True))
+    reader = Thinking(MARKS[0], True).reader()
     assert [reader.add(piece) for piece in ("It", " is", " ", "so", "<", "/", "x")] == [
         ("It", ""), (" is", ""), ("", ""), (" so", ""), ("", ""), ("", ""), ("</x", "")
     ]  # fmt: skip
@@ -96,9 +119,12 @@ def test_marks_of_a_template(marks):
     """A template that only takes thoughts out of earlier answers tells enough."""
     begin, end = marks.begin, marks.end
     template = f"{{{{ m.content.split('{marks.told or end}')[-1] }}}}"
-    for prompt, begun in ((f"a {begin}\n", True), (f"a {begin}\n\n{end}\n\n", False), ("a", False)):
+    over = Thinking(marks, False) if marks.parts else None  # no thoughts come: a mark would be text
+    for prompt, found in (
+        (f"a {begin}\n", Thinking(marks, True)), (f"a {begin}\n\n{end}\n\n", over), ("a", Thinking(marks, False))
+    ):  # fmt: skip
         ids = np.array([*map(ord, "x" * 50 + prompt)])
-        assert thinking_of(template, ids, Decoding()) == Thinking(marks, begun)
+        assert thinking_of(template, ids, Decoding()) == found
     assert thinking_of("{{ m.content }}", np.array([97]), Decoding()) is None
 
 
@@ -220,3 +246,21 @@ def test_a_special_token_ends_an_answer(speaking):
         answer = speaking.ask("Yes.[TOOL_CALLS]No.", tools=openai.omit, stop="[TOOL_CALLS]", stream=stream)
         said = streamed(answer)[1] if stream else answer.choices[0].message.content
         assert said == "Yes."
+
+
+def test_marks_stay_where_nothing_is_told_apart(speaking):
+    """Though they are special tokens."""
+    said = "[THINK]a[/THINK]b"
+    assert Thinking(MARKS[1], False, apart=False).reader() is None
+    tokenizer = speaking.tokenizer
+    text = answering(tokenizer, [], True, Thinking(MARKS[1], False).marks)
+    assert "".join(map(text.add, tokenizer(said, add_special_tokens=False)["input_ids"])) + text.end() == said
+
+
+def test_spaces_take_no_longer_the_more_there_are():
+    begun = time.process_time()
+    for inside in (False, True):
+        reader = Thinking(MARKS[0], inside).reader()
+        for _ in range(16_000):
+            reader.add(" " * 64)
+    assert time.process_time() - begun < 20  # a second here; minutes where each piece looks at all before it

@@ -244,29 +244,3 @@ def test_conversations_have_an_end(monkeypatch):
     monkeypatch.setattr(templates, "SECONDS", 0.5)
     with pytest.raises(OptionError, match="takes more than 0.5 seconds"):
         render_whole(with_template("{% for i in range(99999) %}" * 2 + "{% endfor %}" * 2), TALKS)
-
-
-PARTS = (
-    "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% endif %}{% endfor %};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-)
-
-
-def test_what_is_said_is_given_in_parts_where_a_template_wants_them():
-    """As those of models that see pictures do: of a text they make nothing, and say nothing."""
-    said = [{"role": "system", "content": "w9"}, {"role": "user", "content": " w7 w8"}]
-    assert render(with_template(PARTS), said) == "system: w9;user:  w7 w8;assistant:"
-    short = [{"role": "user", "content": "s"}]  # which is in the template, too
-    assert render(with_template(PARTS), short) == "user: s;assistant:"
-    long = [{"role": "user", "content": "w7 " * 40}]
-    assert render(with_template(PARTS), long) == f"user: {'w7 ' * 40};assistant:"
-    whole = [*said, {"role": "assistant", "content": "w10"}]
-    assert render_whole(with_template(PARTS), [whole]) == ["system: w9;user:  w7 w8;assistant: w10;"]
-
-
-def test_a_template_may_change_what_is_said_and_not_pass_over_it():
-    said = [{"role": "user", "content": "a<b"}]
-    assert render(with_template("{{ messages[0].content | e }}."), said) == "a&lt;b."
-    for message in said, [{"role": "system", "content": "w9"}, *said]:
-        assert render(with_template("{{ messages[-1].content[:1] }}{{ messages[0].content }}"), message)
-    assert "ValueError: it passes over what the model is asked" in refused("hello {{ messages | length }}")

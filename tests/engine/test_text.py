@@ -247,7 +247,13 @@ def test_bytes_that_cannot_be_told():
 def test_special_tokens_that_are_to_be_seen():
     tokenizer = byte_level()
     tokens = tokenizer("a b", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    for marks, text in (((), "a b"), ({tokenizer.eos_token}, f"a b{tokenizer.eos_token}"), ({"b"}, "a b")):
+    seen = f"a b{tokenizer.eos_token}"
+    for marks, text in (
+        ((), "a b"),
+        ({tokenizer.eos_token}, seen),
+        ({f"{tokenizer.eos_token}\n"}, seen),
+        ({"b"}, "a b"),
+    ):
         stream = answering(tokenizer, [], chat=True, marks=marks)
         assert "".join(map(stream.add, tokens)) + stream.end() == text
 
