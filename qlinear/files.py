@@ -86,8 +86,8 @@ def why_not_writable(path: Path, makes_folder: bool = False) -> str | None:
             return f"{folder} is no directory"
         if folder != real.parent and (path.is_symlink() or not makes_folder):
             return f"there is no directory {real.parent}"
-        special = real.exists() and not real.is_file()
-        if not os.access(real if special else folder, os.W_OK):
+        special = path.exists() and not path.is_file()  # what a link of /proc leads to has no name of its own
+        if not os.access(path if special else folder, os.W_OK):
             return f"no writing in {folder}"
         if not special:  # there are file systems that let root do anything, and nothing is done
             tempfile.TemporaryFile(dir=folder).close()

@@ -176,7 +176,7 @@ def _decided(job: Job) -> Scaling:
         job.watch(Note(f"{reason}; searching anew and replacing it"))
     elif recipe.scales and is_there:
         zoo.read(path)  # raises for what is no file of scales: nothing else is replaced
-    _check_writable(path, given=bool(recipe.scales))
+    _check_writable(path)
     return SearchedScaling(job, path)
 
 
@@ -275,9 +275,8 @@ def _known_of_text(job: Job) -> dict[str, Any]:
     return {"source": recipe.calib_data, **drawn, "bos": bos is not None}
 
 
-def _check_writable(path: Path, given: bool) -> None:
+def _check_writable(path: Path) -> None:
     """Before hours of search: whether its scales can be kept. Raises `OptionError`."""
     reason = why_not_writable(path, makes_folder=True)
     if reason is not None:
-        other = "give another `scales`" if given else "give `scales`, or set AWQ_CACHE"
-        raise OptionError(f"scales cannot be saved in {path}: {reason}; {other}")
+        raise OptionError(f"scales cannot be saved in {path}: {reason}; give another `scales`")

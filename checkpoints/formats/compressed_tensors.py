@@ -163,9 +163,8 @@ def read_section(section: Any, directory: Path, rounding: Rounding | None = None
     where = f"{directory}/config.json"
     if not isinstance(section, dict) or section.get("format") not in ("pack-quantized", "mixed-precision"):
         kind = section.get("format") or section.get("quant_method") if isinstance(section, dict) else None
-        if isinstance(kind, str):
-            raise CheckpointError(f"{where}: weights quantized as {kind[:50]!r} are none that this program runs")
-        raise CheckpointError(f"{where} has no pack-quantized quantization_config: it is not a quantized checkpoint")
+        found = f"its weights are {kind[:50]!r}" if isinstance(kind, str) else "it is not a quantized checkpoint"
+        raise CheckpointError(f"{where} has no pack-quantized quantization_config: {found}")
     _check_whole(section, where)
     _refuse_unknown(section, SECTION_KEYS, where)
     groups = section.get("config_groups")
