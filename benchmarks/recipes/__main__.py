@@ -105,6 +105,7 @@ PATIENCE = "Minutes that another program has to make a checkpoint."
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("build/table"))
 @click.option("--environments", type=click.Path(path_type=Path), default=Path("build/interop/environments"))
 @click.option("--patience", type=click.IntRange(1), default=60, show_default=True, help=PATIENCE)
+@click.option("--untimed", is_flag=True, help="Other work runs beside: no minutes, and no speeds.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=ROOT / "docs" / "results.md")
 def main(rows: list[Row], work: Path, environments: Path, output: Path, **given) -> None:
     whole = Settings(work=work.resolve(), environments=environments.resolve(), **given)
@@ -131,7 +132,7 @@ def main(rows: list[Row], work: Path, environments: Path, output: Path, **given)
             click.echo(f"the yardstick failed: {failure}", err=True)
         failed += run.failed
         if run.results or run.ended:
-            found = {row.name: figures_of(row, results) for row, results in run.results.items()}
+            found = {row.name: figures_of(row, results, whole.untimed) for row, results in run.results.items()}
             windows = windows_of(next(iter(run.results.values()))[0]) if run.results else ""
             record = record.joined(shown(model), about(model), windows, found, run.ended)
             record.write(kept)

@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Draw:
-    """One checkpoint. seconds: to make it, 0 for the float model, on `processor`; search: of those, until all
+    """One checkpoint. seconds: to make it, 0 where they are not told, on `processor`; search: of those, until all
     codes were chosen, None where that is not told; bits: a weight of the quantized layers; versions: of the packages of
     the other program that made it; texts: the yardstick's, by their names.
     """
@@ -120,11 +120,13 @@ class Record:
         os.replace(partial, file)
 
 
-def figures_of(row: Row, results: Mapping[int, Mapping[Kind, Any]]) -> Figures:
-    """results: of each draw, what its steps wrote as JSON."""
+def figures_of(row: Row, results: Mapping[int, Mapping[Kind, Any]], untimed: bool = False) -> Figures:
+    """results: of each draw, what its steps wrote as JSON; untimed: see `Settings`."""
     draws = {str(Recipe.seed + draw): _draw(row, of_draw) for draw, of_draw in results.items()}
+    if untimed:
+        draws = {seed: replace(one, seconds=0.0, search=None) for seed, one in draws.items()}
     first = results[0]
-    timed = Timed(typed(Speed, first[Kind.SPEED]), _here()) if Kind.SPEED in first else None
+    timed = Timed(typed(Speed, first[Kind.SPEED]), _here()) if Kind.SPEED in first and not untimed else None
     scores = first[Kind.QUESTIONS]["scores"] if Kind.QUESTIONS in first else []
     answers = {s["task"]: Value(s["value"], s["stderr"]) for s in scores if ANSWERS.get(s["task"]) == s["metric"]}
     return Figures(draws, timed, answers)

@@ -18,7 +18,7 @@ NOTE = """\
   figure is their mean, and after it, in brackets, stands how far a single one lies from that (standard deviation).
 - **minutes** are those of the whole command, reading and writing included; of another program, those that it took with
   the opened model. In brackets, those before a distillation: the same work as the row without one, so that they tell
-  where the machine was slower than it was for that.
+  where the machine was slower than it was for that. Where other work ran beside, none are told.
 - **bits** a weight are those of the quantized layers, scales and zero points included.
 - **perplexity** is of {windows}, ± its standard error over windows. On the
   text that a model was calibrated on it would flatter itself.
@@ -87,7 +87,8 @@ def _of_model(model: str, found: Mapping[str, Figures], ended: Mapping[str, str]
     ):
         if points:
             file = output.with_name(f"{output.stem}-{slug(model)}-{name}.svg")
-            draw(label, [Point(row, value(_first(found[row.name])), web) for row, web in points], file)
+            placed = [Point(row, value(_first(found[row.name])), web) for row, web in points]
+            draw(label, [point for point in placed if point.x], file)
             yield f"![divergence against {label}]({file.name})"
     if asked := [row for row in rows if found[row.name].answers]:
         yield "**Answers.**"

@@ -12,7 +12,8 @@ class Settings:
 
     models: names or places of float models; draws: of the calibration text, for each row that reads any; dataset: for
     perplexity; web: a text for the yardstick, None: none is laid on; work: where what is done is kept; environments:
-    of other programs, and patience: minutes after which one that is still making a checkpoint is ended.
+    of other programs, and patience: minutes after which one that is still making a checkpoint is ended; untimed: other
+    work runs beside, so that minutes and speeds would tell of that.
     """
 
     models: tuple[str, ...]
@@ -30,6 +31,7 @@ class Settings:
     work: Path
     environments: Path
     patience: int
+    untimed: bool = False
 
     def shared(self) -> dict[str, str | None]:
         """What has to be the same for figures to stand in one table."""

@@ -122,7 +122,7 @@ def steps(row: Row, draw: int, settings: Settings) -> Iterator[Step]:
         yield Step(name, Kind.QUANTIZE, (*made, "--output", checkpoint))
         which, precision = ["--checkpoint", checkpoint], []
         alone = ["--float_model", "none"]  # it has a row of its own
-    if draw == 0 and row.peer is None:
+    if draw == 0 and row.peer is None and not settings.untimed:
         time_it = ("-m", "benchmarks.recipes.speed", *which, *_option("--threads", settings.threads))
         yield Step(name, Kind.SPEED, time_it)
     evaluate = [RUN, "--task", "evaluate", *which, *precision, "--flash_attention"]

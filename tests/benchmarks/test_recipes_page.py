@@ -13,7 +13,7 @@ from benchmarks.recipes.figures import Draw, Figures, Record, Timed, Value, empt
 from benchmarks.recipes.rows import ROWS
 from benchmarks.recipes.settings import Settings
 from benchmarks.recipes.speed import Speed
-from benchmarks.recipes.steps import Kind
+from benchmarks.recipes.steps import Kind, steps
 from benchmarks.yardstick.measure import Told
 from engine.generate import Token
 
@@ -105,6 +105,17 @@ def test_figures_are_those_of_the_steps():
     assert (first.seconds, first.search, first.bits, first.perplexity) == (90.0, 80.0, 4.3125, Value(21.456, 1.5))
     assert first.texts["code"] == Told((1.0, 4.0), (10, 10), 0.1, 1.5, 0.75) and found.draws["43"].texts == {}
     assert windows_of(RESULTS) == "20 windows of 2048 tokens of `text.txt`"
+
+
+def test_no_minutes_and_no_speeds_where_other_work_ran_beside():
+    row = BY_NAME["awq-uint4"]
+    timed, busy = (figures_of(row, {0: RESULTS}, untimed) for untimed in (False, True))
+    one = busy.draws["42"]
+    assert timed.timed is not None and (busy.timed, one.seconds, one.search) == (None, 0, None)
+    assert busy.draws["42"].texts == timed.draws["42"].texts
+    assert page.quality([row], {row.name: busy}).rows[0][:3] == ["awq-uint4", "1", "-"]
+    kinds = [step.kind for step in steps(row, 0, replace(SETTINGS, untimed=True))]
+    assert kinds == [Kind.QUANTIZE, Kind.PERPLEXITY, Kind.YARDSTICK]
 
 
 def test_the_float_model_has_16_bits_and_other_programs_have_versions():
