@@ -121,7 +121,8 @@ class Console:
         if words.thought:
             if self.out.is_terminal:
                 shown = CONTROLS.sub(UNSHOWN, words.text)
-                self.out.file.write(DIM.render(shown, color_system=ColorSystem.STANDARD))
+                dims = ColorSystem.STANDARD if self.out.color_system else None
+                self.out.file.write(DIM.render(shown, color_system=dims))
                 self.out.file.flush()
         else:
             self._write("\n\n" + words.text if self._thinking and self.out.is_terminal and words.text else words.text)

@@ -271,11 +271,12 @@ def test_a_conversation_of_halves_of_characters_is_not_taken(run, chatty, monkey
 
 
 def test_what_is_thought_is_dim_on_a_terminal_and_no_output_of_a_pipe():
-    for terminal, shown in ((True, "\x1b[2mI\x1b[0m\x1b[2m\tsee\ufffd\x1b[0m\n\nYes."), (False, "Yes.")):
+    dim = "\x1b[2mI\x1b[0m\x1b[2m\tsee\ufffd\x1b[0m\n\nYes."
+    for terminal, colours, shown in (
+        (True, "standard", dim), (True, None, "I\tsee\ufffd\n\nYes."), (False, None, "Yes.")
+    ):  # fmt: skip
         console = Console(quiet=True)
-        console.out = Terminal(
-            file=io.StringIO(), force_terminal=terminal, color_system="standard" if terminal else None
-        )
+        console.out = Terminal(file=io.StringIO(), force_terminal=terminal, color_system=colours)
         for words in (Words("I", True), Words("\tsee\x07", True), Words(""), Words("Yes"), Words(".")):
             console.watch(words)
         assert console.out.file.getvalue() == shown
