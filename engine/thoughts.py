@@ -158,7 +158,7 @@ class PartReader:
         """Past one, or to a text that has none; False where more has to come first."""
         held = self._held.lstrip()
         if not held.startswith((START, CHANNEL)):
-            if any(mark.startswith(held) for mark in (START, CHANNEL)):
+            if any(mark.startswith(held) for mark in (START, CHANNEL)) and len(self._held) < MOST_SPACES:
                 return False
             head, there, rest = "", "", held
         else:

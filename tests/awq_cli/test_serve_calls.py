@@ -1,27 +1,16 @@
 """Calls of tools in answers, in each form that models were taught, however the answer is cut into pieces."""
 
-import json
 import time
 
 import pytest
 
-from awq_cli.serving.bodies import Call, leading_calls, listed_calls, named_call
+from awq_cli.serving.bodies import leading_calls, listed_calls, named_call
 from awq_cli.serving.calls import FORMS, CallReader, JsonReader, form_of
+from tests.awq_cli import notations
+from tests.awq_cli.notations import IN_JSON, NOW, PARIS, TOOLS, call
 
 MARKED, PHI, MISTRAL, LLAMA = FORMS[:4]
-TOOLS = {
-    "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "kinds": {"type": "array"}}},
-    "now": {"properties": {}},
-}
-
-
-def call(name: str, **arguments) -> Call:
-    return Call(name, json.dumps(arguments, ensure_ascii=False))
-
-
-PARIS, NOW = call("weather", city="Paris", days=3), call("now")
-IN_JSON = '{"name": "weather", "arguments": {"city": "Paris", "days": 3}}'
-CASES = {
+CASES = {f"in a notation, {name}": case for name, case in notations.CASES.items()} | {
     "hermes": (MARKED, f"<tool_call>\n{IN_JSON}\n</tool_call>", "", [PARIS]),
     "after a text": (MARKED, f"I look.\n\n<tool_call>{IN_JSON}</tool_call>\n", "I look.", [PARIS]),
     "two": (
@@ -142,7 +131,7 @@ def test_an_answer_that_is_kept_to_calls():
         assert named_call("now", wrong) == []
 
 
-BODIES = {
+BODIES = notations.BODIES | {
     "what?": None, "": None, "x": None, "{}": None, "[]": None, "[1]": None, '{"name": 1}': None,
     '{"name": "now", "arguments": [1]}': None, "now[ARGS]": None, "[" * 10**5: None, "nothing\n": None,
     "<function=>": None, "<function=now": None, '{"name": "now", "arguments": {"x": NaN}}': None,
@@ -238,9 +227,15 @@ def test_no_answer_takes_long(form, part):
         ("{% if tools is not none %}[TOOL_CALLS]{% endif %}", MISTRAL),
         ("{% for tool in tools %}<|tool_call|>{% endfor %}", PHI),
         ("{% for message in messages %}<tool_call>{% endfor %}", None),
+        *notations.TEMPLATES,
+        ("<|tool_call_start|>", None),
         ("{% if tools %}call what you like{% endif %}", None),
         ("", None),
     ],
 )
 def test_a_template_names_the_form(template, form):
     assert form_of(template) == form
+
+
+def test_special_tokens_that_have_to_be_seen():
+    assert notations.GEMMA.marks == {"<|tool_call>", "<tool_call|>", '<|"|>', "<escape>"}

@@ -135,6 +135,7 @@ def test_marks_of_a_template(marks):
         ("enable_thinking </think>", "low", {"enable_thinking": True}),
         ("enable_thinking </think>", "none", {"enable_thinking": False}),
         ("enable_thinking </think>", None, {}),
+        ("enable_thinking reasoning_effort", "none", {"enable_thinking": False, "reasoning_effort": "none"}),
         ("</think>", "high", {}),
         ("plain", "none", {}),
     ],
@@ -259,8 +260,8 @@ def test_marks_stay_where_nothing_is_told_apart(speaking):
 
 def test_spaces_take_no_longer_the_more_there_are():
     begun = time.process_time()
-    for inside in (False, True):
-        reader = Thinking(MARKS[0], inside).reader()
+    for marks, inside in ((MARKS[0], False), (MARKS[0], True), (HARMONY, False), (HARMONY, True)):
+        reader = Thinking(marks, inside).reader()
         for _ in range(16_000):
             reader.add(" " * 64)
     assert time.process_time() - begun < 20  # a second here; minutes where each piece looks at all before it

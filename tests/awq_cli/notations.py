@@ -1,11 +1,22 @@
 """Calls of tools in the notations of Python and of Gemma: of LFM2, Gemma 4 and FunctionGemma."""
 
-import pytest
+import json
 
-from awq_cli.serving.bodies import leading_calls
-from awq_cli.serving.calls import FORMS, CallReader, form_of
-from tests.awq_cli.test_serve_calls import IN_JSON, NOW, PARIS, TOOLS, call, read
+from awq_cli.serving.bodies import Call
+from awq_cli.serving.calls import FORMS
 
+TOOLS = {
+    "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "kinds": {"type": "array"}}},
+    "now": {"properties": {}},
+}
+
+
+def call(name: str, **arguments) -> Call:
+    return Call(name, json.dumps(arguments, ensure_ascii=False))
+
+
+PARIS, NOW = call("weather", city="Paris", days=3), call("now")
+IN_JSON = '{"name": "weather", "arguments": {"city": "Paris", "days": 3}}'
 GEMMA, FUNCTION_GEMMA, LFM, LFM_LISTED = FORMS[4:]
 KINDS = [["a b", None, 1.5], {"x": True}]
 WEATHER = call("weather", city="Köln, it's", days=-3, kinds=KINDS)
@@ -53,14 +64,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-@pytest.mark.parametrize("case", CASES)
-def test_calls_and_text_are_told_apart(case, size):
-    form, answer, text, calls = CASES[case]
-    pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
-    assert read(CallReader(form, TOOLS), pieces) == (text, calls)
-
-
 BODIES = {
     "[now(a=007)]": None, "call:now{a:007}": ([call("now", a="007")], ""),
     r'[now(a="\U0001F600")]': ([call("now", a="😀")], ""),
@@ -71,27 +74,9 @@ BODIES = {
     "now()": ([NOW], ""), "now()\nnow( )": ([NOW, NOW], ""), "call:now{} x": ([NOW], "x"), "[now(),]": ([NOW], ""),
     "now(a=(1,), b=[], )": ([call("now", a=[1], b=[])], ""), "call:now{a:'}": ([call("now", a="'")], ""),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:20])
-def test_what_a_text_begins_with(body):
-    found = leading_calls(body, TOOLS)
-    assert (found and (found.calls, found.rest)) == BODIES[body]
-
-
-@pytest.mark.parametrize(
-    "template, form",
-    [
-        ("{% if tools %}<|tool>{{ '<|tool_call>call:' }}{% endif %}", GEMMA),
-        ("{% if tools %}<start_function_call>{% endif %}", FUNCTION_GEMMA),
-        ("{% if tools %}<|tool_list_start|>{% endif %}", LFM_LISTED),
-        ("{% if tools %}{% endif %}<|tool_call_start|>", LFM),
-        ("<|tool_call_start|>", None),
-    ],
-)
-def test_a_template_names_the_form(template, form):
-    assert form_of(template) == form
-
-
-def test_special_tokens_that_have_to_be_seen():
-    assert GEMMA.marks == {"<|tool_call>", "<tool_call|>", '<|"|>', "<escape>"}
+TEMPLATES = [
+    ("{% if tools %}<|tool>{{ '<|tool_call>call:' }}{% endif %}", GEMMA),
+    ("{% if tools %}<start_function_call>{% endif %}", FUNCTION_GEMMA),
+    ("{% if tools %}<|tool_list_start|>{% endif %}", LFM_LISTED),
+    ("{% if tools %}{% endif %}<|tool_call_start|>", LFM),
+]
