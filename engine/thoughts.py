@@ -3,6 +3,7 @@
 Models that do are known by their chat templates, which name the marks that thoughts stand between.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from engine.stopping import open_end
 LAST = 32  # tokens of a prompt that tell whether it ends within thoughts: a mark may be one for each letter
 MOST_SPACES = 1000  # before what may be a thought
 MOST_HEAD = 200  # characters of what stands before a part
+TO = "to=functions."
+_CALLED = re.compile(rf"(?:^|\s){re.escape(TO)}([\w.-]{{1,64}})")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Marks:
 
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
+TO_FUNCTION = f"{CHANNEL}commentary to=functions."  # what a part that calls one begins with
 MARKS = (
     Marks("<think>", "</think>"),  # of Qwen, DeepSeek and most others
     Marks("[THINK]", "[/THINK]"),  # of Mistral
@@ -52,11 +56,14 @@ class Thinking:
         """What must not be left out of the text where a tokenizer has it as a special token."""
         return frozenset({self.between.begin, self.between.end, *self.between.tokens})
 
-    def reader(self) -> "ThoughtReader | PartReader | None":
-        """Pieces of what a model writes in; what it thought and what it answered out. None where both are left."""
+    def reader(self, calls: bool = False) -> "ThoughtReader | PartReader | None":
+        """Pieces of what a model writes in; what it thought and what it answered out. None where both are left.
+
+        calls: whether the answer is read for calls of functions.
+        """
         if not self.apart:
             return None
-        return PartReader(self.begun) if self.between.parts else ThoughtReader(self.between, self.begun)
+        return PartReader(self.begun, calls) if self.between.parts else ThoughtReader(self.between, self.begun)
 
 
 def thinking_of(template: str, prompt: np.ndarray, tokenizer: Any) -> Thinking | None:
@@ -139,12 +146,14 @@ class ThoughtReader:
 class PartReader:
     """Of what comes in parts (gpt-oss): a head says of each whether it is thought, and a mark ends it.
 
-    Parts of a kind have an empty line between them. begun: as `Thinking`.
+    Parts of a kind have an empty line between them. begun, calls: as `Thinking` and its reader; a part that calls a
+    function is one of the answer, with one form of its head however that was written.
     """
 
-    def __init__(self, begun: bool):
-        self._in_head, self._thinks = not begun, begun
-        self._held = ""
+    def __init__(self, begun: bool, calls: bool = False):
+        self._in_head, self._thinks, self._calls = not begun, begun, calls
+        self._heads = (START, CHANNEL, TO) if calls else (START, CHANNEL)
+        self._held = self._head = ""
         self._bare, self._given = True, {True: False, False: False}  # of thoughts, of answers: whether there were some
 
     def add(self, piece: str) -> tuple[str, str]:
@@ -157,8 +166,8 @@ class PartReader:
     def _past_head(self) -> bool:
         """Past one, or to a text that has none; False where more has to come first."""
         held = self._held.lstrip()
-        if not held.startswith((START, CHANNEL)):
-            if any(mark.startswith(held) for mark in (START, CHANNEL)) and len(self._held) < MOST_SPACES:
+        if not held.startswith(self._heads):
+            if any(mark.startswith(held) for mark in self._heads) and len(self._held) < MOST_SPACES:
                 return False
             head, there, rest = "", "", held
         else:
@@ -166,7 +175,9 @@ class PartReader:
             if not there and len(head) <= MOST_HEAD:
                 return False
             rest = rest if there else head.removeprefix(START).removeprefix(CHANNEL)
-        self._thinks = bool(there) and "analysis" in head
+        called = _CALLED.search(head) if there and self._calls else None
+        self._thinks = bool(there) and called is None and "analysis" in head
+        self._head = "" if called is None else f"{TO_FUNCTION}{called[1]}{MESSAGE}"
         self._in_head, self._bare, self._held = False, bool(head), rest if head else self._held
         return True
 
@@ -185,14 +196,14 @@ class PartReader:
         if not text:
             return
         apart = "\n\n" if self._bare and self._given[self._thinks] else ""
-        self._bare, self._given[self._thinks] = False, True
-        out[self._thinks] += apart + text
+        out[self._thinks] += apart + self._head + text
+        self._bare, self._given[self._thinks], self._head = False, True, ""
 
     def end(self) -> tuple[str, str]:
         """What was held back, once nothing more comes."""
         held, self._held = self._held, ""
         out: dict[bool, str] = {True: "", False: ""}
-        if self._in_head and held.lstrip().startswith((START, CHANNEL)):
+        if self._in_head and held.lstrip().startswith(self._heads):
             return "", ""
         self._thinks = self._thinks and not self._in_head
         self._give(held.rstrip() if self._thinks else held, out)

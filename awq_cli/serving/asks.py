@@ -9,13 +9,13 @@ import numpy as np
 from awq_cli.serving.choosing import FIELDS, Choosing, choosing
 from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import Forms
+from awq_cli.serving.messages import is_one_of, read_messages, tells_of_calls
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.thoughts import effort_shown, told_apart
-from awq_cli.serving.tools import Calling, read_calls, read_tools
+from awq_cli.serving.tools import Calling, read_tools
 from engine.model import Model
 from engine.rules import Adjust
-from engine.templates import Conversation, template_of
-from engine.text import check_unicode
+from engine.templates import template_of
 from engine.thoughts import Thinking, thinking_of
 
 # Fields that ask for what is not done here, and what they are when they ask for nothing.
@@ -37,12 +37,8 @@ OF_CHAT = {
 }  # fmt: skip
 OF_COMPLETIONS = {"prompt"}
 OF_STREAMS = {"include_usage", "include_obfuscation"}
-# What a message may hold beside its content and would be lost, and what it is when it is nothing.
-NOT_TOLD: dict[str, tuple[Any, ...]] = {"function_call": (None,), "audio": (None,)}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-REASONING = ("reasoning_content", "reasoning")  # what other servers call what was thought before an answer
 # What a template may not be given by a request, since whoever renders it takes it for something else.
 RESERVED = {
     "messages", "conversation", "conversations", "tools", "documents", "chat_template", "add_generation_prompt",
@@ -97,8 +93,8 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
     top = whole(given, "top_logprobs", 0, MOST_TOP)
     if top is not None and not wanted:
         raise wrong("top_logprobs", "needs logprobs to be true")
-    template = template_of(model.tokenizer, tools=calling is not None or _tells_of_calls(given))
-    messages, shown = _messages(given, template), {"tools": calling.shown} if calling else {}
+    template = template_of(model.tokenizer, tools=calling is not None or tells_of_calls(given))
+    messages, shown = read_messages(given, template), {"tools": calling.shown} if calling else {}
     if calling is None and template != template_of(model.tokenizer, tools=False):
         shown["tools"] = []  # none, and yet the template that knows of calls
     shown |= effort_shown(given, template) | _seen(given)
@@ -164,15 +160,10 @@ def _ask(given: dict[str, Any], prompt_tokens: int, choices: list[Choosing], top
 def _check_fields(given: dict[str, Any], own: set[str]) -> None:
     for name, value in given.items():
         if name in NOT_DONE:
-            if not _is_one_of(value, NOT_DONE[name]):
+            if not is_one_of(value, NOT_DONE[name]):
                 raise Refusal(400, f"{name} is not supported here; leave it out", name, "unsupported_parameter")
         elif name not in SHARED | ASIDE | own:
             raise Refusal(400, f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
-
-
-def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
-    """True is no 1 here."""
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
 def _room(prompt: np.ndarray, most: int | None, limits: Limits, parameter: str) -> int:
@@ -199,62 +190,6 @@ def _seen(given: dict[str, Any]) -> dict[str, Any]:
         if name in RESERVED or not name.isidentifier():
             raise wrong("chat_template_kwargs", f"cannot have {name}")
     return seen or {}
-
-
-def _tells_of_calls(given: dict[str, Any]) -> bool:
-    messages = given.get("messages")
-    told = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
-    return any(one.get("role") == "tool" or one.get("tool_calls") for one in told)
-
-
-def _messages(given: dict[str, Any], template: str) -> Conversation:
-    """template: its source, which tells what it looks for."""
-    messages = given.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise wrong("messages", "has to be a list of one message or more")
-    read = []
-    for number, message in enumerate(messages):
-        where = f"messages[{number}]"
-        role = message.get("role") if isinstance(message, dict) else None
-        if not isinstance(role, str) or role not in ROLES:
-            raise wrong(where, f"has to have a role, one of {', '.join(ROLES)}")
-        for field, nothing in NOT_TOLD.items():
-            if not _is_one_of(message.get(field), nothing):
-                raise wrong(where, f"has {field}, which this model is not told of")
-        read.append({"role": ROLES[role], **_said(message, where, template)})
-    return read
-
-
-def _said(message: dict[str, Any], where: str, template: str) -> dict[str, Any]:
-    """A message without its role."""
-    more: dict[str, Any] = {}
-    content = message.get("content")
-    calls = read_calls(message.get("tool_calls") or [], f"{where}.tool_calls")
-    if (calls or message["role"] == "tool") and "tool" not in template:
-        raise wrong(where, "is about calls of tools, which this model's chat template does not know")
-    if calls:
-        more["tool_calls"], content = calls, content or ""
-    if message["role"] == "tool":
-        more = {name: message[name] for name in ("tool_call_id", "name") if isinstance(message.get(name), str)}
-    for name in REASONING:
-        if isinstance(message.get(name), str):
-            more[name] = message[name]
-    return {"content": _content(content, f"{where}.content"), **more}
-
-
-def _content(content: Any, where: str) -> str:
-    """A text, or parts of one."""
-    if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        if not all(isinstance(part, str) for part in parts):
-            raise wrong(where, "has a part that is no text; this model reads nothing else")
-        content = "".join(parts)
-    if not isinstance(content, str):
-        raise wrong(where, "has to be a text")
-    check_unicode(content, where)
-    return content
 
 
 def _prompts(given: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from awq_cli.serving.notations import CALL, gemma_call, python_calls
 from awq_cli.serving.written import Tools, typed
+from engine.thoughts import MESSAGE
 
 ARGUMENTS = ("arguments", "parameters")  # as models call them in JSON
 MOST_BEGUN = 100  # characters that tell what begins
@@ -89,8 +90,11 @@ def leading_calls(text: str, tools: Tools) -> Found | None:
         return _in_python(text)
     if text.startswith("[CALL_ID]", place):
         place = max(place, text.find("[ARGS]", place, place + 100))
-    if text.startswith("[ARGS]", place):
-        place = _past_spaces(text, place + len("[ARGS]"))
+    if text.startswith("<|constrain|>", place):
+        place = max(place, text.find(MESSAGE, place, place + 100))
+    for mark in ("[ARGS]", MESSAGE):
+        if text.startswith(mark, place):
+            place = _past_spaces(text, place + len(mark))
     if text.startswith("{", place):
         value = decoded(text, place)
         call = None if value is None else _call(name, value[0])

@@ -65,7 +65,7 @@ class Hearing:
         self._pieces = answering(model.tokenizer, self._own.prompt, ask.chat, frozenset(ask.stop).union(*marks))
         self._stop = StopTexts(ask.stop)
         self._reader = ask.calling.reader() if ask.calling else None
-        self._thoughts = ask.thinking.reader() if ask.thinking else None
+        self._thoughts = ask.thinking.reader(calls=ask.calling is not None) if ask.thinking else None
         self._bytes = TokenBytes(model.tokenizer) if ask.top is not None else None
         self._held: list[Piece] = []  # where nobody reads along, all of it comes at the end
         self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins

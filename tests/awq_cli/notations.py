@@ -1,9 +1,10 @@
-"""Calls of tools in the notations of Python and of Gemma: of LFM2, Gemma 4 and FunctionGemma."""
+"""Calls of tools in the notations of Python and of Gemma: of LFM2, Gemma 4, FunctionGemma and gpt-oss."""
 
 import json
 
 from awq_cli.serving.bodies import Call
 from awq_cli.serving.calls import FORMS
+from engine.thoughts import TO_FUNCTION
 
 TOOLS = {
     "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "kinds": {"type": "array"}}},
@@ -17,7 +18,7 @@ def call(name: str, **arguments) -> Call:
 
 PARIS, NOW = call("weather", city="Paris", days=3), call("now")
 IN_JSON = '{"name": "weather", "arguments": {"city": "Paris", "days": 3}}'
-GEMMA, FUNCTION_GEMMA, LFM, LFM_LISTED = FORMS[4:]
+GEMMA, FUNCTION_GEMMA, LFM, LFM_LISTED, HARMONY = FORMS[4:]
 KINDS = [["a b", None, 1.5], {"x": True}]
 WEATHER = call("weather", city="Köln, it's", days=-3, kinds=KINDS)
 IN_GEMMA = 'call:weather{city:<|"|>Köln, it\'s<|"|>,days:-3,kinds:[[<|"|>a b<|"|>,null,1.5],{x:true}]}'
@@ -57,6 +58,14 @@ CASES = {
         LFM, '<|tool_call_start|>[weather(city="<|tool_call_end|>)]")]<|tool_call_end|>', "",
         [call("weather", city="<|tool_call_end|>)]")],
     ),
+    "gpt-oss": (
+        HARMONY,
+        f'I look.\n\n{TO_FUNCTION}weather<|message|>{{"city": "Paris", "days": 3}}{TO_FUNCTION}now<|message|>{{}}',
+        "I look.", [PARIS, NOW],
+    ),
+    "gpt-oss, as it writes": (
+        HARMONY, f'{TO_FUNCTION}weather <|constrain|>json<|message|>{{"city": "Paris", "days": 3}}', "", [PARIS],
+    ),
     "code": (
         LFM, "<|tool_call_start|>[weather(city=now())]<|tool_call_end|>",
         "<|tool_call_start|>[weather(city=now())]<|tool_call_end|>", [],
@@ -79,4 +88,5 @@ TEMPLATES = [
     ("{% if tools %}<start_function_call>{% endif %}", FUNCTION_GEMMA),
     ("{% if tools %}<|tool_list_start|>{% endif %}", LFM_LISTED),
     ("{% if tools %}{% endif %}<|tool_call_start|>", LFM),
+    ("{% if tools %}{% endif %}{{ '<|start|>assistant to=' + 'functions.' + name }}<|call|>", HARMONY),
 ]

@@ -88,13 +88,37 @@ def test_pieces_of_channels(marks, written, thought, answer):
     check(marks, False, written, thought, answer)
 
 
-def check(marks, begun, written, thought, answer):
+CALLED = '<|channel|>commentary to=functions.now<|message|>{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    "written, thought, answer",
+    [
+        (f"{THOUGHT}a<|end|>{START} to=functions.now<|channel|>commentary json<|message|>{{\"a\": 1}}", "a", CALLED),
+        (f'{THOUGHT}a<|end|>{START}<|channel|>commentary to=functions.now <|constrain|>json<|message|>{{"a": 1}}', "a",
+         CALLED),
+        ('<|channel|>analysis to=functions.now<|message|>{"a": 1}', "", CALLED),
+        (f' to=functions.now<|channel|>commentary<|message|>{{"a": 1}}<|end|>{START}{FINAL}So', "", f"{CALLED}\n\nSo"),
+        (f"{FINAL}to=functions.now", "", "to=functions.now"),
+        (" to=", "", "to="), ("to go", "", "to go"),
+    ],
+)  # fmt: skip
+def test_parts_that_call(written, thought, answer):
+    check(HARMONY, False, written, thought, answer, calls=True)
+    assert "<|message|>" not in "".join(read_whole(Thinking(HARMONY, False).reader(), written))
+
+
+def read_whole(reader, written):
+    return [part for parts in (reader.add(written), reader.end()) for part in parts]
+
+
+def check(marks, begun, written, thought, answer, calls=False):
     """However the answer is cut into pieces."""
     rng = np.random.default_rng(0)
     for many in range(30):
         cuts = sorted(rng.integers(0, len(written) + 1, many)) if many < 29 else range(len(written))
         pieces = [written[a:b] for a, b in zip([0, *cuts], [*cuts, len(written)], strict=True)]
-        reader = Thinking(marks, begun).reader()
+        reader = Thinking(marks, begun).reader(calls)
         found = [reader.add(piece) for piece in pieces] + [reader.end()]
         assert tuple("".join(parts) for parts in zip(*found, strict=True)) == (thought, answer)
 
