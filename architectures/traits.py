@@ -119,8 +119,9 @@ class Fused:
     multipliers: of embedding, residual and logits; scaled_embedding: whether the embedding is multiplied by the root of
     the hidden size.
     attention_scale: what scores are multiplied by, from the config and the features of a head.
-    activation, attention_cap: the fields of the config that name the MLP's activation, and the limit of the attention
-    scores (None: there is none). without: fields of a config with which no decoder runs, and what they make a model do.
+    activation, attention_cap, logit_cap: the fields of the config that name the MLP's activation, and the limits of the
+    attention scores and of the logits (None: there is none). without: fields of a config with which no decoder runs,
+    and what they make a model do.
     """
 
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
@@ -147,6 +148,7 @@ class Fused:
     rotates: Callable[["Config", int], bool] = always
     attention_scale: Callable[["Config", int], float] = of_head
     attention_cap: str | None = None
+    logit_cap: str | None = None
     without: tuple[tuple[str, str], ...] = ()
     rope: Callable[[dict, int], dict] = as_given
     rotary_per_layer_type: bool = False

@@ -81,7 +81,7 @@ class _Describer:
         self._check()
         if of.residual <= 0:
             raise Unsupported(f"the fused decoder multiplies what blocks add by more than 0, not by {of.residual}")
-        cap, embedding, head = traits.attention_cap, self.parts.dense("model.embed_tokens"), self.parts.head()
+        embedding, head = self.parts.dense("model.embed_tokens"), self.parts.head()
         return Stack(
             blocks=[self._block(f"{blocks}.{index}", index) for index in range(config.num_hidden_layers)],
             embedding=embedding,
@@ -97,8 +97,8 @@ class _Describer:
             epsilon=getattr(config, traits.epsilon) / of.residual**2,
             activation=getattr(config, traits.activation),
             attention_scale=traits.attention_scale(config, self.head_dim),
-            attention_cap=(cap and getattr(config, cap)) or 0.0,
-            logit_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
+            attention_cap=self._cap(traits.attention_cap),
+            logit_cap=self._cap(traits.logit_cap),
             interleaved=traits.interleaved,
             layer_norm=traits.layer_norm,
             parallel=traits.parallel(config),
@@ -108,6 +108,10 @@ class _Describer:
     @cached_property
     def head_dim(self) -> int:
         return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+
+    def _cap(self, field: str | None) -> float:
+        """0: none. What a family does not read may stand in its config all the same."""
+        return (field and getattr(self.config, field)) or 0.0
 
     def _check(self) -> None:
         for field, what in self.traits.without:

@@ -31,6 +31,7 @@ GEMMA2 = replace(
         activation="hidden_activation",
         window=of_layer_type,
         attention_cap="attn_logit_softcapping",
+        logit_cap="final_logit_softcapping",
     ),
     gguf=Gguf(
         "gemma2",

@@ -136,7 +136,8 @@ class _Api:
     async def _answer(self, request: Request, read: Read, shape: Shape) -> Response:
         served, begun = self._served, time.perf_counter()
         given = read_object(await _body(request, served.most_body))
-        self._check_name(given.get("model"))
+        if given.get("model") is not None:  # there is one
+            self._check_name(given["model"])
         async with self._encoding:
             ask = await asyncio.to_thread(read, given, served.model, served.forms, served.limits)
         writing = _Writing(served, ask, begun)
@@ -276,8 +277,9 @@ class _Json(JSONResponse):
 async def _refuse_http(request: Request, error: HTTPException) -> Response:
     """There is no such address, or not for this method."""
     path = f"{request.method} {request.url.path}"
+    known = "; there are /v1/chat/completions, /v1/completions and /v1/models" if error.status_code == 404 else ""
     return JSONResponse(
-        Refusal(error.status_code, f"{path}: {error.detail}", code="unknown_url").body(),
+        Refusal(error.status_code, f"{path}: {error.detail}{known}", code="unknown_url").body(),
         error.status_code,
         error.headers,
     )

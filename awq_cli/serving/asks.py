@@ -38,7 +38,7 @@ OF_CHAT = {
 OF_COMPLETIONS = {"prompt"}
 OF_STREAMS = {"include_usage", "include_obfuscation"}
 COMPLETION_TOKENS = 16  # where nothing is said, as OpenAI has it
-MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 4, 20, 5
+MOST_STOPS, MOST_TOP, MOST_TOP_OF_COMPLETIONS = 64, 20, 5  # OpenAI has 4 stop texts, and other servers any number
 # What a template may not be given by a request, since whoever renders it takes it for something else.
 RESERVED = {
     "messages", "conversation", "conversations", "tools", "documents", "chat_template", "add_generation_prompt",

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.schemas import closed
 from engine.apart import Helper, Outcome, apart
 from engine.model import Model
 from engine.rules import Adjust
@@ -45,8 +46,11 @@ class Forms:
         return self.keeping(described["schema"], count)
 
     def keeping(self, schema: dict[str, Any], count: int, field: str = FORM) -> list[Adjust | None]:
-        """What keeps each of some answers to a schema; field: of the request, that it is from. Raises `Refusal`."""
-        tokenizer, text = self._opened(field), json.dumps(schema)
+        """What keeps each of some answers to a schema, as `closed` reads it; field: of the request, that it is from.
+
+        Raises `Refusal`.
+        """
+        tokenizer, text = self._opened(field), json.dumps(closed(schema))
         if text not in self._tried:
             _, failed = self._helper.ask(text)
             if failed is not None:

@@ -21,6 +21,7 @@ from qlinear.progress import Note, Watcher
 MOST_CONTEXT = 8192  # where nothing is said, as in a conversation
 WAITING = 16  # requests that may wait, for each slot
 HEAD_SECONDS = 30.0  # that a request has to begin in, before its connection is closed
+KEEP_ALIVE = 30  # seconds after an answer; clients keep connections for 5, and both ending at once would lose a request
 GRACE = 5.0  # seconds that answers have to end in, once the server is asked to
 API_KEY = "RUN_AWQ_API_KEY"
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")  # as browsers write it
@@ -170,6 +171,7 @@ def _run_until_told(app: Any, opened: _Opened, begun: Callable[[], None]) -> Non
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(GRACE) + 2,
+        timeout_keep_alive=KEEP_ALIVE,
     )
     Server(config).run(sockets=[opened.listening])
 

@@ -45,7 +45,7 @@ WRONG = [
     ("chat/completions", {"messages": USER, "max_tokens": 0}, 400, "max_tokens", "invalid_value", "1 at least"),
     ("chat/completions", {"messages": USER, "max_tokens": True}, 400, "max_tokens", "invalid_value", "whole number"),
     ("chat/completions", {"messages": USER, "stop": [""]}, 400, "stop", "invalid_value", "none of them empty"),
-    ("chat/completions", {"messages": USER, "stop": list("abcde")}, 400, "stop", "invalid_value", "up to 4"),
+    ("chat/completions", {"messages": USER, "stop": ["a"] * 65}, 400, "stop", "invalid_value", "up to 64"),
     ("chat/completions", {"messages": USER, "top_logprobs": 3}, 400, "top_logprobs", "invalid_value", "needs logprobs"),
     (
         "chat/completions", {"messages": USER, "max_tokens": CONTEXT}, 400, "messages", "context_length_exceeded",
@@ -88,7 +88,7 @@ WRONG = [
     ("completions", b"\xff\xfe\x00", 400, None, "invalid_json", "not JSON"),
     ("completions", b"[" * 100_000, 400, None, "invalid_json", "not JSON"),
     ("completions", b" " * (5 << 20), 413, None, "body_too_large", "more than 103936 bytes"),
-    ("nothing", {}, 404, None, "unknown_url", "POST /v1/nothing: Not Found"),
+    ("nothing", {}, 404, None, "unknown_url", "POST /v1/nothing: Not Found; there are /v1/chat/completions, /v1/"),
     ("models", {}, 405, None, "unknown_url", "Method Not Allowed"),
 ]  # fmt: skip
 
@@ -101,3 +101,9 @@ def test_requests_that_are_wrong(server, case):
     error = answer.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", parameter, code)
     assert message in error["message"] and "Traceback" not in answer.text and "`" not in error["message"]
+
+
+@pytest.mark.parametrize("path, body", [("chat/completions", {"messages": USER}), ("completions", {"prompt": "a"})])
+def test_a_request_need_not_name_the_model(server, path, body):
+    answer = server.post(path, {"model": None, "max_tokens": 1, **body})
+    assert answer.status_code == 200 and answer.json()["model"] == server.name
