@@ -136,11 +136,8 @@ def _count(given: dict[str, Any], prompts: int, limits: Limits) -> int:
 
 def _kept(given: dict[str, Any], calling: Calling | None, forms: Forms, count: int) -> list[Adjust | None]:
     """What keeps each of some answers to the form that was asked for, or that calls of tools have."""
-    form = given.get("response_format")
-    if calling is not None and form is not None and form != {"type": "text"}:
-        raise wrong("response_format", "and tools are not done together here")
     if calling is None or calling.schema is None:
-        return forms.read(form, count)
+        return forms.read(given.get("response_format"), count, () if calling is None else calling.openings)
     return forms.keeping(calling.schema, count, "tools")
 
 

@@ -36,6 +36,10 @@ class Form:
         """What must not be left out of the text where a tokenizer has it as a special token."""
         return frozenset({self.begin, self.end, *self.more} - {""})
 
+    def openings(self, tools: Tools) -> tuple[str, ...]:
+        """What an answer that is a call begins with."""
+        return (self.begin, *(f'{{"name": "{name}", "parameters": ' for name in tools if self.bare))
+
 
 FORMS = (
     Form("<tool_call>", "</tool_call>"),  # of Hermes, Qwen, GLM, Granite 4 and many others

@@ -1,6 +1,8 @@
 """Answers of a given form: JSON that obeys a schema, token by token, by llguidance."""
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ FORM = "response_format"  # the field of a request that most forms are from
 SECONDS = 3  # to read a schema in
 REMEMBERED = 1000  # schemas that need not be tried again
 # As `json.dumps` writes it. Where any space may stand, a model that is undecided writes nothing else.
+EITHER = "start: "  # what a grammar begins with, and a schema does not
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -31,26 +34,33 @@ class Forms:
     def close(self) -> None:
         self._helper.close()
 
-    def read(self, given: Any, count: int) -> list[Adjust | None]:
-        """What keeps each of some answers to `response_format`; None for a text without one. Raises `Refusal`."""
+    def read(self, given: Any, count: int, openings: Sequence[str] = ()) -> list[Adjust | None]:
+        """What keeps each of some answers to `response_format`; None for a text without one. openings: as of `keeping`.
+
+        Raises `Refusal`.
+        """
         if given is None or given == {"type": "text"}:
             return [None] * count
         kind = given.get("type") if isinstance(given, dict) else None
         if kind == "json_object" and len(given) == 1:
-            return self.keeping({"type": "object"}, count)
+            return self.keeping({"type": "object"}, count, openings=openings)
         described = given.get("json_schema") if kind == "json_schema" and len(given) == 2 else None
         if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
             raise _wrong(
                 FORM, "has to be of type text, json_object, or json_schema with a json_schema that has a schema"
             )
-        return self.keeping(described["schema"], count)
+        return self.keeping(described["schema"], count, openings=openings)
 
-    def keeping(self, schema: dict[str, Any], count: int, field: str = FORM) -> list[Adjust | None]:
-        """What keeps each of some answers to a schema, as `closed` reads it; field: of the request, that it is from.
+    def keeping(
+        self, schema: dict[str, Any], count: int, field: str = FORM, openings: Sequence[str] = ()
+    ) -> list[Adjust | None]:
+        """What keeps each of some answers to a schema, as `closed` reads it; field: of the request, that it is from;
+        openings: what an answer may begin with instead, and is free behind.
 
         Raises `Refusal`.
         """
-        tokenizer, text = self._opened(field), json.dumps(closed(schema))
+        tokenizer, meant = self._opened(field), closed(schema)
+        text = _either(meant, [self._marked(one) for one in openings]) if openings else json.dumps(meant)
         if text not in self._tried:
             _, failed = self._helper.ask(text)
             if failed is not None:
@@ -60,6 +70,13 @@ class Forms:
             self._tried.add(text)
         first = _matcher(tokenizer, text)
         return [_Keeping(first.deep_copy() if later else first, field) for later in range(count)]
+
+    def _marked(self, text: str) -> str:
+        """A text in the notation of grammars, with tokens of their own by their numbers."""
+        added = self._model.tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        own = {str(token): number for number, token in added.items()}
+        parts = re.split(f"({'|'.join(map(re.escape, sorted(own, key=len, reverse=True)))})", text) if own else [text]
+        return " ".join(f"<[{own[part]}]>" if part in own else json.dumps(part) for part in parts if part)
 
     def _opened(self, field: str) -> Any:
         """The library's own view of the model's tokenizer, which takes most of a second to make."""
@@ -117,10 +134,19 @@ class _Trying:
         return None, said[0] if failed else None
 
 
-def _grammar(schema: str) -> str:
+def _either(schema: dict[str, Any], openings: Sequence[str]) -> str:
+    """A grammar of a text that obeys a schema, or has one of some beginnings."""
+    told = json.dumps({**schema, "x-guidance": SPACING})
+    return f"{EITHER}form | ({' | '.join(openings)}) <[*]>*\nform: %json {told}\n"
+
+
+def _grammar(text: str) -> str:
+    """Of a schema, or of `_either`."""
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(schema, overrides=SPACING)
+    if text.startswith(EITHER):
+        return LLMatcher.grammar_from_lark(text)
+    return LLMatcher.grammar_from_json_schema(text, overrides=SPACING)
 
 
 def _matcher(tokenizer: Any, schema: str) -> Any:

@@ -25,7 +25,7 @@ class Calling:
 
     shown: the tools, as the template is given them; schema: what the answer is kept to, None where it is free;
     reader: makes what reads an answer; marks: what that has to see of special tokens; finish: what an answer with calls
-    is said to have ended by.
+    is said to have ended by; openings: what a free answer that is a call begins with.
     """
 
     shown: list[dict[str, Any]]
@@ -33,6 +33,7 @@ class Calling:
     reader: Callable[[], Reader]
     marks: frozenset[str]
     finish: str
+    openings: tuple[str, ...] = ()
 
 
 def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
@@ -54,7 +55,8 @@ def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
         return Calling(shown, dict(tools[name]), reader, frozenset(), "stop")
     if choice == "required":
         return Calling(shown, _any_of(tools, single), partial(JsonReader, listed_calls), frozenset(), "tool_calls")
-    return Calling(shown, None, partial(CallReader, form, tools, single), form.marks, "tool_calls")
+    reader = partial(CallReader, form, tools, single)
+    return Calling(shown, None, reader, form.marks, "tool_calls", form.openings(tools))
 
 
 def _named(choice: Any) -> str | None:

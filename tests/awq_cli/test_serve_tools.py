@@ -237,7 +237,6 @@ NAMED = {"type": "function", "function": {"name": "then"}}
         ({"tools": TOOLS, "tool_choice": "never"}, "tool_choice", "among the tools"),
         ({"tool_choice": "required"}, "tool_choice", "among the tools"),
         ({"tools": TOOLS, "parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
-        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format", "not done together"),
         ({"chat_template_kwargs": []}, "chat_template_kwargs", "an object"),
         ({"chat_template_kwargs": {"self": 1}}, None, "cannot be used: TypeError"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "cannot have tokenize"),
