@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ ROWS_PER_PART = 256
 
 # Of the largest logit: what bfloat16 makes of the same sum in another order, and much less than a token's doing.
 ROUNDING = 0.02
+
+
+# Of a model, the decoder that ran it last.
+_LAST: WeakKeyDictionary[nn.Module, "ref[ModuleDecoder]"] = WeakKeyDictionary()
 
 
 class ModuleDecoder:
@@ -50,6 +55,7 @@ class ModuleDecoder:
         self._mode = GenerationMode.GREEDY_SEARCH
         self._takes = frozenset(inspect.signature(model.forward).parameters)
         self._rotations = _rotations(model)
+        self._shared = bool(self._rotations) or any(hasattr(module, "_setup_cache") for module in model.modules())
         self._counts = first_position(model) > 0  # positions, itself
         self._carried: dict[str, Any] = {}  # from one call to the next: the cache, by the name the model knows it by
         self._held = 0  # positions in it
@@ -60,6 +66,7 @@ class ModuleDecoder:
         wanted = len(tokens) - known if rows is None else rows
         with torch.inference_mode():  # in which the cache was filled, and without which it cannot be cleared
             start = self._cut_back(known, len(tokens))
+            _LAST[self.model] = ref(self)
             self._held = 0  # of whatever fails half-way, nothing is known
             inputs = self._inputs(torch.from_numpy(np.asarray(tokens, np.int64)), start, wanted)
             out = self.model(**inputs)
@@ -97,8 +104,12 @@ class ModuleDecoder:
         """Have a cache of the first `known` positions, or, where it cannot be cut back to that, of none; how many.
 
         What cannot be cut back goes on by one token at a time, as in the model's own `generate`: not all recurrent
-        states take in more at once.
+        states take in more at once. Nor is anything known where the modules themselves keep it (RecurrentGemma's, the
+        angles of the longest text) and another decoder has run them.
         """
+        last = _LAST.get(self.model)
+        if self._shared and (last is None or last() is not self):
+            known = 0
         surplus, rewinds = self._held - known, self._rewinds()
         if known and surplus == 0 and (rewinds or length == known + 1):
             return known

@@ -134,6 +134,26 @@ def test_models_whose_state_cannot_go_back(model_type, static):
 
 
 @both()
+@pytest.mark.parametrize("model_type", [*RECURRENT, "dynamic"])
+def test_two_texts_in_turn(model_type, static):
+    """Each has its own past, though some modules keep what they read, or turn by angles of the longest text."""
+    turned = dict(rope_type="dynamic", factor=4.0, rope_theta=10000.0)
+    dynamic = dict(rope_parameters=turned, max_position_embeddings=8)
+    model = tiny_model("llama", **dynamic) if model_type == "dynamic" else recurrent_model(model_type)
+    texts = tiny_tokens(2, 40)
+    decoders = [ModuleDecoder(model, max_tokens=40, static_cache=static) for _ in texts]
+    lengths = [30, 9]
+    expected = [logits_without_cache(model, text[: length + 4]) for text, length in zip(texts, lengths, strict=True)]
+    for step in range(4):
+        for decoder, text, length, logits in zip(decoders, texts, lengths, expected, strict=True):
+            found = read_last(decoder, text[: length + step], length + step - 1 if step else 0)
+            if model_type != "dynamic":
+                assert_close(found, logits[length + step - 1])
+            else:
+                assert_close(found, logits_without_cache(model, text[: length + step])[-1])
+
+
+@both()
 @pytest.mark.parametrize("rows", [1, 2, 9, 20])
 def test_only_the_rows_asked_for(rows, static):
     model, text = tiny_model("llama"), tiny_tokens(1, 30)[0]
