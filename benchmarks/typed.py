@@ -1,7 +1,7 @@
-"""Dataclasses to JSON and back, every field checked. Standard library only."""
+"""Dataclasses to JSON and back, every field checked; one with a default may be missing. Standard library only."""
 
 import json
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -40,11 +40,12 @@ def typed(kind: Any, value: Any) -> Any:
 
 def _dataclass(kind: Any, value: Any) -> Any:
     wanted = {field.name for field in fields(kind)}
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
     different = wanted ^ _checked(dict, value).keys()
-    if different:
+    if different - optional:
         raise ValueError(f"{kind.__name__} has other fields: {', '.join(sorted(different))}")
     hints = get_type_hints(kind)
-    return kind(**{name: typed(hints[name], value[name]) for name in wanted})
+    return kind(**{name: typed(hints[name], value[name]) for name in wanted & value.keys()})
 
 
 def _checked(kind: type, value: Any) -> Any:

@@ -37,7 +37,8 @@ class Value:
 class Draw:
     """One checkpoint. seconds: to make it, 0 where they are not told, on `processor`; search: of those, until all
     codes were chosen, None where that is not told; bits: a weight of the quantized layers; versions: of the packages of
-    the other program that made it; texts: the yardstick's, by their names.
+    the other program that made it; texts: the yardstick's, by their names; stored: bytes of all tensors, None where not
+    told.
     """
 
     seconds: float
@@ -47,6 +48,7 @@ class Draw:
     versions: dict[str, str]
     perplexity: Value
     texts: dict[str, Told]
+    stored: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ def _draw(row: Row, results: Mapping[Kind, Any]) -> Draw:
         return Draw(0.0, None, _here(), FLOAT_BITS, {}, perplexity, texts)
     made = results[Kind.QUANTIZE]
     versions = made.get("versions", {})
-    bits = made["size"]["bits_per_weight"]
+    bits, stored = made["size"]["bits_per_weight"], made["size"].get("quantized_bytes")
     seconds, search = made["seconds"], made["seconds"].get("search")
-    return Draw(float(seconds["total"]), search and float(search), _here(), bits, versions, perplexity, texts)
+    return Draw(float(seconds["total"]), search and float(search), _here(), bits, versions, perplexity, texts, stored)
 
 
 def ended(made: Mapping[str, Any]) -> str:

@@ -19,7 +19,8 @@ NOTE = """\
 - **minutes** are those of the whole command, reading and writing included; of another program, those that it took with
   the opened model. In brackets, those before a distillation: the same work as the row without one, so that they tell
   where the machine was slower than it was for that. Where other work ran beside, none are told.
-- **bits** a weight are those of the quantized layers, scales and zero points included.
+- **bits** a weight are those of the quantized layers, scales and zero points included. **MB** are those of all tensors,
+  the embedding too; rows with `-lm_head` have the output head among the quantized layers.
 - **perplexity** is of {windows}, ± its standard error over windows. On the
   text that a model was calibrated on it would flatter itself.
 """
@@ -42,7 +43,7 @@ DIVERGENCES = """\
   **beside default** is by how much the divergence there is larger than that of the default at as many bits, passage by
   passage, where most of the scatter drops out.
 """
-QUALITY = ("draws", "minutes", "bits", "perplexity")
+QUALITY = ("draws", "minutes", "bits", "MB", "perplexity")
 SPEED = ["", "tokens/s", "GB/s", "peak GB", "size GB"]
 TASKS = {"truthfulqa_mc2": "TruthfulQA MC2", "winogrande": "WinoGrande", "arc_challenge": "ARC challenge"}
 
@@ -115,7 +116,8 @@ def quality(rows: list[Row], found: Mapping[str, Figures]) -> Table:
         draws = list(figures.draws.values())
         first = draws[0]
         perplexity = _over([Value(one.perplexity.value, one.perplexity.stderr) for one in draws], 2)
-        line = [row.name, str(len(draws)), _minutes(row, draws), f"{first.bits:.2f}", perplexity]
+        stored = "-" if first.stored is None else f"{first.stored / 1e6:.0f}"
+        line = [row.name, str(len(draws)), _minutes(row, draws), f"{first.bits:.2f}", stored, perplexity]
         for text in texts:
             told = [one.texts[text] for one in draws if text in one.texts]
             line.append(_over([estimate(each) for each in told], 3) if told else "-")

@@ -50,7 +50,10 @@ PERPLEXITY = {
 QUESTIONS = {"scores": [score("winogrande", "acc", 0.5, 0.035, 200), score("arc_challenge", "acc_norm", 0.25, 0.03)]}
 TOLD = {"sums": [1.0, 4.0], "tokens": [10, 10], "median": 0.1, "most": 1.5, "agreement": 0.75}
 RESULTS = {
-    Kind.QUANTIZE: {"size": {"bits_per_weight": 4.3125}, "seconds": {"total": 90.0, "search": 80.0}},
+    Kind.QUANTIZE: {
+        "size": {"bits_per_weight": 4.3125, "quantized_bytes": 113_928_096},
+        "seconds": {"total": 90.0, "search": 80.0},
+    },
     Kind.SPEED: {**vars(TIMED), "samples": [39.0, 41.0]},
     Kind.PERPLEXITY: PERPLEXITY,
     Kind.QUESTIONS: QUESTIONS,
@@ -60,7 +63,7 @@ RESULTS = {
 
 def drawn(perplexity: float, *sums: float, bits: float = 4.3125, seconds: float = 60.0) -> Draw:
     told = Told(tuple(sums), (10,) * len(sums), 0.1, 1.5, 0.75)
-    return Draw(seconds, 30.0, "some processor", bits, {}, Value(perplexity, 1.5), {"web.txt": told})
+    return Draw(seconds, 30.0, "some processor", bits, {}, Value(perplexity, 1.5), {"web.txt": told}, 113_928_096)
 
 
 def test_tokens_a_second_count_the_prompts_time():
@@ -103,6 +106,7 @@ def test_figures_are_those_of_the_steps():
     assert found.answers == {"winogrande": Value(0.5, 0.035), "arc_challenge": Value(0.25, 0.03)}
     first = found.draws["42"]
     assert (first.seconds, first.search, first.bits, first.perplexity) == (90.0, 80.0, 4.3125, Value(21.456, 1.5))
+    assert first.stored == 113_928_096
     assert first.texts["code"] == Told((1.0, 4.0), (10, 10), 0.1, 1.5, 0.75) and found.draws["43"].texts == {}
     assert windows_of(RESULTS) == "20 windows of 2048 tokens of `text.txt`"
 
@@ -120,7 +124,9 @@ def test_no_minutes_and_no_speeds_where_other_work_ran_beside():
 
 def test_the_float_model_has_16_bits_and_other_programs_have_versions():
     read = {Kind.PERPLEXITY: PERPLEXITY}
-    assert figures_of(BY_NAME["bfloat16"], {0: read}).draws["42"].bits == 16
+    floats = figures_of(BY_NAME["bfloat16"], {0: read})
+    assert floats.draws["42"].bits == 16
+    assert page.quality([BY_NAME["bfloat16"]], {"bfloat16": floats}).rows[0][3:5] == ["16.00", "-"]
     made = {**RESULTS[Kind.QUANTIZE], "versions": {"gptqmodel": "7"}}
     assert figures_of(BY_NAME["gptqmodel-w4"], {0: {Kind.QUANTIZE: made, **read}}).draws["42"].versions == {
         "gptqmodel": "7"
@@ -138,10 +144,10 @@ def test_a_row_tells_means_scatter_and_differences():
     assert table.headings == ["", *page.QUALITY, "web.txt", "99 %", "top-1", "beside default"]
     default, learned, distilled, mixed = table.rows
     # Two passages of ten tokens: 0.1 and 0.3 a token; the error of their mean is half their difference.
-    assert default[:6] == [
-        "default-w4", "2", "1.0", "4.31", "21.00 ± 1.50 (1.41)", "0.250 ± 0.100 (0.071)"
+    assert default[:7] == [
+        "default-w4", "2", "1.0", "4.31", "114", "21.00 ± 1.50 (1.41)", "0.250 ± 0.100 (0.071)"
     ]  # fmt: skip
-    assert default[6:] == ["1.50", "0.750", ""]
+    assert default[7:] == ["1.50", "0.750", ""]
     # By 0.05 and 0.1 a token less than the default of the same draw.
     assert learned[2] == "1.5" and distilled[2] == "2.0 (0.5)" and learned[-1] == "-0.075 ± 0.025" and mixed[-1] == ""
 

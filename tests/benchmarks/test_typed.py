@@ -28,6 +28,12 @@ class Outer:
     note: str | None
 
 
+@dataclass(frozen=True)
+class Later:
+    share: float
+    added: int | None = None
+
+
 WHOLE = Outer("a", 3, Colour.RED, (Inner(0.5), Inner(2.0)), {Colour.RED: 1.5}, None)
 TEXT = (
     '{"name": "a", "count": 3, "colour": "red", "inner": [{"share": 0.5}, {"share": 2.0}], '
@@ -44,6 +50,14 @@ def test_there_and_back():
 def test_a_whole_number_is_a_float_too():
     share = from_json(Inner, '{"share": 2}').share
     assert share == 2.0 and type(share) is float
+
+
+def test_what_was_written_before_a_field_was_added():
+    assert from_json(Later, '{"share": 2.0}') == Later(2.0)
+    assert from_json(Later, '{"share": 2.0, "added": 3}') == Later(2.0, 3)
+    for wrong in ('{"added": 3}', '{"share": 2.0, "other": 3}', '{"share": 2.0, "added": "3"}'):
+        with pytest.raises(ValueError):
+            from_json(Later, wrong)
 
 
 @pytest.mark.parametrize(
