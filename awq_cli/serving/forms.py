@@ -17,8 +17,8 @@ from qlinear.errors import one_line
 FORM = "response_format"  # the field of a request that most forms are from
 SECONDS = 3  # to read a schema in
 REMEMBERED = 1000  # schemas that need not be tried again
-# As `json.dumps` writes it. Where any space may stand, a model that is undecided writes nothing else.
 EITHER = "start: "  # what a grammar begins with, and a schema does not
+# As `json.dumps` writes it. Where any space may stand, a model that is undecided writes nothing else.
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 

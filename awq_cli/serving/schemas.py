@@ -26,8 +26,9 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     for one in found:
         named, required = one.get("properties"), one.get("required", [])
-        if isinstance(named, dict) and not OF_KEYS & one.keys() and all(name in named for name in required):
-            one["additionalProperties"] = False
+        if isinstance(named, dict) and isinstance(required, list) and not OF_KEYS & one.keys():
+            if all(name in [*named] for name in required):
+                one["additionalProperties"] = False
     return own
 
 
