@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures.experts import Origin, take_apart
+from architectures.fields import of_all_layers
 from checkpoints.sources import one_line_errors
 from qlinear.errors import ModelError
 
@@ -71,7 +72,7 @@ def _settle_window(config) -> None:
 
     Where each layer says whether it has one, none has that. Raises `ModelError` where one is said to.
     """
-    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    window, types = of_all_layers(config, "sliding_window"), getattr(config, "layer_types", None)
     if type(window) is not int or window > 0 or (types and "sliding_attention" not in types):
         return
     if types:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from architectures.anatomy import Anatomy, numbers, template
+from architectures.fields import of_all_layers
 from quantization import distill as distillation
 from quantization import gauge
 from quantization.gauge import Rates
@@ -80,7 +81,7 @@ def sources(block: nn.Module, anatomy: Anatomy, config) -> list[Source]:
     counts: dict[str, int] = {}
     for name in shapes:
         counts[template(name)] = counts.get(template(name), 0) + 1
-    active = next((value for key in _ACTIVE if isinstance(value := getattr(config, key, None), int)), None)
+    active = next((value for key in _ACTIVE if isinstance(value := of_all_layers(config, key), int)), None)
 
     def share(name: str) -> float:
         count = counts[template(name)]
@@ -168,7 +169,7 @@ def _distill(job: Job, token: float, rates: Rates) -> float:
 def _attention(job: Job, seqlen: int) -> float:
     """Products for each token in the attention of one block, where the configuration says how wide it is."""
     config = job.source.config.get_text_config()
-    width = getattr(config, "hidden_size", 0)
+    width = of_all_layers(config, "hidden_size")
     return 2.0 * seqlen * width if isinstance(width, int) else 0.0
 
 

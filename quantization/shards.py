@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from architectures.anatomy import template
+from architectures.fields import of_all_layers
 from qlinear.grid import Grid
 from quantization.plan import Job
 from quantization.unit import full_name
@@ -39,10 +40,10 @@ def misfits(shapes: Mapping[str, tuple[int, int]], grid: Grid, config, shards: i
     """
     if grid.bits != 4:
         return [Misfit("every layer", f"vLLM reads 4 bits here, not {grid.bits}", False)]
-    heads = getattr(config, _HEADS, None)
+    heads = of_all_layers(config, _HEADS)
     if isinstance(heads, int) and heads % shards:
         return [Misfit("attention", f"{heads} heads are not a multiple of {shards}", False)]
-    kv_heads = getattr(config, _KV_HEADS, None)
+    kv_heads = of_all_layers(config, _KV_HEADS)
     copies = shards if not isinstance(kv_heads, int) or kv_heads >= shards else kv_heads
     return [
         Misfit(name, reason, served)

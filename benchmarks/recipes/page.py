@@ -20,8 +20,8 @@ NOTE = """\
   the opened model. In brackets, those before a distillation: the same work as the row without one, so that they tell
   where the machine was slower than it was for that. Where other work ran beside, none are told.
 - **bits** a weight are those of the quantized layers, scales and zero points included. **MB** are those of all tensors,
-  the embedding too. Rows with `-lm_head` have the output head among the quantized layers; where it is the embedding it is
-  stored beside that, so that the file is larger, and less of it is read for a token.
+  the embedding too. Rows with `-lm_head` have the output head among the quantized layers; where it is the embedding it
+  is stored beside that, so that the file is larger, and less of it is read for a token.
 - **perplexity** is of {windows}, ± its standard error over windows. On the
   text that a model was calibrated on it would flatter itself.
 """

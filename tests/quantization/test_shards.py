@@ -3,7 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoConfig
 
+from architectures.fields import of_all_layers
 from qlinear.grid import Grid
 from quantization.shards import Misfit, misfits, shards_served
 
@@ -15,6 +17,18 @@ LLAMA_7B = {
     "model.layers.*.mlp.down_proj": (4096, 11008),
 }
 CONFIG_7B = SimpleNamespace(num_attention_heads=32, num_key_value_heads=32)
+
+
+def test_layers_that_have_other_numbers_of_heads():
+    """As Gemma 4's: nothing is known of all of them, and a full layer's one k/v head is not copied."""
+    own = dict(layer_types=["sliding_attention", "full_attention"], num_hidden_layers=2, num_key_value_heads=2)
+    config = AutoConfig.for_model("gemma4_text", attention_k_eq_v=True, num_global_key_value_heads=1, **own)
+    with pytest.raises(RuntimeError, match="per-layer attribute"):
+        _ = config.num_key_value_heads
+    assert of_all_layers(config, "num_key_value_heads", 7) == 7 and of_all_layers(config, "num_hidden_layers") == 2
+    assert of_all_layers(config, "no such field") is None
+    shapes = {"model.layers.*.self_attn.k_proj": (256, 2048)}
+    assert shards_served(shapes, Grid(4, 128), config) == [1, 2, 4, 8]
 
 
 def told(shapes, grid, config, shards) -> list[tuple[str, str, bool]]:
