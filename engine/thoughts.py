@@ -32,7 +32,8 @@ class Marks:
 
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
-TO_FUNCTION = f"{CHANNEL}commentary to=functions."  # what a part that calls one begins with
+CONSTRAIN = "<|constrain|>"  # before the kind of what a part holds
+TO_FUNCTION = f"{CHANNEL}commentary {TO}"  # what a part that calls one begins with
 MARKS = (
     Marks("<think>", "</think>"),  # of Qwen, DeepSeek and most others
     Marks("[THINK]", "[/THINK]"),  # of Mistral

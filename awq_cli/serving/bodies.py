@@ -10,7 +10,7 @@ from typing import Any
 
 from awq_cli.serving.notations import CALL, gemma_call, python_calls
 from awq_cli.serving.written import Tools, typed
-from engine.thoughts import MESSAGE
+from engine.thoughts import CONSTRAIN, MESSAGE
 
 ARGUMENTS = ("arguments", "parameters")  # as models call them in JSON
 MOST_BEGUN = 100  # characters that tell what begins
@@ -90,7 +90,7 @@ def leading_calls(text: str, tools: Tools) -> Found | None:
         return _in_python(text)
     if text.startswith("[CALL_ID]", place):
         place = max(place, text.find("[ARGS]", place, place + 100))
-    if text.startswith("<|constrain|>", place):
+    if text.startswith(CONSTRAIN, place):
         place = max(place, text.find(MESSAGE, place, place + 100))
     for mark in ("[ARGS]", MESSAGE):
         if text.startswith(mark, place):

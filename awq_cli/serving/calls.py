@@ -13,7 +13,7 @@ from awq_cli.serving.bodies import Call, leading_calls, may_begin
 from awq_cli.serving.notations import QUOTES
 from awq_cli.serving.written import Tools
 from engine.stopping import open_end
-from engine.thoughts import CHANNEL, MESSAGE, TO_FUNCTION
+from engine.thoughts import CHANNEL, CONSTRAIN, MESSAGE, TO_FUNCTION
 
 MOST_TRIES = 32  # of one place in an answer: marks in texts that are written by a call
 
@@ -50,7 +50,7 @@ FORMS = (
     Form("<start_function_call>", "<end_function_call>", more=QUOTES),  # of FunctionGemma
     Form("<|tool_call_start|>", "<|tool_call_end|>"),  # of LFM2.5
     Form("<|tool_call_start|>", "<|tool_call_end|>", told="<|tool_list_start|>"),  # of LFM2, which names another mark
-    Form(TO_FUNCTION, told="<|call|>", more=(CHANNEL, MESSAGE)),  # of gpt-oss: with that mark the answer ends
+    Form(TO_FUNCTION, told="<|call|>", more=(CHANNEL, MESSAGE, CONSTRAIN)),  # of gpt-oss, whose answer ends with it
 )
 
 

@@ -238,4 +238,5 @@ def test_a_template_names_the_form(template, form):
 
 
 def test_special_tokens_that_have_to_be_seen():
+    assert notations.HARMONY.marks >= {"<|channel|>", "<|message|>", "<|constrain|>"}
     assert notations.GEMMA.marks == {"<|tool_call>", "<tool_call|>", '<|"|>', "<escape>"}
