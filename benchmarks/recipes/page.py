@@ -77,7 +77,8 @@ def write_page(record: Record, output: Path) -> None:
 def _of_model(model: str, found: Mapping[str, Figures], ended: Mapping[str, str], output: Path) -> Iterable[str]:
     rows = [row for row in ROWS if row.name in found]
     yield quality(rows, found).markdown()
-    yield _processors(rows, found)
+    if processors := _processors(rows, found):
+        yield processors
     if ended:
         yield f"Not waited for: {'; '.join(f'{name} {told}' for name, told in ended.items())}."
     if missing := [row.name for row in ROWS if row.name not in found and row.name not in ended]:
@@ -87,10 +88,10 @@ def _of_model(model: str, found: Mapping[str, Figures], ended: Mapping[str, str]
         ("size", "bits a weight", lambda draw: draw.bits),
         ("time", "minutes to make", lambda draw: draw.seconds / 60),
     ):
-        if points:
+        placed = [Point(row, value(_first(found[row.name])), web) for row, web in points]
+        if costing := [point for point in placed if point.x]:
             file = output.with_name(f"{output.stem}-{slug(model)}-{name}.svg")
-            placed = [Point(row, value(_first(found[row.name])), web) for row, web in points]
-            draw(label, [point for point in placed if point.x], file)
+            draw(label, costing, file)
             yield f"![divergence against {label}]({file.name})"
     if asked := [row for row in rows if found[row.name].answers]:
         yield "**Answers.**"

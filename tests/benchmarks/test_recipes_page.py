@@ -230,3 +230,13 @@ def test_what_was_not_measured_is_not_explained(tmp_path):
     bare = replace(record, settings={**record.settings, "web": None}, rows=rows)
     page.write_page(bare, tmp_path / "results.md")
     assert not any(name in (tmp_path / "results.md").read_text() for name in explained)
+
+
+def test_rows_that_were_not_timed_have_no_picture_of_minutes(tmp_path):
+    """It was an empty one, with a warning of the library."""
+    pytest.importorskip("matplotlib")
+    rows = {"default-w4": Figures({"42": drawn(20.0, 1.0, 3.0, seconds=0.0)}, None, {})}
+    page.write_page(empty(SETTINGS).joined("tiny", "A tiny model.", "", rows), tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "results-tiny-size.svg" in text and "time.svg" not in text and "\n\n\n" not in text
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["results-tiny-size.svg", "results.md"]
