@@ -89,7 +89,7 @@ class Text:
         self.cut = Ended.LENGTH if length + asked.max_new_tokens <= room else Ended.CONTEXT
         self.tokens = np.concatenate([asked.prompt, np.zeros(self.last - length, np.int64)])
         self.length = length  # of the prompt and what was written
-        self.known = 0  # of those, how many its slot holds
+        self.known = self.taken = 0  # of those, how many its slot holds, and how many it held at first
         self.ahead = 0  # tokens proposed to follow them, that a step reads with them
         self.drafting = draft and draft.for_text()
         self.slot = -1
@@ -191,7 +191,7 @@ class Batch:
         text.slot = taken.slot
         if taken.source != taken.slot:
             self.decoder.copy(taken.source, taken.slot, taken.known)
-        text.known = taken.known
+        text.known = text.taken = taken.known
         self.counts.known += taken.known
 
     def _plan(self) -> tuple[list[Reading], list[Text]]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from awq_cli.serving.bodies import Call
 from awq_cli.serving.hearing import Likely, Piece, Told
+from awq_cli.serving.refusals import Refusal
 from engine.stopping import Ended
 
 LETTERS = string.ascii_letters + string.digits
@@ -18,12 +19,21 @@ FINISHES = {Ended.END: "stop", Ended.STOP: "stop", Ended.LENGTH: "length", Ended
 
 @dataclass(frozen=True)
 class Usage:
+    """known_tokens: of prompts, those that needed no reading; thought_tokens: of what was written."""
+
     prompt_tokens: int
     completion_tokens: int
+    known_tokens: int = 0
+    thought_tokens: int = 0
 
-    def as_json(self) -> dict[str, int]:
-        total = self.prompt_tokens + self.completion_tokens
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "total_tokens": total}
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.known_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.thought_tokens},
+        }
 
 
 @dataclass(frozen=True)
@@ -35,17 +45,29 @@ class Written:
 
 
 class Shape(Protocol):
-    """How one kind of answer looks. first: what a stream's answer of a number begins with, or None."""
+    """How one kind of answer looks: at once, or as the events of a stream. end: what comes after the last of them."""
+
+    end: bytes
 
     def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]: ...
 
-    def first(self, number: int) -> dict[str, Any] | None: ...
+    def opening(self, count: int) -> list[dict[str, Any]]:
+        """Before anything of the answers."""
+        ...
 
-    def chunk(self, number: int, piece: Piece) -> dict[str, Any]: ...
+    def chunk(self, number: int, piece: Piece) -> list[dict[str, Any]]: ...
 
-    def last(self, number: int, finish: str) -> dict[str, Any]: ...
+    def last(self, number: int, finish: str) -> list[dict[str, Any]]:
+        """Of an answer."""
+        ...
 
-    def usage(self, usage: Usage) -> dict[str, Any]: ...
+    def closing(self, usage: Usage, wanted: bool) -> list[dict[str, Any]]:
+        """Behind all answers. wanted: whether the request asks for the usage."""
+        ...
+
+    def failed(self, refusal: Refusal) -> dict[str, Any]:
+        """Instead of the rest."""
+        ...
 
 
 @dataclass
@@ -56,6 +78,7 @@ class _Answer:
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     prefix = kind = kind_of_chunk = ""
+    end = b"data: [DONE]\n\n"
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
@@ -64,8 +87,11 @@ class _Answer:
         about = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**about, "choices": choices, **more}
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
-        return self._made(self.kind_of_chunk, [], usage=usage.as_json())
+    def closing(self, usage: Usage, wanted: bool) -> list[dict[str, Any]]:
+        return [self._made(self.kind_of_chunk, [], usage=usage.as_json())] if wanted else []
+
+    def failed(self, refusal: Refusal) -> dict[str, Any]:
+        return refusal.body()
 
 
 @dataclass
@@ -88,10 +114,10 @@ class Chat(_Answer):
         told = _of_chat(answer.pieces)
         return {"index": number, "message": message, "logprobs": told, "finish_reason": answer.finish}
 
-    def first(self, number: int) -> dict[str, Any]:
-        return self._delta(number, {"role": "assistant", "content": ""})
+    def opening(self, count: int) -> list[dict[str, Any]]:
+        return [self._delta(number, {"role": "assistant", "content": ""}) for number in range(count)]
 
-    def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
+    def chunk(self, number: int, piece: Piece) -> list[dict[str, Any]]:
         delta: dict[str, Any] = {"reasoning_content": piece.thought} if piece.thought else {}
         if piece.text or not (piece.calls or piece.thought):
             delta["content"] = piece.text
@@ -99,10 +125,10 @@ class Chat(_Answer):
             first = self.called[number]
             delta["tool_calls"] = [{"index": first + later, **_call(call)} for later, call in enumerate(piece.calls)]
             self.called[number] += len(piece.calls)
-        return self._delta(number, delta, _of_chat([piece]))
+        return [self._delta(number, delta, _of_chat([piece]))]
 
-    def last(self, number: int, finish: str) -> dict[str, Any]:
-        return self._delta(number, {}, finish=finish)
+    def last(self, number: int, finish: str) -> list[dict[str, Any]]:
+        return [self._delta(number, {}, finish=finish)]
 
     def _delta(
         self, number: int, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
@@ -122,14 +148,14 @@ class Completion(_Answer):
         choices = [self._choice(number, answer.pieces, answer.finish) for number, answer in enumerate(answers)]
         return self._made(self.kind, choices, usage=usage.as_json())
 
-    def first(self, number: int) -> None:
-        return None
+    def opening(self, count: int) -> list[dict[str, Any]]:
+        return []
 
-    def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
-        return self._made(self.kind, [self._choice(number, [piece], None)])
+    def chunk(self, number: int, piece: Piece) -> list[dict[str, Any]]:
+        return [self._made(self.kind, [self._choice(number, [piece], None)])]
 
-    def last(self, number: int, finish: str) -> dict[str, Any]:
-        return self._made(self.kind, [self._choice(number, [], finish)])
+    def last(self, number: int, finish: str) -> list[dict[str, Any]]:
+        return [self._made(self.kind, [self._choice(number, [], finish)])]
 
     def _choice(self, number: int, pieces: list[Piece], finish: str | None) -> dict[str, Any]:
         logprobs = _of_completion(pieces, self.lengths[number])
@@ -138,9 +164,12 @@ class Completion(_Answer):
 
 
 def _call(call: Call) -> dict[str, Any]:
-    """Its name is of nine letters and digits: templates there are that take no other."""
-    name = "".join(secrets.choice(LETTERS) for _ in range(9))
-    return {"id": name, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {"id": call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def call_id() -> str:
+    """Of nine letters and digits: templates there are that take no other."""
+    return "".join(secrets.choice(LETTERS) for _ in range(9))
 
 
 def _text(pieces: Iterable[Piece]) -> str:
@@ -155,11 +184,11 @@ def _of_chat(pieces: list[Piece]) -> dict[str, Any] | None:
     told = _all_told(pieces)
     if not told:
         return None
-    content = [{**_likely(one.chosen), "top_logprobs": [_likely(top) for top in one.top]} for one in told]
+    content = [{**likely(one.chosen), "top_logprobs": [likely(top) for top in one.top]} for one in told]
     return {"content": content, "refusal": None}
 
 
-def _likely(one: Likely) -> dict[str, Any]:
+def likely(one: Likely) -> dict[str, Any]:
     return {"token": one.token, "logprob": one.logprob, "bytes": one.bytes}
 
 

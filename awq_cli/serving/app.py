@@ -4,9 +4,9 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,15 +17,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from awq_cli.serving.answers import FINISHES, Chat, Completion, Shape, Usage, Written
+from awq_cli.serving.answers import Chat, Completion, Shape
 from awq_cli.serving.asks import Ask, Limits, read_chat, read_completion, read_object
 from awq_cli.serving.counting import Meters
+from awq_cli.serving.events import Replied
 from awq_cli.serving.forms import Forms
-from awq_cli.serving.hearing import Hearing, Piece
+from awq_cli.serving.items import read_response
+from awq_cli.serving.kept import Kept
 from awq_cli.serving.refusals import GONE, Refusal, refusal_of
-from engine.batching import Batch, Closed, Text
+from awq_cli.serving.writing import Writing, events, whole
+from engine.batching import Batch
 from engine.model import Model
-from engine.stopping import Ended
 
 # Bytes of a body: some, and for each token of the context more than tokens have on average, however they are escaped.
 BODY_AT_LEAST, BODY_PER_TOKEN = 64 << 10, 64
@@ -33,6 +35,7 @@ BODY_SECONDS = 30.0  # that a client may take to send one
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Read = Callable[[dict[str, Any], Model, Forms, Limits], Ask]
+Make = Callable[[str, dict[str, Any]], Shape]  # of the model's name and a request
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def make_app(served: Served, origins: Sequence[str] = ()) -> Starlette:
     routes = [
         Route("/v1/chat/completions", api.answered(api.chat), methods=["POST"]),
         Route("/v1/completions", api.answered(api.completion), methods=["POST"]),
+        Route("/v1/responses", api.answered(api.response), methods=["POST"]),
+        Route("/v1/responses/{name}", api.answered(api.kept), methods=["GET", "DELETE"]),
         Route("/v1/models", api.answered(api.models)),
         Route("/v1/models/{name:path}", api.answered(api.one_model)),
         Route("/health", api.answered(api.health)),
@@ -77,6 +82,7 @@ class _Api:
     def __init__(self, served: Served):
         self._served = served
         self._started = int(time.time())
+        self._kept = Kept()
         self._encoding = asyncio.Lock()  # templates and tokenizers take one text at a time
 
     def answered(self, endpoint: Endpoint) -> Endpoint:
@@ -128,108 +134,37 @@ class _Api:
             )
 
     async def chat(self, request: Request) -> Response:
-        return await self._answer(request, read_chat, Chat(self._served.name))
+        return await self._answer(request, read_chat, lambda name, _: Chat(name))
 
     async def completion(self, request: Request) -> Response:
-        return await self._answer(request, read_completion, Completion(self._served.name))
+        return await self._answer(request, read_completion, lambda name, _: Completion(name))
 
-    async def _answer(self, request: Request, read: Read, shape: Shape) -> Response:
+    async def response(self, request: Request) -> Response:
+        return await self._answer(request, partial(read_response, self._kept), partial(Replied, self._kept))
+
+    async def kept(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if request.method != "DELETE":
+            return _Json(self._kept.find(name))
+        self._kept.forget(name)
+        return _Json({"id": name, "object": "response", "deleted": True})
+
+    async def _answer(self, request: Request, read: Read, make: Make) -> Response:
         served, begun = self._served, time.perf_counter()
         given = read_object(await _body(request, served.most_body))
         if given.get("model") is not None:  # there is one
             self._check_name(given["model"])
         async with self._encoding:
             ask = await asyncio.to_thread(read, given, served.model, served.forms, served.limits)
-        writing = _Writing(served, ask, begun)
+        shape = make(served.name, given)
+        writing = Writing(ask, served.model, served.batch, served.meters, begun)
         if ask.stream:
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-            return StreamingResponse(_events(writing, shape), media_type="text/event-stream", headers=headers)
-        return await _unless_gone(request, _whole(writing, shape))
+            return StreamingResponse(events(writing, shape), media_type="text/event-stream", headers=headers)
+        return _Json(await _unless_gone(request, whole(writing, shape)))
 
 
-class _Writing:
-    """The answers to a request, written from here on, and cancelled where nobody wants them any more."""
-
-    def __init__(self, served: Served, ask: Ask, begun: float):
-        """Raises as `Batch.add` does."""
-        self._meters, self._begun, self._ask, self._queue = served.meters, begun, ask, asyncio.Queue()
-        self.count, self.with_usage = len(ask.choices), ask.with_usage
-        self._hearings = [Hearing(served.model, ask, number, self._queue) for number in range(self.count)]
-        self._texts: list[Text] = []
-        try:
-            for hearing in self._hearings:
-                self._texts.append(hearing.begin(served.batch, served.model))
-        except Exception:
-            self._cancel()
-            raise
-
-    def _cancel(self) -> None:
-        for text in self._texts:
-            text.cancel()
-
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece | None]]:
-        """With the numbers of their answers; None where one has ended. Raises what ended one, if something did."""
-        left, first = self.count, True
-        try:
-            while left:
-                number, piece = await self._queue.get()
-                hearing = self._hearings[number]
-                if first and (times := [one.first for one in self._hearings if one.first is not None]):
-                    self._meters.first_token.observe(min(times) - self._begun)
-                    first = False
-                if piece is None:
-                    left -= 1
-                    if hearing.error is not None:
-                        raise hearing.error
-                    if hearing.how is Ended.INTERRUPTED:
-                        raise Closed("the server ends")
-                yield number, piece
-            self._meters.whole.observe(time.perf_counter() - self._begun)
-        finally:
-            self._cancel()
-
-    def finish(self, number: int) -> str:
-        hearing, calling = self._hearings[number], self._ask.calling
-        finish = FINISHES[hearing.how]
-        return calling.finish if calling is not None and hearing.called and finish == "stop" else finish
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(self._ask.prompt_tokens, sum(hearing.tokens for hearing in self._hearings))
-
-
-async def _whole(writing: _Writing, shape: Shape) -> Response:
-    found: list[list[Piece]] = [[] for _ in range(writing.count)]
-    async with aclosing(writing.pieces()) as pieces:
-        async for number, piece in pieces:
-            found[number] += [] if piece is None else [piece]
-    answers = [Written(pieces, writing.finish(number)) for number, pieces in enumerate(found)]
-    return _Json(shape.whole(answers, writing.usage))
-
-
-async def _events(writing: _Writing, shape: Shape) -> AsyncIterator[bytes]:
-    """Server-sent events; what goes wrong after the first has been sent is the last of them."""
-    async with aclosing(writing.pieces()) as pieces:
-        try:
-            for number in range(writing.count):
-                if (first := shape.first(number)) is not None:
-                    yield _event(first)
-            async for number, piece in pieces:
-                told = shape.last(number, writing.finish(number)) if piece is None else shape.chunk(number, piece)
-                yield _event(told)
-        except Exception as error:  # the status has been sent: an event is all that is left to say it with
-            yield _event(refusal_of(error).body())
-            return
-    if writing.with_usage:
-        yield _event(shape.usage(writing.usage))
-    yield b"data: [DONE]\n\n"
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
+async def _unless_gone(request: Request, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     """The answer, which is given up when the client goes."""
 
     async def gone() -> None:
@@ -277,7 +212,8 @@ class _Json(JSONResponse):
 async def _refuse_http(request: Request, error: HTTPException) -> Response:
     """There is no such address, or not for this method."""
     path = f"{request.method} {request.url.path}"
-    known = "; there are /v1/chat/completions, /v1/completions and /v1/models" if error.status_code == 404 else ""
+    there = "; there are /v1/chat/completions, /v1/responses, /v1/completions and /v1/models"
+    known = there if error.status_code == 404 else ""
     return JSONResponse(
         Refusal(error.status_code, f"{path}: {error.detail}{known}", code="unknown_url").body(),
         error.status_code,

@@ -53,8 +53,9 @@ class Hearing:
     """`engine.batching.Listener` of the answer of a number among those to one request; what it hears is put into a
     queue with its number, in the loop that it was made in: pieces, and None at the end.
 
-    tokens: written so far; first: when the first of them was, by `time.perf_counter`; called: whether tools have been;
-    how, error: once it has ended.
+    tokens: written so far; thoughts: those of them that were thought; taken: tokens of the prompt that needed no
+    reading; first: when the first was written, by `time.perf_counter`; called: whether tools have been; how, error:
+    once it has ended.
     """
 
     def __init__(self, model: Model, ask: Ask, number: int, queue: Heard):
@@ -71,7 +72,8 @@ class Hearing:
         self._told: deque[tuple[int, Told]] = deque()  # and where in the answer the token begins
         self._length = self._given = 0  # characters so far, and of those that are known to come before any stop text
         self.called = False
-        self.tokens = 0
+        self.tokens = self.thoughts = self._given_tokens = 0
+        self._text: Text | None = None
         self.first: float | None = None
         self.how: Ended | None = None
         self.error: Exception | None = None
@@ -81,7 +83,12 @@ class Hearing:
         own = self._own
         rule = model.rules.for_text(len(own.prompt), own.max_new_tokens, own.repetition_penalty)
         adjust = both(rule, own.adjust)
-        return batch.add(Asked(own.prompt, own.max_new_tokens, self._end_tokens, own.choose, adjust), self)
+        self._text = batch.add(Asked(own.prompt, own.max_new_tokens, self._end_tokens, own.choose, adjust), self)
+        return self._text
+
+    @property
+    def taken(self) -> int:
+        return 0 if self._text is None else self._text.taken
 
     def wrote(self, token: int, logits: np.ndarray) -> bool:
         if self.first is None:
@@ -129,6 +136,9 @@ class Hearing:
         self.called = self.called or bool(piece.calls)
         if not (piece.text or piece.told or piece.calls or piece.thought):
             return
+        if piece.thought:
+            self.thoughts += self.tokens - self._given_tokens
+        self._given_tokens = self.tokens
         if self._ask.stream:
             self._send([piece])
         else:

@@ -1,0 +1,246 @@
+"""Requests of OpenAI's API of responses, put as requests of a chat: the same fields by other names, and a conversation
+that is a list of items, one for each message, call, result of a call, and thought.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from awq_cli.serving.asks import ASIDE, Ask, Limits, read_chat
+from awq_cli.serving.choosing import FIELDS
+from awq_cli.serving.fields import wrong
+from awq_cli.serving.forms import FORM, Forms
+from awq_cli.serving.kept import Kept
+from awq_cli.serving.messages import is_one_of
+from awq_cli.serving.refusals import Refusal
+from engine.model import Model
+
+# Fields of a request in a chat, and what they are called here.
+NAMES = {
+    "messages": "input", "max_completion_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort",
+    FORM: "text.format",
+}  # fmt: skip
+SAME = FIELDS | {
+    "stream", "stream_options", "stop", "top_logprobs", "parallel_tool_calls", "chat_template_kwargs",
+}  # fmt: skip
+OWN = {
+    "input", "previous_response_id", "instructions", "include", "tools", "tool_choice", "reasoning", "text",
+    "max_output_tokens",
+}  # fmt: skip
+BESIDE = ASIDE | {"max_tool_calls", "background_options", "client_metadata"}
+# Fields that ask for what is not done here, what they are when they ask for nothing, and what to do instead.
+NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "conversation": ((None,), "; name the previous_response_id, or send all of it as input"),
+    "background": ((None, False), "; leave it out"),
+    "prompt": ((None,), "; send what it says as input"),
+    "truncation": ((None, "disabled"), "; shorten the input, and leave it out"),
+    "context_management": ((None, []), "; leave it out"),
+    "moderation": ((None,), "; leave it out"),
+}
+LOGPROBS = "message.output_text.logprobs"
+# What else may be asked to be told of: none of it there is here.
+INCLUDED = re.compile(r"(?:file_search|web_search|code_interpreter|computer)_call\S*|reasoning\.\S+|message\.input_\S+")
+TEXTS = ("input_text", "output_text", "text")
+THOUGHTS = ("reasoning_text", "text")
+
+
+def read_response(kept: Kept, given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:
+    """Of /v1/responses. Raises as `read_chat` does."""
+    chat, places = as_chat(given, kept)
+    try:
+        return read_chat(chat, model, forms, limits)
+    except Refusal as refusal:
+        raise _renamed(refusal, places) from refusal
+
+
+def as_chat(given: dict[str, Any], kept: Kept) -> tuple[dict[str, Any], list[str]]:
+    """The request of a chat that asks for the same, and where in this one each of its messages is from.
+
+    Raises `Refusal`.
+    """
+    _check_fields(given)
+    chat = {name: value for name, value in given.items() if name in SAME}
+    messages = _with_instructions(given, list(_messages(*kept.conversation(given))))
+    chat["messages"] = [message for _, message in messages]
+    chat["max_completion_tokens"] = given.get("max_output_tokens")
+    included = _included(given.get("include"))
+    chat["logprobs"] = included or bool(given.get("top_logprobs"))
+    chat["tools"] = [_tool(function) for _, function in functions_of(given)]
+    chat["tool_choice"] = _choice(given.get("tool_choice"))
+    reasoning, text = _object(given, "reasoning"), _object(given, "text")
+    chat["reasoning_effort"] = reasoning.get("effort")
+    chat[FORM] = _form(text.get("format"))
+    return chat, [where for where, _ in messages]
+
+
+def _check_fields(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if name in NOT_DONE:
+            nothing, instead = NOT_DONE[name]
+            if not is_one_of(value, nothing):
+                raise Refusal(400, f"{name} is not supported here{instead}", name, "unsupported_parameter")
+        elif name not in SAME | OWN | BESIDE:
+            raise Refusal(400, f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
+
+
+def _object(given: dict[str, Any], name: str) -> dict[str, Any]:
+    value = given.get(name)
+    if not isinstance(value, dict | None):
+        raise wrong(name, "has to be an object")
+    return value or {}
+
+
+def _included(given: Any) -> bool:
+    """Whether probabilities are."""
+    names = [] if given is None else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise wrong("include", "has to be a list of names")
+    for name in names:
+        if name != LOGPROBS and not INCLUDED.fullmatch(name):
+            raise wrong("include", f"has {name}, which nobody knows")
+    return LOGPROBS in names
+
+
+def functions_of(given: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
+    """Tools of a request that the model is shown, and the space of names that each is in, if it is. Raises `Refusal`.
+
+    A search of the web is not: nothing here could do it, and clients offer it to any model.
+    """
+    tools = given.get("tools") or []
+    if not isinstance(tools, list):
+        raise wrong("tools", "has to be a list of tools")
+    found: list[tuple[str | None, dict[str, Any]]] = []
+    for number, tool in enumerate(tools):
+        where = f"tools[{number}]"
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind == "namespace" and isinstance(tool.get("tools"), list):
+            found += [(tool.get("name"), _function(one, where)) for one in tool["tools"]]
+        elif not (isinstance(kind, str) and kind.startswith("web_search")):
+            found.append((None, _function(tool, where)))
+    names = [function.get("name") for _, function in found]
+    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise wrong("tools", f"have two functions by the name of {twice}")
+    return found
+
+
+def _function(tool: Any, where: str) -> dict[str, Any]:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if kind != "function":
+        raise wrong(where, f"is of type {kind}; functions are all that there is here")
+    return tool
+
+
+def _tool(function: dict[str, Any]) -> dict[str, Any]:
+    told = ("name", "description", "parameters", "strict")
+    return {"type": "function", "function": {name: function[name] for name in told if function.get(name) is not None}}
+
+
+def _choice(given: Any) -> Any:
+    if isinstance(given, dict) and given.get("type") == "function":
+        return {"type": "function", "function": {"name": given.get("name")}}
+    return given
+
+
+def _form(given: Any) -> Any:
+    if isinstance(given, dict) and given.get("type") == "json_schema":
+        return {"type": "json_schema", "json_schema": {name: one for name, one in given.items() if name != "type"}}
+    return given
+
+
+def _with_instructions(
+    given: dict[str, Any], messages: list[tuple[str, dict[str, Any]]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Ahead of all; in one with the system texts that come next, since few templates take two."""
+    instructions = given.get("instructions")
+    if not isinstance(instructions, str | None):
+        raise wrong("instructions", "has to be a text")
+    if instructions:
+        part = {"type": "text", "text": instructions}
+        messages = [("instructions", {"role": "system", "content": [part]}), *messages]
+    first = next(
+        (at for at, (_, one) in enumerate(messages) if one["role"] not in ("system", "developer")), len(messages)
+    )
+    if first < 2:
+        return messages
+    parts = [part for _, one in messages[:first] for part in ({"type": "text", "text": "\n\n"}, *one["content"])]
+    return [(messages[0][0], {"role": "system", "content": parts[1:]}), *messages[first:]]
+
+
+def _messages(items: list[Any], before: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those that items make: what a model gave in one answer is one of them. before: of another request."""
+    if len(items) == before:
+        raise wrong("input", "has to be a text, or a list of one item or more")
+    answer: tuple[str, dict[str, Any]] | None = None
+    for number, item in enumerate(items, -before):
+        where = f"input[{number}]"
+        made = _message(item, where)
+        if answer is not None and _goes_on(answer[1], made):
+            calls = [*answer[1].get("tool_calls", []), *made.get("tool_calls", [])]
+            answer[1].update(made, **({"tool_calls": calls} if calls else {}))
+            continue
+        if answer is not None:
+            yield answer
+        answer = (where, made) if made["role"] == "assistant" else None
+        if answer is None:
+            yield where, made
+    if answer is not None:
+        yield answer
+
+
+def _goes_on(answer: dict[str, Any], made: dict[str, Any]) -> bool:
+    """Whether an item is of the answer that was begun: thoughts come first, then a text, then calls."""
+    order = ("reasoning_content", "content", "tool_calls")
+    last = max(order.index(name) for name in answer if name in order)
+    next_one = min((order.index(name) for name in made if name in order), default=0)
+    return made["role"] == "assistant" and (next_one > last or next_one == last == order.index("tool_calls"))
+
+
+def _message(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise wrong(where, "has to be an item, as a message is")
+    kind = item.get("type", "message")
+    if kind == "message":
+        return {"role": item.get("role"), "content": _parts(item.get("content"), where)}
+    if kind == "function_call":
+        call = {"name": item.get("name"), "arguments": item.get("arguments")}
+        return {"role": "assistant", "tool_calls": [{"id": item.get("call_id"), "type": "function", "function": call}]}
+    if kind == "function_call_output":
+        told = {"role": "tool", "content": _parts(item.get("output"), where)}
+        return told | ({"tool_call_id": item["call_id"]} if isinstance(item.get("call_id"), str) else {})
+    if kind == "reasoning":
+        return {"role": "assistant", "reasoning_content": _thought(item.get("content"))}
+    raise wrong(where, f"is of type {kind}, which this model is not told of")
+
+
+def _parts(content: Any, where: str) -> list[dict[str, Any]]:
+    """Of a text, or of a list of such."""
+    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list):
+        raise wrong(where, "has to have a text")
+    told = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in (*TEXTS, "refusal"):
+            raise wrong(where, f"has a part of type {kind}; this model reads nothing but texts")
+        told.append({"type": "text", "text": part.get("refusal" if kind == "refusal" else "text")})
+    return told
+
+
+def _thought(content: Any) -> str:
+    """What an answer's thoughts were, as they were given; a summary of them is something else."""
+    parts = content if isinstance(content, list) else []
+    told = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in THOUGHTS]
+    return "".join(text for text in told if isinstance(text, str))
+
+
+def _renamed(refusal: Refusal, places: list[str]) -> Refusal:
+    """What is said of a request in a chat, said of this one."""
+    if refusal.parameter is None:
+        return refusal
+    field = re.match(r"\w+(?:\[(\d+)\])?", refusal.parameter)
+    old = field[0] if field else refusal.parameter
+    new = places[int(field[1])] if field and field[1] and old.startswith("messages") else NAMES.get(old, old)
+    return replace(
+        refusal, message=refusal.message.replace(old, new), parameter=new + refusal.parameter.removeprefix(old)
+    )
