@@ -24,11 +24,18 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "function_call": (None, "none", "auto"),
     "audio": (None,), "modalities": (None, ["text"]),
     "prediction": (None,), "web_search_options": (None,), "moderation": (None,),
+    # Of vLLM and llama.cpp, whose clients send them as they are by default.
+    "add_generation_prompt": (None, True), "continue_final_message": (None, False),
+    "skip_special_tokens": (None, True), "return_token_ids": (None, False), "stop_token_ids": (None, []),
+    "min_tokens": (None, 0), "ignore_eos": (None, False), "use_beam_search": (None, False), "length_penalty": (None, 1),
+    "repeat_penalty": (None, 1), "typical_p": (None, 1), "mirostat": (None, 0), "dry_multiplier": (None, 0),
+    "xtc_probability": (None, 0), "n_probs": (None, 0),
 }  # fmt: skip
 # Fields that change nothing in an answer.
 ASIDE = {
     "model", "user", "metadata", "store", "service_tier", "safety_identifier",
-    "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "verbosity",
+    "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "verbosity", "cache_prompt", "id_slot",
+    "keep_alive", "request_id", "session_id", "chat_id",
 }  # fmt: skip
 SHARED = FIELDS | {"n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format"}
 OF_CHAT = {
@@ -99,7 +106,7 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
         shown["tools"] = []  # none, and yet the template that knows of calls
     shown |= effort_shown(given, template) | _seen(given)
     prompt = model.encode_chat(messages, shown)
-    most = whole(given, "max_completion_tokens", 1, None) or whole(given, "max_tokens", 1, None)
+    most = _most(given, "max_completion_tokens") or _most(given, "max_tokens")
     room, count = _room(prompt, most, limits, "messages"), _count(given, 1, limits)
     apart, kept = told_apart(given), _kept(given, calling, forms, count)
     free = all(form is None for form in kept)  # what is kept to a form has no thoughts in it
@@ -113,7 +120,7 @@ def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: L
     """Of /v1/completions. Raises as `read_chat` does."""
     _check_fields(given, OF_COMPLETIONS)
     top = whole(given, "logprobs", 0, MOST_TOP_OF_COMPLETIONS)
-    most = whole(given, "max_tokens", 1, None)
+    most = _most(given, "max_tokens")
     asked = _prompts(given.get("prompt"))
     count = _count(given, len(asked), limits)
     prompts = [_prompt(one, model) for one in asked]
@@ -123,6 +130,11 @@ def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: L
         room, own = _room(prompt, most or left, limits, "prompt"), [kept.pop() for _ in range(count)]
         choices += choosing(given, prompt, room, model.vocabulary, own)
     return _ask(given, sum(map(len, prompts)), choices, top)
+
+
+def _most(given: dict[str, Any], name: str) -> int | None:
+    """Tokens of an answer; None where nothing is said, or -1, as other servers have it."""
+    return None if is_one_of(given.get(name), (None, -1)) else whole(given, name, 1, None)
 
 
 def _count(given: dict[str, Any], prompts: int, limits: Limits) -> int:

@@ -45,6 +45,9 @@ class Forms:
         if kind == "json_object" and len(given) == 1:
             return self.keeping({"type": "object"}, count, openings=openings)
         described = given.get("json_schema") if kind == "json_schema" and len(given) == 2 else None
+        # As llama.cpp's server has it.
+        if kind in ("json_object", "json_schema") and given.keys() == {"type", "schema"}:
+            described = given
         if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
             raise _wrong(
                 FORM, "has to be of type text, json_object, or json_schema with a json_schema that has a schema"

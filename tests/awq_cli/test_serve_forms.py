@@ -93,6 +93,11 @@ def test_any_object(pets):
         assert answer.finish_reason == "length" or type(json.loads(answer.message.content)) is dict
 
 
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+def test_a_schema_as_another_server_takes_it(kind, pets):
+    check(ask(pets, 2, {"type": kind, "schema": SCHEMA}).choices[0].message.content)
+
+
 def test_a_completion(pets):
     made = pets.client().completions.create(
         model=pets.name, prompt="A pet:", max_tokens=300, seed=1, extra_body={"response_format": FORM}

@@ -43,6 +43,12 @@ WRONG = [
     ("chat/completions", {"messages": USER, "top_p": -1}, 400, "top_p", "invalid_value", "0 to 1"),
     ("chat/completions", {"messages": USER, "seed": 1.5}, 400, "seed", "invalid_value", "a whole number"),
     ("chat/completions", {"messages": USER, "max_tokens": 0}, 400, "max_tokens", "invalid_value", "1 at least"),
+    ("chat/completions", {"messages": USER, "max_tokens": -2}, 400, "max_tokens", "invalid_value", "1 at least"),
+    (
+        "chat/completions", {"messages": USER, "mirostat": 2}, 400, "mirostat", "unsupported_parameter",
+        "mirostat is not supported here",
+    ),
+    ("completions", {"prompt": "a", "ignore_eos": 0}, 400, "ignore_eos", "unsupported_parameter", "not supported"),
     ("chat/completions", {"messages": USER, "max_tokens": True}, 400, "max_tokens", "invalid_value", "whole number"),
     ("chat/completions", {"messages": USER, "stop": [""]}, 400, "stop", "invalid_value", "none of them empty"),
     ("chat/completions", {"messages": USER, "stop": ["a"] * 65}, 400, "stop", "invalid_value", "up to 64"),
@@ -107,3 +113,27 @@ def test_requests_that_are_wrong(server, case):
 def test_a_request_need_not_name_the_model(server, path, body):
     answer = server.post(path, {"model": None, "max_tokens": 1, **body})
     assert answer.status_code == 200 and answer.json()["model"] == server.name
+
+
+# As front ends send them whether they are wanted or not.
+IDLE = {
+    "mirostat": 0, "typical_p": 1.0, "repeat_penalty": 1, "min_tokens": 0, "stop_token_ids": [], "ignore_eos": False,
+    "add_generation_prompt": True, "skip_special_tokens": True, "cache_prompt": True, "id_slot": -1, "keep_alive": "5m",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path, body", [("chat/completions", {"messages": USER}), ("completions", {"prompt": "a"})])
+def test_fields_of_other_servers_that_ask_for_nothing(server, path, body):
+    plain, idle = (server.post(path, {"temperature": 0, "max_tokens": 5, **body, **more}) for more in ({}, IDLE))
+    assert idle.status_code == 200 and idle.json()["usage"]["completion_tokens"] == 5
+    told = [answer.json()["choices"] for answer in (plain, idle)]
+    assert told[0] == told[1]
+
+
+def test_no_bound(server):
+    """As LM Studio has it in its example: what there is room for."""
+    whole, none = (
+        server.post("chat/completions", {"messages": USER, "temperature": 0, **more}).json()
+        for more in ({"max_tokens": -1}, {})
+    )
+    assert whole["choices"] == none["choices"] and whole["usage"]["completion_tokens"] > 100
