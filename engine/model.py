@@ -171,9 +171,11 @@ class Model:
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 
-    def encode_chat(self, messages: Conversation, seen: Seen = NOTHING) -> np.ndarray:
-        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model."""
-        tokens = encode_chat(self.tokenizer, messages, self._rendered, seen)
+    def encode_chat(self, messages: Conversation, seen: Seen = NOTHING, begun: str = "") -> np.ndarray:
+        """Token ids `(length,)` of messages put through the model's chat template, each with a row in the model; begun:
+        of the answer to them.
+        """
+        tokens = encode_chat(self.tokenizer, messages, self._rendered, seen, begun)
         check_rows(self.tokenizer, tokens, self.vocabulary)
         return tokens
 

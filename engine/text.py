@@ -83,19 +83,19 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool) -> np.ndarray:
 
 
 def encode_chat(
-    tokenizer: Any, messages: Conversation, rendered: Render | None = None, seen: Seen = NOTHING
+    tokenizer: Any, messages: Conversation, rendered: Render | None = None, seen: Seen = NOTHING, begun: str = ""
 ) -> np.ndarray:
     """Token ids `(length,)` that the model's chat template makes of messages, up to where the answer is to begin.
 
     The last message is the user's, or what a tool gave. rendered: by what; None: by `engine.templates.render`; seen: as
-    there. Raises `OptionError`.
+    there; begun: what there is of the answer already. Raises `OptionError`.
     """
     for message in messages:
         check_unicode(message["content"], f"`{'system' if message['role'] == 'system' else 'prompt'}`")
     if messages[-1]["role"] != "tool":
         check_prompt(messages[-1]["content"])
     made = render(tokenizer, messages, seen) if rendered is None else rendered(messages, seen)
-    return _some(encode(tokenizer, made, special=False), made)
+    return _some(encode(tokenizer, made + begun, special=False), made)
 
 
 def check_prompt(prompt: str) -> None:

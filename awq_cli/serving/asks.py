@@ -9,13 +9,13 @@ import numpy as np
 from awq_cli.serving.choosing import FIELDS, Choosing, choosing
 from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import Forms
-from awq_cli.serving.messages import is_one_of, read_messages, tells_of_calls
+from awq_cli.serving.messages import begun_answer, is_one_of, read_messages, tells_of_calls
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.thoughts import effort_shown, told_apart
 from awq_cli.serving.tools import Calling, read_tools
 from engine.model import Model
 from engine.rules import Adjust
-from engine.templates import template_of
+from engine.templates import Conversation, template_of
 from engine.thoughts import Thinking, thinking_of
 
 # Fields that ask for what is not done here, and what they are when they ask for nothing.
@@ -25,7 +25,6 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "audio": (None,), "modalities": (None, ["text"]),
     "prediction": (None,), "web_search_options": (None,), "moderation": (None,),
     # Of vLLM and llama.cpp, whose clients send them as they are by default.
-    "add_generation_prompt": (None, True), "continue_final_message": (None, False),
     "skip_special_tokens": (None, True), "return_token_ids": (None, False), "stop_token_ids": (None, []),
     "min_tokens": (None, 0), "ignore_eos": (None, False), "use_beam_search": (None, False), "length_penalty": (None, 1),
     "repeat_penalty": (None, 1), "typical_p": (None, 1), "mirostat": (None, 0), "dry_multiplier": (None, 0),
@@ -40,7 +39,7 @@ ASIDE = {
 SHARED = FIELDS | {"n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format"}
 OF_CHAT = {
     "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
-    "chat_template_kwargs", "reasoning_effort", "reasoning_format",
+    "chat_template_kwargs", "reasoning_effort", "reasoning_format", "add_generation_prompt", "continue_final_message",
 }  # fmt: skip
 OF_COMPLETIONS = {"prompt"}
 OF_STREAMS = {"include_usage", "include_obfuscation"}
@@ -66,9 +65,10 @@ class Limits:
 class Ask:
     """What is to be written, and how it is to be told.
 
-    chat: whether a conversation is, and not what texts go on with; prompt_tokens: of all prompts; choices: the answers,
-    several to each prompt; top: how many likely tokens are told of beside each one; None: nor is its own probability;
-    calling: how tools are called, None where none is to be; thinking: how thoughts are told apart, None where none are.
+    chat: whether a turn of a conversation is, and not what a text goes on with; prompt_tokens: of all prompts; choices:
+    the answers, several to each prompt; top: how many likely tokens are told of beside each one; None: nor is its own
+    probability; calling: how tools are called, None where none is to be; thinking: how thoughts are told apart, None
+    where none are.
     """
 
     chat: bool
@@ -105,15 +105,28 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
     if calling is None and template != template_of(model.tokenizer, tools=False):
         shown["tools"] = []  # none, and yet the template that knows of calls
     shown |= effort_shown(given, template) | _seen(given)
-    prompt = model.encode_chat(messages, shown)
+    begun = begun_answer(given, messages)
+    prompt = model.encode_chat(messages, shown) if begun is None else _begun(begun, messages, shown, template, model)
     most = _most(given, "max_completion_tokens") or _most(given, "max_tokens")
     room, count = _room(prompt, most, limits, "messages"), _count(given, 1, limits)
     apart, kept = told_apart(given), _kept(given, calling, forms, count)
     free = all(form is None for form in kept)  # what is kept to a form has no thoughts in it
-    thinking = thinking_of(template, prompt, model.tokenizer) if free else None
+    if begun is not None and not free:
+        raise wrong(f"messages[{len(messages) - 1}]", "cannot be gone on with where the answer is to have a form")
+    thinking = thinking_of(template, prompt, model.tokenizer) if free and begun is None else None
     choices = choosing(given, prompt, room, model.vocabulary, kept)
     ask = _ask(given, len(prompt), choices, (top or 0) if wanted else None)
-    return replace(ask, calling=calling, thinking=thinking and replace(thinking, apart=apart))
+    thinking = thinking and replace(thinking, apart=apart)
+    return replace(ask, chat=begun is None, calling=calling, thinking=thinking)
+
+
+def _begun(begun: str, messages: Conversation, shown: dict[str, Any], template: str, model: Model) -> np.ndarray:
+    """A prompt that ends with the beginning of an answer, which is the last of the messages."""
+    prompt = model.encode_chat(messages[:-1], shown)
+    thinking = thinking_of(template, prompt, model.tokenizer)
+    if thinking is not None and (thinking.begun or thinking.between.parts):
+        raise wrong(f"messages[{len(messages) - 1}]", "cannot be gone on with: this model is about to think there")
+    return model.encode_chat(messages[:-1], shown, begun)
 
 
 def read_completion(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:

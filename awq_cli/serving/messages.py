@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from awq_cli.serving.fields import wrong
+from awq_cli.serving.fields import flag, wrong
 from awq_cli.serving.tools import read_calls
 from engine.templates import Conversation
 from engine.text import check_unicode
@@ -12,7 +12,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 NOT_TOLD: dict[str, tuple[Any, ...]] = {"function_call": (None,), "audio": (None,)}
 REASONING = ("reasoning_content", "reasoning")  # what other servers call what was thought before an answer
 OWN_WORD = "thinking"  # as some templates have it; of theirs one refuses to be told it beside an answer
-READ_HERE = {"role", "content", "refusal", "tool_calls", *REASONING, *NOT_TOLD}
+READ_HERE = {"role", "content", "refusal", "prefix", "tool_calls", *REASONING, *NOT_TOLD}
 
 
 def read_messages(given: dict[str, Any], template: str) -> Conversation:
@@ -34,6 +34,24 @@ def read_messages(given: dict[str, Any], template: str) -> Conversation:
                 raise wrong(where, f"has {field}, which this model is not told of")
         read.append({"role": ROLES[role], **_said(message, where, template)})
     return read
+
+
+def begun_answer(given: dict[str, Any], messages: Conversation) -> str | None:
+    """What the last message begins an answer with, where a request wants that gone on with: by vLLM's word for it, or
+    by DeepSeek's and Mistral's. messages: as read. Raises `Refusal`.
+    """
+    last, whole = given["messages"][-1], flag(given, "continue_final_message")
+    new = given.get("add_generation_prompt") is None or flag(given, "add_generation_prompt")
+    if not whole and not flag(last, "prefix"):
+        if not new:
+            raise wrong("add_generation_prompt", "has to be true where no answer is gone on with")
+        return None
+    if whole and new and given.get("add_generation_prompt") is not None:
+        raise wrong("add_generation_prompt", "has to be false beside continue_final_message")
+    where = f"messages[{len(messages) - 1}]"
+    if last.get("role") != "assistant" or last.get("tool_calls") or not messages[-1]["content"] or len(messages) < 2:
+        raise wrong(where, "has to be an assistant's text that follows another message, to be gone on with")
+    return messages[-1]["content"]
 
 
 def tells_of_calls(given: dict[str, Any]) -> bool:

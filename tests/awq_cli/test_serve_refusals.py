@@ -118,7 +118,7 @@ def test_a_request_need_not_name_the_model(server, path, body):
 # As front ends send them whether they are wanted or not.
 IDLE = {
     "mirostat": 0, "typical_p": 1.0, "repeat_penalty": 1, "min_tokens": 0, "stop_token_ids": [], "ignore_eos": False,
-    "add_generation_prompt": True, "skip_special_tokens": True, "cache_prompt": True, "id_slot": -1, "keep_alive": "5m",
+    "skip_special_tokens": True, "cache_prompt": True, "id_slot": -1, "keep_alive": "5m",
 }  # fmt: skip
 
 
