@@ -144,6 +144,8 @@ class _Api:
 
     async def kept(self, request: Request) -> Response:
         name = request.path_params["name"]
+        if request.query_params.get("stream", "false") != "false":
+            raise Refusal(400, "stream: an answer that is kept comes at once", "stream", "unsupported_parameter")
         if request.method != "DELETE":
             return _Json(self._kept.find(name))
         self._kept.forget(name)

@@ -1,6 +1,7 @@
 """Requests of OpenAI's API, read and checked field by field."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,11 +85,19 @@ class Ask:
 
 def read_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_float=_number, parse_constant=_number)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(value, dict):
         raise Refusal(400, "the body has to be a JSON object", code="invalid_json")
+    return value
+
+
+def _number(text: str) -> float:
+    """Of what JSON has for numbers: what is told again has to be JSON, too."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of it")
     return value
 
 
@@ -102,6 +111,8 @@ def read_chat(given: dict[str, Any], model: Model, forms: Forms, limits: Limits)
         raise wrong("top_logprobs", "needs logprobs to be true")
     template = template_of(model.tokenizer, tools=calling is not None or tells_of_calls(given))
     messages, shown = read_messages(given, template), {"tools": calling.shown} if calling else {}
+    if messages[-1]["role"] != "tool" and not messages[-1]["content"].strip():
+        raise wrong(f"messages[{len(messages) - 1}].content", "is empty; give some text")
     if calling is None and template != template_of(model.tokenizer, tools=False):
         shown["tools"] = []  # none, and yet the template that knows of calls
     shown |= effort_shown(given, template) | _seen(given)

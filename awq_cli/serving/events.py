@@ -6,8 +6,8 @@ from typing import Any
 
 from awq_cli.serving.answers import Usage, Written, call_id, likely
 from awq_cli.serving.bodies import Call
+from awq_cli.serving.functions import functions_of
 from awq_cli.serving.hearing import Piece, Told
-from awq_cli.serving.items import functions_of
 from awq_cli.serving.kept import Kept
 from awq_cli.serving.refusals import Refusal
 
@@ -33,7 +33,7 @@ class Replied:
         self._kept, self._asked = kept, kept.asked(given)
         told = {name: given[name] if given.get(name) is not None else usual for name, usual in ECHOED.items()}
         text, reasoning = given.get("text") or {}, given.get("reasoning") or {}
-        self._namespaces = {function["name"]: space for space, function in functions_of(given) if space is not None}
+        self._functions = {function.shown: function for function in functions_of(given)}
         self._about: dict[str, Any] = {
             "id": f"resp_{secrets.token_hex(24)}",
             "object": "response",
@@ -65,17 +65,21 @@ class Replied:
         return [self._event("response.created", response=begun), self._event("response.in_progress", response=begun)]
 
     def chunk(self, number: int, piece: Piece) -> list[Event]:
+        """Tokens that nothing has come of yet are told of with what comes next, if that is of a message."""
+        self._held += piece.told
         events = self._add("reasoning", piece.thought, []) if piece.thought else []
-        if piece.text or piece.told:
-            events += self._said(piece.text, piece.told)
+        if piece.text:
+            events += self._said(piece.text)
+        elif piece.thought or piece.calls:
+            self._spaces, self._held = "", []
         for call in piece.calls:
             events += self._called(call)
         return events
 
     def last(self, number: int, finish: str) -> list[Event]:
         events: list[Event] = []
-        if self._item is None and not self._output:
-            events += self._add("message", self._spaces, self._held)
+        if self._held or (self._item is None and not self._output):
+            events += self._rest()
         self._finish = finish
         return events + self._close("incomplete" if finish == "length" else "completed")
 
@@ -110,14 +114,20 @@ class Replied:
     def _of_item(self, kind: str, item: dict[str, Any], **more: Any) -> Event:
         return self._event(kind, item_id=item["id"], output_index=len(self._output), **more)
 
-    def _said(self, text: str, told: list[Told]) -> list[Event]:
+    def _said(self, text: str) -> list[Event]:
         """Spaces between thoughts and calls are no message."""
+        self._spaces += text
         if (self._item is None or self._item["type"] != "message") and not text.strip():
-            self._spaces, self._held = self._spaces + text, self._held + told
             return []
-        text, told = self._spaces + text, self._held + told
+        text, told = self._spaces, self._held
         self._spaces, self._held = "", []
-        return self._add("message", text, told)
+        begun = self._item is not None and self._item["type"] == "message"
+        return self._add("message", text, told if begun else _last(told, text))
+
+    def _rest(self) -> list[Event]:
+        """What no more text has come behind, where there is a message that it is of, or nothing else at all."""
+        there = self._item is not None and self._item["type"] == "message"
+        return self._add("message", self._spaces, self._held) if there or not (self._item or self._output) else []
 
     def _add(self, kind: str, text: str, told: list[Told]) -> list[Event]:
         """To an item of a kind, which begins where another was being written."""
@@ -160,12 +170,14 @@ class Replied:
         events = self._close("completed")
         item = {"id": _name("function_call"), "type": "function_call", "status": "in_progress", "arguments": ""}
         item |= {"call_id": call_id(), "name": call.name}
-        item |= {"namespace": self._namespaces[call.name]} if call.name in self._namespaces else {}
+        function = self._functions.get(call.name)
+        if function is not None and function.space is not None:
+            item |= {"name": function.told["name"], "namespace": function.space}
         index, arguments = len(self._output), call.arguments
         events += [
             self._event("response.output_item.added", output_index=index, item=item),
             self._of_item("response.function_call_arguments.delta", item, delta=arguments),
-            self._of_item("response.function_call_arguments.done", item, name=call.name, arguments=arguments),
+            self._of_item("response.function_call_arguments.done", item, name=item["name"], arguments=arguments),
         ]
         return [*events, self._done({**item, "status": "completed", "arguments": arguments})]
 
@@ -177,6 +189,16 @@ class Replied:
 
 def _name(kind: str) -> str:
     return f"{PREFIXES[kind]}_{secrets.token_hex(24)}"
+
+
+def _last(told: list[Told], text: str) -> list[Told]:
+    """Those at the end that a text is of: marks and spaces that stand before it are of nothing."""
+    kept, left = len(told), len(text.encode())
+    while kept and left > 0:
+        kept -= 1
+        chosen = told[kept].chosen
+        left -= len(chosen.token.encode() if chosen.bytes is None else chosen.bytes)
+    return told[kept:]
 
 
 def _told(one: Told) -> dict[str, Any]:

@@ -9,12 +9,15 @@ from typing import Any
 
 from awq_cli.serving.asks import ASIDE, Ask, Limits, read_chat
 from awq_cli.serving.choosing import FIELDS
-from awq_cli.serving.fields import wrong
+from awq_cli.serving.fields import flag, wrong
 from awq_cli.serving.forms import FORM, Forms
+from awq_cli.serving.functions import as_choice, as_tool, functions_of
 from awq_cli.serving.kept import Kept
 from awq_cli.serving.messages import is_one_of
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.tools import read_call
 from engine.model import Model
+from engine.text import check_unicode
 
 # Fields of a request in a chat, and what they are called here.
 NAMES = {
@@ -44,6 +47,8 @@ INCLUDED = re.compile(r"(?:file_search|web_search|code_interpreter|computer)_cal
 TEXTS = ("input_text", "output_text", "text")
 THOUGHTS = ("reasoning_text", "text")
 
+Names = dict[tuple[str | None, str], str]  # of functions, by their spaces and names there: as the model is shown them
+
 
 def read_response(kept: Kept, given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:
     """Of /v1/responses. Raises as `read_chat` does."""
@@ -61,13 +66,16 @@ def as_chat(given: dict[str, Any], kept: Kept) -> tuple[dict[str, Any], list[str
     """
     _check_fields(given)
     chat = {name: value for name, value in given.items() if name in SAME}
-    messages = _with_instructions(given, list(_messages(*kept.conversation(given))))
+    functions = functions_of(given)
+    names = {(function.space, function.told["name"]): function.shown for function in functions}
+    messages = _with_instructions(given, list(_messages(*kept.conversation(given), names)))
     chat["messages"] = [message for _, message in messages]
     chat["max_completion_tokens"] = given.get("max_output_tokens")
-    included = _included(given.get("include"))
-    chat["logprobs"] = included or bool(given.get("top_logprobs"))
-    chat["tools"] = [_tool(function) for _, function in functions_of(given)]
-    chat["tool_choice"] = _choice(given.get("tool_choice"))
+    chat["logprobs"] = _included(given.get("include")) or bool(given.get("top_logprobs"))
+    chat["top_logprobs"] = given.get("top_logprobs") or None
+    chat["tools"] = [as_tool(function) for function in functions]
+    flag(given, "store")
+    chat["tool_choice"] = as_choice(given.get("tool_choice"))
     reasoning, text = _object(given, "reasoning"), _object(given, "text")
     chat["reasoning_effort"] = reasoning.get("effort")
     chat[FORM] = _form(text.get("format"))
@@ -102,50 +110,15 @@ def _included(given: Any) -> bool:
     return LOGPROBS in names
 
 
-def functions_of(given: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
-    """Tools of a request that the model is shown, and the space of names that each is in, if it is. Raises `Refusal`.
-
-    A search of the web is not: nothing here could do it, and clients offer it to any model.
-    """
-    tools = given.get("tools") or []
-    if not isinstance(tools, list):
-        raise wrong("tools", "has to be a list of tools")
-    found: list[tuple[str | None, dict[str, Any]]] = []
-    for number, tool in enumerate(tools):
-        where = f"tools[{number}]"
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind == "namespace" and isinstance(tool.get("tools"), list):
-            found += [(tool.get("name"), _function(one, where)) for one in tool["tools"]]
-        elif not (isinstance(kind, str) and kind.startswith("web_search")):
-            found.append((None, _function(tool, where)))
-    names = [function.get("name") for _, function in found]
-    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
-        raise wrong("tools", f"have two functions by the name of {twice}")
-    return found
-
-
-def _function(tool: Any, where: str) -> dict[str, Any]:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if kind != "function":
-        raise wrong(where, f"is of type {kind}; functions are all that there is here")
-    return tool
-
-
-def _tool(function: dict[str, Any]) -> dict[str, Any]:
-    told = ("name", "description", "parameters", "strict")
-    return {"type": "function", "function": {name: function[name] for name in told if function.get(name) is not None}}
-
-
-def _choice(given: Any) -> Any:
-    if isinstance(given, dict) and given.get("type") == "function":
-        return {"type": "function", "function": {"name": given.get("name")}}
-    return given
-
-
 def _form(given: Any) -> Any:
-    if isinstance(given, dict) and given.get("type") == "json_schema":
-        return {"type": "json_schema", "json_schema": {name: one for name, one in given.items() if name != "type"}}
-    return given
+    if not isinstance(given, dict):
+        return given
+    told = {name: one for name, one in given.items() if one is not None}
+    if told.get("type") != "json_schema":
+        return told
+    if not isinstance(told.get("schema"), dict):
+        raise wrong("text.format", "has to have a schema")
+    return {"type": "json_schema", "json_schema": {name: one for name, one in told.items() if name != "type"}}
 
 
 def _with_instructions(
@@ -156,6 +129,7 @@ def _with_instructions(
     if not isinstance(instructions, str | None):
         raise wrong("instructions", "has to be a text")
     if instructions:
+        check_unicode(instructions, "instructions")
         part = {"type": "text", "text": instructions}
         messages = [("instructions", {"role": "system", "content": [part]}), *messages]
     first = next(
@@ -167,14 +141,16 @@ def _with_instructions(
     return [(messages[0][0], {"role": "system", "content": parts[1:]}), *messages[first:]]
 
 
-def _messages(items: list[Any], before: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _messages(items: list[Any], before: int, names: Names) -> Iterator[tuple[str, dict[str, Any]]]:
     """Those that items make: what a model gave in one answer is one of them. before: of another request."""
     if len(items) == before:
         raise wrong("input", "has to be a text, or a list of one item or more")
     answer: tuple[str, dict[str, Any]] | None = None
     for number, item in enumerate(items, -before):
         where = f"input[{number}]"
-        made = _message(item, where)
+        made = _message(item, where, names)
+        if made is None:
+            continue
         if answer is not None and _goes_on(answer[1], made):
             calls = [*answer[1].get("tool_calls", []), *made.get("tool_calls", [])]
             answer[1].update(made, **({"tool_calls": calls} if calls else {}))
@@ -189,27 +165,32 @@ def _messages(items: list[Any], before: int) -> Iterator[tuple[str, dict[str, An
 
 
 def _goes_on(answer: dict[str, Any], made: dict[str, Any]) -> bool:
-    """Whether an item is of the answer that was begun: thoughts come first, then a text, then calls."""
-    order = ("reasoning_content", "content", "tool_calls")
-    last = max(order.index(name) for name in answer if name in order)
-    next_one = min((order.index(name) for name in made if name in order), default=0)
-    return made["role"] == "assistant" and (next_one > last or next_one == last == order.index("tool_calls"))
+    """Whether an item is of the answer that was begun: thoughts come first, and of texts there is one."""
+    if made["role"] != "assistant":
+        return False
+    return not ("content" in answer and ("content" in made or "reasoning_content" in made)) and not (
+        "tool_calls" in answer and "reasoning_content" in made
+    )
 
 
-def _message(item: Any, where: str) -> dict[str, Any]:
+def _message(item: Any, where: str, names: Names) -> dict[str, Any] | None:
+    """None for what says nothing, as thoughts do that were told to nobody."""
     if not isinstance(item, dict):
         raise wrong(where, "has to be an item, as a message is")
-    kind = item.get("type", "message")
+    kind = item.get("type") or "message"
     if kind == "message":
         return {"role": item.get("role"), "content": _parts(item.get("content"), where)}
     if kind == "function_call":
-        call = {"name": item.get("name"), "arguments": item.get("arguments")}
-        return {"role": "assistant", "tool_calls": [{"id": item.get("call_id"), "type": "function", "function": call}]}
+        call = read_call({"id": item.get("call_id"), "function": {**item}}, where)
+        name = call["function"]["name"]
+        call["function"]["name"] = names.get((str(item.get("namespace")), name), name)
+        return {"role": "assistant", "tool_calls": [call]}
     if kind == "function_call_output":
         told = {"role": "tool", "content": _parts(item.get("output"), where)}
         return told | ({"tool_call_id": item["call_id"]} if isinstance(item.get("call_id"), str) else {})
     if kind == "reasoning":
-        return {"role": "assistant", "reasoning_content": _thought(item.get("content"))}
+        thought = _thought(item.get("content"))
+        return {"role": "assistant", "reasoning_content": thought} if thought else None
     raise wrong(where, f"is of type {kind}, which this model is not told of")
 
 
@@ -223,7 +204,11 @@ def _parts(content: Any, where: str) -> list[dict[str, Any]]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in (*TEXTS, "refusal"):
             raise wrong(where, f"has a part of type {kind}; this model reads nothing but texts")
-        told.append({"type": "text", "text": part.get("refusal" if kind == "refusal" else "text")})
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if not isinstance(text, str):
+            raise wrong(where, f"has a part of type {kind} without a text")
+        check_unicode(text, where)
+        told.append({"type": "text", "text": text})
     return told
 
 

@@ -1,45 +1,51 @@
 """Answers that were given as items, for later requests to refer to: the last ones, in memory, until the server ends."""
 
 import json
-from collections import deque
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from awq_cli.serving.refusals import Refusal
 
-MOST_BYTES = 64 << 20  # of all, as JSON
+MOST_BYTES = 64 << 20  # of all
 
 Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """What was asked, what was answered, and by which name the turn before it goes."""
+    """told: what was asked and what was answered, as JSON: read, it may take twenty times as much; items: the names of
+    those that were answered; previous: that of the turn before.
+    """
 
-    asked: list[Item]
-    response: dict[str, Any]
+    told: bytes
+    items: tuple[str, ...]
     previous: str | None
-    size: int
+
+    def read(self) -> tuple[list[Item], dict[str, Any]]:
+        asked, response = json.loads(self.told)
+        return asked, response
 
 
 class Kept:
-    """Changed by one thread alone; others may look things up meanwhile."""
+    """Of any thread. What was not asked for longest goes first."""
 
     def __init__(self, most: int = MOST_BYTES):
         self._most, self._size = most, 0
-        self._turns: dict[str, _Turn] = {}
-        self._items: dict[str, Item] = {}
-        self._oldest: deque[str] = deque()
+        self._turns: dict[str, _Turn] = {}  # the one that was asked for last comes last
+        self._items: dict[str, str] = {}  # by their names, those of the responses that they are of
+        self._lock = threading.RLock()
 
     def keep(self, asked: list[Item], response: dict[str, Any]) -> None:
         """asked: as of `asked`."""
-        size = len(json.dumps([asked, response]))
-        self._turns[response["id"]] = _Turn(asked, response, response.get("previous_response_id"), size)
-        self._items |= {item["id"]: item for item in response["output"]}
-        self._oldest.append(response["id"])
-        self._size += size
-        while self._size > self._most:
-            self._drop(self._oldest[0])
+        name, items = response["id"], tuple(item["id"] for item in response["output"])
+        told = json.dumps([asked, response]).encode()
+        with self._lock:
+            self._turns[name] = _Turn(told, items, response.get("previous_response_id"))
+            self._items |= dict.fromkeys(items, name)
+            self._size += len(told)
+            while self._size > self._most:
+                self._drop(next(iter(self._turns)))
 
     def conversation(self, given: dict[str, Any]) -> tuple[list[Item], int]:
         """All that was said, up to the end of a request's own input, and how much of it was before that.
@@ -48,10 +54,12 @@ class Kept:
         """
         turns: list[_Turn] = []
         name = given.get("previous_response_id")
-        while name is not None:
-            turns.append(self._turn(name, "previous_response_id"))
-            name = turns[-1].previous
-        before = [item for turn in reversed(turns) for item in (*turn.asked, *turn.response["output"])]
+        with self._lock:
+            while name is not None:
+                turns.append(self._turn(name, "previous_response_id"))
+                name = turns[-1].previous
+        told = [turn.read() for turn in reversed(turns)]
+        before = [item for asked, response in told for item in (*asked, *response["output"])]
         return [*before, *self.asked(given)], len(before)
 
     def asked(self, given: dict[str, Any]) -> list[Any]:
@@ -64,35 +72,42 @@ class Kept:
 
     def find(self, name: str) -> dict[str, Any]:
         """A response. Raises `Refusal`."""
-        return self._turn(name, None).response
+        _, response = self._turn(name, None).read()
+        return response
 
     def forget(self, name: str) -> None:
         """Raises `Refusal` where there is none."""
-        self._turn(name, None)
-        self._drop(name)
+        with self._lock:
+            self._turn(name, None)
+            self._drop(name)
 
     def _drop(self, name: str) -> None:
         turn = self._turns.pop(name)
-        self._oldest.remove(name)
-        self._size -= turn.size
-        for item in turn.response["output"]:
-            self._items.pop(item["id"])
+        self._size -= len(turn.told)
+        for item in turn.items:
+            self._items.pop(item)
 
     def _turn(self, name: Any, parameter: str | None) -> _Turn:
-        turn = self._turns.get(name) if isinstance(name, str) else None
-        if turn is None:
-            raise _not_here(f"Response {name!r}", parameter)
-        return turn
+        with self._lock:
+            turn = self._turns.pop(name, None) if isinstance(name, str) else None
+            if turn is None:
+                raise _not_here(f"Response {name!r}", parameter)
+            self._turns[name] = turn
+            return turn
 
     def _meant(self, item: Any, where: str) -> Any:
-        # A reference may come without its type.
-        named = isinstance(item, dict) and (item.get("type") == "item_reference" or item.keys() == {"id"})
-        if not named:
+        kind = item.get("type") if isinstance(item, dict) else "another"
+        alone = kind is None and {*item} - {"type"} == {"id"}  # a reference may come without its type
+        if kind != "item_reference" and not alone:
             return item
-        meant = self._items.get(item.get("id")) if isinstance(item.get("id"), str) else None
-        if meant is None:
-            raise _not_here(f"Item {item.get('id')!r}", where)
-        return meant
+        named = item.get("id")
+        with self._lock:
+            of = self._items.get(named) if isinstance(named, str) else None
+            if of is None:
+                raise _not_here(f"Item {named!r}", where)
+            turn = self._turn(of, where)
+        _, response = turn.read()
+        return response["output"][turn.items.index(named)]
 
 
 def _not_here(what: str, parameter: str | None) -> Refusal:

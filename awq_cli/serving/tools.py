@@ -44,6 +44,10 @@ def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
     tools = dict(_tool(tool, f"tools[{number}]") for number, tool in enumerate(shown))
     single = given.get("parallel_tool_calls") is not None and not flag(given, "parallel_tool_calls")
     choice = given.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        choice, names = _allowed(choice, tools)
+        shown = [tool for tool in shown if tool["function"]["name"] in names]
+        tools = {name: parameters for name, parameters in tools.items() if name in names}
     if choice == "none" or (choice in (None, "auto") and not tools):
         return None
     name = _named(choice)
@@ -57,6 +61,16 @@ def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
         return Calling(shown, _any_of(tools, single), partial(JsonReader, listed_calls), frozenset(), "tool_calls")
     reader = partial(CallReader, form, tools, single)
     return Calling(shown, None, reader, form.marks, "tool_calls", form.openings(tools))
+
+
+def _allowed(choice: dict[str, Any], tools: Tools) -> tuple[str, set[str]]:
+    """How some of the tools are to be called, and the names of those."""
+    allowed = choice.get("allowed_tools")
+    told = allowed.get("tools") if isinstance(allowed, dict) else None
+    names = [_named(one) for one in told] if isinstance(told, list) else []
+    if not names or not all(name in tools for name in names) or allowed.get("mode") not in ("auto", "required"):
+        raise wrong("tool_choice", "has to have a mode, auto or required, and tools that are among the tools")
+    return allowed["mode"], {str(name) for name in names}
 
 
 def _named(choice: Any) -> str | None:
@@ -128,10 +142,10 @@ def read_calls(given: Any, where: str) -> list[dict[str, Any]]:
     """The calls of an earlier answer, as templates take them: with arguments that are objects."""
     if not isinstance(given, list):
         raise wrong(where, "has to be a list of calls")
-    return [_call(call, f"{where}[{number}]") for number, call in enumerate(given)]
+    return [read_call(call, f"{where}[{number}]") for number, call in enumerate(given)]
 
 
-def _call(call: Any, where: str) -> dict[str, Any]:
+def read_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise wrong(where, "is no call of a function")

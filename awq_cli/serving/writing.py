@@ -65,7 +65,9 @@ class Writing:
 
     @property
     def usage(self) -> Usage:
-        firsts = {id(own.prompt): hearing for own, hearing in zip(self._ask.choices, self._hearings, strict=True)}
+        firsts: dict[int, Hearing] = {}  # of each prompt's answers, the one that was begun first
+        for own, hearing in zip(self._ask.choices, self._hearings, strict=True):
+            firsts.setdefault(id(own.prompt), hearing)
         return Usage(
             self._ask.prompt_tokens,
             sum(hearing.tokens for hearing in self._hearings),

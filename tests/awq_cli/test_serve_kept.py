@@ -1,5 +1,7 @@
 """How much is kept of answers."""
 
+import tracemalloc
+
 import pytest
 
 from awq_cli.serving.kept import Kept
@@ -37,6 +39,30 @@ def test_the_oldest_go_first():
     assert not any(here(kept, number) for number in range(21))
     kept.keep(ASKED, response(21))
     assert here(kept, 21)
+
+
+def test_what_is_kept_takes_no_more_memory_than_it_counts():
+    """Lists of lists take twenty times what they take as JSON."""
+    kept = Kept(most=4 << 20)
+    tracemalloc.start()
+    try:
+        for number in range(40):
+            kept.keep([{**ASKED[0], "junk": [[] for _ in range(50_000)]}], response(number))
+        assert tracemalloc.get_traced_memory()[0] < 6 << 20
+    finally:
+        tracemalloc.stop()
+    assert here(kept, 39) and not here(kept, 0)
+
+
+def test_a_conversation_that_goes_on_stays():
+    """All of it: what nobody asks for goes before its first turn does."""
+    kept = Kept(most=2000)
+    kept.keep(ASKED, response(0, "x" * 100))
+    kept.keep(ASKED, {**response(1, "x" * 100), "previous_response_id": "resp_0"})
+    for number in range(2, 30):
+        kept.keep(ASKED, response(number))
+        kept.conversation({"previous_response_id": "resp_1", "input": "b"})
+    assert not here(kept, 2) and here(kept, 29)
 
 
 @pytest.mark.parametrize("name", ["resp_1", 1, ["resp_0"], {}])

@@ -174,6 +174,20 @@ def test_probabilities(replying):
 
 
 @needs_kernels
+@pytest.mark.parametrize("stream", [False, True])
+def test_probabilities_are_those_of_the_message(stream, replying):
+    """And of no thought or call beside it."""
+    how = {"include": ["message.output_text.logprobs"], "tools": [WEATHER]}
+    made = replying.reply(f"{THOUGHT}I look.\n{ROME}", stream=stream, **how)
+    if stream:
+        *_, last = made
+        made = last.response
+    assert [item.type for item in made.output] == ["reasoning", "message", "function_call"]
+    told = "".join(one.token for one in made.output[1].content[0].logprobs)
+    assert told.strip() == "I look." and "call" not in told and "think" not in told
+
+
+@needs_kernels
 def test_what_a_request_said_is_told_again(replying):
     made = replying.reply("Warm.", instructions="Be brief.", metadata={"a": "b"}, tools=[WEATHER], store=True)
     assert (made.instructions, made.metadata, made.temperature, made.tools[0].name) == (
@@ -227,6 +241,8 @@ def test_a_request_refers_to_what_was_answered(replying):
     ):
         with pytest.raises(openai.NotFoundError, match="is not here"):
             ask()
+    with pytest.raises(openai.BadRequestError, match="comes at once"):
+        list(replying.client().responses.retrieve(first.id, stream=True))
 
 
 @needs_kernels

@@ -80,3 +80,13 @@ def test_tokens_that_are_no_text_by_themselves_are_told_apart():
     assert choice["logprobs"]["top_logprobs"] == [
         {"bytes:\\xf0\\x9f": -1.0, "bytes:\\x98": -2.0, "\N{REPLACEMENT CHARACTER}": -3.0}
     ]
+
+
+def test_how_much_of_a_prompt_was_known(served_checkpoint):
+    """As its first answer found it, of several; those after it know all of it but its last token."""
+    with Server(served_checkpoint, "--slots", 2) as server:
+        asked = {"messages": [{"role": "user", "content": "this is " * 20}], "max_tokens": 2, "n": 3}
+        first, second = (server.post("chat/completions", asked).json()["usage"] for _ in range(2))
+    assert first["prompt_tokens_details"]["cached_tokens"] == 0
+    assert second["prompt_tokens_details"]["cached_tokens"] == second["prompt_tokens"] - 1
+    assert first["completion_tokens_details"]["reasoning_tokens"] == 0
