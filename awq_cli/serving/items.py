@@ -41,6 +41,8 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "context_management": ((None, []), "; leave it out"),
     "moderation": ((None,), "; leave it out"),
 }
+OF_TEXT = {"format", "verbosity"}
+OF_REASONING = {"effort", "summary", "generate_summary", "context", "mode"}
 LOGPROBS = "message.output_text.logprobs"
 # What else may be asked to be told of: none of it there is here.
 INCLUDED = re.compile(r"(?:file_search|web_search|code_interpreter|computer)_call\S*|reasoning\.\S+|message\.input_\S+")
@@ -76,7 +78,8 @@ def as_chat(given: dict[str, Any], kept: Kept) -> tuple[dict[str, Any], list[str
     chat["tools"] = [as_tool(function) for function in functions]
     flag(given, "store")
     chat["tool_choice"] = as_choice(given.get("tool_choice"))
-    reasoning, text = _object(given, "reasoning"), _object(given, "text")
+    reasoning, text = _object(given, "reasoning", OF_REASONING), _object(given, "text", OF_TEXT)
+    _object(given, "metadata")
     chat["reasoning_effort"] = reasoning.get("effort")
     chat[FORM] = _form(text.get("format"))
     return chat, [where for where, _ in messages]
@@ -92,10 +95,13 @@ def _check_fields(given: dict[str, Any]) -> None:
             raise Refusal(400, f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
 
 
-def _object(given: dict[str, Any], name: str) -> dict[str, Any]:
+def _object(given: dict[str, Any], name: str, known: set[str] | None = None) -> dict[str, Any]:
+    """known: fields that it may have; None: any."""
     value = given.get(name)
     if not isinstance(value, dict | None):
         raise wrong(name, "has to be an object")
+    if known is not None and (unknown := sorted((value or {}).keys() - known)):
+        raise wrong(name, f"has {unknown[0]}, which nobody knows")
     return value or {}
 
 

@@ -112,4 +112,5 @@ class Kept:
 
 def _not_here(what: str, parameter: str | None) -> Refusal:
     told = "is not here: a server keeps its last ones until it ends; send the whole conversation as input"
-    return Refusal(404, f"{what} {told}", parameter, "not_found")
+    code = "previous_response_not_found" if parameter == "previous_response_id" else "not_found"
+    return Refusal(404, f"{what} {told}", parameter, code)
