@@ -20,11 +20,11 @@ from starlette.routing import Route
 from awq_cli.serving.answers import Chat, Completion, Shape
 from awq_cli.serving.asks import Ask, Limits, read_chat, read_completion, read_object
 from awq_cli.serving.counting import Meters
-from awq_cli.serving.events import Replied
 from awq_cli.serving.forms import Forms
-from awq_cli.serving.items import read_response
-from awq_cli.serving.kept import Kept
 from awq_cli.serving.refusals import GONE, Refusal, refusal_of
+from awq_cli.serving.responses.asked import read_response
+from awq_cli.serving.responses.kept import Kept
+from awq_cli.serving.responses.told import Replied
 from awq_cli.serving.writing import Writing, events, whole
 from engine.batching import Batch
 from engine.model import Model

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from awq_cli.serving.asks import read_chat
-from awq_cli.serving.items import NAMES, as_chat
-from awq_cli.serving.kept import Kept
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.responses.asked import NAMES, as_chat
+from awq_cli.serving.responses.kept import Kept
 from tests.awq_cli.test_serve_forms import checkpoint as pets_checkpoint  # noqa: F401
 from tests.awq_cli.test_serve_responses import WEATHER, needs_kernels, replying  # noqa: F401
 from tests.awq_cli.test_serve_tools import folder  # noqa: F401

@@ -4,8 +4,8 @@ import tracemalloc
 
 import pytest
 
-from awq_cli.serving.kept import Kept
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.responses.kept import Kept
 
 ASKED = [{"role": "user", "content": "a"}]
 

@@ -11,10 +11,10 @@ from awq_cli.serving.asks import ASIDE, Ask, Limits, read_chat
 from awq_cli.serving.choosing import FIELDS
 from awq_cli.serving.fields import flag, wrong
 from awq_cli.serving.forms import FORM, Forms
-from awq_cli.serving.functions import as_choice, as_tool, functions_of
-from awq_cli.serving.kept import Kept
 from awq_cli.serving.messages import is_one_of
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.responses.functions import as_choice, as_tool, functions_of
+from awq_cli.serving.responses.kept import Kept
 from awq_cli.serving.tools import read_call
 from engine.model import Model
 from engine.text import check_unicode

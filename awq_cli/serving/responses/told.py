@@ -6,10 +6,10 @@ from typing import Any
 
 from awq_cli.serving.answers import Usage, Written, call_id, likely
 from awq_cli.serving.bodies import Call
-from awq_cli.serving.functions import functions_of
 from awq_cli.serving.hearing import Piece, Told
-from awq_cli.serving.kept import Kept
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.responses.functions import functions_of
+from awq_cli.serving.responses.kept import Kept
 
 ECHOED: dict[str, Any] = {
     "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "tools": [],
