@@ -31,7 +31,11 @@ class StopTexts:
             raise OptionError("`stop` '' is empty; give some text")
         self.texts = tuple(texts)
         self._held = ""
-        self.found = False
+        self.which: str | None = None  # that was found
+
+    @property
+    def found(self) -> bool:
+        return self.which is not None
 
     def add(self, piece: str) -> str:
         """What of the answer is known to come before any stop text; nothing once one was found."""
@@ -40,8 +44,9 @@ class StopTexts:
         text = self._held + piece
         ends = [(start + len(stop), start) for stop in self.texts if (start := text.find(stop)) >= 0]
         if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)[1]]
+            end, start = min(ends)
+            self.which, self._held = text[start:end], ""
+            return text[:start]
         held = max((_overlap(text, stop) for stop in self.texts), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

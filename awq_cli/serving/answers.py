@@ -38,10 +38,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Written:
-    """One of the answers to a request."""
+    """One of the answers to a request. stopped: the stop text that ended it, if one did."""
 
     pieces: list[Piece]
     finish: str
+    stopped: str | None = None
 
 
 class Shape(Protocol):
@@ -51,13 +52,13 @@ class Shape(Protocol):
 
     def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]: ...
 
-    def opening(self, count: int) -> list[dict[str, Any]]:
-        """Before anything of the answers."""
+    def opening(self, count: int, usage: Usage) -> list[dict[str, Any]]:
+        """Before anything of the answers. usage: of the prompts."""
         ...
 
     def chunk(self, number: int, piece: Piece) -> list[dict[str, Any]]: ...
 
-    def last(self, number: int, finish: str) -> list[dict[str, Any]]:
+    def last(self, number: int, finish: str, stopped: str | None) -> list[dict[str, Any]]:
         """Of an answer."""
         ...
 
@@ -114,7 +115,7 @@ class Chat(_Answer):
         told = _of_chat(answer.pieces)
         return {"index": number, "message": message, "logprobs": told, "finish_reason": answer.finish}
 
-    def opening(self, count: int) -> list[dict[str, Any]]:
+    def opening(self, count: int, usage: Usage) -> list[dict[str, Any]]:
         return [self._delta(number, {"role": "assistant", "content": ""}) for number in range(count)]
 
     def chunk(self, number: int, piece: Piece) -> list[dict[str, Any]]:
@@ -127,7 +128,7 @@ class Chat(_Answer):
             self.called[number] += len(piece.calls)
         return [self._delta(number, delta, _of_chat([piece]))]
 
-    def last(self, number: int, finish: str) -> list[dict[str, Any]]:
+    def last(self, number: int, finish: str, stopped: str | None) -> list[dict[str, Any]]:
         return [self._delta(number, {}, finish=finish)]
 
     def _delta(
@@ -148,13 +149,13 @@ class Completion(_Answer):
         choices = [self._choice(number, answer.pieces, answer.finish) for number, answer in enumerate(answers)]
         return self._made(self.kind, choices, usage=usage.as_json())
 
-    def opening(self, count: int) -> list[dict[str, Any]]:
+    def opening(self, count: int, usage: Usage) -> list[dict[str, Any]]:
         return []
 
     def chunk(self, number: int, piece: Piece) -> list[dict[str, Any]]:
         return [self._made(self.kind, [self._choice(number, [piece], None)])]
 
-    def last(self, number: int, finish: str) -> list[dict[str, Any]]:
+    def last(self, number: int, finish: str, stopped: str | None) -> list[dict[str, Any]]:
         return [self._made(self.kind, [self._choice(number, [], finish)])]
 
     def _choice(self, number: int, pieces: list[Piece], finish: str | None) -> dict[str, Any]:

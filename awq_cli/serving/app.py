@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,6 +18,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from awq_cli.serving.answers import Chat, Completion, Shape
+from awq_cli.serving.anthropic.asked import count_tokens, read_message
+from awq_cli.serving.anthropic.told import Message, error_body
 from awq_cli.serving.asks import Ask, Limits, read_chat, read_completion, read_object
 from awq_cli.serving.counting import Meters
 from awq_cli.serving.forms import Forms
@@ -35,6 +37,7 @@ BODY_SECONDS = 30.0  # that a client may take to send one
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Read = Callable[[dict[str, Any], Model, Forms, Limits], Ask]
+T = TypeVar("T")
 Make = Callable[[str, dict[str, Any]], Shape]  # of the model's name and a request
 
 
@@ -67,6 +70,8 @@ def make_app(served: Served, origins: Sequence[str] = ()) -> Starlette:
         Route("/v1/completions", api.answered(api.completion), methods=["POST"]),
         Route("/v1/responses", api.answered(api.response), methods=["POST"]),
         Route("/v1/responses/{name}", api.answered(api.kept), methods=["GET", "DELETE"]),
+        Route("/v1/messages", api.answered(api.message), methods=["POST"]),
+        Route("/v1/messages/count_tokens", api.answered(api.count_tokens), methods=["POST"]),
         Route("/v1/models", api.answered(api.models)),
         Route("/v1/models/{name:path}", api.answered(api.one_model)),
         Route("/health", api.answered(api.health)),
@@ -95,7 +100,7 @@ class _Api:
             except ClientDisconnect:
                 response = Response(status_code=GONE)
             except Exception as error:  # whatever it is, a client is to get an answer, and no traceback
-                response = _refusing(refusal_of(error))
+                response = _refusing(refusal_of(error), request.url.path)
             self._served.meters.requests.labels(request.scope["route"].path, response.status_code).inc()
             return response
 
@@ -106,7 +111,8 @@ class _Api:
         if key is None or not request.url.path.startswith("/v1/"):
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+        given = given if kind.lower() == "bearer" else request.headers.get("x-api-key", "")  # as Anthropic's clients do
+        if not hmac.compare_digest(given.strip().encode(), key.encode()):
             raise Refusal(
                 401, "Incorrect API key provided; give the one that the server was started with", code="invalid_api_key"
             )
@@ -151,13 +157,28 @@ class _Api:
         self._kept.forget(name)
         return _Json({"id": name, "object": "response", "deleted": True})
 
+    async def message(self, request: Request) -> Response:
+        return await self._answer(request, read_message, Message)
+
+    async def count_tokens(self, request: Request) -> Response:
+        return _Json({"input_tokens": await self._read(await self._given(request), count_tokens)})
+
+    async def _given(self, request: Request) -> dict[str, Any]:
+        """What a request says, of the model that there is."""
+        given = read_object(await _body(request, self._served.most_body))
+        if given.get("model") is not None:
+            self._check_name(given["model"])
+        return given
+
+    async def _read(self, given: dict[str, Any], read: Callable[..., T]) -> T:
+        served = self._served
+        async with self._encoding:
+            return await asyncio.to_thread(read, given, served.model, served.forms, served.limits)
+
     async def _answer(self, request: Request, read: Read, make: Make) -> Response:
         served, begun = self._served, time.perf_counter()
-        given = read_object(await _body(request, served.most_body))
-        if given.get("model") is not None:  # there is one
-            self._check_name(given["model"])
-        async with self._encoding:
-            ask = await asyncio.to_thread(read, given, served.model, served.forms, served.limits)
+        given = await self._given(request)
+        ask = await self._read(given, read)
         shape = make(served.name, given)
         writing = Writing(ask, served.model, served.batch, served.meters, begun)
         if ask.stream:
@@ -199,9 +220,11 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-def _refusing(refusal: Refusal) -> Response:
+def _refusing(refusal: Refusal, path: str) -> Response:
+    """In the shape of the API that was asked."""
+    body = error_body(refusal) if path.startswith("/v1/messages") else refusal.body()
     headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 413: {"connection": "close"}}
-    return _Json(refusal.body(), refusal.status, headers=headers.get(refusal.status))
+    return _Json(body, refusal.status, headers=headers.get(refusal.status))
 
 
 class _Json(JSONResponse):
@@ -214,7 +237,7 @@ class _Json(JSONResponse):
 async def _refuse_http(request: Request, error: HTTPException) -> Response:
     """There is no such address, or not for this method."""
     path = f"{request.method} {request.url.path}"
-    there = "; there are /v1/chat/completions, /v1/responses, /v1/completions and /v1/models"
+    there = "; there are /v1/chat/completions, /v1/responses, /v1/messages, /v1/completions and /v1/models"
     known = there if error.status_code == 404 else ""
     return JSONResponse(
         Refusal(error.status_code, f"{path}: {error.detail}{known}", code="unknown_url").body(),

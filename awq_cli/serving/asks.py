@@ -56,10 +56,16 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Limits:
-    """context: tokens of a prompt and its answer; answers: that there is ever room for at once."""
+    """context: tokens of a prompt and its answer; answers: that there is ever room for at once; bound: whether more
+    tokens than there is room for are refused, and not cut.
+    """
 
     context: int
     answers: int
+    bound: bool = True
+
+    def without_bound(self) -> "Limits":
+        return replace(self, bound=False)
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,8 @@ def _check_fields(given: dict[str, Any], own: set[str]) -> None:
 def _room(prompt: np.ndarray, most: int | None, limits: Limits, parameter: str) -> int:
     """Tokens to write: as many as are asked for, or as there is room for."""
     length, context = len(prompt), limits.context
+    if most is not None and not limits.bound:
+        most = max(1, min(most, context - length))
     if length >= context or length + (most or 0) > context:
         asked = f" and {most} to be written" if most else ""
         raise Refusal(

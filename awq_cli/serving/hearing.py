@@ -87,6 +87,11 @@ class Hearing:
         return self._text
 
     @property
+    def stopped(self) -> str | None:
+        """The stop text that ended it."""
+        return self._stop.which
+
+    @property
     def taken(self) -> int:
         return 0 if self._text is None else self._text.taken
 

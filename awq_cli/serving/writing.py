@@ -58,10 +58,14 @@ class Writing:
         finally:
             self._cancel()
 
-    def finish(self, number: int) -> str:
+    def _finish(self, number: int) -> str:
         hearing, calling = self._hearings[number], self._ask.calling
         finish = FINISHES[hearing.how]
         return calling.finish if calling is not None and hearing.called and finish == "stop" else finish
+
+    def ended(self, number: int) -> tuple[str, str | None]:
+        """How an answer did, and by which stop text, if by one."""
+        return self._finish(number), self._hearings[number].stopped
 
     @property
     def usage(self) -> Usage:
@@ -81,7 +85,7 @@ async def whole(writing: Writing, shape: Shape) -> dict[str, Any]:
     async with aclosing(writing.pieces()) as pieces:
         async for number, piece in pieces:
             found[number] += [] if piece is None else [piece]
-    answers = [Written(pieces, writing.finish(number)) for number, pieces in enumerate(found)]
+    answers = [Written(pieces, *writing.ended(number)) for number, pieces in enumerate(found)]
     return shape.whole(answers, writing.usage)
 
 
@@ -89,10 +93,10 @@ async def events(writing: Writing, shape: Shape) -> AsyncIterator[bytes]:
     """Server-sent events; what goes wrong after the first has been sent is the last of them."""
     async with aclosing(writing.pieces()) as pieces:
         try:
-            for event in shape.opening(writing.count):
+            for event in shape.opening(writing.count, writing.usage):
                 yield _event(event)
             async for number, piece in pieces:
-                told = shape.last(number, writing.finish(number)) if piece is None else shape.chunk(number, piece)
+                told = shape.chunk(number, piece) if piece is not None else shape.last(number, *writing.ended(number))
                 for event in told:
                     yield _event(event)
         except Exception as error:  # the status has been sent: an event is all that is left to say it with

@@ -1,4 +1,4 @@
-"""Answer over HTTP, as OpenAI's API does, several conversations at once."""
+"""Answer over HTTP, by OpenAI's and Anthropic's APIs, several conversations at once."""
 
 import logging
 import os

@@ -4,7 +4,6 @@ that is a list of items, one for each message, call, result of a call, and thoug
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from awq_cli.serving.asks import ASIDE, Ask, Limits, read_chat
@@ -13,6 +12,7 @@ from awq_cli.serving.fields import flag, wrong
 from awq_cli.serving.forms import FORM, Forms
 from awq_cli.serving.messages import is_one_of
 from awq_cli.serving.refusals import Refusal
+from awq_cli.serving.renaming import renamed
 from awq_cli.serving.responses.functions import as_choice, as_tool, functions_of
 from awq_cli.serving.responses.kept import Kept
 from awq_cli.serving.tools import read_call
@@ -58,7 +58,7 @@ def read_response(kept: Kept, given: dict[str, Any], model: Model, forms: Forms,
     try:
         return read_chat(chat, model, forms, limits)
     except Refusal as refusal:
-        raise _renamed(refusal, places) from refusal
+        raise renamed(refusal, NAMES, places) from refusal
 
 
 def as_chat(given: dict[str, Any], kept: Kept) -> tuple[dict[str, Any], list[str]]:
@@ -223,15 +223,3 @@ def _thought(content: Any) -> str:
     parts = content if isinstance(content, list) else []
     told = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in THOUGHTS]
     return "".join(text for text in told if isinstance(text, str))
-
-
-def _renamed(refusal: Refusal, places: list[str]) -> Refusal:
-    """What is said of a request in a chat, said of this one."""
-    if refusal.parameter is None:
-        return refusal
-    field = re.match(r"\w+(?:\[(\d+)\])?", refusal.parameter)
-    old = field[0] if field else refusal.parameter
-    new = places[int(field[1])] if field and field[1] and old.startswith("messages") else NAMES.get(old, old)
-    return replace(
-        refusal, message=refusal.message.replace(old, new), parameter=new + refusal.parameter.removeprefix(old)
-    )

@@ -60,7 +60,7 @@ class Replied:
         self.last(0, answer.finish)
         return self._ended(usage)
 
-    def opening(self, count: int) -> list[Event]:
+    def opening(self, count: int, usage: Usage) -> list[Event]:
         begun = self._response("in_progress")
         return [self._event("response.created", response=begun), self._event("response.in_progress", response=begun)]
 
@@ -76,7 +76,7 @@ class Replied:
             events += self._called(call)
         return events
 
-    def last(self, number: int, finish: str) -> list[Event]:
+    def last(self, number: int, finish: str, stopped: str | None = None) -> list[Event]:
         events: list[Event] = []
         if self._held or (self._item is None and not self._output):
             events += self._rest()
