@@ -154,7 +154,7 @@ def test_more_than_there_is_room_for(server):
     made = client(server).messages.create(max_tokens=32_000, messages=asked, **how)
     assert made.stop_reason == "model_context_window_exceeded"
     assert made.usage.output_tokens == CONTEXT - prompt_tokens(made) > 0
-    with pytest.raises(anthropic.BadRequestError, match="maximum context length"):
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long: .* maximum context length"):
         client(server).messages.create(max_tokens=1, messages=[{"role": "user", "content": "this " * CONTEXT}], **how)
 
 
@@ -215,7 +215,10 @@ def test_what_goes_wrong_later_is_an_event(replying):
 
 def test_what_a_chat_is_told():
     given = {
-        "system": [{"type": "text", "text": "a", "cache_control": {}}, {"type": "text", "text": "b"}],
+        "system": [
+            {"type": "text", "text": "x-anthropic-billing-header: cc_version=1; cch=7f3a;"},
+            {"type": "text", "text": "a", "cache_control": {}}, {"type": "text", "text": "b"},
+        ],
         "messages": [
             USER,
             {"role": "assistant", "content": [
@@ -246,3 +249,30 @@ def test_what_a_chat_is_told():
     assert chat["tools"] == [] and chat["chat_template_kwargs"] == {"enable_thinking": False}
     with pytest.raises(Refusal, match="Extra inputs"):
         as_chat({"messages": [USER], "container": "x"})
+
+
+def test_messages_of_one_role_are_one_turn():
+    """Templates there are that refuse two."""
+    used = {"type": "tool_use", "id": "1", "name": "x", "input": {}}
+    gave = {"type": "tool_result", "tool_use_id": "1", "content": "9"}
+    chat, places = as_chat(
+        {
+            "messages": [
+                USER,
+                {"role": "user", "content": "b"},
+                {"role": "assistant", "content": [{"type": "text", "text": "c"}, used]},
+                {"role": "assistant", "content": [used]},
+                {"role": "user", "content": [gave]},
+                {"role": "user", "content": [gave, {"type": "text", "text": "d"}]},
+                {"role": "user", "content": "e"},
+                {"role": "assistant", "content": "f"},
+                {"role": "assistant", "content": "g"},
+            ]
+        }
+    )
+    told = [(one["role"], one["content"], len(one.get("tool_calls", ()))) for one in chat["messages"]]
+    assert told == [
+        ("user", "How warm is it?\nb", 0), ("assistant", "c", 2), ("tool", "9", 0), ("tool", "9", 0),
+        ("user", "d\ne", 0), ("assistant", "f\ng", 0),
+    ]  # fmt: skip
+    assert places == [f"messages[{number}]" for number in (0, 2, 4, 5, 5, 7)] and chat["messages"][-1]["prefix"]

@@ -3,6 +3,7 @@ that are made of blocks.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from awq_cli.serving.asks import Ask, Limits, read_chat
@@ -11,7 +12,7 @@ from awq_cli.serving.fields import flag, whole, wrong
 from awq_cli.serving.forms import FORM, Forms
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.renaming import renamed
-from awq_cli.serving.tools import MOST_TOOLS
+from awq_cli.serving.tools import MOST_TOOLS, read_call
 from engine.model import Model
 from engine.text import check_unicode
 
@@ -27,6 +28,7 @@ ASIDE = {
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 ROLES = ("user", "assistant", "system")
+BILLING = "x-anthropic-billing-header:"
 BLOCKS = "has a block of type {}; this model reads texts, thoughts, and calls of tools"
 
 Message = tuple[str, dict[str, Any]]  # of a chat, and where it is from
@@ -49,7 +51,12 @@ def _read(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> 
     try:
         return read_chat(chat, model, forms, limits.without_bound())
     except Refusal as refusal:
-        raise renamed(refusal, NAMES, places) from refusal
+        told = renamed(refusal, NAMES, places)
+        if (
+            told.code == "context_length_exceeded"
+        ):  # as this API says it: clients look for that, to sum up what was said
+            told = replace(told, message=f"prompt is too long: {told.message}")
+        raise told from refusal
 
 
 def as_chat(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -124,9 +131,11 @@ def _choice(given: Any) -> dict[str, Any]:
 
 
 def _system(given: Any) -> list[Message]:
-    if given is None or given == "" or given == []:
-        return []
-    return [("system", {"role": "system", "content": _text(given, "system")})]
+    """Without what Claude Code tells of itself for a bill: that is another in each request, so that all that stands
+    behind it would have to be read again.
+    """
+    text = "" if given is None else _text(given, "system", but=BILLING)
+    return [("system", {"role": "system", "content": text})] if text else []
 
 
 def _messages(given: Any) -> list[Message]:
@@ -142,9 +151,9 @@ def _messages(given: Any) -> list[Message]:
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
             raise wrong(where, "has to have content, a text or a list of blocks")
-        made += [
-            (where, one) for one in (_answer(blocks, where) if role == "assistant" else _asked(role, blocks, where))
-        ]
+        for one in _answer(blocks, where) if role == "assistant" else _asked(role, blocks, where):
+            if not made or not _joined(made[-1][1], one):
+                made.append((where, one))
     last = made[-1][1] if made else {}
     if last.get("role") == "assistant" and not last.get("tool_calls"):
         last["prefix"] = True  # as this API has it: an answer that has begun is gone on with
@@ -174,7 +183,7 @@ def _answer(blocks: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
             thoughts.append(block["thinking"])
         elif kind == "tool_use":
             call = {"name": block.get("name"), "arguments": block.get("input")}
-            calls.append({"id": block.get("id"), "type": "function", "function": call})
+            calls.append(read_call({"id": block.get("id"), "function": call}, where))
         elif kind != "redacted_thinking":  # of which nobody here could know what it says
             texts.append(block)
     message: dict[str, Any] = {"role": "assistant", "content": _text(texts, where)}
@@ -182,8 +191,19 @@ def _answer(blocks: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
     return [message | ({"tool_calls": calls} if calls else {})]
 
 
-def _text(given: Any, where: str) -> str:
-    """Of a text, or of blocks of such."""
+def _joined(last: dict[str, Any], one: dict[str, Any]) -> bool:
+    """Whether a message is of the turn that the last one is of, as this API has it, and was put into that."""
+    if last["role"] != one["role"] or one["role"] not in ("user", "assistant"):
+        return False
+    last["content"] = "\n".join(text for text in (last["content"], one["content"]) if text)
+    for name, nothing in (("reasoning_content", ""), ("tool_calls", [])):
+        if one.get(name):
+            last[name] = last.get(name, nothing) + one[name]
+    return True
+
+
+def _text(given: Any, where: str, but: str = "\0") -> str:
+    """Of a text, or of blocks of such, but for those that begin so."""
     blocks = [{"type": "text", "text": given}] if isinstance(given, str) else given
     if not isinstance(blocks, list):
         raise wrong(where, "has to be a text, or a list of blocks")
@@ -191,6 +211,6 @@ def _text(given: Any, where: str) -> str:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind != "text" or not isinstance(block.get("text"), str):
             raise wrong(where, BLOCKS.format(kind))
-    text = "\n".join(block["text"] for block in blocks)
+    text = "\n".join(block["text"] for block in blocks if not block["text"].startswith(but))
     check_unicode(text, where)
     return text

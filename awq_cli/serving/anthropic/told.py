@@ -4,7 +4,7 @@ import json
 import secrets
 from typing import Any
 
-from awq_cli.serving.answers import Usage, Written
+from awq_cli.serving.answers import Usage, Written, call_id
 from awq_cli.serving.bodies import Call
 from awq_cli.serving.hearing import Piece
 from awq_cli.serving.refusals import Refusal
@@ -104,7 +104,7 @@ class Message:
     def _called(self, call: Call) -> list[Event]:
         self._spaces = ""
         events = self._close()
-        block: dict[str, Any] = {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": call.name}
+        block: dict[str, Any] = {"type": "tool_use", "id": call_id(), "name": call.name}
         delta = {"type": "input_json_delta", "partial_json": call.arguments}
         events += [
             self._event("content_block_start", content_block={**block, "input": {}}),
