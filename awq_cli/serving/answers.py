@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from awq_cli.serving.bodies import Call
 from awq_cli.serving.hearing import Likely, Piece, Told
@@ -46,9 +46,12 @@ class Written:
 
 
 class Shape(Protocol):
-    """How one kind of answer looks: at once, or as the events of a stream. end: what comes after the last of them."""
+    """How one kind of answer looks: at once, or as the events of a stream. end: what comes after the last of them;
+    idle: what is told where nothing comes for long.
+    """
 
     end: bytes
+    idle: list[dict[str, Any]]
 
     def whole(self, answers: list[Written], usage: Usage) -> dict[str, Any]: ...
 
@@ -80,6 +83,7 @@ class _Answer:
     created: int = field(default_factory=lambda: int(time.time()))
     prefix = kind = kind_of_chunk = ""
     end = b"data: [DONE]\n\n"
+    idle: ClassVar[list[dict[str, Any]]] = []
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"

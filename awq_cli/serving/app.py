@@ -111,8 +111,8 @@ class _Api:
         if key is None or not request.url.path.startswith("/v1/"):
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        given = given if kind.lower() == "bearer" else request.headers.get("x-api-key", "")  # as Anthropic's clients do
-        if not hmac.compare_digest(given.strip().encode(), key.encode()):
+        shown = [given if kind.lower() == "bearer" else "", request.headers.get("x-api-key", "")]  # Anthropic's clients
+        if not any([hmac.compare_digest(one.strip().encode(), key.encode()) for one in shown]):
             raise Refusal(
                 401, "Incorrect API key provided; give the one that the server was started with", code="invalid_api_key"
             )
@@ -221,10 +221,8 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 def _refusing(refusal: Refusal, path: str) -> Response:
-    """In the shape of the API that was asked."""
-    body = error_body(refusal) if path.startswith("/v1/messages") else refusal.body()
     headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 413: {"connection": "close"}}
-    return _Json(body, refusal.status, headers=headers.get(refusal.status))
+    return _Json(_told(refusal, path), refusal.status, headers=headers.get(refusal.status))
 
 
 class _Json(JSONResponse):
@@ -239,8 +237,10 @@ async def _refuse_http(request: Request, error: HTTPException) -> Response:
     path = f"{request.method} {request.url.path}"
     there = "; there are /v1/chat/completions, /v1/responses, /v1/messages, /v1/completions and /v1/models"
     known = there if error.status_code == 404 else ""
-    return JSONResponse(
-        Refusal(error.status_code, f"{path}: {error.detail}{known}", code="unknown_url").body(),
-        error.status_code,
-        error.headers,
-    )
+    refusal = Refusal(error.status_code, f"{path}: {error.detail}{known}", code="unknown_url")
+    return JSONResponse(_told(refusal, request.url.path), error.status_code, error.headers)
+
+
+def _told(refusal: Refusal, path: str) -> dict[str, Any]:
+    """In the shape of the API that was asked."""
+    return error_body(refusal) if path.startswith("/v1/messages") else refusal.body()

@@ -16,6 +16,9 @@ from engine.batching import Batch, Closed, Text
 from engine.model import Model
 from engine.stopping import Ended
 
+NOBODY = -1  # of the answers
+PATIENCE = 10.0  # seconds without an event, after which clients are told that there will be more
+
 
 class Writing:
     """The answers to a request, written from here on, and cancelled where nobody wants them any more."""
@@ -37,12 +40,19 @@ class Writing:
         for text in self._texts:
             text.cancel()
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece | None]]:
-        """With the numbers of their answers; None where one has ended. Raises what ended one, if something did."""
+    async def pieces(self, patience: float | None = None) -> AsyncIterator[tuple[int, Piece | None]]:
+        """With the numbers of their answers; None where one has ended. Raises what ended one, if something did.
+
+        patience: seconds after which it is told that there is nothing to tell, by `NOBODY`'s number.
+        """
         left, first = self.count, True
         try:
             while left:
-                number, piece = await self._queue.get()
+                try:
+                    number, piece = await asyncio.wait_for(self._queue.get(), patience)
+                except TimeoutError:
+                    yield NOBODY, None
+                    continue
                 hearing = self._hearings[number]
                 if first and (times := [one.first for one in self._hearings if one.first is not None]):
                     self._meters.first_token.observe(min(times) - self._begun)
@@ -91,12 +101,16 @@ async def whole(writing: Writing, shape: Shape) -> dict[str, Any]:
 
 async def events(writing: Writing, shape: Shape) -> AsyncIterator[bytes]:
     """Server-sent events; what goes wrong after the first has been sent is the last of them."""
-    async with aclosing(writing.pieces()) as pieces:
+    async with aclosing(writing.pieces(PATIENCE if shape.idle else None)) as pieces:
         try:
             for event in shape.opening(writing.count, writing.usage):
                 yield _event(event)
             async for number, piece in pieces:
-                told = shape.chunk(number, piece) if piece is not None else shape.last(number, *writing.ended(number))
+                if number == NOBODY:
+                    told = shape.idle
+                else:
+                    ended = piece is None
+                    told = shape.last(number, *writing.ended(number)) if ended else shape.chunk(number, piece)
                 for event in told:
                     yield _event(event)
         except Exception as error:  # the status has been sent: an event is all that is left to say it with

@@ -6,11 +6,9 @@ import anthropic
 import httpx
 import pytest
 
-from awq_cli.serving.anthropic.asked import as_chat
-from awq_cli.serving.refusals import Refusal
 from qlinear.backends.cpu import native
 from tests.awq_cli.conftest import CONTEXT
-from tests.awq_cli.served import Server
+from tests.awq_cli.served import SLOWLY, Server
 from tests.awq_cli.test_serve_forms import checkpoint as pets_checkpoint  # noqa: F401
 from tests.awq_cli.test_serve_responses import TEMPLATE, THOUGHT
 from tests.awq_cli.test_serve_tools import CITY, ROME, Speaking, folder  # noqa: F401
@@ -154,8 +152,10 @@ def test_more_than_there_is_room_for(server):
     made = client(server).messages.create(max_tokens=32_000, messages=asked, **how)
     assert made.stop_reason == "model_context_window_exceeded"
     assert made.usage.output_tokens == CONTEXT - prompt_tokens(made) > 0
+    long = [{"role": "user", "content": "this " * CONTEXT}]
+    assert client(server).messages.count_tokens(model=server.name, messages=long).input_tokens > CONTEXT
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long: .* maximum context length"):
-        client(server).messages.create(max_tokens=1, messages=[{"role": "user", "content": "this " * CONTEXT}], **how)
+        client(server).messages.create(max_tokens=1, messages=long, **how)
 
 
 @needs_kernels
@@ -163,44 +163,13 @@ def test_the_key_as_this_client_shows_it(served_checkpoint):
     with Server(served_checkpoint, "--api_key", "sesame") as server:
         how = {"model": server.name, "max_tokens": 1, "messages": [{"role": "user", "content": "this"}]}
         assert client(server, "sesame").messages.create(**how).usage.output_tokens == 1
-        assert anthropic.Anthropic(base_url=server.url, auth_token="sesame").messages.create(**how).usage
+        token = anthropic.Anthropic(base_url=server.url, auth_token="sesame")
+        assert token.messages.create(**how).usage
+        both = {"authorization": "Bearer none", "x-api-key": "sesame"}
+        assert httpx.post(f"{server.url}/v1/messages", json=how, headers=both).status_code == 200
         with pytest.raises(anthropic.AuthenticationError):
             client(server, "sesam").messages.create(**how)
         assert httpx.post(f"{server.url}/v1/messages", json=how).json()["error"]["type"] == "authentication_error"
-
-
-CALL = {"type": "tool_use", "id": "1", "name": "x", "input": "no"}
-WRONG = [
-    ({"max_tokens": None}, "max_tokens", "has to be given"),
-    ({"max_tokens": 0}, "max_tokens", "a whole number"),
-    ({"messages": []}, "messages", "a list of one message"),
-    ({"messages": [1]}, "messages[0]", "has to have a role"),
-    ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0]", "has to have a role"),
-    ({"messages": [{"role": "user"}]}, "messages[0]", "has to have content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0]", "a block of type image"),
-    ({"messages": [USER, {"role": "assistant", "content": ""}]}, "messages[1]", "is empty"),
-    ({"messages": [USER, {"role": "assistant", "content": [CALL]}, USER]}, "messages[1]", "JSON"),
-    ({"system": 1}, "system", "has to be a text"),
-    ({"system": [{"type": "image"}]}, "system", "a block of type image"),
-    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0]", "is of type bash_20250124"),
-    ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice", "has to be of type"),
-    ({"tool_choice": {"type": "any"}}, "tool_choice", "among the tools"),
-    ({"thinking": {"type": "hard"}}, "thinking", "has to have a type"),
-    ({"output_config": {"format": {"type": "xml"}}}, "output_config.format", "of type json_schema"),
-    ({"stop_sequences": [""]}, "stop_sequences", "none of them empty"),
-    ({"top_p": 2}, "top_p", "0 to 1"),
-    ({"n": 2}, "n", "Extra inputs"),
-]
-
-
-@needs_kernels
-@pytest.mark.parametrize("given, field, told", WRONG)
-def test_what_is_wrong_is_told_in_the_shape_of_this_api(given, field, told, replying):
-    answer = replying.post("messages", {"max_tokens": 5, "messages": [USER], **given})
-    error = answer.json()
-    assert answer.status_code == 400 and error["type"] == "error" and error["error"]["type"] == "invalid_request_error"
-    message = error["error"]["message"]
-    assert told in message and message.startswith(field), message
 
 
 @needs_kernels
@@ -213,66 +182,23 @@ def test_what_goes_wrong_later_is_an_event(replying):
         client(replying).messages.create(**how)
 
 
-def test_what_a_chat_is_told():
-    given = {
-        "system": [
-            {"type": "text", "text": "x-anthropic-billing-header: cc_version=1; cch=7f3a;"},
-            {"type": "text", "text": "a", "cache_control": {}}, {"type": "text", "text": "b"},
-        ],
-        "messages": [
-            USER,
-            {"role": "assistant", "content": [
-                {"type": "thinking", "thinking": "c", "signature": "s"}, {"type": "redacted_thinking", "data": "?"},
-                {"type": "text", "text": "d"}, {"type": "tool_use", "id": "1", "name": "x", "input": {"e": 1}},
-            ]},
-            {"role": "user", "content": [
-                {"type": "text", "text": "f"}, {"type": "tool_result", "tool_use_id": "1", "is_error": True},
-            ]},
-            {"role": "system", "content": "g"},
-            USER,
-        ],
-        "max_tokens": 5, "thinking": {"type": "disabled"},
-        "tools": [{"type": "web_search_20250305", "name": "web_search"}],
-    }  # fmt: skip
-    chat, places = as_chat(given)
-    call = {"id": "1", "type": "function", "function": {"name": "x", "arguments": {"e": 1}}}
-    assert chat["messages"] == [
-        {"role": "system", "content": "a\nb"},
-        USER,
-        {"role": "assistant", "content": "d", "reasoning_content": "c", "tool_calls": [call]},
-        {"role": "tool", "content": "", "tool_call_id": "1"},
-        {"role": "user", "content": "f"},
-        {"role": "system", "content": "g"},
-        USER,
-    ]
-    assert places == ["system", *(f"messages[{number}]" for number in (0, 1, 2, 2, 3, 4))]
-    assert chat["tools"] == [] and chat["chat_template_kwargs"] == {"enable_thinking": False}
-    with pytest.raises(Refusal, match="Extra inputs"):
-        as_chat({"messages": [USER], "container": "x"})
+@needs_kernels
+def test_addresses_that_are_none(server):
+    answer = httpx.post(f"{server.url}/v1/messages/batches", json={})
+    assert answer.status_code == 404 and answer.json()["error"]["type"] == "not_found_error"
 
 
-def test_messages_of_one_role_are_one_turn():
-    """Templates there are that refuse two."""
-    used = {"type": "tool_use", "id": "1", "name": "x", "input": {}}
-    gave = {"type": "tool_result", "tool_use_id": "1", "content": "9"}
-    chat, places = as_chat(
-        {
-            "messages": [
-                USER,
-                {"role": "user", "content": "b"},
-                {"role": "assistant", "content": [{"type": "text", "text": "c"}, used]},
-                {"role": "assistant", "content": [used]},
-                {"role": "user", "content": [gave]},
-                {"role": "user", "content": [gave, {"type": "text", "text": "d"}]},
-                {"role": "user", "content": "e"},
-                {"role": "assistant", "content": "f"},
-                {"role": "assistant", "content": "g"},
-            ]
-        }
+@needs_kernels
+def test_who_waits_is_told_that_there_will_be_more(served_checkpoint):
+    code = SLOWLY.replace("time.sleep(0.03)", "time.sleep(0.5)").replace(
+        "quick = ", "from awq_cli.serving import writing\nwriting.PATIENCE = 0.1\nquick = "
     )
-    told = [(one["role"], one["content"], len(one.get("tool_calls", ()))) for one in chat["messages"]]
-    assert told == [
-        ("user", "How warm is it?\nb", 0), ("assistant", "c", 2), ("tool", "9", 0), ("tool", "9", 0),
-        ("user", "d\ne", 0), ("assistant", "f\ng", 0),
-    ]  # fmt: skip
-    assert places == [f"messages[{number}]" for number in (0, 2, 4, 5, 5, 7)] and chat["messages"][-1]["prefix"]
+    assert code.count("0.5") == 1
+    with Server(served_checkpoint, code=code) as slow:
+        how = {"model": slow.name, "max_tokens": 3, "messages": [{"role": "user", "content": "this"}], "stream": True}
+        text = slow.post("messages", how).text
+        plain = slow.post("chat/completions", how).text
+    assert text.count('event: ping\ndata: {"type":"ping"}\n\n') >= 3 and text.index("message_start") < text.index(
+        "ping"
+    )
+    assert "ping" not in plain and plain.endswith("data: [DONE]\n\n")

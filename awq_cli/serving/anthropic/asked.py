@@ -8,7 +8,7 @@ from typing import Any
 
 from awq_cli.serving.asks import Ask, Limits, read_chat
 from awq_cli.serving.choosing import FIELDS
-from awq_cli.serving.fields import flag, whole, wrong
+from awq_cli.serving.fields import MOST, flag, whole, wrong
 from awq_cli.serving.forms import FORM, Forms
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.renaming import renamed
@@ -43,7 +43,8 @@ def read_message(given: dict[str, Any], model: Model, forms: Forms, limits: Limi
 
 def count_tokens(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> int:
     """Of /v1/messages/count_tokens: those of the prompt. Raises as `read_chat` does."""
-    return _read({**given, "max_tokens": 1, "stream": False}, model, forms, limits).prompt_tokens
+    counted = {**given, "max_tokens": 1, "stream": False, "output_config": None}
+    return _read(counted, model, forms, replace(limits, context=MOST)).prompt_tokens
 
 
 def _read(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> Ask:
@@ -73,11 +74,13 @@ def as_chat(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     chat["max_completion_tokens"], chat["stop"] = given.get("max_tokens"), given.get("stop_sequences")
     chat["tools"] = _tools(given.get("tools"))
     chat |= _choice(given.get("tool_choice"))
-    if (thinking := _object(given, "thinking").get("type")) is not None:
-        if thinking not in THINKING:
-            raise wrong("thinking", f"has to have a type, one of {', '.join(THINKING)}")
-        chat["chat_template_kwargs"] = {"enable_thinking": thinking != "disabled"}  # where a template has the switch
-    chat[FORM] = _form(_object(given, "output_config").get("format"))
+    thinking, config = _object(given, "thinking").get("type", "disabled"), _object(given, "output_config")
+    if thinking not in THINKING:
+        raise wrong("thinking", f"has to have a type, one of {', '.join(THINKING)}")
+    chat["chat_template_kwargs"] = {"enable_thinking": thinking != "disabled"}  # where a template has the switch
+    if config.get("effort") is not None:
+        chat["chat_template_kwargs"]["reasoning_effort"] = config["effort"]
+    chat[FORM] = _form(config.get("format"))
     return chat, [where for where, _ in messages]
 
 
@@ -142,6 +145,7 @@ def _messages(given: Any) -> list[Message]:
     if not isinstance(given, list) or not given:
         raise wrong("messages", "has to be a list of one message or more")
     made: list[Message] = []
+    names: dict[Any, Any] = {}  # of the tools that were called
     for number, message in enumerate(given):
         where = f"messages[{number}]"
         role = message.get("role") if isinstance(message, dict) else None
@@ -152,10 +156,17 @@ def _messages(given: Any) -> list[Message]:
         if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
             raise wrong(where, "has to have content, a text or a list of blocks")
         for one in _answer(blocks, where) if role == "assistant" else _asked(role, blocks, where):
+            names |= {call["id"]: call["function"]["name"] for call in one.get("tool_calls", []) if "id" in call}
+            if one["role"] == "tool":
+                one["name"] = names.get(one["tool_call_id"])
             if not made or not _joined(made[-1][1], one):
                 made.append((where, one))
-    last = made[-1][1] if made else {}
-    if last.get("role") == "assistant" and not last.get("tool_calls"):
+    where, last = made[-1]
+    if last["role"] == "assistant":
+        if last.get("tool_calls"):
+            raise wrong(where, "has calls that nothing is said of: what tools gave has to follow")
+        if not last["content"] and len(made) > 1:
+            return made[:-1]
         last["prefix"] = True  # as this API has it: an answer that has begun is gone on with
     return made
 
@@ -167,7 +178,10 @@ def _asked(role: str, blocks: list[dict[str, Any]], where: str) -> Iterator[dict
         if block.get("type") == "tool_result" and role == "user":
             content = block.get("content")
             text = "" if content is None else _text(content, where)
-            yield {"role": "tool", "content": text, "tool_call_id": block.get("tool_use_id")}
+            if not isinstance(block.get("tool_use_id"), str):
+                raise wrong(where, "has what a tool gave without a tool_use_id")
+            text = f"Error: {text}" if flag(block, "is_error") else text
+            yield {"role": "tool", "content": text, "tool_call_id": block["tool_use_id"]}
         else:
             said.append(block)
     if said or not blocks:
@@ -186,7 +200,7 @@ def _answer(blocks: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
             calls.append(read_call({"id": block.get("id"), "function": call}, where))
         elif kind != "redacted_thinking":  # of which nobody here could know what it says
             texts.append(block)
-    message: dict[str, Any] = {"role": "assistant", "content": _text(texts, where)}
+    message: dict[str, Any] = {"role": "assistant", "content": _text(texts, where, between="")}
     message |= {"reasoning_content": "".join(thoughts)} if thoughts else {}
     return [message | ({"tool_calls": calls} if calls else {})]
 
@@ -195,15 +209,16 @@ def _joined(last: dict[str, Any], one: dict[str, Any]) -> bool:
     """Whether a message is of the turn that the last one is of, as this API has it, and was put into that."""
     if last["role"] != one["role"] or one["role"] not in ("user", "assistant"):
         return False
-    last["content"] = "\n".join(text for text in (last["content"], one["content"]) if text)
+    between = "\n" if one["role"] == "user" else ""
+    last["content"] = between.join(text for text in (last["content"], one["content"]) if text)
     for name, nothing in (("reasoning_content", ""), ("tool_calls", [])):
         if one.get(name):
             last[name] = last.get(name, nothing) + one[name]
     return True
 
 
-def _text(given: Any, where: str, but: str = "\0") -> str:
-    """Of a text, or of blocks of such, but for those that begin so."""
+def _text(given: Any, where: str, but: str = "\0", between: str = "\n") -> str:
+    """Of a text, or of blocks of such, but for those that begin so. between: what stands between blocks."""
     blocks = [{"type": "text", "text": given}] if isinstance(given, str) else given
     if not isinstance(blocks, list):
         raise wrong(where, "has to be a text, or a list of blocks")
@@ -211,6 +226,6 @@ def _text(given: Any, where: str, but: str = "\0") -> str:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind != "text" or not isinstance(block.get("text"), str):
             raise wrong(where, BLOCKS.format(kind))
-    text = "\n".join(block["text"] for block in blocks if not block["text"].startswith(but))
+    text = between.join(block["text"] for block in blocks if not block["text"].startswith(but))
     check_unicode(text, where)
     return text

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from typing import Any
+from typing import Any, ClassVar
 
 from awq_cli.serving.answers import Usage, Written, call_id
 from awq_cli.serving.bodies import Call
@@ -27,6 +27,7 @@ class Message:
     """`answers.Shape` of one answer. most: tokens that the request allows."""
 
     end = b""
+    idle: ClassVar[list[Event]] = [{"type": "ping"}]
 
     def __init__(self, model: str, given: dict[str, Any]):
         self._most = given["max_tokens"]

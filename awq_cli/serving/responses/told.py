@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from awq_cli.serving.answers import Usage, Written, call_id, likely
 from awq_cli.serving.bodies import Call
@@ -28,6 +28,7 @@ class Replied:
     """
 
     end = b""
+    idle: ClassVar[list[Event]] = []
 
     def __init__(self, kept: Kept, model: str, given: dict[str, Any]):
         self._kept, self._asked = kept, kept.asked(given)
