@@ -101,6 +101,7 @@ def test_messages_of_one_role_are_one_turn():
             ]
         }
     )
+    assert [one.get("name") for one in chat["messages"] if one["role"] == "tool"] == ["x", "x"]
     told = [(one["role"], one["content"], len(one.get("tool_calls", ()))) for one in chat["messages"]]
     assert told == [
         ("user", "How warm is it?\nb", 0), ("assistant", "c", 2), ("tool", "9", 0), ("tool", "9", 0),
@@ -123,3 +124,10 @@ def test_thoughts_are_asked_for(given, shown):
 
 def test_an_answer_that_has_not_begun_is_none():
     assert as_chat({"messages": [USER, {"role": "assistant", "content": []}]})[0]["messages"] == [USER]
+
+
+def test_what_nobody_asked_a_tool_for():
+    """It goes to the template all the same, without a name."""
+    gave = {"type": "tool_result", "tool_use_id": "another", "content": "9"}
+    messages = as_chat({"messages": [USER, {"role": "user", "content": [gave]}]})[0]["messages"]
+    assert messages[-1] == {"role": "tool", "content": "9", "tool_call_id": "another"}

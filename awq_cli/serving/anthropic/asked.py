@@ -53,9 +53,7 @@ def _read(given: dict[str, Any], model: Model, forms: Forms, limits: Limits) -> 
         return read_chat(chat, model, forms, limits.without_bound())
     except Refusal as refusal:
         told = renamed(refusal, NAMES, places)
-        if (
-            told.code == "context_length_exceeded"
-        ):  # as this API says it: clients look for that, to sum up what was said
+        if told.code == "context_length_exceeded":  # clients look for these words, to sum up what was said
             told = replace(told, message=f"prompt is too long: {told.message}")
         raise told from refusal
 
@@ -157,8 +155,8 @@ def _messages(given: Any) -> list[Message]:
             raise wrong(where, "has to have content, a text or a list of blocks")
         for one in _answer(blocks, where) if role == "assistant" else _asked(role, blocks, where):
             names |= {call["id"]: call["function"]["name"] for call in one.get("tool_calls", []) if "id" in call}
-            if one["role"] == "tool":
-                one["name"] = names.get(one["tool_call_id"])
+            if one["role"] == "tool" and one["tool_call_id"] in names:
+                one["name"] = names[one["tool_call_id"]]
             if not made or not _joined(made[-1][1], one):
                 made.append((where, one))
     where, last = made[-1]
