@@ -59,7 +59,7 @@ def command(call: click.Context, **values) -> None:
     \b
     run_awq.py --task quantize --w_bit 4   make a checkpoint in quantized_models/
     run_awq.py --task chat --w_bit 4       talk with it
-    run_awq.py --task serve --w_bit 4      answer over HTTP, as OpenAI and Anthropic do
+    run_awq.py --task serve --w_bit 4      answer over HTTP, as OpenAI does
     run_awq.py --task decode --w_bit 4     answer prompts with it
     run_awq.py --task benchmark --w_bit 4  time it
     run_awq.py --task perplexity --dataset text.txt
