@@ -11,6 +11,16 @@ def wrong(name: str, what: str) -> Refusal:
     return Refusal(400, f"{name} {what}", name, "invalid_value")
 
 
+def mapping(given: dict[str, Any], name: str, known: set[str] | None = None) -> dict[str, Any]:
+    """An object, empty where there is none. known: fields that it may have; None: any."""
+    value = given.get(name)
+    if not isinstance(value, dict | None):
+        raise wrong(name, "has to be an object")
+    if known is not None and (unknown := sorted((value or {}).keys() - known)):
+        raise wrong(name, f"has {unknown[0]}, which nobody knows")
+    return value or {}
+
+
 def flag(given: dict[str, Any], name: str) -> bool:
     value = given.get(name)
     if value not in (None, True, False) or isinstance(value, int) and not isinstance(value, bool):

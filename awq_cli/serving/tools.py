@@ -63,6 +63,14 @@ def read_tools(given: dict[str, Any], tokenizer: Any) -> Calling | None:
     return Calling(shown, None, reader, form.marks, "tool_calls", form.openings(tools))
 
 
+def is_search(tool: Any) -> bool:
+    """Whether a tool is a search of the web, which its API's own servers do. It is left out, and not refused: nothing
+    here could do it, and clients offer it to any model.
+    """
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return isinstance(kind, str) and kind.startswith("web_search")
+
+
 def _allowed(choice: dict[str, Any], tools: Tools) -> tuple[str, set[str]]:
     """How some of the tools are to be called, and the names of those."""
     allowed = choice.get("allowed_tools")

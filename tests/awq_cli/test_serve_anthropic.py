@@ -24,8 +24,7 @@ def client(server, key="none") -> anthropic.Anthropic:
 
 class Replying(Speaking):
     def reply(self, said: str = "", messages=(USER,), stream=False, **how):
-        tokens = self.tokenizer(said, add_special_tokens=False)["input_ids"]
-        self._file.write_text(json.dumps([*tokens, self.tokenizer.eos_token_id]))
+        self.say(said)
         how = {"max_tokens": 100, "extra_body": {"temperature": 0}, **how}
         return client(self).messages.create(model=self.name, messages=list(messages), stream=stream, **how)
 
@@ -41,8 +40,7 @@ def prompt_tokens(message) -> int:
     return message.usage.input_tokens + message.usage.cache_read_input_tokens
 
 
-def shown(block):
-    return block.type, {"text": "text", "thinking": "thinking", "tool_use": "input"}[block.type]
+HOLDS = {"text": "text", "thinking": "thinking", "tool_use": "input"}  # by types of blocks
 
 
 @needs_kernels
@@ -65,7 +63,7 @@ def shown(block):
 def test_blocks_of_an_answer(said, more, blocks, reason, replying):
     """A stream's events, put together, are the answer that comes at once."""
     whole = replying.reply(said, **more)
-    found = [(block.type, getattr(block, shown(block)[1])) for block in whole.content]
+    found = [(block.type, getattr(block, HOLDS[block.type])) for block in whole.content]
     assert whole.stop_reason == reason and whole.role == "assistant" and whole.model == replying.name
     assert whole.stop_sequence == (" Warm" if reason == "stop_sequence" else None)
     assert blocks is None or found == blocks

@@ -47,9 +47,13 @@ class Speaking(Server):
         self._file = folder.parent / "said.json"
         super().__init__(folder, code=SAYING, SAID=str(self._file))
 
-    def ask(self, said: str = "", messages=(USER,), **how):
+    def say(self, said: str) -> None:
+        """What the next answers are, if they are not drawn."""
         tokens = self.tokenizer(said, add_special_tokens=False)["input_ids"]
         self._file.write_text(json.dumps([*tokens, self.tokenizer.eos_token_id]))
+
+    def ask(self, said: str = "", messages=(USER,), **how):
+        self.say(said)
         how = {"temperature": 0, "tools": TOOLS, **how}
         return self.client().chat.completions.create(model=self.name, messages=list(messages), **how)
 

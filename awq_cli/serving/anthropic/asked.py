@@ -8,11 +8,11 @@ from typing import Any
 
 from awq_cli.serving.asks import Ask, Limits, read_chat
 from awq_cli.serving.choosing import FIELDS
-from awq_cli.serving.fields import MOST, flag, whole, wrong
+from awq_cli.serving.fields import MOST, flag, mapping, whole, wrong
 from awq_cli.serving.forms import FORM, Forms
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.renaming import renamed
-from awq_cli.serving.tools import MOST_TOOLS, read_call
+from awq_cli.serving.tools import MOST_TOOLS, is_search, read_call
 from engine.model import Model
 from engine.text import check_unicode
 
@@ -72,7 +72,7 @@ def as_chat(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     chat["max_completion_tokens"], chat["stop"] = given.get("max_tokens"), given.get("stop_sequences")
     chat["tools"] = _tools(given.get("tools"))
     chat |= _choice(given.get("tool_choice"))
-    thinking, config = _object(given, "thinking").get("type", "disabled"), _object(given, "output_config")
+    thinking, config = mapping(given, "thinking").get("type", "disabled"), mapping(given, "output_config")
     if thinking not in THINKING:
         raise wrong("thinking", f"has to have a type, one of {', '.join(THINKING)}")
     chat["chat_template_kwargs"] = {"enable_thinking": thinking != "disabled"}  # where a template has the switch
@@ -80,13 +80,6 @@ def as_chat(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         chat["chat_template_kwargs"]["reasoning_effort"] = config["effort"]
     chat[FORM] = _form(config.get("format"))
     return chat, [where for where, _ in messages]
-
-
-def _object(given: dict[str, Any], name: str) -> dict[str, Any]:
-    value = given.get(name)
-    if not isinstance(value, dict | None):
-        raise wrong(name, "has to be an object")
-    return value or {}
 
 
 def _form(given: Any) -> Any:
@@ -98,15 +91,14 @@ def _form(given: Any) -> Any:
 
 
 def _tools(given: Any) -> list[dict[str, Any]]:
-    """A search of the web is left out: nothing here could do it, and clients offer it to any model."""
     tools = [] if given is None else given
     if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
         raise wrong("tools", f"has to be a list of up to {MOST_TOOLS} tools")
     found = []
     for number, tool in enumerate(tools):
-        kind = tool.get("type") if isinstance(tool, dict) else "none"
-        if isinstance(kind, str) and kind.startswith("web_search"):
+        if is_search(tool):
             continue
+        kind = tool.get("type") if isinstance(tool, dict) else "none"
         if kind not in (None, "custom"):
             raise wrong(f"tools[{number}]", f"is of type {kind}; those that a request describes are all there are here")
         told = {

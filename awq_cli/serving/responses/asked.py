@@ -8,7 +8,7 @@ from typing import Any
 
 from awq_cli.serving.asks import ASIDE, Ask, Limits, read_chat
 from awq_cli.serving.choosing import FIELDS
-from awq_cli.serving.fields import flag, wrong
+from awq_cli.serving.fields import flag, mapping, wrong
 from awq_cli.serving.forms import FORM, Forms
 from awq_cli.serving.messages import is_one_of
 from awq_cli.serving.refusals import Refusal
@@ -78,8 +78,8 @@ def as_chat(given: dict[str, Any], kept: Kept) -> tuple[dict[str, Any], list[str
     chat["tools"] = [as_tool(function) for function in functions]
     flag(given, "store")
     chat["tool_choice"] = as_choice(given.get("tool_choice"))
-    reasoning, text = _object(given, "reasoning", OF_REASONING), _object(given, "text", OF_TEXT)
-    _object(given, "metadata")
+    reasoning, text = mapping(given, "reasoning", OF_REASONING), mapping(given, "text", OF_TEXT)
+    mapping(given, "metadata")
     chat["reasoning_effort"] = reasoning.get("effort")
     chat[FORM] = _form(text.get("format"))
     return chat, [where for where, _ in messages]
@@ -93,16 +93,6 @@ def _check_fields(given: dict[str, Any]) -> None:
                 raise Refusal(400, f"{name} is not supported here{instead}", name, "unsupported_parameter")
         elif name not in SAME | OWN | BESIDE:
             raise Refusal(400, f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
-
-
-def _object(given: dict[str, Any], name: str, known: set[str] | None = None) -> dict[str, Any]:
-    """known: fields that it may have; None: any."""
-    value = given.get(name)
-    if not isinstance(value, dict | None):
-        raise wrong(name, "has to be an object")
-    if known is not None and (unknown := sorted((value or {}).keys() - known)):
-        raise wrong(name, f"has {unknown[0]}, which nobody knows")
-    return value or {}
 
 
 def _included(given: Any) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from awq_cli.serving.fields import wrong
-from awq_cli.serving.tools import MOST_TOOLS
+from awq_cli.serving.tools import MOST_TOOLS, is_search
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,7 @@ class Function:
 
 
 def functions_of(given: dict[str, Any]) -> list[Function]:
-    """Those of a request. Raises `Refusal`.
-
-    A search of the web is none: nothing here could do it, and clients offer it to any model.
-    """
+    """Those of a request. Raises `Refusal`."""
     tools = given.get("tools") or []
     if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
         raise wrong("tools", f"has to be a list of up to {MOST_TOOLS} tools")
@@ -31,7 +28,7 @@ def functions_of(given: dict[str, Any]) -> list[Function]:
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind == "namespace" and isinstance(tool.get("tools"), list) and isinstance(tool.get("name"), str):
             found += [(tool.get("name"), _function(one, where)) for one in tool["tools"]]
-        elif not (isinstance(kind, str) and kind.startswith("web_search")):
+        elif not is_search(tool):
             found.append((None, _function(tool, where)))
     names = Counter(told["name"] for _, told in found)
     functions = [Function(space, _shown(told["name"], space, names), told) for space, told in found]

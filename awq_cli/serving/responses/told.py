@@ -10,6 +10,7 @@ from awq_cli.serving.hearing import Piece, Told
 from awq_cli.serving.refusals import Refusal
 from awq_cli.serving.responses.functions import functions_of
 from awq_cli.serving.responses.kept import Kept
+from awq_cli.serving.tools import is_search
 
 ECHOED: dict[str, Any] = {
     "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "tools": [],
@@ -41,6 +42,7 @@ class Replied:
             "created_at": int(time.time()),
             "model": model,
             **told,
+            "tools": [tool for tool in told["tools"] if not is_search(tool)],  # those that the model is shown
             "text": {"format": {"type": "text"}, **text},
             "reasoning": {"effort": None, "summary": None, **reasoning},
             "truncation": "disabled",
@@ -58,7 +60,7 @@ class Replied:
         (answer,) = answers
         for piece in answer.pieces:
             self.chunk(0, piece)
-        self.last(0, answer.finish)
+        self.last(0, answer.finish, answer.stopped)
         return self._ended(usage)
 
     def opening(self, count: int, usage: Usage) -> list[Event]:
@@ -77,7 +79,7 @@ class Replied:
             events += self._called(call)
         return events
 
-    def last(self, number: int, finish: str, stopped: str | None = None) -> list[Event]:
+    def last(self, number: int, finish: str, stopped: str | None) -> list[Event]:
         events: list[Event] = []
         if self._held or (self._item is None and not self._output):
             events += self._rest()
